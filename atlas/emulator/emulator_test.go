@@ -1,0 +1,291 @@
+package emulator_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t *testing.T, config emulator.Config) *emulator.Emulator {
+	t.Helper()
+	em, err := emulator.Start(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	return em
+}
+
+// call is one request and what is expected of its answer's form.
+type call struct {
+	method, path  string // the path is below the base URL
+	authorization string
+	contentType   string
+	body          string
+	client        *http.Client // default: the emulator's
+}
+
+// result is what a test compares of an answer.
+type result struct {
+	Status int
+	Body   string
+}
+
+var (
+	createWith = func(jwt string) call {
+		return call{method: "POST", path: "/ephemeral-token", authorization: "JWT " + jwt}
+	}
+	deleteWith = func(jwt string) call {
+		return call{method: "DELETE", path: "/ephemeral-token", authorization: "JWT " + jwt}
+	}
+	post = func(path, body string) call {
+		return call{method: "POST", path: path, contentType: "application/json", body: body}
+	}
+)
+
+func (c call) request(ctx context.Context, em *emulator.Emulator) *http.Request {
+	base := em.URL()
+	if strings.HasPrefix(c.path, "/_emulator") {
+		base = strings.TrimSuffix(base, "/v1")
+	}
+	r, err := http.NewRequestWithContext(ctx, c.method, base+c.path, strings.NewReader(c.body))
+	if err != nil {
+		panic(err)
+	}
+	if c.authorization != "" {
+		r.Header.Set("Authorization", c.authorization)
+	}
+	if c.contentType != "" {
+		r.Header.Set("Content-Type", c.contentType)
+	}
+	return r
+}
+
+// try makes the call and reads the whole answer.
+func (c call) try(ctx context.Context, em *emulator.Emulator) (*http.Response, string, error) {
+	client := c.client
+	if client == nil {
+		client = em.Client()
+	}
+	response, err := client.Do(c.request(ctx, em))
+	if err != nil {
+		return nil, "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return response, string(body), err
+}
+
+// do is try for calls that must be answered.
+func (c call) do(t *testing.T, em *emulator.Emulator) (*http.Response, string) {
+	t.Helper()
+	response, body, err := c.try(t.Context(), em)
+	if err != nil {
+		t.Fatalf("%s %s: %v", c.method, c.path, err)
+	}
+	return response, body
+}
+
+// field makes a call that must answer with the status and a JSON object, and
+// returns a text field of it.
+func (c call) field(t *testing.T, em *emulator.Emulator, status int, name string) string {
+	t.Helper()
+	response, body := c.do(t, em)
+	if response.StatusCode != status {
+		t.Fatalf("%s %s: status %d, want %d: %s", c.method, c.path, response.StatusCode, status, body)
+	}
+	var object map[string]any
+	if err := json.Unmarshal([]byte(body), &object); err != nil {
+		t.Fatalf("%s %s: %v: %s", c.method, c.path, err, body)
+	}
+	text, _ := object[name].(string)
+	if text == "" {
+		t.Fatalf("%s %s: no %q in %s", c.method, c.path, name, body)
+	}
+	return text
+}
+
+// newClient trusts em, speaks the given version of HTTP and is the test's own.
+func newClient(t *testing.T, em *emulator.Emulator, http2 bool) *http.Client {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: em.CertPool()}, ForceAttemptHTTP2: http2}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// eachProtocol runs the test over HTTP/1.1 and over HTTP/2.
+func eachProtocol(t *testing.T, test func(t *testing.T, em *emulator.Emulator, client *http.Client)) {
+	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2.0": true} {
+		t.Run(name, func(t *testing.T) {
+			em := start(t, emulator.Config{})
+			client := newClient(t, em, http2)
+			c := createWith(em.Org(1).JWT())
+			c.client = client
+			if response, _ := c.do(t, em); response.Proto != name {
+				t.Fatalf("protocol is %s", response.Proto)
+			}
+			test(t, em, client)
+		})
+	}
+}
+
+func TestStartRefusesBadConfig(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	for name, test := range map[string]struct {
+		config emulator.Config
+		want   string
+	}{
+		"all interfaces": {emulator.Config{Addr: ":0"}, "not a loopback address"},
+		"any IPv4":       {emulator.Config{Addr: "0.0.0.0:0"}, "not a loopback address"},
+		"elsewhere":      {emulator.Config{Addr: "192.0.2.1:0"}, "not a loopback address"},
+		"no port":        {emulator.Config{Addr: "127.0.0.1"}, "missing port"},
+		"port taken":     {emulator.Config{Addr: busy.Addr().String()}, "address already in use"},
+		"orgs":           {emulator.Config{Orgs: -1}, "want 1 or more"},
+		"lifetime":       {emulator.Config{JWTLifetime: -time.Hour}, "want 1s or more"},
+		"refresh window": {emulator.Config{RefreshWindow: -time.Hour}, "want 0s or more"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			em, err := emulator.Start(test.config)
+			if err == nil {
+				em.Close()
+				t.Fatal("started")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %q, want it to say %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestMustStartPanics(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	emulator.MustStart(emulator.Config{Addr: ":0"})
+}
+
+func TestURL(t *testing.T) {
+	em := start(t, emulator.Config{})
+	u, err := url.Parse(em.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.Scheme != "https" || u.Hostname() != "127.0.0.1" || u.Path != "/v1" {
+		t.Errorf("URL is %s", em.URL())
+	}
+	if want := "https://" + u.Host + "/_emulator"; em.ControlURL() != want {
+		t.Errorf("control URL is %s, want %s", em.ControlURL(), want)
+	}
+}
+
+func TestOrgsDiffer(t *testing.T) {
+	em := start(t, emulator.Config{Orgs: 3})
+	seen := map[string]bool{}
+	for _, org := range em.Orgs() {
+		for _, value := range []string{org.ID, org.UserID, org.Name, org.Slug, org.UserAuthToken()} {
+			if seen[value] {
+				t.Errorf("%q occurs twice", value)
+			}
+			seen[value] = true
+		}
+	}
+	if len(seen) != 3*5 {
+		t.Errorf("%d values", len(seen))
+	}
+}
+
+func TestHTTP1Only(t *testing.T) {
+	em := start(t, emulator.Config{HTTP1Only: true})
+	response, _ := createWith(em.Org(0).JWT()).do(t, em)
+	if response.Proto != "HTTP/1.1" {
+		t.Errorf("protocol is %s", response.Proto)
+	}
+}
+
+// Close must get rid of clients in every state, without their help.
+func TestCloseEndsStalledClients(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		t.Run(map[bool]string{false: "HTTP/1.1", true: "HTTP/2"}[http2], func(t *testing.T) {
+			em := start(t, emulator.Config{})
+			addr := strings.TrimSuffix(strings.TrimPrefix(em.URL(), "https://"), "/v1")
+
+			silent, err := net.Dial("tcp", addr) // never begins TLS
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer silent.Close()
+			idle, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: em.CertPool()}) // never asks
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer idle.Close()
+
+			em.Inject(emulator.Fault{On: emulator.Create, Shape: emulator.Stall})
+			em.Inject(emulator.Fault{On: emulator.Delete, Delay: time.Hour})
+			em.Inject(emulator.Fault{On: emulator.Login, Shape: emulator.Endless})
+			gate := em.Hold(emulator.Refresh)
+			client := newClient(t, em, http2)
+
+			open := func(c call) *http.Response { // reads nothing
+				response, err := client.Do(c.request(t.Context(), em))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return response
+			}
+			defer open(createWith(em.Org(0).JWT())).Body.Close()
+			defer open(post("/login/", `{"userauthtoken": "x"}`)).Body.Close()
+			unanswered := make(chan error)
+			for _, c := range []call{deleteWith(em.Org(0).JWT()), post("/api-token-refresh/", `{"token": "x"}`)} {
+				c.client = client
+				go func() {
+					_, _, err := c.try(context.Background(), em)
+					unanswered <- err
+				}()
+			}
+			if err := gate.Wait(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+			em.Close()
+			for range 2 {
+				if err := <-unanswered; err == nil {
+					t.Error("answered")
+				}
+			}
+			em.Close() // harmless
+			for op, n := range em.Counters().InFlight {
+				if n != 0 {
+					t.Errorf("%d of %q still in flight", n, op)
+				}
+			}
+		})
+	}
+}
+
+func TestRequestBodyLimit(t *testing.T) {
+	em := start(t, emulator.Config{})
+	response, body := post("/login/", strings.Repeat(" ", 1<<20+1)).do(t, em)
+	want := result{http.StatusRequestEntityTooLarge, `{"detail":"Request body is too large."}`}
+	if diff := cmp.Diff(want, result{response.StatusCode, body}); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,222 @@
+package emulator
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Fault is one way of misbehaving. The zero value matches every request and
+// changes nothing.
+//
+// Several faults can be in force. A request meets all those that match it and
+// only delay or add headers; of those that decide the answer (Status,
+// ContentType, Body, Shape or Drop) it meets the first, in the order of
+// injection. So two faults with Times 1 happen one after the other.
+//
+// A fault that replaces the answer (Status 300 or above, Body or Drop) keeps
+// the operation from taking effect, unless AfterEffect is set. Every other
+// fault changes the genuine answer of an operation that did take effect.
+type Fault struct {
+	On    Operation // which requests; Any by default
+	Times int       // how many requests; 0: until removed
+
+	// Delay is the time to wait before the first byte of the answer. It ends
+	// early when the client leaves.
+	Delay time.Duration
+	// AfterEffect does the operation first. Delay and the rest come after it.
+	AfterEffect bool
+
+	// Informational is the number of 103 answers to send ahead of the real
+	// one; negative: without end.
+	Informational int
+	// Header is added to the answer, such as Retry-After or Location;
+	// Content-Type has a field of its own. On HTTP/2, "Connection: close" makes
+	// the server send GOAWAY.
+	Header http.Header
+	// HeaderBytes is the length of one more header of the answer.
+	HeaderBytes int
+
+	Status      int    // 200 to 599; 0: the genuine one, or the operation's success
+	ContentType string // default: the genuine one, or application/json
+	// Body replaces the body as it is. Without it, a Status of 400 or above
+	// comes with the body that Django would send.
+	Body string
+	// Shape is what happens to the body on the way. It does nothing to a 204,
+	// which has none.
+	Shape Shape
+	// Interval is the time between two bytes of a Drip. Default 10ms.
+	Interval time.Duration
+
+	Drop Drop // drops the request without an answer
+}
+
+// Shape is what happens to an answer's body on its way to the client.
+type Shape string
+
+// The shapes.
+const (
+	Whole     Shape = ""          // it arrives
+	Empty     Shape = "empty"     // there is none
+	Truncated Shape = "truncated" // the first half, then an orderly end short of Content-Length
+	Overlong  Shape = "overlong"  // all of it, but Content-Length promises more
+	Reset     Shape = "reset"     // the first half, then a TCP reset
+	Drip      Shape = "drip"      // byte by byte, one each Interval
+	Stall     Shape = "stall"     // nothing after the header, until the client leaves
+	Endless   Shape = "endless"   // all of it, then spaces until the client leaves
+	Gzip      Shape = "gzip"      // all of it, with Content-Encoding: gzip
+	GzipBomb  Shape = "gzip-bomb" // all of it and 64 MiB of spaces, with Content-Encoding: gzip
+)
+
+// Drop is a way to end a request before its answer begins.
+type Drop string
+
+// The drops.
+const (
+	NoDrop          Drop = ""
+	ResetConnection Drop = "reset"  // TCP reset
+	CloseConnection Drop = "close"  // TCP end, without an answer
+	AbortStream     Drop = "stream" // HTTP/2: RST_STREAM, and the connection lives; HTTP/1.1: as CloseConnection
+)
+
+var (
+	shapes = []Shape{Whole, Empty, Truncated, Overlong, Reset, Drip, Stall, Endless, Gzip, GzipBomb}
+	drops  = []Drop{NoDrop, ResetConnection, CloseConnection, AbortStream}
+)
+
+func (f Fault) validate() error {
+	switch {
+	case !slices.Contains(operations, f.On):
+		return fmt.Errorf("unknown operation %q", f.On)
+	case f.Times < 0:
+		return fmt.Errorf("times is %d: want 0 or more", f.Times)
+	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
+		return fmt.Errorf("status is %d: want 200 to 599", f.Status)
+	case f.Delay < 0 || f.Interval < 0 || f.HeaderBytes < 0:
+		return fmt.Errorf("delay, interval and header bytes cannot be negative")
+	case !slices.Contains(shapes, f.Shape):
+		return fmt.Errorf("unknown shape %q", f.Shape)
+	case !slices.Contains(drops, f.Drop):
+		return fmt.Errorf("unknown drop %q", f.Drop)
+	}
+	return nil
+}
+
+// decides reports whether f says what the answer is, and not only when it
+// comes and with which headers.
+func (f Fault) decides() bool {
+	return f.Status != 0 || f.ContentType != "" || f.Body != "" || f.Shape != Whole || f.Drop != NoDrop
+}
+
+// replaces reports whether the genuine answer has no part in f's.
+func (f Fault) replaces() bool { return f.Status >= 300 || f.Body != "" || f.Drop != NoDrop }
+
+// Inject puts f in force and returns what removes it again, which may be
+// called more than once. It panics if f is not a possible fault.
+func (em *Emulator) Inject(f Fault) (remove func()) {
+	if err := f.validate(); err != nil {
+		panic("emulator: fault: " + err.Error())
+	}
+	id := em.faults.add(f)
+	return func() { em.faults.remove(id) }
+}
+
+// RemoveFaults removes all faults.
+func (em *Emulator) RemoveFaults() { em.faults.clear() }
+
+// faults are the faults in force.
+type faults struct {
+	mu     sync.Mutex
+	lastID int         // guarded by mu
+	active []liveFault // guarded by mu; in the order of injection
+}
+
+type liveFault struct {
+	id, left int // left is 0 for a fault without end
+	Fault
+}
+
+func (fs *faults) add(f Fault) (id int) {
+	header := http.Header{}
+	for name, values := range f.Header {
+		header[http.CanonicalHeaderKey(name)] = slices.Clone(values)
+	}
+	f.Header = header
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.lastID++
+	fs.active = append(fs.active, liveFault{id: fs.lastID, left: f.Times, Fault: f})
+	return fs.lastID
+}
+
+func (fs *faults) remove(id int) (found bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	before := len(fs.active)
+	fs.active = slices.DeleteFunc(fs.active, func(f liveFault) bool { return f.id == id })
+	return len(fs.active) < before
+}
+
+func (fs *faults) clear() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.active = nil
+}
+
+func (fs *faults) list() []liveFault {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return slices.Clone(fs.active)
+}
+
+// plan is what all matching faults together do to one request.
+type plan struct {
+	before, after time.Duration // delays, as seen from the effect
+	informational int
+	header        http.Header
+	headerBytes   int
+	decider       Fault // says what the answer is; zero: the genuine one
+}
+
+// take makes the plan for one request and uses up the faults in it.
+func (fs *faults) take(op Operation) plan {
+	p := plan{header: http.Header{}}
+	decided := false
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	kept := fs.active[:0]
+	for _, f := range fs.active {
+		if f.On.matches(op) && !(decided && f.decides()) {
+			decided = decided || f.decides()
+			p.add(f.Fault)
+			if f.left == 1 {
+				continue
+			}
+			f.left = max(0, f.left-1)
+		}
+		kept = append(kept, f)
+	}
+	clear(fs.active[len(kept):])
+	fs.active = kept
+	return p
+}
+
+func (p *plan) add(f Fault) {
+	if f.AfterEffect {
+		p.after += f.Delay
+	} else {
+		p.before += f.Delay
+	}
+	if p.informational >= 0 {
+		p.informational += f.Informational
+	}
+	for name, values := range f.Header {
+		p.header[name] = append(p.header[name], values...)
+	}
+	p.headerBytes += f.HeaderBytes
+	if f.decides() {
+		p.decider = f
+	}
+}

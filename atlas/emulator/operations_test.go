@@ -1,0 +1,360 @@
+package emulator_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+// clock is a clock that the test moves.
+type clock struct{ seconds atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.seconds.Store(1_700_000_000)
+	return c
+}
+
+func (c *clock) Now() time.Time          { return time.Unix(c.seconds.Load(), 0) }
+func (c *clock) advance(d time.Duration) { c.seconds.Add(int64(d / time.Second)) }
+
+// payload is a JWT's payload, unverified.
+type payload struct {
+	UserID  string `json:"user_id"`
+	OrgID   string `json:"org_id"`
+	Exp     int64  `json:"exp"`
+	OrigIat int64  `json:"orig_iat"`
+}
+
+func decode(t *testing.T, jwt string) payload {
+	t.Helper()
+	parts := strings.Split(jwt, ".")
+	if len(parts) != 3 {
+		t.Fatalf("not a JWT: %q", jwt)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p payload
+	if err := json.Unmarshal(raw, &p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestLogin(t *testing.T) {
+	now := newClock()
+	em := start(t, emulator.Config{Now: now.Now, JWTLifetime: time.Minute})
+	org := em.Org(1)
+	response, body := post("/login/", `{"userauthtoken": "`+org.UserAuthToken()+`"}`).do(t, em)
+	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("%s %v", response.Status, response.Header)
+	}
+	var got struct {
+		Token string
+		User  struct {
+			ID  string
+			Org struct{ ID, Name, Slug string }
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.User.ID != org.UserID || got.User.Org.ID != org.ID || got.User.Org.Slug != org.Slug || got.User.Org.Name != org.Name {
+		t.Errorf("user is %+v", got.User)
+	}
+	issued := now.Now().Unix()
+	want := payload{UserID: org.UserID, OrgID: org.ID, Exp: issued + 60, OrigIat: issued}
+	if diff := cmp.Diff(want, decode(t, got.Token)); diff != "" {
+		t.Error(diff)
+	}
+	createWith(got.Token).field(t, em, http.StatusCreated, "token")
+}
+
+func TestRotatedUserAuthToken(t *testing.T) {
+	em := start(t, emulator.Config{})
+	org := em.Org(0)
+	old := org.UserAuthToken()
+	fresh := org.RotateUserAuthToken()
+	if response, _ := post("/login/", `{"userauthtoken": "`+old+`"}`).do(t, em); response.StatusCode != http.StatusBadRequest {
+		t.Errorf("old: %s", response.Status)
+	}
+	post("/login/", `{"userauthtoken": "`+fresh+`"}`).field(t, em, http.StatusOK, "token")
+}
+
+func TestRefresh(t *testing.T) {
+	now := newClock()
+	em := start(t, emulator.Config{Now: now.Now, JWTLifetime: time.Minute, RefreshWindow: 90 * time.Second})
+	refresh := func(jwt string) call { return post("/api-token-refresh/", `{"token": "`+jwt+`"}`) }
+	jwt := em.Org(0).JWT()
+	loggedIn := decode(t, jwt)
+
+	now.advance(50 * time.Second)
+	jwt = refresh(jwt).field(t, em, http.StatusOK, "token")
+	want := loggedIn
+	want.Exp += 50
+	if diff := cmp.Diff(want, decode(t, jwt)); diff != "" {
+		t.Error(diff)
+	}
+	now.advance(40 * time.Second) // the last second of the window
+	jwt = refresh(jwt).field(t, em, http.StatusOK, "token")
+	now.advance(time.Second)
+	response, body := refresh(jwt).do(t, em)
+	if diff := cmp.Diff(result{400, `{"non_field_errors":["Refresh has expired."]}`}, result{response.StatusCode, body}); diff != "" {
+		t.Error(diff)
+	}
+	createWith(jwt).field(t, em, http.StatusCreated, "token") // the JWT itself is alive
+}
+
+func TestJWTExpires(t *testing.T) {
+	now := newClock()
+	em := start(t, emulator.Config{Now: now.Now, JWTLifetime: time.Minute})
+	jwt := em.Org(0).JWT()
+	now.advance(59 * time.Second)
+	createWith(jwt).field(t, em, http.StatusCreated, "token")
+	now.advance(time.Second)
+	if response, body := createWith(jwt).do(t, em); response.StatusCode != 401 || body != `{"detail":"Signature has expired."}` {
+		t.Errorf("%s %s", response.Status, body)
+	}
+}
+
+func TestEphemeralToken(t *testing.T) {
+	em := start(t, emulator.Config{})
+	org, other := em.Org(0), em.Org(1)
+	if token := org.EphemeralToken(); token != "" {
+		t.Errorf("token before any create: %q", token)
+	}
+	first := createWith(org.JWT()).field(t, em, http.StatusCreated, "token")
+	again := createWith(org.JWT()).field(t, em, http.StatusCreated, "token")
+	foreign := createWith(other.JWT()).field(t, em, http.StatusCreated, "token")
+	if again != first || foreign == first || org.EphemeralToken() != first {
+		t.Errorf("tokens %q, %q, of another org %q, current %q", first, again, foreign, org.EphemeralToken())
+	}
+	between := em.Tick()
+	for range 2 { // the second finds none
+		response, body := deleteWith(org.JWT()).do(t, em)
+		if response.StatusCode != http.StatusNoContent || body != "" || response.Header.Get("Content-Type") != "" {
+			t.Errorf("delete: %s %v %q", response.Status, response.Header, body)
+		}
+	}
+	if org.EphemeralToken() != "" || other.EphemeralToken() != foreign {
+		t.Errorf("after the delete: %q, of another org %q", org.EphemeralToken(), other.EphemeralToken())
+	}
+	second := createWith(org.JWT()).field(t, em, http.StatusCreated, "token")
+	if second == first {
+		t.Error("the deleted token came back")
+	}
+	want := []emulator.Token{
+		{OrgID: org.ID, Value: first, Minted: 1, Deleted: 4},
+		{OrgID: other.ID, Value: foreign, Minted: 2},
+		{OrgID: org.ID, Value: second, Minted: 5},
+	}
+	if diff := cmp.Diff(want, em.Tokens()); diff != "" {
+		t.Error(diff)
+	}
+	if em.Minted() != 3 || between != 3 {
+		t.Errorf("minted %d, tick %d", em.Minted(), between)
+	}
+}
+
+func TestEphemeralUser(t *testing.T) {
+	em := start(t, emulator.Config{})
+	org := em.Org(1)
+	token := createWith(org.JWT()).field(t, em, http.StatusCreated, "token")
+	enter := post("/ephemeral-user/", `{"token": "`+token+`", "first_name": "A", "last_name": "B", "email": "a@b.invalid", "phone": "1", "expire": 60}`)
+	jwt := enter.field(t, em, http.StatusCreated, "jwt")
+	if p := decode(t, jwt); p.OrgID != org.ID || p.UserID == org.UserID {
+		t.Errorf("payload is %+v", p)
+	}
+	if p := decode(t, enter.field(t, em, http.StatusCreated, "jwt")); p.UserID == decode(t, jwt).UserID {
+		t.Error("two users have one id")
+	}
+	post("/api-token-refresh/", `{"token": "`+jwt+`"}`).field(t, em, http.StatusOK, "token")
+
+	want := result{403, `{"detail":"You do not have permission to perform this action."}`}
+	for _, c := range []call{createWith(jwt), deleteWith(jwt)} {
+		response, body := c.do(t, em)
+		if diff := cmp.Diff(want, result{response.StatusCode, body}); diff != "" {
+			t.Errorf("%s: %s", c.method, diff)
+		}
+	}
+	deleteWith(org.JWT()).do(t, em)
+	response, body := enter.do(t, em)
+	if diff := cmp.Diff(result{400, `{"token":["Invalid ephemeral token."]}`}, result{response.StatusCode, body}); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestUnauthorized(t *testing.T) {
+	em := start(t, emulator.Config{})
+	good := em.Org(0).JWT()
+	revoked := em.Org(0).JWT()
+	em.Revoke(revoked)
+	em.Revoke("not a JWT")
+	flipped := []byte(good)
+	flipped[len(flipped)-1] ^= 1 // base64's spare bits at least
+	mint := em.Org(0).MintJWT
+	for name, test := range map[string]struct{ authorization, detail string }{
+		"none":                {"", "Authentication credentials were not provided."},
+		"bearer":              {"Bearer " + good, "Authentication credentials were not provided."},
+		"scheme only":         {"JWT", "Invalid Authorization header. No credentials provided."},
+		"three words":         {"JWT " + good + " x", "Invalid Authorization header. Credentials string should not contain spaces."},
+		"garbage":             {"JWT x.y.z", "Error decoding signature."},
+		"altered":             {"JWT " + string(flipped), "Error decoding signature."},
+		"forged":              {"JWT " + mint(emulator.JWT{Forged: true}), "Error decoding signature."},
+		"forged, expired":     {"JWT " + mint(emulator.JWT{Forged: true, Lifetime: -time.Hour}), "Error decoding signature."},
+		"algorithm none":      {"JWT " + mint(emulator.JWT{Algorithm: "none"}), "Error decoding signature."},
+		"algorithm HS384":     {"JWT " + mint(emulator.JWT{Algorithm: "HS384"}), "Error decoding signature."},
+		"algorithm HS512":     {"JWT " + mint(emulator.JWT{Algorithm: "HS512"}), "Error decoding signature."},
+		"expired":             {"JWT " + mint(emulator.JWT{Lifetime: -time.Second}), "Signature has expired."},
+		"revoked":             {"JWT " + revoked, "User account is disabled."},
+		"user of no org":      {"JWT " + mint(emulator.JWT{UserID: "x"}), "Invalid signature."},
+		"user of no such org": {"JWT " + mint(emulator.JWT{OrgID: em.Org(1).ID}), "Invalid signature."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, c := range []call{createWith(""), deleteWith("")} {
+				c.authorization = test.authorization
+				response, body := c.do(t, em)
+				want := result{401, `{"detail":"` + test.detail + `"}`}
+				if diff := cmp.Diff(want, result{response.StatusCode, body}); diff != "" {
+					t.Error(diff)
+				}
+				if got := response.Header.Get("WWW-Authenticate"); got != `JWT realm="api"` {
+					t.Errorf("WWW-Authenticate is %q", got)
+				}
+			}
+		})
+	}
+	if em.Minted() != 0 {
+		t.Errorf("minted %d tokens", em.Minted())
+	}
+	createWith(good).field(t, em, http.StatusCreated, "token") // it was good all the time
+}
+
+func TestTwoAuthorizationHeaders(t *testing.T) {
+	em := start(t, emulator.Config{})
+	r := createWith(em.Org(0).JWT()).request(t.Context(), em)
+	r.Header.Add("Authorization", "JWT "+em.Org(1).JWT())
+	response, err := em.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusUnauthorized {
+		t.Error(response.Status)
+	}
+}
+
+func TestRevokeAllJWTsOfOrg(t *testing.T) {
+	now := newClock() // stands still: the JWTs differ all the same
+	em := start(t, emulator.Config{Now: now.Now})
+	old, foreign := em.Org(0).JWT(), em.Org(1).JWT()
+	em.Org(0).RevokeJWTs()
+	fresh := em.Org(0).JWT()
+	for jwt, want := range map[string]int{old: 401, foreign: 201, fresh: 201} {
+		if response, body := createWith(jwt).do(t, em); response.StatusCode != want {
+			t.Errorf("status %d, want %d: %s", response.StatusCode, want, body)
+		}
+	}
+}
+
+func TestMintUnknownAlgorithmPanics(t *testing.T) {
+	em := start(t, emulator.Config{})
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	em.Org(0).MintJWT(emulator.JWT{Algorithm: "RS256"})
+}
+
+func TestBadRequests(t *testing.T) {
+	em := start(t, emulator.Config{})
+	expired := em.Org(0).MintJWT(emulator.JWT{Lifetime: -time.Second})
+	forged := em.Org(0).MintJWT(emulator.JWT{Forged: true})
+	const parse = `{"detail":"JSON parse error - Expecting value: line 1 column 1 (char 0)"}`
+	for name, test := range map[string]struct {
+		call call
+		want result
+	}{
+		"login, wrong":           {post("/login/", `{"userauthtoken": "wrong"}`), result{400, `{"non_field_errors":["Unable to log in with provided credentials."]}`}},
+		"login, missing":         {post("/login/", `{}`), result{400, `{"userauthtoken":["This field is required."]}`}},
+		"login, no body":         {post("/login/", ``), result{400, `{"userauthtoken":["This field is required."]}`}},
+		"login, null":            {post("/login/", `{"userauthtoken": null}`), result{400, `{"userauthtoken":["This field may not be null."]}`}},
+		"login, blank":           {post("/login/", `{"userauthtoken": ""}`), result{400, `{"userauthtoken":["This field may not be blank."]}`}},
+		"login, not text":        {post("/login/", `{"userauthtoken": {}}`), result{400, `{"userauthtoken":["Not a valid string."]}`}},
+		"login, not JSON":        {post("/login/", `{"userauthtoken": `), result{400, parse}},
+		"login, list":            {post("/login/", `[]`), result{400, `{"non_field_errors":["Invalid data. Expected a dictionary."]}`}},
+		"login, JSON null":       {post("/login/", `null`), result{400, `{"non_field_errors":["Invalid data. Expected a dictionary."]}`}},
+		"login, form":            {call{method: "POST", path: "/login/", contentType: "text/plain", body: "x"}, result{415, `{"detail":"Unsupported media type \"text/plain\" in request."}`}},
+		"refresh, missing":       {post("/api-token-refresh/", `{}`), result{400, `{"token":["This field is required."]}`}},
+		"refresh, garbage":       {post("/api-token-refresh/", `{"token": "x"}`), result{400, `{"non_field_errors":["Error decoding signature."]}`}},
+		"refresh, expired":       {post("/api-token-refresh/", `{"token": "`+expired+`"}`), result{400, `{"non_field_errors":["Signature has expired."]}`}},
+		"refresh, forged":        {post("/api-token-refresh/", `{"token": "`+forged+`"}`), result{400, `{"non_field_errors":["Error decoding signature."]}`}},
+		"refresh, not JSON":      {post("/api-token-refresh/", `x`), result{400, parse}},
+		"user, missing":          {post("/ephemeral-user/", `{}`), result{400, `{"token":["This field is required."]}`}},
+		"user, unknown":          {post("/ephemeral-user/", `{"token": "x"}`), result{400, `{"token":["Invalid ephemeral token."]}`}},
+		"user, name not text":    {post("/ephemeral-user/", `{"token": "x", "first_name": []}`), result{400, `{"first_name":["Not a valid string."]}`}},
+		"user, not JSON":         {post("/ephemeral-user/", `x`), result{400, parse}},
+		"unknown path":           {post("/nothing", ``), result{404, `{"detail":"Not found."}`}},
+		"base path":              {post("", ``), result{404, `{"detail":"Not found."}`}},
+		"two slashes":            {post("//ephemeral-token", ``), result{404, `{"detail":"Not found."}`}},
+		"wrong method, token":    {call{method: "GET", path: "/ephemeral-token"}, result{405, `{"detail":"Method \"GET\" not allowed."}`}},
+		"wrong method, login":    {call{method: "PUT", path: "/login/"}, result{405, `{"detail":"Method \"PUT\" not allowed."}`}},
+		"slash, missing":         {post("/login", ``), result{301, ``}},
+		"slash, missing, delete": {call{method: "DELETE", path: "/ephemeral-token/"}, result{301, ``}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			response, body := test.call.do(t, em)
+			if diff := cmp.Diff(test.want, result{response.StatusCode, body}); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestAllow(t *testing.T) {
+	em := start(t, emulator.Config{})
+	for path, want := range map[string]string{"/ephemeral-token": "POST, DELETE", "/login/": "POST"} {
+		response, _ := call{method: "GET", path: path}.do(t, em)
+		if got := response.Header.Get("Allow"); got != want {
+			t.Errorf("%s: Allow is %q, want %q", path, got, want)
+		}
+	}
+}
+
+func TestSlashRedirect(t *testing.T) {
+	em := start(t, emulator.Config{})
+	for path, want := range map[string]string{
+		"/login":               "/v1/login/",
+		"/api-token-refresh":   "/v1/api-token-refresh/",
+		"/ephemeral-user?a=b":  "/v1/ephemeral-user/?a=b",
+		"/ephemeral-token/":    "/v1/ephemeral-token",
+		"/ephemeral-token/?x=": "/v1/ephemeral-token?x=",
+	} {
+		response, _ := post(path, `{}`).do(t, em)
+		if got := response.Header.Get("Location"); response.StatusCode != 301 || got != want {
+			t.Errorf("%s: %s to %q, want %q", path, response.Status, got, want)
+		}
+	}
+}
+
+func TestIDsAreUUIDs(t *testing.T) {
+	em := start(t, emulator.Config{})
+	version4 := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	for _, id := range []string{em.Org(0).ID, em.Org(0).UserID} {
+		if !version4.MatchString(id) {
+			t.Errorf("%q", id)
+		}
+	}
+}

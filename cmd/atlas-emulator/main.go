@@ -1,0 +1,168 @@
+// Command atlas-emulator runs a small Atlas on loopback, for trying things out
+// and for tests that are not written in Go. Nothing in it is real.
+//
+// On standard output it prints KEY=value lines, which a shell can eval and any
+// program can parse, and then serves until SIGINT or SIGTERM:
+//
+//	ATLAS_URL=https://127.0.0.1:49152/v1
+//	ATLAS_CA_FILE=/tmp/atlas-ca.pem
+//	ATLAS_ORG_ID=…
+//	ATLAS_USERAUTHTOKEN=…
+//	ATLAS_JWT=…
+//	ATLAS_ORG_ID_2=…
+//	ATLAS_USERAUTHTOKEN_2=…
+//	ATLAS_JWT_2=…
+//
+// It is ready, and the CA file is written, when the first line appears. Values
+// with characters that are special to a shell are in single quotes.
+//
+// The paths below /_emulator on the same port inject faults and show what was
+// asked; package atlas/emulator documents them.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+const description = `A small Atlas on loopback, for trying things out. It is NOT REAL: its orgs, secrets, tokens and
+certificate are made up when it starts and worthless when it ends.
+
+It prints KEY=value lines for a shell to eval or a program to parse, and serves until it is interrupted.
+Faults and counters: see /_emulator in the documentation of package atlas/emulator.`
+
+// flags are the program's settings.
+type flags struct {
+	Addr          string        `default:"127.0.0.1:0" placeholder:"HOST:PORT" help:"Loopback address to listen on; port 0 picks a free one. Default: ${default}."`
+	CAFile        string        `name:"ca-file" required:"" placeholder:"PATH" help:"File to write the certificate authority to trust to, in PEM."`
+	Orgs          int           `default:"2" placeholder:"N" help:"Number of orgs, each with a bot user. Default: ${default}."`
+	JWTLifetime   time.Duration `name:"jwt-lifetime" default:"1h" placeholder:"DURATION" help:"Time from a JWT's issue to its exp. Default: ${default}."`
+	RefreshWindow time.Duration `default:"168h" placeholder:"DURATION" help:"Time after a login in which its JWT can be refreshed. Default: ${default}."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "atlas-emulator:", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx ends.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	f, err := parse(args, stdout, stderr)
+	if f == nil || err != nil {
+		return err
+	}
+	caFile, err := filepath.Abs(f.CAFile)
+	if err != nil {
+		return err
+	}
+	em, err := emulator.Start(emulator.Config{
+		Addr: f.Addr, Orgs: f.Orgs, JWTLifetime: f.JWTLifetime, RefreshWindow: f.RefreshWindow,
+	})
+	if err != nil {
+		return err
+	}
+	defer em.Close()
+	if err := writeFile(caFile, em.CAPEM()); err != nil {
+		return fmt.Errorf("write the CA file %s: %w", caFile, err)
+	}
+	if _, err := io.WriteString(stdout, settings(em, caFile)); err != nil {
+		return fmt.Errorf("print the settings: %w", err)
+	}
+	fmt.Fprintf(stderr, "atlas-emulator: NOT REAL: an emulated Atlas at %s\n", em.URL())
+	<-ctx.Done()
+	return nil
+}
+
+// parse returns nil flags when the arguments asked for help only.
+func parse(args []string, stdout, stderr io.Writer) (*flags, error) {
+	var f flags
+	helped := false
+	parser, err := kong.New(&f,
+		kong.Name("atlas-emulator"), kong.Description(description),
+		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }))
+	if err != nil {
+		return nil, err
+	}
+	_, err = parser.Parse(args)
+	switch {
+	case helped:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case f.Orgs < 1:
+		return nil, errors.New("--orgs: want 1 or more")
+	}
+	return &f, nil
+}
+
+// settings are the lines to print.
+func settings(em *emulator.Emulator, caFile string) string {
+	var b strings.Builder
+	line := func(key, value string) { fmt.Fprintf(&b, "%s=%s\n", key, quote(value)) }
+	line("ATLAS_URL", em.URL())
+	line("ATLAS_CA_FILE", caFile)
+	for i, org := range em.Orgs() {
+		suffix := ""
+		if i > 0 {
+			suffix = fmt.Sprintf("_%d", i+1)
+		}
+		line("ATLAS_ORG_ID"+suffix, org.ID)
+		line("ATLAS_USERAUTHTOKEN"+suffix, org.UserAuthToken())
+		line("ATLAS_JWT"+suffix, org.JWT())
+	}
+	return b.String()
+}
+
+// quote makes value one word to a POSIX shell, and leaves it alone if it is.
+func quote(value string) string {
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:@%+,[]", r)
+	}
+	if strings.TrimFunc(value, plain) == "" {
+		return value
+	}
+	return "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
+}
+
+// writeFile replaces path as a whole, so that nobody reads half a file.
+func writeFile(path string, content []byte) error {
+	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return cause(err)
+	}
+	_, err = temporary.Write(content)
+	err = cmp.Or(err, temporary.Chmod(0o644), temporary.Close()) // the first failure
+	if err == nil {
+		err = os.Rename(temporary.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(temporary.Name())
+	}
+	return cause(err)
+}
+
+// cause is err without the temporary file's name, which would only confuse.
+func cause(err error) error {
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
