@@ -1,0 +1,257 @@
+// Package atlas speaks Forsta's Atlas API over HTTPS: the two operations on an org's ephemeral user token.
+//
+// A [Client] makes exactly one attempt per call and keeps nothing between calls but connections: repeating, sharing and
+// remembering belong to its callers. It takes no part of an answer on trust, speaks to no host but the configured one,
+// and every failure is an [*Error] that says why, and whether Atlas may have seen the request.
+//
+// The package imports nothing else of this module, reads no environment but the proxy variables that net/http reads,
+// and logs nothing. But net/http does: when a server sends more on an idle HTTP/1.1 connection than it was asked for,
+// Transport quotes those bytes to the standard log package, and has no setting against it. A program in which no byte
+// of an answer may be logged gives [log.SetOutput] a writer that drops them.
+package atlas
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	modulePath = "github.com/ForstaLabs/ephemeral-token-service"
+
+	defaultTimeout  = 10 * time.Second
+	defaultMaxConns = 128
+
+	// Dialing and the handshake each fail well within the default cap, so that a host that swallows packets is told
+	// apart from a slow Atlas. A dial needs no more: net.Dialer tries IPv4 300 ms after an IPv6 that does not answer
+	// (RFC 8305, Happy Eyeballs).
+	dialTimeout      = 4 * time.Second
+	handshakeTimeout = 4 * time.Second
+
+	// Load balancers close an idle connection after 60 s or more. We close ours first, because a DELETE that meets a
+	// connection as it closes has an outcome that nobody knows.
+	idleTimeout = 50 * time.Second
+
+	// A connection on which nothing arrives for the first is pinged, and given up after the second: a dead one is
+	// noticed within a call's cap instead of after TCP's quarter of an hour (golang.org/issue/31643).
+	pingAfter   = 5 * time.Second
+	pingTimeout = 3 * time.Second
+
+	maxHeaderBytes = 16 << 10
+)
+
+// Config says how to reach Atlas.
+type Config struct {
+	// BaseURL is where Atlas's API begins, such as "https://atlas.forsta.io/v1". It is https only and has no user,
+	// query or fragment; slashes at its end are dropped. Required.
+	BaseURL string
+
+	// RootCAs are the certificate authorities to believe; nil means the system's. See [LoadCAFile].
+	RootCAs *x509.CertPool
+
+	// Timeout is the longest that one operation may take, connecting included; 0 means 10 seconds. A caller's earlier
+	// deadline goes before it.
+	Timeout time.Duration
+
+	// MaxConns is how many connections to Atlas are open at once, and how many are kept when idle; 0 means 128. Calls
+	// beyond them wait. It bounds HTTP/1.1, where a call occupies a connection. Over HTTP/2 calls share one, and
+	// net/http opens another whenever Atlas's limit of concurrent streams is reached.
+	MaxConns int
+
+	// UserAgent is the User-Agent header, in printable ASCII; "" means the name and version of this module.
+	UserAgent string
+}
+
+// Client calls Atlas. It is safe for concurrent use; make one and share it, because it owns a pool of connections.
+type Client struct {
+	baseURL   string // without a slash at its end
+	userAgent string
+	timeout   time.Duration
+	transport *http.Transport
+	now       func() time.Time
+}
+
+// New returns a Client, or all that is wrong with the configuration, joined. It does not connect.
+//
+// An HTTPS proxy is taken from the environment, as [http.ProxyFromEnvironment] describes.
+func New(config Config) (*Client, error) {
+	baseURL, err := parseBaseURL(config.BaseURL)
+	errs := []error{err}
+	if config.Timeout < 0 {
+		errs = append(errs, fmt.Errorf("the Timeout is %v: give a positive duration, or 0 for %v", config.Timeout, defaultTimeout))
+	}
+	if config.MaxConns < 0 {
+		errs = append(errs, fmt.Errorf("MaxConns is %d: give a positive number, or 0 for %d", config.MaxConns, defaultMaxConns))
+	}
+	if strings.ContainsFunc(config.UserAgent, func(r rune) bool { return r < ' ' || r > '~' }) {
+		errs = append(errs, errors.New("UserAgent has characters that a header cannot carry: give printable ASCII"))
+	}
+	if err == nil {
+		errs = append(errs, checkProxy(baseURL))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("atlas: %w", err)
+	}
+
+	return &Client{
+		baseURL:   strings.TrimRight(baseURL.String(), "/"),
+		userAgent: cmp.Or(config.UserAgent, defaultUserAgent()),
+		timeout:   cmp.Or(config.Timeout, defaultTimeout),
+		transport: newTransport(config.RootCAs, cmp.Or(config.MaxConns, defaultMaxConns)),
+		now:       time.Now,
+	}, nil
+}
+
+func newTransport(roots *x509.CertPool, maxConns int) *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		OnProxyConnectResponse: checkProxyAnswer,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSHandshakeTimeout:    handshakeTimeout,
+		MaxConnsPerHost:        maxConns,
+		MaxIdleConns:           maxConns,
+		MaxIdleConnsPerHost:    maxConns, // the default of 2 would close and dial anew under load
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		ForceAttemptHTTP2:      true, // a Transport with a DialContext of its own leaves HTTP/2 out otherwise
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: pingAfter,
+			PingTimeout:     pingTimeout,
+			// Flow control: an answer that we would refuse for its size is not buffered either. The default is 4 MiB
+			// for each call in progress.
+			MaxReceiveBufferPerStream: maxBodyBytes,
+		},
+	}
+}
+
+// CreateEphemeralToken returns the current ephemeral user token of the org in the JWT, which Atlas makes if there is
+// none. Calling it twice gives the same token until it is deleted, so it is safe to repeat.
+//
+// Every error is an [*Error].
+func (c *Client) CreateEphemeralToken(ctx context.Context, jwt JWT) (Token, error) {
+	r := request{op: OpCreate, method: http.MethodPost, path: "/ephemeral-token", jwt: &jwt, repeatable: true}
+	return do(ctx, c, r, decodeToken)
+}
+
+// DeleteEphemeralToken unsets the ephemeral user token of the org in the JWT. Any 2xx is success: what was asked for is
+// done, whatever the answer's body says.
+//
+// Every error is an [*Error]. It is safe to repeat only if the request was not sent ([Error.Sent]): a late repeat could
+// delete a token that somebody created in between.
+func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt JWT) error {
+	r := request{op: OpDelete, method: http.MethodDelete, path: "/ephemeral-token", jwt: &jwt}
+	_, err := do[struct{}](ctx, c, r, nil)
+	return err
+}
+
+// CloseIdleConnections closes the connections that no call is using. The Client stays usable.
+func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
+
+// LoadCAFile returns the system's certificate authorities and those in a PEM file. It is an error if the file has no
+// certificate, or one that cannot be read: a bundle that is half believed fails later, and somewhere else.
+func LoadCAFile(path string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("atlas: the system's certificate authorities: %w", err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("atlas: CA file: %w", err)
+	}
+	n := 0
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		n++
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("atlas: CA file %s: certificate %d: %w", path, n, err)
+		}
+		pool.AddCert(cert)
+	}
+	if n == 0 {
+		return nil, fmt.Errorf("atlas: CA file %s: no certificate in it: give a file with PEM blocks of type CERTIFICATE", path)
+	}
+	return pool, nil
+}
+
+// parseBaseURL never quotes what it was given, which may hold a password.
+func parseBaseURL(s string) (*url.URL, error) {
+	if s == "" {
+		return nil, errors.New("BaseURL is empty: give Atlas's address, such as https://atlas.forsta.io/v1")
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("BaseURL is not a URL: give one such as https://atlas.forsta.io/v1")
+	}
+	var errs []error
+	if u.Scheme != "https" {
+		errs = append(errs, errors.New("BaseURL does not begin with https://: nothing else is spoken, because every request carries a credential"))
+	}
+	if u.Hostname() == "" {
+		errs = append(errs, errors.New("BaseURL has no host: give one such as https://atlas.forsta.io/v1"))
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			errs = append(errs, errors.New("BaseURL has a port that is not within 1 to 65535"))
+		}
+	}
+	if u.User != nil {
+		errs = append(errs, errors.New("BaseURL has a user or password: remove it, because the only credential is the JWT of each call"))
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		errs = append(errs, errors.New("BaseURL has a query: remove the ? and what follows it"))
+	}
+	if strings.Contains(s, "#") {
+		errs = append(errs, errors.New("BaseURL has a fragment: remove the # and what follows it"))
+	}
+	return u, errors.Join(errs...)
+}
+
+// checkProxy finds a proxy that cannot be used while somebody is looking: net/http reads the environment once for the
+// life of the process. It cannot find a variable that is no URL at all, which net/http ignores.
+func checkProxy(target *url.URL) error {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: target})
+	if err == nil && proxy == nil {
+		return nil
+	}
+	if err != nil || proxy.Host == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, proxy.Scheme) {
+		return errors.New("HTTPS_PROXY is not a proxy's URL: give one such as http://proxy.internal:3128, or unset it")
+	}
+	return nil
+}
+
+// checkProxyAnswer refuses in our words: those of net/http would be the proxy's reason phrase.
+func checkProxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+	if answer.StatusCode != http.StatusOK {
+		return proxyError(answer.StatusCode)
+	}
+	return nil
+}
+
+func defaultUserAgent() string {
+	version := "devel"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == modulePath && strings.HasPrefix(m.Version, "v") {
+				version = m.Version
+			}
+		}
+	}
+	return "ephemeral-token-service/" + version + " (+https://" + modulePath + ")"
+}

@@ -1,0 +1,216 @@
+package atlas
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxBodyBytes bounds an answer after decompression, against endless bodies and gzip bombs.
+	maxBodyBytes = 64 << 10
+
+	// The body of an answer that nobody needs is read to its end if it takes no more than this, because net/http reuses
+	// an HTTP/1.1 connection only then.
+	drainBytes = 16 << 10
+	drainTime  = 50 * time.Millisecond
+)
+
+// request is one operation as it goes to Atlas.
+type request struct {
+	op     Operation
+	method string
+	path   string // what follows Config.BaseURL
+	jwt    *JWT   // nil: the operation needs no credential
+	body   any    // sent as JSON; nil: none. Secrets in it are plain strings: a JWT would marshal redacted.
+
+	repeatable bool // doing it twice is the same as doing it once
+}
+
+// do makes one request and returns what decode makes of the body of its answer, a 200 or 201 with JSON in it. A nil
+// decode takes any 2xx and ignores the body. Every error is an [*Error].
+func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T, error)) (answer T, err error) {
+	a := &attempt{client: c, caller: ctx, op: r.op, repeatable: r.repeatable}
+	ctx, stop := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+	defer stop()
+	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	defer a.cancel(nil)
+
+	req, err := a.newRequest(r)
+	if err != nil {
+		return answer, err
+	}
+	// The transport itself, not an http.Client. All that a Client adds must not happen here: it follows redirects, and
+	// even when told not to it parses a Location, with an error that quotes it.
+	resp, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return answer, a.failed(err)
+	}
+	defer resp.Body.Close()
+
+	a.status = resp.StatusCode
+	if err := a.checkStatus(resp, decode == nil); err != nil {
+		a.drain(resp)
+		return answer, err
+	}
+	if decode == nil {
+		a.drain(resp)
+		return answer, nil
+	}
+	if !isJSON(resp.Header.Get("Content-Type")) {
+		a.drain(resp)
+		return answer, a.error(KindInvalidResponse, errMediaType)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBodyBytes+1))
+	if len(body) > maxBodyBytes {
+		return answer, a.error(KindInvalidResponse, errTooLarge)
+	}
+	if err != nil {
+		return answer, a.failed(err)
+	}
+	if answer, err = decode(body); err != nil {
+		return answer, a.error(KindInvalidResponse, err)
+	}
+	return answer, nil
+}
+
+// attempt is one request on its way: the contexts that can end it, and what an Error says about it.
+type attempt struct {
+	client *Client
+	caller context.Context // the caller's own, to tell its end from that of our cap
+	ctx    context.Context // the caller's, with our cap
+	cancel context.CancelCauseFunc
+
+	// For gotConn.
+	repeatable bool
+	conn       net.Conn    // the last that the request was given
+	wrote      atomic.Bool // headers, to any connection
+
+	// For the Error.
+	op         Operation
+	sent       atomic.Bool
+	status     int
+	retryAfter time.Duration
+}
+
+func (a *attempt) newRequest(r request) (*http.Request, error) {
+	// http.NoBody rather than a body of no bytes: a POST then says Content-Length: 0, and net/http may move the request
+	// to another connection when HTTP/2 guarantees that it was not processed (RFC 9113 section 8.7).
+	var body io.Reader = http.NoBody
+	if r.body != nil {
+		encoded, err := json.Marshal(r.body)
+		if err != nil {
+			return nil, a.error(KindInvalidCredential, errEncode)
+		}
+		body = bytes.NewReader(encoded)
+	}
+	ctx := httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
+		GotConn:      a.gotConn,
+		WroteHeaders: func() { a.wrote.Store(true) },
+	})
+	req, err := http.NewRequestWithContext(ctx, r.method, a.client.baseURL+r.path, body)
+	if err != nil {
+		return nil, a.error(KindUnreachable, errRequest)
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Content-Type", "application/json") // without a body too, as Atlas's own clients do
+	req.Header.Set("User-Agent", a.client.userAgent)
+	if r.jwt != nil {
+		if !isToken68(string(*r.jwt)) {
+			return nil, a.error(KindInvalidCredential, errJWT)
+		}
+		req.Header.Set("Authorization", "JWT "+string(*r.jwt))
+	}
+	return req, nil
+}
+
+// gotConn is called with a connection that is ready for the request, before any of the request is written to it. So a
+// request that never got here was not sent: look-up, dial, proxy and TLS handshake all come first.
+//
+// It is called again when net/http repeats the request of its own accord, which it does for no HTTP/1.1 request of ours
+// that was written. Over HTTP/2 it does so if the peer guarantees that it did not process the stream, but also after a
+// reset with PROTOCOL_ERROR, which guarantees nothing (golang.org/issue/47635). After such a reset it takes another
+// connection. So a request that must not be repeated stays on the connection that it was written to.
+func (a *attempt) gotConn(info httptrace.GotConnInfo) {
+	a.sent.Store(true)
+	if !a.repeatable && a.wrote.Load() && info.Conn != a.conn {
+		a.cancel(errRepeat) // net/http's HTTP/2 looks at the context before it writes
+	}
+	a.conn = info.Conn
+}
+
+// checkStatus returns an error unless the status is one of success.
+func (a *attempt) checkStatus(resp *http.Response, any2xx bool) error {
+	switch code := resp.StatusCode; {
+	case code == http.StatusOK, code == http.StatusCreated:
+		return nil
+	case code >= 200 && code <= 299 && any2xx:
+		return nil
+	case code >= 300 && code <= 399:
+		return a.error(KindRedirect, errRedirect)
+	case code >= 400:
+		a.retryAfter, _ = ParseRetryAfter(resp.Header.Get("Retry-After"), a.client.now())
+		return a.error(KindStatus, statusError(code))
+	default:
+		return a.error(KindInvalidResponse, errStatus)
+	}
+}
+
+// drain reads the rest of a small body, so that the connection can be used again. What the operation returns is settled
+// by then, so it waits for drainTime at most, and what fails costs a connection and nothing else.
+func (a *attempt) drain(resp *http.Response) {
+	if resp.StatusCode < 200 || resp.ContentLength > drainBytes {
+		return // 101 Switching Protocols has a body that never ends
+	}
+	timer := time.AfterFunc(drainTime, func() { a.cancel(nil) })
+	defer timer.Stop()
+	_, _ = io.CopyN(io.Discard, resp.Body, drainBytes)
+}
+
+// failed is the Error for an answer that did not come, or not to its end.
+func (a *attempt) failed(err error) *Error {
+	if ended := a.caller.Err(); ended != nil {
+		return a.error(KindCanceled, ended)
+	}
+	switch cause := context.Cause(a.ctx); {
+	case errors.Is(cause, errTimeout):
+		return a.error(KindTimeout, fmt.Errorf("%w within %v", errTimeout, a.client.timeout))
+	case errors.Is(cause, errRepeat):
+		return a.error(KindUnreachable, errRepeat)
+	}
+	return a.error(classify(err))
+}
+
+func (a *attempt) error(kind Kind, cause error) *Error {
+	return &Error{Op: a.op, Kind: kind, StatusCode: a.status, RetryAfter: a.retryAfter, Sent: a.sent.Load(), Err: cause}
+}
+
+// isJSON reports whether a Content-Type is application/json, whatever its parameters.
+func isJSON(contentType string) bool {
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	return err == nil && mediaType == "application/json"
+}
+
+// isToken68 reports whether s is a credential as RFC 9110 section 11.2 writes one. It includes each JWT, and nothing
+// that could end a header line.
+func isToken68(s string) bool {
+	s = strings.TrimRight(s, "=")
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+			return false
+		default:
+			return !strings.ContainsRune("-._~+/", r)
+		}
+	})
+}

@@ -1,0 +1,487 @@
+package atlas
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRequestOnTheWire(t *testing.T) {
+	var got []string
+	cert, pool := goodCertificate()
+	s := newRawServer(t, func(conn net.Conn) {
+		tlsConn := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}})
+		br := bufio.NewReader(tlsConn)
+		for {
+			var head strings.Builder
+			for {
+				line, err := br.ReadString('\n')
+				if err != nil {
+					return
+				}
+				if line == "\r\n" {
+					break
+				}
+				head.WriteString(line)
+			}
+			got = append(got, head.String())
+			_, _ = io.WriteString(tlsConn, json1(201, `{"token":"t"}`))
+		}
+	})
+	for _, base := range []string{"/v1", "/v1///", "", "/", "/a%2Fb"} {
+		t.Run(base, func(t *testing.T) {
+			got = nil
+			c := newTestClient(t, Config{BaseURL: "https://" + s.addr + base, RootCAs: pool, UserAgent: "test/1 (x)"})
+			if _, err := c.CreateEphemeralToken(t.Context(), "a.b-c_d.e"); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.DeleteEphemeralToken(t.Context(), "a.b.c="); err != nil {
+				t.Fatal(err)
+			}
+			path := strings.TrimRight(base, "/") + "/ephemeral-token"
+			want := []string{
+				"POST " + path + " HTTP/1.1\r\nHost: " + s.addr + "\r\nUser-Agent: test/1 (x)\r\nContent-Length: 0\r\n" +
+					"Accept: application/json\r\nAuthorization: JWT a.b-c_d.e\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n",
+				"DELETE " + path + " HTTP/1.1\r\nHost: " + s.addr + "\r\nUser-Agent: test/1 (x)\r\n" +
+					"Accept: application/json\r\nAuthorization: JWT a.b.c=\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n",
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("requests (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDefaultUserAgent(t *testing.T) {
+	if got, want := defaultUserAgent(), "ephemeral-token-service/devel (+https://github.com/ForstaLabs/ephemeral-token-service)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// do carries a JSON body and no credential, as a login will.
+func TestDoWithBody(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		var got, header string
+		_, config := newHTTPServer(t, http2, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			got, header = r.Method+" "+r.URL.Path+" "+string(body), r.Header.Get("Authorization")
+			answerToken(w)
+		})
+		c := newTestClient(t, config)
+		r := request{op: "login", method: http.MethodPost, path: "/login/", body: map[string]string{"userauthtoken": "x"}}
+		token, err := do(t.Context(), c, r, decodeToken)
+		if err != nil || token != plantedToken {
+			t.Errorf("got %q, %v", string(token), err)
+		}
+		if want := `POST /v1/login/ {"userauthtoken":"x"}`; got != want || header != "" {
+			t.Errorf("Atlas got %q and Authorization %q, want %q and none", got, header, want)
+		}
+
+		r.body = make(chan int)
+		_, err = do(t.Context(), c, r, decodeToken)
+		if got, want := outcomeOf(t, "login", err), (outcome{Kind: KindInvalidCredential}); got != want {
+			t.Errorf("got %+v, want %+v: %v", got, want, err)
+		}
+	}
+}
+
+func TestInvalidCredentialIsNotSent(t *testing.T) {
+	conns, config := newHTTPServer(t, true, func(w http.ResponseWriter, _ *http.Request) { answerToken(w) })
+	c := newTestClient(t, config)
+	for _, jwt := range []JWT{
+		"", "=", "planted\r\nX-Planted: 1", "planted\n", "planted\x00", "pla nted", "planted\t", "planted\x7f", "plänted",
+		"planted\xff", "planted,planted", `"planted"`, "planted=planted", "planted\u2028",
+	} {
+		_, err := c.CreateEphemeralToken(t.Context(), jwt)
+		if got, want := outcomeOf(t, OpCreate, err), (outcome{Kind: KindInvalidCredential}); got != want {
+			t.Errorf("create with %q: got %+v, want %+v: %v", string(jwt), got, want, err)
+		}
+		err = c.DeleteEphemeralToken(t.Context(), jwt)
+		if got, want := outcomeOf(t, OpDelete, err), (outcome{Kind: KindInvalidCredential}); got != want {
+			t.Errorf("delete with %q: got %+v, want %+v: %v", string(jwt), got, want, err)
+		}
+	}
+	if n := conns.Load(); n != 0 {
+		t.Errorf("Atlas saw %d connections, want none", n)
+	}
+}
+
+func TestRedirectIsNotFollowed(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		elsewhere, other := newHTTPServer(t, http2, func(w http.ResponseWriter, _ *http.Request) { answerToken(w) })
+		var calls atomic.Int32
+		_, config := newHTTPServer(t, http2, func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			http.Redirect(w, r, other.BaseURL+"/"+plantedOther, http.StatusTemporaryRedirect)
+		})
+		c := newTestClient(t, config)
+		_, err := c.CreateEphemeralToken(t.Context(), plantedJWT)
+		if got, want := outcomeOf(t, OpCreate, err), (outcome{KindRedirect, 307, 0, true}); got != want {
+			t.Errorf("got %+v, want %+v: %v", got, want, err)
+		}
+		if n := elsewhere.Load(); n != 0 {
+			t.Errorf("the other host saw %d connections, want none", n)
+		}
+		if n := calls.Load(); n != 1 {
+			t.Errorf("Atlas saw %d requests, want 1", n)
+		}
+	}
+}
+
+// Who ends a call, and where it stands then.
+func TestDeadlines(t *testing.T) {
+	const head = "HTTP/1.1 201 \r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+	for _, stage := range []struct {
+		name   string
+		answer string
+		slow   bool
+		status int
+	}{
+		{name: "before the header"},
+		{name: "in the header", answer: head[:30]},
+		{name: "after the header", answer: head, status: 201},
+		{name: "in the body", answer: head + `{"token":"planted`, status: 201},
+		{name: "slow body", answer: "HTTP/1.1 201 \r\nContent-Type: application/json\r\n\r\n", slow: true, status: 201},
+	} {
+		stalls := func(t *testing.T) (reached chan struct{}, config Config) {
+			reached = make(chan struct{}, 1)
+			_, config = newRawTLS(t, func(conn *tls.Conn, _ *http.Request) bool {
+				_, _ = io.WriteString(conn, stage.answer)
+				reached <- struct{}{}
+				if stage.slow {
+					drip := time.NewTicker(5 * time.Millisecond)
+					defer drip.Stop()
+					for range drip.C {
+						if _, err := io.WriteString(conn, " "); err != nil {
+							return false
+						}
+					}
+				}
+				_, _ = conn.Read(make([]byte, 1)) // until the client closes
+				return false
+			})
+			return reached, config
+		}
+		const soon = 150 * time.Millisecond
+		check := func(t *testing.T, start time.Time, err error, want outcome, is error) {
+			t.Helper()
+			if got := outcomeOf(t, OpCreate, err); got != want {
+				t.Errorf("got %+v, want %+v: %v", got, want, err)
+			}
+			if is != nil && !errors.Is(err, is) {
+				t.Errorf("the error does not match %v: %v", is, err)
+			}
+			if took := time.Since(start); took > soon+time.Second {
+				t.Errorf("took %v", took)
+			}
+		}
+		t.Run(stage.name+"/caller's deadline", func(t *testing.T) {
+			t.Parallel()
+			_, config := stalls(t)
+			c := newTestClient(t, config)
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
+			defer cancel()
+			_, err := c.CreateEphemeralToken(ctx, plantedJWT)
+			check(t, start, err, outcome{KindCanceled, stage.status, 0, true}, context.DeadlineExceeded)
+		})
+		t.Run(stage.name+"/caller cancels", func(t *testing.T) {
+			t.Parallel()
+			reached, config := stalls(t)
+			c := newTestClient(t, config)
+			start := time.Now()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			go func() {
+				<-reached
+				time.AfterFunc(soon/2, func() { cancel(errors.New("planted")) }) // lets the client read what was sent
+			}()
+			_, err := c.CreateEphemeralToken(ctx, plantedJWT)
+			check(t, start, err, outcome{KindCanceled, stage.status, 0, true}, context.Canceled)
+		})
+		t.Run(stage.name+"/own cap", func(t *testing.T) {
+			t.Parallel()
+			_, config := stalls(t)
+			config.Timeout = soon
+			c := newTestClient(t, config)
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := c.CreateEphemeralToken(ctx, plantedJWT)
+			check(t, start, err, outcome{KindTimeout, stage.status, 0, true}, nil)
+		})
+	}
+}
+
+func TestContextAlreadyEnded(t *testing.T) {
+	conns, config := newHTTPServer(t, true, func(w http.ResponseWriter, _ *http.Request) { answerToken(w) })
+	c := newTestClient(t, config)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := c.CreateEphemeralToken(ctx, plantedJWT)
+	if got, want := outcomeOf(t, OpCreate, err), (outcome{Kind: KindCanceled}); got != want || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %+v, want %+v: %v", got, want, err)
+	}
+	if n := conns.Load(); n != 0 {
+		t.Errorf("Atlas saw %d connections, want none", n)
+	}
+}
+
+// An answer that is settled by its status does not wait for its body.
+func TestStalledBodyOfNoUse(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		for _, status := range []int{200, 503} {
+			_, config := newHTTPServer(t, http2, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(status)
+				_ = http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			})
+			config.Timeout = time.Minute
+			c := newTestClient(t, config)
+			want := outcome{}
+			if status == 503 {
+				want = outcome{KindStatus, 503, 0, true}
+			}
+			start := time.Now()
+			err := c.DeleteEphemeralToken(t.Context(), plantedJWT)
+			if got := outcomeOf(t, OpDelete, err); got != want {
+				t.Errorf("HTTP/2 %v, status %d: got %+v, want %+v: %v", http2, status, got, want, err)
+			}
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("HTTP/2 %v, status %d: took %v", http2, status, took)
+			}
+		}
+	}
+}
+
+func TestReset(t *testing.T) {
+	for _, tc := range []struct {
+		name           string
+		answer         string
+		create, delete outcome
+	}{
+		{"before the header", "", outcome{KindUnreachable, 0, 0, true}, outcome{KindUnreachable, 0, 0, true}},
+		{
+			"in the body", "HTTP/1.1 201 \r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n" + `{"token":"planted"}`,
+			outcome{KindUnreachable, 201, 0, true}, outcome{},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			arrived := make(chan struct{}, 1)
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotFirstResponseByte: func() { arrived <- struct{}{} }})
+			_, config := newRawTLS(t, func(conn *tls.Conn, _ *http.Request) bool {
+				if tc.answer != "" {
+					_, _ = io.WriteString(conn, tc.answer)
+					<-arrived // a reset discards what the client has not read yet
+				}
+				reset(conn)
+				return false
+			})
+			c := newTestClient(t, config)
+			token, err := c.CreateEphemeralToken(ctx, plantedJWT)
+			if got := outcomeOf(t, OpCreate, err); got != tc.create || token != "" {
+				t.Errorf("create: got %+v, want %+v: %v", got, tc.create, err)
+			}
+			err = c.DeleteEphemeralToken(ctx, plantedJWT)
+			if got := outcomeOf(t, OpDelete, err); got != tc.delete {
+				t.Errorf("delete: got %+v, want %+v: %v", got, tc.delete, err)
+			}
+		})
+	}
+}
+
+func TestNotSent(t *testing.T) {
+	_, pool := goodCertificate()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	silent := newRawServer(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	hangsUp := newRawServer(t, func(net.Conn) {})
+
+	for _, tc := range []struct {
+		name   string
+		addr   string
+		change func(*Client)
+		want   Kind
+		is     error
+	}{
+		{name: "connection refused", addr: closed.Addr().String(), want: KindUnreachable, is: syscall.ECONNREFUSED},
+		{name: "closed in the handshake", addr: hangsUp.addr, want: KindUnreachable},
+		{
+			name: "handshake stalls", addr: silent.addr, want: KindUnreachable,
+			change: func(c *Client) { c.transport.TLSHandshakeTimeout = 50 * time.Millisecond },
+		},
+		{
+			name: "handshake stalls until our cap", addr: silent.addr, want: KindTimeout,
+			change: func(c *Client) { c.timeout = 50 * time.Millisecond },
+		},
+		{
+			name: "name not found", addr: "atlas.invalid:443", want: KindUnreachable,
+			change: func(c *Client) {
+				c.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "atlas.invalid", IsNotFound: true}}
+				}
+			},
+		},
+		{
+			name: "dial times out", addr: silent.addr, want: KindUnreachable,
+			change: func(c *Client) {
+				c.transport.DialContext = (&net.Dialer{Deadline: time.Now().Add(-time.Second)}).DialContext
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newTestClient(t, Config{BaseURL: "https://" + tc.addr, RootCAs: pool})
+			if tc.change != nil {
+				tc.change(c)
+			}
+			err := c.DeleteEphemeralToken(t.Context(), plantedJWT)
+			if got, want := outcomeOf(t, OpDelete, err), (outcome{Kind: tc.want}); got != want {
+				t.Errorf("got %+v, want %+v: %v", got, want, err)
+			}
+			if tc.is != nil && !errors.Is(err, tc.is) {
+				t.Errorf("the error does not match %v: %v", tc.is, err)
+			}
+		})
+	}
+}
+
+// Sequential calls use one connection, whatever the answers, as long as their bodies are small.
+func TestConnectionIsReused(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		status := http.StatusCreated
+		conns, config := newHTTPServer(t, http2, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			if status != 204 {
+				_ = http.NewResponseController(w).Flush() // no Content-Length
+				_, _ = io.WriteString(w, `{"token":"t","detail":"`+strings.Repeat("x", 5000)+`"}`)
+			}
+		})
+		c := newTestClient(t, config)
+		for _, status = range []int{201, 200, 202, 204, 302, 400, 401, 429, 500, 503, 201} {
+			_, err := c.CreateEphemeralToken(t.Context(), plantedJWT)
+			outcomeOf(t, OpCreate, err)
+			err = c.DeleteEphemeralToken(t.Context(), plantedJWT)
+			outcomeOf(t, OpDelete, err)
+		}
+		if n := conns.Load(); n != 1 {
+			t.Errorf("HTTP/2 %v: %d connections, want 1", http2, n)
+		}
+	}
+}
+
+// Calls share a connection over HTTP/2. Over HTTP/1.1 each has its own, and they are kept.
+func TestConcurrentCalls(t *testing.T) {
+	const calls = 40
+	for _, tc := range []struct {
+		http2 bool
+		want  int32
+	}{{true, 1}, {false, calls}} {
+		var inside sync.WaitGroup
+		conns, config := newHTTPServer(t, tc.http2, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				inside.Done()
+				inside.Wait() // all are in progress at once
+			}
+			answerToken(w)
+		})
+		c := newTestClient(t, config)
+		if err := c.DeleteEphemeralToken(t.Context(), plantedJWT); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			inside.Add(calls)
+			var wg sync.WaitGroup
+			for range calls {
+				wg.Go(func() {
+					if token, err := c.CreateEphemeralToken(t.Context(), plantedJWT); err != nil || token != plantedToken {
+						t.Errorf("got %q, %v", string(token), err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		if n := conns.Load(); n != tc.want {
+			t.Errorf("HTTP/2 %v: %d connections, want %d", tc.http2, n, tc.want)
+		}
+	}
+}
+
+// A call that finds no connection free waits, and has not been sent until it gets one.
+func TestMaxConns(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	conns, config := newHTTPServer(t, false, func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-release
+		answerToken(w)
+	})
+	config.MaxConns = 2
+	c := newTestClient(t, config)
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if _, err := c.CreateEphemeralToken(t.Context(), plantedJWT); err != nil {
+				t.Error(err)
+			}
+		})
+		<-arrived
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := c.DeleteEphemeralToken(ctx, plantedJWT)
+	if got, want := outcomeOf(t, OpDelete, err), (outcome{Kind: KindCanceled}); got != want {
+		t.Errorf("got %+v, want %+v: %v", got, want, err)
+	}
+	close(release)
+	wg.Wait()
+	if n := conns.Load(); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+}
+
+// When Atlas's limit of concurrent streams is reached, calls get another connection, even beyond MaxConns.
+func TestStreamLimitOfAtlas(t *testing.T) {
+	const calls = 6
+	var inside sync.WaitGroup
+	inside.Add(calls)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		inside.Done()
+		inside.Wait() // all are in progress at once
+		answerToken(w)
+	}))
+	s.EnableHTTP2 = true
+	s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	pool := x509.NewCertPool()
+	pool.AddCert(s.Certificate())
+	c := newTestClient(t, Config{BaseURL: s.URL, RootCAs: pool, MaxConns: 1})
+	var wg sync.WaitGroup
+	for range calls {
+		wg.Go(func() {
+			if _, err := c.CreateEphemeralToken(t.Context(), plantedJWT); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}

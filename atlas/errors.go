@@ -1,0 +1,220 @@
+package atlas
+
+import (
+	"compress/flate"
+	"compress/gzip"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Operation names what was asked of Atlas.
+type Operation string
+
+// The operations.
+const (
+	OpCreate Operation = "create" // POST /ephemeral-token
+	OpDelete Operation = "delete" // DELETE /ephemeral-token
+)
+
+// Kind is why an operation failed.
+type Kind int
+
+// The kinds. The zero Kind is none of them.
+const (
+	// KindUnreachable: no complete HTTP answer came, because of the network or of the protocol, such as a name that is
+	// not found, a connection refused or reset, headers too large, a body cut short.
+	KindUnreachable Kind = iota + 1
+	// KindTLS: the other side's certificate or TLS is not acceptable. Trying again does not help.
+	KindTLS
+	// KindTimeout: no complete answer came within [Config.Timeout].
+	KindTimeout
+	// KindCanceled: the caller's context ended. errors.Is finds context.Canceled or context.DeadlineExceeded; it does
+	// so in no error of another kind.
+	KindCanceled
+	// KindStatus: Atlas answered with an error status, 400 or above.
+	KindStatus
+	// KindRedirect: Atlas answered 3xx. It was not followed, so the credential went nowhere else.
+	KindRedirect
+	// KindInvalidResponse: Atlas answered with success, but not with what its contract says.
+	KindInvalidResponse
+	// KindInvalidCredential: the JWT has characters that no JWT has. It was not sent.
+	KindInvalidCredential
+)
+
+var kindNames = map[Kind]string{
+	KindUnreachable:       "unreachable",
+	KindTLS:               "TLS",
+	KindTimeout:           "timeout",
+	KindCanceled:          "canceled",
+	KindStatus:            "error status",
+	KindRedirect:          "redirect",
+	KindInvalidResponse:   "invalid response",
+	KindInvalidCredential: "invalid credential",
+}
+
+// String returns the kind in a word or two.
+func (k Kind) String() string {
+	if name, ok := kindNames[k]; ok {
+		return name
+	}
+	return "Kind(" + strconv.Itoa(int(k)) + ")"
+}
+
+// Error is why an operation failed. It holds no JWT and no token, and nothing from the body or the header values of an
+// answer, so it can be logged as it is.
+type Error struct {
+	// Op is the operation that failed.
+	Op Operation
+
+	// Kind is why.
+	Kind Kind
+
+	// StatusCode is the HTTP status of Atlas's answer, 0 if none came. It is there even if the rest of the answer was
+	// no use.
+	StatusCode int
+
+	// RetryAfter is how long Atlas asked to wait, within 1 second to 5 minutes; 0 if it did not. Only KindStatus has it.
+	RetryAfter time.Duration
+
+	// Sent is whether the request may have reached Atlas. It is false only if it provably did not: then nothing
+	// happened there, and any operation can be repeated.
+	Sent bool
+
+	// Err is the cause. It is never nil.
+	Err error
+}
+
+// Error returns the operation, the kind, the status if one came, and the cause, in one line.
+func (e *Error) Error() string {
+	status := ""
+	if e.StatusCode != 0 {
+		status = fmt.Sprintf(" (HTTP %d)", e.StatusCode)
+	}
+	return fmt.Sprintf("atlas: %s: %v%s: %v", e.Op, e.Kind, status, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Causes. Their texts are fixed: what was received is never quoted, because it may be a secret.
+var (
+	errJWT    = errors.New("the JWT is empty or has characters that no JWT has; it was not sent")
+	errEncode = errors.New("the request's body cannot be encoded; it was not sent")
+
+	errRequest = errors.New("the request cannot be made; it was not sent")
+	errClosed  = fmt.Errorf("the connection was closed before the answer was complete: %w", io.ErrUnexpectedEOF)
+	errRepeat  = errors.New("the connection was lost or the stream reset; not repeated, because it may have been processed")
+	errTimeout = errors.New("no complete answer")
+
+	errRedirect  = errors.New("the answer is a redirect, and none is followed: check the base URL")
+	errStatus    = errors.New("the status is not one that the operation has")
+	errMediaType = errors.New("the answer's media type is not application/json")
+	errTooLarge  = errors.New("the answer is larger than " + strconv.Itoa(maxBodyBytes) + " bytes")
+	errGzip      = errors.New("the answer's gzip encoding is corrupt")
+)
+
+// statusError is an HTTP error status as a cause, in Go's words: Atlas's reason phrase is its own.
+type statusError int
+
+func (e statusError) Error() string {
+	if text := http.StatusText(int(e)); text != "" {
+		return text
+	}
+	return "not a status that HTTP defines"
+}
+
+// proxyError is the status with which a proxy refused to connect to Atlas.
+type proxyError int
+
+func (e proxyError) Error() string {
+	return fmt.Sprintf("the proxy answered CONNECT with status %d", int(e))
+}
+
+// classify says of which kind an error of net/http is, and gives a cause that is safe to log. It lists what may be
+// told rather than what may not: net/http quotes malformed status lines and headers, reason phrases and proxy settings.
+// Nor does a cause match context.DeadlineExceeded, as the timeout of a dial would.
+func classify(err error) (Kind, error) {
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return KindTLS, e
+	}
+	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return KindTLS, errors.New(e.Error()) // without its first bytes of the answer
+	}
+	if e, ok := errors.AsType[proxyError](err); ok {
+		return KindUnreachable, e
+	}
+	for {
+		op, ok := errors.AsType[*net.OpError](err)
+		if !ok {
+			break
+		}
+		switch op.Op {
+		case "remote error", "local error": // a TLS alert; tls.AlertError is for QUIC only
+			return KindTLS, op
+		case "dial", "read", "write":
+			return KindUnreachable, &networkError{text: op.Error(), errno: errno(op)}
+		}
+		err = op.Err // "proxyconnect" wraps all that can happen at a proxy
+	}
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return KindUnreachable, errClosed
+	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, new(flate.CorruptInputError)):
+		return KindInvalidResponse, errGzip
+	case strings.HasPrefix(err.Error(), "tls: "): // most of what crypto/tls finds wrong in a handshake has no type
+		return KindTLS, errors.New(err.Error())
+	case slices.Contains(constantTexts, err.Error()), strings.HasPrefix(err.Error(), headersExceeded):
+		return KindUnreachable, errors.New(err.Error())
+	}
+	if reset, ok := errors.AsType[streamError](err); ok {
+		return KindUnreachable, fmt.Errorf("the HTTP/2 stream was reset with code %d", reset.Code)
+	}
+	return KindUnreachable, fmt.Errorf("the answer was not valid HTTP, or the connection failed (%T)", err)
+}
+
+// Errors of net/http that have no type and hold nothing but these words. One that a later Go words differently is told
+// in general terms.
+var constantTexts = []string{
+	"http: server closed idle connection",
+	"http2: client connection lost", // no answer to a ping
+	"http2: response header list larger than advertised limit",
+	"net/http: TLS handshake timeout",
+	"header list too large", // 1xx answers without end, over HTTP/2
+}
+
+const headersExceeded = "net/http: server response headers exceeded " // and a number of bytes
+
+// networkError is the text of a *net.OpError, matching no more of what is in it than its errno.
+type networkError struct {
+	text  string
+	errno error
+}
+
+func (e *networkError) Error() string { return e.text }
+func (e *networkError) Unwrap() error { return e.errno }
+
+func errno(err error) error {
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return e
+	}
+	return nil
+}
+
+// streamError is the error of an HTTP/2 stream. Its type in net/http is not exported, but converts itself to one with
+// the same fields (golang.org/issue/53896).
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e streamError) Error() string { return "stream error" }

@@ -1,0 +1,76 @@
+package atlas
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// What the servers of the other tests cannot be made to cause.
+func TestClassify(t *testing.T) {
+	dialTimeout := &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+	for _, tc := range []struct {
+		err  error
+		kind Kind
+		text string
+	}{
+		{errors.New("tls: server selected unsupported protocol version 301"), KindTLS, "tls: server selected unsupported protocol version 301"},
+		{
+			&net.OpError{Op: "proxyconnect", Net: "tcp", Err: errors.New("tls: internal error")},
+			KindTLS, "tls: internal error",
+		},
+		{&net.OpError{Op: "proxyconnect", Net: "tcp", Err: dialTimeout}, KindUnreachable, "dial tcp: i/o timeout"},
+		{
+			fmt.Errorf("planted: %w", &net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.EPIPE)}),
+			KindUnreachable, "write tcp: write: broken pipe",
+		},
+		{fmt.Errorf("planted: %w", io.EOF), KindUnreachable, errClosed.Error()},
+		{fmt.Errorf("planted: %w", context.DeadlineExceeded), KindUnreachable, "the answer was not valid HTTP, or the connection failed (*fmt.wrapError)"},
+		{errors.New("http: server closed idle connection"), KindUnreachable, "http: server closed idle connection"},
+		{errors.New("planted"), KindUnreachable, "the answer was not valid HTTP, or the connection failed (*errors.errorString)"},
+	} {
+		kind, cause := classify(tc.err)
+		if kind != tc.kind || cause.Error() != tc.text {
+			t.Errorf("%v: got %v, %q, want %v, %q", tc.err, kind, cause, tc.kind, tc.text)
+		}
+		outcomeOf(t, OpCreate, &Error{Op: OpCreate, Kind: kind, Err: cause})
+	}
+}
+
+// net/http reads the proxy variables once for a process, so a mistake in them needs a process of its own.
+func TestProxyEnvironment(t *testing.T) {
+	const child = "child"
+	if flag.Arg(0) == child {
+		_, err := New(Config{BaseURL: "https://atlas.example"})
+		t.Log("New: ", err)
+		return
+	}
+	for value, valid := range map[string]bool{
+		"proxy.example:3128":                true,
+		"http://user:planted@proxy.example": true,
+		"ftp://user:planted@proxy.example":  false,
+		"user:planted@%zz":                  false,
+	} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^TestProxyEnvironment$", child)
+		cmd.Env = append(cmd.Environ(), "HTTPS_PROXY="+value, "https_proxy=", "NO_PROXY=", "no_proxy=", "GORACE=atexit_sleep_ms=0")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		want := "New:  <nil>"
+		if !valid {
+			want = "New:  atlas: HTTPS_PROXY is not a proxy's URL"
+		}
+		if text := string(out); !strings.Contains(text, want) || strings.Contains(text, "planted") {
+			t.Errorf("HTTPS_PROXY=%s: got %s", value, text)
+		}
+	}
+}
