@@ -1,0 +1,171 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"reflect"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+)
+
+// TestChainOrder pins the order in which a call passes the chain: who is inside whom decides what is logged, recovered
+// and let through.
+func TestChainOrder(t *testing.T) {
+	cfg := Config{}
+	cfg.setDefaults()
+	var names []string
+	for _, interceptor := range callChain(cfg) {
+		// Such as "…/server.recoverPanic", "…/server.callChain.observe" or "…/server.callChain.limit.func2".
+		name := regexp.MustCompile(`(\.func\d+)+$`).ReplaceAllString(runtime.FuncForPC(reflect.ValueOf(interceptor).Pointer()).Name(), "")
+		names = append(names, name[strings.LastIndexByte(name, '.')+1:])
+	}
+	if diff := cmp.Diff([]string{"observe", "recoverPanic", "mapErrors", "limit", "authenticate"}, names); diff != "" {
+		t.Errorf("chain (-want +got):\n%s", diff)
+	}
+}
+
+func TestChainNests(t *testing.T) {
+	var trail []string
+	step := func(name string) grpc.UnaryServerInterceptor {
+		return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			trail = append(trail, name)
+			defer func() { trail = append(trail, "/"+name) }()
+			return handler(ctx, req)
+		}
+	}
+	_, _ = chain([]grpc.UnaryServerInterceptor{step("a"), step("b")})(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) {
+		trail = append(trail, "handler")
+		return nil, nil
+	})
+	if diff := cmp.Diff([]string{"a", "b", "handler", "/b", "/a"}, trail); diff != "" {
+		t.Errorf("trail (-want +got):\n%s", diff)
+	}
+}
+
+// call runs handler inside the whole chain, with a credential.
+func runChain(t *testing.T, cfg Config, handler grpc.UnaryHandler) (any, error) {
+	t.Helper()
+	cfg.setDefaults()
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
+	return chain(callChain(cfg))(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
+}
+
+// TestPanic: a panic fails its own call. What it was about may be a secret, so only its type is told, and where it was.
+func TestPanic(t *testing.T) {
+	for name, value := range map[string]any{"string": "planted", "error": errors.New("planted"), "struct": struct{ s string }{"planted"}} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			cfg := Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}
+			_, err := runChain(t, cfg, func(context.Context, any) (any, error) { panic(value) })
+			if status.Code(err) != codes.Internal {
+				t.Errorf("got %v, want INTERNAL", err)
+			}
+			if strings.Contains(log.String()+err.Error(), "planted") {
+				t.Errorf("the panic's value is told: %s", log.String())
+			}
+			if !strings.Contains(log.String(), "TestPanic") {
+				t.Errorf("the log has no stack: %s", log.String())
+			}
+		})
+	}
+	t.Run("of the runtime", func(t *testing.T) {
+		var log bytes.Buffer
+		cfg := Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}
+		_, _ = runChain(t, cfg, func(context.Context, any) (any, error) {
+			return make([]int, 1)[len(t.Name())], nil
+		})
+		if !strings.Contains(log.String(), "index out of range") {
+			t.Errorf("the log does not say what went wrong: %s", log.String())
+		}
+	})
+}
+
+// TestOverload: the call beyond the limit is refused at once, and a place is free again when a call ends.
+func TestOverload(t *testing.T) {
+	cfg := Config{MaxCalls: 1}
+	cfg.setDefaults()
+	calls := chain(callChain(cfg))
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
+	run := func(handler grpc.UnaryHandler) error {
+		_, err := calls(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
+		return err
+	}
+	entered, leave, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		done <- run(func(context.Context, any) (any, error) {
+			close(entered)
+			<-leave
+			return nil, nil
+		})
+	}()
+	<-entered
+	ok := func(context.Context, any) (any, error) { return nil, nil }
+	var e *callError
+	if err := run(ok); !errors.As(err, &e) || e.reason != reasonOverloaded || e.retryDelay() == 0 {
+		t.Errorf("got %v, want OVERLOADED with a delay", err)
+	}
+	close(leave)
+	if err := <-done; err != nil {
+		t.Errorf("the call in progress failed: %v", err)
+	}
+	if err := run(ok); err != nil {
+		t.Errorf("after it ended: %v", err)
+	}
+}
+
+func TestCeiling(t *testing.T) {
+	_, err := runChain(t, Config{CallCeiling: time.Minute}, func(ctx context.Context, _ any) (any, error) {
+		deadline, ok := ctx.Deadline()
+		if left := time.Until(deadline); !ok || left > time.Minute || left < 50*time.Second {
+			t.Errorf("a call without a deadline got %v, %v", left, ok)
+		}
+		return nil, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAnswers: every reason that the proto promises has an answer, and every answer is fit to be sent.
+func TestAnswers(t *testing.T) {
+	for number, name := range ephemeraltokenv1.ErrorReason_name {
+		if number == 0 {
+			continue
+		}
+		a, ok := answers[reason(number)]
+		if !ok {
+			t.Errorf("%s has no answer", name)
+			continue
+		}
+		if a.code == codes.OK || a.http < 400 || a.message == "" {
+			t.Errorf("%s: %+v", name, a)
+		}
+		st := (&callError{reason: reason(number)}).GRPCStatus()
+		if len(st.Details()) == 0 {
+			t.Errorf("%s: no details", name)
+		}
+	}
+	if len(answers) != len(ephemeraltokenv1.ErrorReason_name)-1 {
+		t.Errorf("%d answers for %d reasons", len(answers), len(ephemeraltokenv1.ErrorReason_name)-1)
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	got := serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto)
+	if diff := cmp.Diff(routes{"/v1/ephemeral-token": {"DELETE", "POST"}}, got); diff != "" {
+		t.Errorf("routes (-want +got):\n%s", diff)
+	}
+}

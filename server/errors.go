@@ -1,0 +1,225 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+)
+
+// errorDomain is the domain of every ErrorInfo that this service sends.
+const errorDomain = "ephemeraltoken.forsta.io"
+
+// defaultRetryDelay is what RetryInfo says when Atlas named no delay of its own.
+const defaultRetryDelay = time.Second
+
+type reason = ephemeraltokenv1.ErrorReason
+
+// Aliases, so that the table below can be read.
+const (
+	reasonCredentialMissing    = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_MISSING
+	reasonCredentialMalformed  = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_MALFORMED
+	reasonCredentialAmbiguous  = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_AMBIGUOUS
+	reasonCredentialRejected   = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_REJECTED
+	reasonServiceCredential    = ephemeraltokenv1.ErrorReason_ERROR_REASON_SERVICE_CREDENTIAL_REJECTED
+	reasonAtlasForbidden       = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_FORBIDDEN
+	reasonAtlasRoute           = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_ROUTE
+	reasonAtlasConflict        = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_CONFLICT
+	reasonAtlasRateLimited     = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_RATE_LIMITED
+	reasonAtlasUnreachable     = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_UNREACHABLE
+	reasonAtlasTLS             = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_TLS
+	reasonAtlasTimeout         = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_TIMEOUT
+	reasonAtlasUnavailable     = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_UNAVAILABLE
+	reasonAtlasRedirect        = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_REDIRECT
+	reasonAtlasInvalidResponse = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_INVALID_RESPONSE
+	reasonDeleteUnknown        = ephemeraltokenv1.ErrorReason_ERROR_REASON_DELETE_OUTCOME_UNKNOWN
+	reasonDeadlineExceeded     = ephemeraltokenv1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED
+	reasonCancelled            = ephemeraltokenv1.ErrorReason_ERROR_REASON_CANCELLED
+	reasonOverloaded           = ephemeraltokenv1.ErrorReason_ERROR_REASON_OVERLOADED
+	reasonRequestMalformed     = ephemeraltokenv1.ErrorReason_ERROR_REASON_REQUEST_MALFORMED
+	reasonRequestTooLarge      = ephemeraltokenv1.ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE
+	reasonHeadersTooLarge      = ephemeraltokenv1.ErrorReason_ERROR_REASON_HEADERS_TOO_LARGE
+	reasonUnsupportedMedia     = ephemeraltokenv1.ErrorReason_ERROR_REASON_UNSUPPORTED_MEDIA_TYPE
+	reasonRouteNotFound        = ephemeraltokenv1.ErrorReason_ERROR_REASON_ROUTE_NOT_FOUND
+	reasonMethodNotAllowed     = ephemeraltokenv1.ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED
+	reasonInternal             = ephemeraltokenv1.ErrorReason_ERROR_REASON_INTERNAL
+)
+
+// answer is what a caller is told for one reason: fixed, so that nothing of the cause can slip out.
+type answer struct {
+	code    codes.Code
+	http    int
+	retry   bool // waiting helps: RetryInfo and Retry-After
+	message string
+}
+
+var answers = map[reason]answer{
+	reasonCredentialMissing:    {codes.Unauthenticated, http.StatusUnauthorized, false, "no credential: send `authorization: JWT <jwt>` with an Atlas JWT"},
+	reasonCredentialMalformed:  {codes.Unauthenticated, http.StatusUnauthorized, false, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>` with an Atlas JWT"},
+	reasonCredentialAmbiguous:  {codes.InvalidArgument, http.StatusBadRequest, false, "the call carries more than one credential: send exactly one authorization value"},
+	reasonCredentialRejected:   {codes.Unauthenticated, http.StatusUnauthorized, false, "Atlas refused the credential: log in to Atlas again for a fresh JWT"},
+	reasonServiceCredential:    {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas refused this service's own credential: its operator has to look"},
+	reasonAtlasForbidden:       {codes.PermissionDenied, http.StatusForbidden, false, "Atlas does not permit this for the credential"},
+	reasonAtlasRoute:           {codes.Unimplemented, http.StatusNotImplemented, false, "Atlas does not know this operation: the operator has to check the Atlas URL"},
+	reasonAtlasConflict:        {codes.Aborted, http.StatusConflict, false, "Atlas reports a conflict with another change"},
+	reasonAtlasRateLimited:     {codes.ResourceExhausted, http.StatusTooManyRequests, true, "Atlas is throttling this credential: wait before the next call"},
+	reasonAtlasUnreachable:     {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas could not be reached"},
+	reasonAtlasTLS:             {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas's certificate could not be verified"},
+	reasonAtlasTimeout:         {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas did not answer in time"},
+	reasonAtlasUnavailable:     {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas failed to answer"},
+	reasonAtlasRedirect:        {codes.Unknown, http.StatusInternalServerError, false, "Atlas answered with a redirect, which is not followed"},
+	reasonAtlasInvalidResponse: {codes.Internal, http.StatusInternalServerError, false, "Atlas's answer could not be understood"},
+	reasonDeleteUnknown:        {codes.Unknown, http.StatusInternalServerError, false, "the delete was sent, but Atlas did not confirm it: the token may or may not be gone"},
+	reasonDeadlineExceeded:     {codes.DeadlineExceeded, http.StatusGatewayTimeout, false, "the deadline passed before Atlas answered"},
+	reasonCancelled:            {codes.Canceled, 499, false, "the caller cancelled the call"},
+	reasonOverloaded:           {codes.ResourceExhausted, http.StatusTooManyRequests, true, "too many calls are in progress: wait before the next one"},
+	reasonRequestMalformed:     {codes.InvalidArgument, http.StatusBadRequest, false, "the request cannot be read: send an empty message, or `{}` as JSON"},
+	reasonRequestTooLarge:      {codes.ResourceExhausted, http.StatusRequestEntityTooLarge, false, "the request is larger than 64 KiB"},
+	reasonHeadersTooLarge:      {codes.ResourceExhausted, http.StatusRequestHeaderFieldsTooLarge, false, "the headers are larger than 16 KiB"},
+	reasonUnsupportedMedia:     {codes.InvalidArgument, http.StatusUnsupportedMediaType, false, "the body must be uncompressed `application/json`"},
+	reasonRouteNotFound:        {codes.Unimplemented, http.StatusNotFound, false, "there is no such route"},
+	reasonMethodNotAllowed:     {codes.Unimplemented, http.StatusMethodNotAllowed, false, "the route does not support this method: `Allow` lists those it does"},
+	reasonInternal:             {codes.Internal, http.StatusInternalServerError, false, "internal error: it is logged under this call's request id"},
+}
+
+// callError is how a call fails: the reason goes to the caller, the cause to the log and nowhere else.
+type callError struct {
+	reason         reason
+	code           codes.Code // overrides the answer's, where the transports differ
+	retryAfter     time.Duration
+	outcomeUnknown bool // a delete that may have taken effect
+	cause          error
+}
+
+func (e *callError) Error() string { return e.reasonName() }
+func (e *callError) Unwrap() error { return e.cause }
+
+// reasonName is the reason as it travels in ErrorInfo.
+func (e *callError) reasonName() string {
+	return strings.TrimPrefix(e.reason.String(), "ERROR_REASON_")
+}
+
+// GRPCStatus is the error as the caller gets it. grpc-go and the gateway both look for this method.
+func (e *callError) GRPCStatus() *status.Status {
+	a := answers[e.reason]
+	code := a.code
+	if e.code != codes.OK {
+		code = e.code
+	}
+	info := &errdetails.ErrorInfo{Reason: e.reasonName(), Domain: errorDomain}
+	if e.outcomeUnknown {
+		info.Metadata = map[string]string{"outcome": "unknown"}
+	}
+	details := []protoadapt.MessageV1{info}
+	if d := e.retryDelay(); d > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+	}
+	st := status.New(code, a.message)
+	if detailed, err := st.WithDetails(details...); err == nil {
+		return detailed
+	}
+	return st // cannot happen: the details are well-formed and the code is not OK
+}
+
+// retryDelay is how long the caller should wait, zero if waiting does not help.
+func (e *callError) retryDelay() time.Duration {
+	switch {
+	case !answers[e.reason].retry:
+		return 0
+	case e.retryAfter > 0:
+		return e.retryAfter
+	}
+	return defaultRetryDelay
+}
+
+func (e *callError) httpStatus() int { return answers[e.reason].http }
+
+// toCallError is the one place where an error becomes a reason. What it does not know is an internal error.
+func toCallError(err error) *callError {
+	var (
+		call     *callError
+		atlasErr *atlas.Error
+	)
+	switch {
+	case errors.As(err, &call):
+		return call
+	case errors.As(err, &atlasErr):
+		return fromAtlas(atlasErr)
+	case errors.Is(err, auth.ErrMissing):
+		return &callError{reason: reasonCredentialMissing, cause: err}
+	case errors.Is(err, auth.ErrMalformed):
+		return &callError{reason: reasonCredentialMalformed, cause: err}
+	case errors.Is(err, auth.ErrAmbiguous):
+		return &callError{reason: reasonCredentialAmbiguous, cause: err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &callError{reason: reasonDeadlineExceeded, cause: err}
+	case errors.Is(err, context.Canceled):
+		return &callError{reason: reasonCancelled, cause: err}
+	}
+	return &callError{reason: reasonInternal, cause: err}
+}
+
+// fromAtlas gives the reason for a failed call to Atlas. A delete that may have reached Atlas never gets a reason that
+// reads "did not happen": repeating it could kill a token that somebody made in between.
+func fromAtlas(err *atlas.Error) *callError {
+	unknownDelete := err.Op == atlas.OpDelete && err.Sent
+	e := &callError{cause: err, retryAfter: err.RetryAfter}
+	switch err.Kind {
+	case atlas.KindCanceled:
+		e.reason, e.outcomeUnknown = reasonCancelled, unknownDelete
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.reason = reasonDeadlineExceeded
+		}
+	case atlas.KindTimeout:
+		e.reason, e.outcomeUnknown = reasonAtlasTimeout, unknownDelete
+	case atlas.KindUnreachable:
+		e.reason = reasonAtlasUnreachable
+		if unknownDelete {
+			e.reason, e.outcomeUnknown = reasonDeleteUnknown, true
+		}
+	case atlas.KindTLS:
+		e.reason = reasonAtlasTLS
+	case atlas.KindRedirect:
+		e.reason = reasonAtlasRedirect
+	case atlas.KindInvalidCredential:
+		e.reason = reasonCredentialMalformed
+	case atlas.KindStatus:
+		e.reason = statusReason(err.StatusCode)
+		if e.reason == reasonAtlasUnavailable && unknownDelete {
+			e.reason, e.outcomeUnknown = reasonDeleteUnknown, true
+		}
+	default:
+		e.reason = reasonAtlasInvalidResponse
+	}
+	return e
+}
+
+func statusReason(code int) reason {
+	switch code {
+	case http.StatusUnauthorized:
+		return reasonCredentialRejected
+	case http.StatusForbidden:
+		return reasonAtlasForbidden
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return reasonAtlasRoute
+	case http.StatusConflict:
+		return reasonAtlasConflict
+	case http.StatusTooManyRequests:
+		return reasonAtlasRateLimited
+	}
+	if code >= 500 {
+		return reasonAtlasUnavailable
+	}
+	return reasonAtlasInvalidResponse
+}

@@ -1,0 +1,441 @@
+package server_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+)
+
+// notCalled fails the test if Atlas is called while it runs.
+func notCalled(t *testing.T, em *emulator.Emulator) {
+	t.Helper()
+	before := em.Calls(emulator.Any)
+	t.Cleanup(func() {
+		if n := em.Calls(emulator.Any) - before; n != 0 {
+			t.Errorf("Atlas was called %d times, want 0", n)
+		}
+	})
+}
+
+var (
+	wantMissing   = want{code: codes.Unauthenticated, http: 401, reason: "CREDENTIAL_MISSING"}
+	wantMalformed = want{code: codes.Unauthenticated, http: 401, reason: "CREDENTIAL_MALFORMED"}
+	wantAmbiguous = want{code: codes.InvalidArgument, http: 400, reason: "CREDENTIAL_AMBIGUOUS"}
+	wantNoRoute   = want{code: codes.Unimplemented, http: 404, reason: "ROUTE_NOT_FOUND"}
+)
+
+// TestFaultCredential is rows 36 to 39 over both transports: no credential that is not exactly one well-formed JWT gets
+// as far as Atlas.
+func TestFaultCredential(t *testing.T) {
+	const jwt = "eyJhbGciOiJIUzI1NiJ9.eyJvcmdfaWQiOiJ4In0.c2lnbmF0dXJl"
+	cases := []struct {
+		name    string
+		headers []string
+		want    want
+	}{
+		{"36 none", nil, wantMissing},
+		{"36 empty", []string{"authorization", ""}, wantMissing},
+		{"37 Basic", []string{"authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("u:p"))}, wantMalformed},
+		{"37 no scheme", []string{"authorization", jwt}, wantMalformed},
+		{"37 scheme only", []string{"authorization", "JWT"}, wantMalformed},
+		{"37 two parts", []string{"authorization", "JWT eyJh.eyJv"}, wantMalformed},
+		{"37 four parts", []string{"authorization", "JWT " + jwt + ".x"}, wantMalformed},
+		{"37 empty part", []string{"authorization", "JWT eyJh..c2ln"}, wantMalformed},
+		{"37 two in one value", []string{"authorization", "JWT " + jwt + ", JWT " + jwt}, wantMalformed},
+		{"37 over 8 KiB", []string{"authorization", "JWT a.b." + strings.Repeat("c", 8<<10)}, wantMalformed},
+		{"38 space inside", []string{"authorization", "JWT " + jwt + " x"}, wantMalformed},
+		{"39 two values", []string{"authorization", "JWT " + jwt, "authorization", "JWT " + jwt}, wantAmbiguous},
+	}
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		for _, tc := range cases {
+			t.Run(tc.name, func(t *testing.T) {
+				notCalled(t, s.atlas)
+				tc.want.check(t, c.call(testContext(t), create, tc.headers...))
+				tc.want.check(t, c.call(testContext(t), remove, tc.headers...))
+			})
+		}
+		t.Run("Bearer means JWT", func(t *testing.T) {
+			for _, scheme := range []string{"JWT", "Bearer", "jwt", "bearer"} {
+				wantCreated.check(t, c.call(testContext(t), create, "authorization", scheme+" "+s.atlas.Org(0).JWT()))
+				if got := s.atlas.LastRequest().Header.Get("Authorization"); !strings.HasPrefix(got, "JWT ") {
+					t.Errorf("%s: Atlas got another scheme", scheme)
+				}
+			}
+		})
+		if strings.Contains(s.log.String(), jwt) {
+			t.Error("the log has a credential in it")
+		}
+	})
+}
+
+// TestFault38Bytes sends what no decent client would: the bytes that could split a header or name another one.
+func TestFault38Bytes(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		if _, rest := c.(restCaller); !rest {
+			t.Skip("a gRPC peer refuses such a value in its HTTP/2 framer; server/auth tests the parser itself")
+		}
+		for name, value := range map[string]string{"non-ASCII": "JWT a.b.\xc3\xa9", "NUL": "JWT a.b.c\x00", "bare CR": "JWT a.b.c\rX-Y: z", "LF": "JWT a.b.c\n d"} {
+			t.Run(name, func(t *testing.T) {
+				notCalled(t, s.atlas)
+				resp := rawHTTP(t, s, "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\nAuthorization: "+value+"\r\n\r\n")
+				if resp.StatusCode != 400 && resp.StatusCode != 401 {
+					t.Errorf("status %d, want 400 or 401", resp.StatusCode)
+				}
+			})
+		}
+	})
+}
+
+// rawHTTP writes bytes to the REST listener and reads one answer.
+func rawHTTP(t *testing.T, s *service, request string) *http.Response {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.HTTPAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if s.mode != plaintext {
+		cfg := s.certs.clientConfig(s.mode)
+		cfg.ServerName = "localhost"
+		conn = tls.Client(conn, cfg)
+	}
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+func TestFault39GatewayHeader(t *testing.T) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	notCalled(t, s.atlas)
+	good := credential(s.atlas)
+	wantAmbiguous.check(t, c.call(testContext(t), create, append(good, "Grpc-Metadata-Authorization", "JWT a.b.c")...))
+	// Alone it is not read: only an allow-list of headers is.
+	wantMissing.check(t, c.call(testContext(t), create, "Grpc-Metadata-Authorization", good[1]))
+}
+
+// TestFault40OversizedHeaders: they are refused before the handler.
+func TestFault40OversizedHeaders(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		notCalled(t, s.atlas)
+		for _, size := range []int{17 << 10, 18 << 10, 64 << 10} {
+			got := c.call(testContext(t), create, append(credential(s.atlas), "x-large", strings.Repeat("x", size))...)
+			if got.HTTP != 0 && got.HTTP != 431 {
+				t.Errorf("%d bytes: status %d, want 431", size, got.HTTP)
+			}
+			if got.Code == codes.OK {
+				t.Errorf("%d bytes were let in", size)
+			}
+		}
+	})
+	t.Run("contract", func(t *testing.T) {
+		s := startService(t, plaintext)
+		// A little over the limit is answered in the contract's form; far over it, net/http closes the connection.
+		w := want{code: codes.ResourceExhausted, http: 431, reason: "HEADERS_TOO_LARGE"}
+		w.check(t, s.restCaller(t).call(testContext(t), create, "x-large", strings.Repeat("x", 16<<10)))
+	})
+}
+
+// rawCodec sends bytes as they are, so that a test can send what is no message.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
+}
+
+func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
+
+var _ encoding.CodecV2 = rawCodec{}
+
+func (c grpcCaller) raw(ctx context.Context, conn *grpc.ClientConn, method string, message []byte, headers ...string) outcome {
+	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
+	var header, trailer metadata.MD
+	var resp []byte
+	err := conn.Invoke(ctx, method, message, &resp, grpc.ForceCodecV2(rawCodec{}), grpc.Header(&header), grpc.Trailer(&trailer))
+	out := outcome{Header: metadata.Join(header, trailer)}
+	out.setStatus(status.Convert(err))
+	return out
+}
+
+const createMethod = ephemeraltokenv1.EphemeralTokenService_CreateToken_FullMethodName
+
+func TestFault41OversizedMessage(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		notCalled(t, s.atlas)
+		large := bytes.Repeat([]byte(" "), 64<<10+1)
+		switch c := c.(type) {
+		case restCaller:
+			w := want{code: codes.ResourceExhausted, http: 413, reason: "REQUEST_TOO_LARGE"}
+			w.check(t, c.do(testContext(t), "POST", "/v1/ephemeral-token", bytes.NewReader(large), credential(s.atlas)...))
+			w.check(t, c.do(testContext(t), "DELETE", "/v1/ephemeral-token", io.MultiReader(bytes.NewReader(large)), credential(s.atlas)...)) // chunked
+		case grpcCaller:
+			w := want{code: codes.ResourceExhausted, reason: "REQUEST_TOO_LARGE"}
+			w.check(t, c.raw(testContext(t), s.grpcConn(t), createMethod, large, credential(s.atlas)...))
+			// Far over the limit, grpc-go stops at the length prefix, before there is anybody to add an ErrorInfo.
+			if got := c.raw(testContext(t), s.grpcConn(t), createMethod, bytes.Repeat(large, 5), credential(s.atlas)...); got.Code != codes.ResourceExhausted {
+				t.Errorf("got %v %s, want ResourceExhausted", got.Code, got.Message)
+			}
+		}
+	})
+}
+
+func TestFault42MalformedProtobuf(t *testing.T) {
+	s := startService(t, plaintext)
+	c, conn := s.grpcCaller(t), s.grpcConn(t)
+	t.Run("malformed", func(t *testing.T) {
+		notCalled(t, s.atlas)
+		w := want{code: codes.Internal, reason: "REQUEST_MALFORMED"}
+		w.check(t, c.raw(testContext(t), conn, createMethod, []byte{0x0a, 0xff}, credential(s.atlas)...))
+		if !strings.Contains(s.log.String(), "REQUEST_MALFORMED") {
+			t.Error("the log does not say so")
+		}
+	})
+	t.Run("unknown fields", func(t *testing.T) {
+		wantCreated.check(t, c.raw(testContext(t), conn, createMethod, []byte{0x52, 0x01, 'x'}, credential(s.atlas)...)) // field 10
+		rest := s.restCaller(t)
+		body := strings.NewReader(`{"unknown": {"deep": [1]}}`)
+		wantCreated.check(t, rest.do(testContext(t), "POST", "/v1/ephemeral-token", body, append(credential(s.atlas), "Content-Type", "application/json")...))
+	})
+	t.Run("unknown method", func(t *testing.T) {
+		notCalled(t, s.atlas)
+		got := c.raw(testContext(t), conn, "/forsta.ephemeraltoken.v1.EphemeralTokenService/ListTokens", nil, credential(s.atlas)...)
+		if got.Code != codes.Unimplemented || got.Reason != "ROUTE_NOT_FOUND" {
+			t.Errorf("got %v %s, want Unimplemented ROUTE_NOT_FOUND", got.Code, got.Reason)
+		}
+	})
+}
+
+func TestFault43ContentType(t *testing.T) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	w := want{code: codes.InvalidArgument, http: 415, reason: "UNSUPPORTED_MEDIA_TYPE"}
+	for _, headers := range [][]string{
+		{"Content-Type", "text/plain"},
+		{"Content-Type", "application/x-www-form-urlencoded"},
+		{"Content-Type", "application/grpc"},
+		{"Content-Type", "application/json-patch+json"},
+		{"Content-Type", ";;"},
+		{"Content-Type", "application/json", "Content-Type", "text/plain"},
+		{"Content-Type", "application/json", "Content-Encoding", "gzip"},
+	} {
+		t.Run(strings.Join(headers, " "), func(t *testing.T) {
+			notCalled(t, s.atlas)
+			w.check(t, c.do(testContext(t), "POST", "/v1/ephemeral-token", strings.NewReader("{}"), append(headers, credential(s.atlas)...)...))
+		})
+	}
+	for _, accepted := range []string{"application/json", "application/json; charset=utf-8", "Application/JSON"} {
+		t.Run(accepted, func(t *testing.T) {
+			wantCreated.check(t, c.do(testContext(t), "POST", "/v1/ephemeral-token", strings.NewReader("{}"), append(credential(s.atlas), "Content-Type", accepted)...))
+			wantCreated.check(t, c.do(testContext(t), "POST", "/v1/ephemeral-token", nil, append(credential(s.atlas), "Content-Type", accepted)...))
+		})
+	}
+}
+
+func TestFault44JSON(t *testing.T) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	deep := strings.Repeat(`{"a":`, 9) + "1" + strings.Repeat("}", 9)
+	for name, tc := range map[string]struct {
+		body string
+		want want
+	}{
+		"huge":           {`{"a": "` + strings.Repeat("x", 64<<10) + `"}`, want{code: codes.ResourceExhausted, http: 413, reason: "REQUEST_TOO_LARGE"}},
+		"nested":         {deep, want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
+		"nested to 64 K": {strings.Repeat("[", 64<<10), want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
+		"not JSON":       {"planted", want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
+		"not an object":  {"[]", want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
+		"cut short":      {`{"a": 1`, want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			notCalled(t, s.atlas)
+			got := c.do(testContext(t), "POST", "/v1/ephemeral-token", strings.NewReader(tc.body), append(credential(s.atlas), "Content-Type", "application/json")...)
+			tc.want.check(t, got)
+			if strings.Contains(got.Body, "planted") {
+				t.Error("the answer repeats the body")
+			}
+		})
+	}
+	t.Run("a bad Grpc-Timeout", func(t *testing.T) {
+		notCalled(t, s.atlas)
+		w := want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}
+		w.check(t, c.call(testContext(t), create, append(credential(s.atlas), "Grpc-Timeout", "soon")...))
+	})
+}
+
+func TestFault45Paths(t *testing.T) {
+	s := startService(t, plaintext)
+	notCalled(t, s.atlas)
+	for _, path := range []string{
+		"/v1/ephemeral-token/", "//v1/ephemeral-token", "/v1//ephemeral-token", "/v1/./ephemeral-token", "/v1/x/../ephemeral-token",
+		"/v1/%2e/ephemeral-token", "/v1/x/%2e%2e/ephemeral-token", "/v1/ephemeral%2Dtoken", "/v1%2Fephemeral-token", "/V1/ephemeral-token",
+		"/v1/ephemeral-token:delete", "/v1/ephemeral-token;a=b", "/", "/v1", "*", "/forsta.ephemeraltoken.v1.EphemeralTokenService/CreateToken",
+	} {
+		t.Run(path, func(t *testing.T) {
+			resp := rawHTTP(t, s, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\nAuthorization: %s\r\n\r\n", path, credential(s.atlas)[1]))
+			if resp.StatusCode != 404 || resp.Header.Get("Location") != "" {
+				t.Errorf("status %d, Location %q, want 404 and none", resp.StatusCode, resp.Header.Get("Location"))
+			}
+		})
+	}
+	t.Run("contract", func(t *testing.T) {
+		wantNoRoute.check(t, s.restCaller(t).do(testContext(t), "POST", "/v1/ephemeral-tokens", nil, credential(s.atlas)...))
+	})
+	t.Run("gRPC path without slash", func(t *testing.T) {
+		// A client library would add the slash, so the frame is written by hand.
+		if got := rawGRPC(t, s, "forsta.ephemeraltoken.v1.EphemeralTokenService/CreateToken"); got == "0" {
+			t.Error("a :path without slash was authorised")
+		}
+	})
+}
+
+func TestFault46MethodOverride(t *testing.T) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	for _, contentType := range []string{"application/x-www-form-urlencoded", "application/json", ""} {
+		for _, header := range []string{"X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method"} {
+			headers := append(credential(s.atlas), header, "DELETE")
+			if contentType != "" {
+				headers = append(headers, "Content-Type", contentType)
+			}
+			if got := c.do(testContext(t), "POST", "/v1/ephemeral-token", strings.NewReader(""), headers...); got.HTTP != 201 && got.HTTP != 415 {
+				t.Errorf("%s with %q: status %d, want 201 or 415", header, contentType, got.HTTP)
+			}
+		}
+	}
+	if n := s.atlas.Calls(emulator.Delete); n != 0 {
+		t.Errorf("Atlas saw %d DELETEs, want 0", n)
+	}
+}
+
+func TestFault47OtherVerb(t *testing.T) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	notCalled(t, s.atlas)
+	for _, verb := range []string{"GET", "HEAD", "PUT", "PATCH", "OPTIONS", "TRACE", "BREW"} {
+		t.Run(verb, func(t *testing.T) {
+			got := c.do(testContext(t), verb, "/v1/ephemeral-token", nil, credential(s.atlas)...)
+			if verb == "HEAD" { // an answer to HEAD has no body to look at
+				if got.HTTP != 405 {
+					t.Errorf("status %d, want 405", got.HTTP)
+				}
+			} else {
+				want{code: codes.Unimplemented, http: 405, reason: "METHOD_NOT_ALLOWED"}.check(t, got)
+			}
+			if allow := got.header("allow"); allow != "DELETE, POST" {
+				t.Errorf("Allow is %q, want \"DELETE, POST\"", allow)
+			}
+		})
+	}
+}
+
+func TestFault52NoTimeLeft(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		notCalled(t, s.atlas)
+		for _, timeout := range []string{"0n", "0m", "1m"} {
+			for _, op := range []operation{create, remove} {
+				switch c := c.(type) {
+				case restCaller:
+					got := c.call(t.Context(), op, append(credential(s.atlas), "Grpc-Timeout", timeout)...)
+					want{code: codes.DeadlineExceeded, http: 504, reason: "DEADLINE_EXCEEDED"}.check(t, got)
+				case grpcCaller:
+					// grpc-timeout is written by the client from its deadline, which also makes it give up by itself.
+					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+					got := c.call(ctx, op, credential(s.atlas)...)
+					cancel()
+					if got.Code != codes.DeadlineExceeded {
+						t.Errorf("%s: got %v %s, want DeadlineExceeded", op, got.Code, got.Message)
+					}
+				}
+			}
+		}
+	})
+	t.Run("gRPC on the wire", func(t *testing.T) {
+		s := startService(t, plaintext)
+		notCalled(t, s.atlas)
+		for _, timeout := range []string{"0n", "1m"} {
+			if got := rawGRPC(t, s, createMethod, "grpc-timeout", timeout, "authorization", credential(s.atlas)[1]); got != "4" {
+				t.Errorf("grpc-timeout %s: grpc-status %q, want 4", timeout, got)
+			}
+		}
+	})
+}
+
+// TestFault53Cancel: a caller that leaves ends its call to Atlas, and no other.
+func TestFault53Cancel(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		for _, op := range []operation{create, remove} {
+			t.Run(string(op), func(t *testing.T) {
+				on := map[operation]emulator.Operation{create: emulator.Create, remove: emulator.Delete}[op]
+				gate := s.atlas.Hold(on)
+				defer gate.Release()
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan outcome, 1)
+				go func() { done <- c.call(ctx, op, credential(s.atlas)...) }()
+				if err := gate.Wait(testContext(t), 1); err != nil {
+					t.Fatal(err)
+				}
+				cancel()
+				<-done
+				eventually(t, func() bool { return gate.Held() == 0 }, "the call to Atlas goes on after its caller has left")
+				eventually(t, func() bool { return strings.Contains(s.log.String(), "CANCELLED") }, "the log does not say that the call was cancelled")
+			})
+		}
+	})
+}
+
+// eventually waits for something that another process or goroutine is about to do.
+func eventually(t *testing.T, done func() bool, otherwise string) {
+	t.Helper()
+	deadline, tick := time.After(10*time.Second), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+// TestFault54ForwardedFor: what anybody can write is not where a call came from.
+func TestFault54ForwardedFor(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		const forged = "203.0.113.7"
+		wantCreated.check(t, c.call(testContext(t), create, append(credential(s.atlas), "X-Forwarded-For", forged, "X-Forwarded-Host", "forged.example", "Forwarded", "for="+forged, "X-Real-Ip", forged)...))
+		if log := s.log.String(); strings.Contains(log, forged) || !strings.Contains(log, `"peer":"127.0.0.1:`) {
+			t.Errorf("the log does not name the caller's own address: %s", log)
+		}
+		for name, values := range s.atlas.LastRequest().Header {
+			if strings.Contains(strings.Join(values, " "), "orged") || strings.Contains(strings.Join(values, " "), forged) {
+				t.Errorf("Atlas got %s: %v", name, values)
+			}
+		}
+	})
+}

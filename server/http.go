@@ -1,0 +1,26 @@
+package server
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// newHTTPServer has the limits of every HTTP listener. A client that sends slowly is gone after ReadTimeout.
+func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		MaxHeaderBytes:    maxHeaderBytes,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       8 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       75 * time.Second,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams,
+			SendPingTimeout:      time.Minute,
+			PingTimeout:          10 * time.Second,
+			WriteByteTimeout:     10 * time.Second,
+		},
+	}
+}

@@ -1,0 +1,36 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+)
+
+// minTimeLeft is the least time in which Atlas could answer. A call with less is not worth Atlas's effort.
+const minTimeLeft = 5 * time.Millisecond
+
+// limit bounds what is in progress: at most maxCalls calls at a time, none without a deadline. Calls beyond Atlas's
+// connection pool wait there; those beyond maxCalls are refused at once, so the queue is bounded.
+func limit(maxCalls int64, ceiling time.Duration) grpc.UnaryServerInterceptor {
+	inProgress := semaphore.NewWeighted(maxCalls)
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		deadline, ok := ctx.Deadline()
+		if !ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, ceiling)
+			defer cancel()
+		} else if time.Until(deadline) < minTimeLeft {
+			return nil, &callError{reason: reasonDeadlineExceeded, cause: context.DeadlineExceeded}
+		}
+		if !inProgress.TryAcquire(1) {
+			return nil, &callError{reason: reasonOverloaded}
+		}
+		defer inProgress.Release(1)
+		return handler(ctx, req)
+	}
+}

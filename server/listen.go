@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const unixPrefix = "unix:"
+
+// ListenError says which address New could not bind. It may be one of several, joined.
+type ListenError struct {
+	Listener string // "gRPC", "HTTP" or "admin"
+	Addr     string
+	Err      error
+}
+
+func (e *ListenError) Error() string {
+	return fmt.Sprintf("%s address %s: %v", e.Listener, e.Addr, e.Err)
+}
+
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// validateAddr reports an address that cannot be listened on.
+func validateAddr(name, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
+		if name != "gRPC" || path == "" {
+			return fmt.Errorf("%s address %s: it must be host:port", name, addr)
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%s address %q: it must be host:port, such as 127.0.0.1:9090", name, addr)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("%s address %q: the port must be a number from 0 to 65535", name, addr)
+	}
+	return nil
+}
+
+// validateLocal reports an address that other machines can reach.
+func validateLocal(name, addr string) error {
+	if addr == "" || IsLocal(addr) {
+		return nil
+	}
+	return fmt.Errorf("%s address %s: %w", name, addr, ErrExposed)
+}
+
+// IsLocal reports whether only this machine can reach addr: a loopback address, "localhost", or a socket file. What is
+// not an address at all is somebody else's to report.
+func IsLocal(addr string) bool {
+	if strings.HasPrefix(addr, unixPrefix) {
+		return true
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// listen binds host:port or unix:/path. A socket file that nobody listens on any more, as a killed process leaves it,
+// is replaced.
+func listen(addr string) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(addr, unixPrefix)
+	if !isUnix {
+		l, err := net.Listen("tcp", addr)
+		return l, explainListen(err)
+	}
+	l, err := net.Listen("unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) && isStaleSocket(path) {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+		l, err = net.Listen("unix", path)
+	}
+	return l, explainListen(err)
+}
+
+func isStaleSocket(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Type() != os.ModeSocket {
+		return false
+	}
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path)
+	if err == nil {
+		_ = conn.Close()
+		return false
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// explainListen says in words what the operator can do about the usual failures.
+func explainListen(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return errors.New("the address is in use: stop the process that holds it, or choose another")
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("not permitted: choose a port above 1023 or a directory that this user may write: %w", errors.Unwrap(err))
+	}
+	return err
+}

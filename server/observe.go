@@ -1,0 +1,85 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+)
+
+// observe gives every call its request id and leaves one log line about it. Headers that an error asks for are set
+// here as well, since this is the outermost place that sees every error.
+func observe(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		start := time.Now()
+		ctx, id := ensureRequestID(ctx)
+		resp, err := handler(ctx, req)
+		headers := metadata.Pairs(requestIDHeader, id)
+		if err != nil && toCallError(err).GRPCStatus().Code() == codes.Unauthenticated {
+			headers.Set(challengeHeader, challenge)
+		}
+		// It fails only if the headers have gone out already, and nothing sends them before this.
+		_ = grpc.SetHeader(ctx, headers)
+		logCall(ctx, log, call{method: info.FullMethod, requestID: id, duration: time.Since(start), err: err})
+		return resp, err
+	}
+}
+
+// RFC 9110 §11.6.1: an unauthenticated answer names the scheme to use.
+const (
+	challengeHeader = "www-authenticate"
+	challenge       = "JWT"
+)
+
+// call is what the log says about one call.
+type call struct {
+	method    string // full gRPC method, or verb and path of a REST request that never became a call
+	requestID string
+	duration  time.Duration
+	err       error
+}
+
+// logCall leaves one line: quiet for what went well, a warning for what an operator may have to look at. The cause of an
+// error is here and nowhere else.
+func logCall(ctx context.Context, log *slog.Logger, c call) {
+	level, attrs := slog.LevelDebug, []slog.Attr{
+		slog.String("method", c.method),
+		slog.String("request_id", c.requestID),
+		slog.Duration("duration", c.duration),
+	}
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		attrs = append(attrs, slog.String("peer", p.Addr.String()))
+	}
+	if c.err == nil {
+		attrs = append(attrs, slog.String("code", codes.OK.String()))
+		log.LogAttrs(ctx, level, "call", attrs...)
+		return
+	}
+	e := toCallError(c.err)
+	code := e.GRPCStatus().Code()
+	attrs = append(attrs, slog.String("code", code.String()), slog.String("reason", e.reasonName()))
+	if e.cause != nil {
+		attrs = append(attrs, slog.String("cause", e.cause.Error()))
+	}
+	if p := (*panicError)(nil); errors.As(c.err, &p) {
+		attrs = append(attrs, slog.String("stack", p.stack))
+	}
+	log.LogAttrs(ctx, errorLevel(code), "call failed", attrs...)
+}
+
+// errorLevel tells what a caller did wrong, or gave up on, from what is wrong here or at Atlas.
+func errorLevel(code codes.Code) slog.Level {
+	switch code {
+	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.Canceled, codes.DeadlineExceeded,
+		codes.Unimplemented, codes.Aborted:
+		return slog.LevelInfo
+	case codes.Internal:
+		return slog.LevelError
+	}
+	return slog.LevelWarn
+}

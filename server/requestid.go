@@ -1,0 +1,49 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"strings"
+
+	"google.golang.org/grpc/metadata"
+)
+
+// requestIDHeader carries a call's id in and out, on both transports.
+const requestIDHeader = "x-request-id"
+
+// maxRequestID bounds what a caller may put into every log line about its call, in bytes.
+const maxRequestID = 128
+
+type requestIDKey struct{}
+
+// ensureRequestID returns the call's id and ctx carrying it: the one already there, else that of its metadata.
+func ensureRequestID(ctx context.Context) (context.Context, string) {
+	if id, ok := ctx.Value(requestIDKey{}).(string); ok {
+		return ctx, id
+	}
+	return withRequestID(ctx, metadata.ValueFromIncomingContext(ctx, requestIDHeader))
+}
+
+// withRequestID chooses the call's id from the values of its header: the caller's if it is fit for a log line, else a
+// new one of 130 random bits.
+func withRequestID(ctx context.Context, values []string) (context.Context, string) {
+	id := rand.Text()
+	if len(values) == 1 && isRequestID(values[0]) {
+		id = values[0]
+	}
+	return context.WithValue(ctx, requestIDKey{}, id), id
+}
+
+// isRequestID keeps an id to what UUIDs, ULIDs and trace ids are made of. A JWT has the same alphabet, and somebody will
+// send one in the wrong header: three parts joined by dots are not taken.
+func isRequestID(s string) bool {
+	if s == "" || len(s) > maxRequestID || strings.Count(s, ".") >= 2 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_.:/+=", c) >= 0) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,161 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+)
+
+// restHandler is the REST listener's front: it refuses what is not a well-formed request for one of the routes before
+// the gateway sees it. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
+type restHandler struct {
+	routes  routes
+	gateway http.Handler
+	log     *slog.Logger
+}
+
+func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	ctx, id := withRequestID(r.Context(), r.Header.Values(requestIDHeader))
+	if isZeroTimeout(r.Header.Get("Grpc-Timeout")) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 0)
+		defer cancel()
+	}
+	r = r.WithContext(peer.NewContext(ctx, requestPeer(r)))
+
+	w.Header().Set("Cache-Control", "no-store") // RFC 9111 §5.2.2.5: a token must not stay in any cache
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	refuse := func(e *callError) {
+		w.Header().Set(requestIDHeader, id)
+		writeError(w, e)
+		logCall(r.Context(), h.log, call{method: h.routes.logName(r), requestID: id, duration: time.Since(start), err: e})
+	}
+	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
+	defer func() {
+		if v := recover(); v != nil {
+			refuse(panicked(v))
+		}
+	}()
+	if refusal := h.check(w, r); refusal != nil {
+		refuse(refusal)
+		return
+	}
+	h.gateway.ServeHTTP(w, r)
+}
+
+// check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
+func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *callError {
+	if headerBytes(r) > maxHeaderBytes {
+		return &callError{reason: reasonHeadersTooLarge}
+	}
+	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
+	methods, ok := h.routes[r.URL.EscapedPath()]
+	if !ok || r.URL.EscapedPath() != r.URL.Path {
+		return &callError{reason: reasonRouteNotFound}
+	}
+	if !slices.Contains(methods, r.Method) {
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		return &callError{reason: reasonMethodNotAllowed}
+	}
+	if !isPlainJSON(r.Header) {
+		return &callError{reason: reasonUnsupportedMedia}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return &callError{reason: reasonRequestTooLarge}
+	case err != nil:
+		return &callError{reason: reasonRequestMalformed, cause: errBodyUnreadable}
+	case !isShallowJSON(body):
+		return &callError{reason: reasonRequestMalformed, cause: errUndecodable}
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
+}
+
+var errBodyUnreadable = errors.New("the body ended early or came too slowly")
+
+// headerBytes is the size of a request's headers as HTTP/2 counts it for SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113
+// §6.5.2), so that both transports have the same limit.
+func headerBytes(r *http.Request) int {
+	n := len(r.Method) + len(r.RequestURI) + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(value) + 32
+		}
+	}
+	return n
+}
+
+// isPlainJSON reports whether a body, if there is one, is declared as JSON that is not compressed.
+func isPlainJSON(h http.Header) bool {
+	if h.Get("Content-Encoding") != "" {
+		return false
+	}
+	declared := h.Values("Content-Type")
+	if len(declared) == 0 {
+		return true
+	}
+	mediaType, _, err := mime.ParseMediaType(declared[0])
+	return len(declared) == 1 && err == nil && mediaType == "application/json"
+}
+
+// maxJSONDepth is how deep a body may nest. A request has no fields, so anything in it is ignored, and 8 is generous.
+const maxJSONDepth = 8
+
+// isShallowJSON reports whether body is empty, or JSON that no decoder has to recurse far into.
+func isShallowJSON(body []byte) bool {
+	depth := 0
+	for dec := json.NewDecoder(bytes.NewReader(body)); ; {
+		token, err := dec.Token()
+		if err != nil {
+			return errors.Is(err, io.EOF) && depth == 0
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+		if depth > maxJSONDepth {
+			return false
+		}
+	}
+}
+
+// isZeroTimeout reports whether a Grpc-Timeout leaves no time at all. The gateway reads the header, but takes zero to mean
+// that there is no deadline.
+func isZeroTimeout(value string) bool {
+	return len(value) > 1 && strings.Trim(value[:len(value)-1], "0") == "" && strings.ContainsAny(value[len(value)-1:], "HMSmun")
+}
+
+// requestPeer is who is at the other end of a REST request, in the form in which gRPC has it. X-Forwarded-For is not
+// asked: anybody can write that.
+func requestPeer(r *http.Request) *peer.Peer {
+	p := &peer.Peer{Addr: &net.TCPAddr{}}
+	if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		p.Addr = net.TCPAddrFromAddrPort(addr)
+	}
+	if r.TLS != nil {
+		p.AuthInfo = credentials.TLSInfo{
+			State:          *r.TLS,
+			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		}
+	}
+	return p
+}

@@ -1,0 +1,268 @@
+// Package server is the ephemeral-token service: two RPCs, over gRPC and as REST routes, behind one call chain.
+//
+// Both transports run the same handler behind the same interceptors (chain.go), and every failure leaves by the same
+// table (errors.go). The package reads no flags and no environment; Config has everything it needs to know.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/tls/certprovider"
+)
+
+// Config says what a Server listens on and whom it asks.
+type Config struct {
+	// GRPCAddr, HTTPAddr and AdminAddr are host:port, port 0 for any free one; empty turns that listener off. GRPCAddr
+	// may be unix:/path. At least one of the first two is needed.
+	GRPCAddr, HTTPAddr, AdminAddr string
+	// TLS is for the gRPC and REST listeners. The admin listener is always plaintext.
+	TLS TLSFiles
+	// Plaintext allows gRPC and REST without TLS on addresses that other machines can reach.
+	Plaintext bool
+	// Atlas does the work.
+	Atlas Atlas
+	// DrainTimeout bounds how long calls in progress may take to finish once the server is asked to stop. Default 25 s.
+	DrainTimeout time.Duration
+	// CallCeiling is the deadline of calls that bring none. It should be longer than Atlas's own limit. Default 30 s.
+	CallCeiling time.Duration
+	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. Default 4096.
+	MaxCalls int64
+	// Logger gets one line per call (debug if it went well) and the server's own events. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = 25 * time.Second
+	}
+	if c.CallCeiling == 0 {
+		c.CallCeiling = 30 * time.Second
+	}
+	if c.MaxCalls == 0 {
+		c.MaxCalls = 4096
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.
+var (
+	ErrNoAtlas         = errors.New("no Atlas client is set")
+	ErrExposed         = errors.New("other machines can reach it, and it has no TLS")
+	ErrTLSIncomplete   = errors.New("TLS needs both a certificate file and a key file")
+	ErrTLSAndPlaintext = errors.New("plaintext is asked for, and TLS files are given: choose one")
+)
+
+// Validate reports every mistake in c, joined: all that can be seen without binding an address.
+func (c Config) Validate() error {
+	var errs []error
+	if c.GRPCAddr == "" && c.HTTPAddr == "" {
+		errs = append(errs, errors.New("neither a gRPC nor an HTTP address is set: there would be nothing to call"))
+	}
+	if c.Atlas == nil {
+		errs = append(errs, ErrNoAtlas)
+	}
+	errs = append(errs,
+		validateAddr("gRPC", c.GRPCAddr), validateAddr("HTTP", c.HTTPAddr), validateAddr("admin", c.AdminAddr))
+	if c.TLS.Enabled() {
+		errs = append(errs, c.TLS.validate())
+		if c.Plaintext {
+			errs = append(errs, ErrTLSAndPlaintext)
+		}
+	} else if !c.Plaintext {
+		errs = append(errs, validateLocal("gRPC", c.GRPCAddr), validateLocal("HTTP", c.HTTPAddr))
+	}
+	if c.DrainTimeout < 0 || c.CallCeiling < 0 || c.MaxCalls < 0 {
+		errs = append(errs, errors.New("a timeout or limit is negative"))
+	}
+	return errors.Join(errs...)
+}
+
+// Server is a bound but not yet serving service. Close or Run releases what New took.
+type Server struct {
+	cfg   Config
+	ready readiness
+
+	certificates certprovider.Provider // nil without TLS
+	health       *healthService
+	grpcServer   *grpc.Server
+	httpServer   *http.Server
+	adminServer  *http.Server
+
+	grpcListener, httpListener, adminListener net.Listener // nil where off
+}
+
+// New validates cfg, loads the TLS files and binds every address, so that whatever is wrong is known before the first
+// call. The server answers once Run is called.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg.setDefaults()
+	s := &Server{cfg: cfg, health: newHealthService()}
+	var grpcTLS, httpTLS *tls.Config
+	if cfg.TLS.Enabled() {
+		provider, err := cfg.TLS.watch()
+		if err != nil {
+			return nil, err
+		}
+		mutual := cfg.TLS.ClientCAFile != ""
+		s.certificates = provider
+		grpcTLS = tlsConfig(provider, mutual, "h2")
+		httpTLS = tlsConfig(provider, mutual, "h2", "http/1.1")
+	}
+	calls := chain(callChain(cfg))
+	svc := &service{atlas: cfg.Atlas}
+	rest, err := newRESTHandler(svc, calls, cfg.Logger)
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS)
+	s.httpServer = newHTTPServer(rest, cfg.Logger)
+	s.httpServer.TLSConfig = httpTLS
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready), cfg.Logger)
+	if err := s.listen(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) listen() error {
+	var errs []error
+	for _, l := range []struct {
+		name, addr string
+		listener   *net.Listener
+	}{
+		{"gRPC", s.cfg.GRPCAddr, &s.grpcListener},
+		{"HTTP", s.cfg.HTTPAddr, &s.httpListener},
+		{"admin", s.cfg.AdminAddr, &s.adminListener},
+	} {
+		if l.addr == "" {
+			continue
+		}
+		bound, err := listen(l.addr)
+		if err != nil {
+			errs = append(errs, &ListenError{Listener: l.name, Addr: l.addr, Err: err})
+			continue
+		}
+		*l.listener = bound
+	}
+	return errors.Join(errs...)
+}
+
+// GRPCAddr is the bound gRPC address, nil if it is off. HTTPAddr and AdminAddr are the same for the others.
+func (s *Server) GRPCAddr() net.Addr { return boundAddr(s.grpcListener) }
+
+// HTTPAddr is the bound REST address, nil if it is off.
+func (s *Server) HTTPAddr() net.Addr { return boundAddr(s.httpListener) }
+
+// AdminAddr is the bound admin address, nil if it is off.
+func (s *Server) AdminAddr() net.Addr { return boundAddr(s.adminListener) }
+
+func boundAddr(l net.Listener) net.Addr {
+	if l == nil {
+		return nil
+	}
+	return l.Addr()
+}
+
+// Close releases the addresses and files of a server that has not run, and cuts off one that runs.
+func (s *Server) Close() {
+	for _, l := range []net.Listener{s.grpcListener, s.httpListener, s.adminListener} {
+		if l != nil {
+			_ = l.Close() // it may be closed already
+		}
+	}
+	if s.certificates != nil {
+		s.certificates.Close()
+	}
+}
+
+// Run serves until ctx is done, then drains: it stops being ready, takes no new connection, answers the calls in
+// progress, and after DrainTimeout cuts off what is left. It returns nil after a clean stop, else what failed.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	if s.grpcListener != nil {
+		group.Go(func() error { return s.grpcServer.Serve(s.grpcListener) })
+	}
+	if s.httpListener != nil {
+		group.Go(func() error { return serveHTTP(s.httpServer, s.httpListener) })
+	}
+	if s.adminListener != nil {
+		group.Go(func() error { return serveHTTP(s.adminServer, s.adminListener) })
+	}
+	s.health.serving()
+	s.ready.set(stateReady)
+	group.Go(func() error {
+		<-ctx.Done()
+		return s.drain()
+	})
+	return group.Wait()
+}
+
+// serveHTTP reports why an HTTP server stopped, unless it was asked to.
+func serveHTTP(srv *http.Server, l net.Listener) error {
+	var err error
+	if srv.TLSConfig != nil {
+		err = srv.ServeTLS(l, "", "")
+	} else {
+		err = srv.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// drain ends the server's listeners. The admin listener goes last, so that probes can watch.
+func (s *Server) drain() error {
+	s.cfg.Logger.Info("draining", slog.Duration("timeout", s.cfg.DrainTimeout))
+	s.ready.set("draining")
+	s.health.drain()
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
+	defer cancel()
+	var group errgroup.Group
+	group.Go(func() error { return stopGRPC(ctx, s.grpcServer) })
+	group.Go(func() error { return stopHTTP(ctx, s.httpServer) })
+	err := group.Wait()
+	return errors.Join(err, stopHTTP(context.WithoutCancel(ctx), s.adminServer))
+}
+
+var errDrainTimeout = errors.New("some calls did not finish within the drain timeout and were cut off")
+
+func stopGRPC(ctx context.Context, srv *grpc.Server) error {
+	done := make(chan struct{})
+	go func() {
+		srv.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		srv.Stop()
+		<-done
+		return errDrainTimeout
+	}
+}
+
+func stopHTTP(ctx context.Context, srv *http.Server) error {
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		_ = srv.Close()
+		return errDrainTimeout
+	}
+	return err
+}

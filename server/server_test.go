@@ -1,0 +1,396 @@
+package server_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestLifeOfAToken is what the service is for, as a caller of each transport sees it.
+func TestLifeOfAToken(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		jwt := credential(s.atlas)
+		first := c.call(testContext(t), create, jwt...)
+		wantCreated.check(t, first)
+		if first.Token == "" || first.Token != s.atlas.Org(0).EphemeralToken() {
+			t.Error("the token is not the one that Atlas has for the org")
+		}
+		if again := c.call(testContext(t), create, jwt...); again.Token != first.Token {
+			t.Error("a second create gave another token")
+		}
+		if other := c.call(testContext(t), create, "authorization", "JWT "+s.atlas.Org(1).JWT()); other.Token == first.Token {
+			t.Error("another org got the same token")
+		}
+		deleted := c.call(testContext(t), remove, jwt...)
+		wantDeleted.check(t, deleted)
+		if deleted.Body != "" || deleted.header("content-type") == "application/json" {
+			t.Errorf("the answer to a delete has a body %q or type %q", deleted.Body, deleted.header("content-type"))
+		}
+		if s.atlas.Org(0).EphemeralToken() != "" {
+			t.Error("Atlas still has the token")
+		}
+		if next := c.call(testContext(t), create, jwt...); next.Token == first.Token || next.Token == "" {
+			t.Error("a create after a delete did not give a new token")
+		}
+	})
+}
+
+// TestRESTHeaders: what crosses from REST to Atlas and back is on a list.
+func TestRESTHeaders(t *testing.T) {
+	s := startService(t, plaintext)
+	got := s.restCaller(t).call(testContext(t), create, append(credential(s.atlas), "Cookie", "a=b", "X-Api-Key", "k", "Grpc-Metadata-X", "y", "X-Request-Id", "req-1")...)
+	wantCreated.check(t, got)
+	var names []string
+	for name := range got.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff([]string{"cache-control", "content-length", "content-type", "date", "x-content-type-options", "x-request-id"}, names); diff != "" {
+		t.Errorf("response headers (-want +got):\n%s", diff)
+	}
+	if got.header("content-type") != "application/json" {
+		t.Errorf("Content-Type is %q", got.header("content-type"))
+	}
+	var sent []string
+	for name := range s.atlas.LastRequest().Header {
+		sent = append(sent, name)
+	}
+	slices.Sort(sent)
+	if diff := cmp.Diff([]string{"Accept", "Accept-Encoding", "Authorization", "Content-Length", "Content-Type", "User-Agent"}, sent); diff != "" {
+		t.Errorf("headers that Atlas got (-want +got):\n%s", diff)
+	}
+}
+
+func TestRequestID(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		if got := c.call(testContext(t), create, append(credential(s.atlas), "x-request-id", "0190-abc.7")...); got.header("x-request-id") != "0190-abc.7" {
+			t.Errorf("the caller's id came back as %q", got.header("x-request-id"))
+		}
+		if !strings.Contains(s.log.String(), `"request_id":"0190-abc.7"`) {
+			t.Error("the log does not have the caller's id")
+		}
+		jwt := s.atlas.Org(0).JWT()
+		for _, bad := range []string{jwt, "a b", strings.Repeat("x", 129), "", `"quoted"`} {
+			got := c.call(testContext(t), create, "x-request-id", bad)
+			if id := got.header("x-request-id"); id == bad || id == "" {
+				t.Errorf("an unfit id came back as %q", id)
+			}
+		}
+		if strings.Contains(s.log.String(), jwt) {
+			t.Error("a JWT sent as a request id is in the log")
+		}
+	})
+}
+
+// TestMutualTLS: a caller without a certificate of the authority gets nowhere, on either listener.
+func TestMutualTLS(t *testing.T) {
+	s := startService(t, mutualTLS)
+	notCalled(t, s.atlas)
+	for name, cfg := range map[string]*tls.Config{
+		"no certificate":         {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12},
+		"another authority's":    {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{s.certs.stranger}},
+		"plain TLS 1.1 and less": {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{s.certs.client}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			transport := &http.Transport{TLSClientConfig: cfg}
+			defer transport.CloseIdleConnections()
+			rest := restCaller{base: "https://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}
+			if got := rest.call(testContext(t), create, credential(s.atlas)...); got.HTTP != 0 {
+				t.Errorf("REST answered %d", got.HTTP)
+			}
+			conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			c := grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
+			if got := c.call(testContext(t), create, credential(s.atlas)...); got.Code != codes.Unavailable {
+				t.Errorf("gRPC answered %v", got.Code)
+			}
+		})
+	}
+	t.Run("no fallback to plaintext", func(t *testing.T) {
+		conn, err := net.Dial("tcp", s.HTTPAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n\r\n")
+		answer, _ := io.ReadAll(conn)
+		if !strings.HasPrefix(string(answer), "HTTP/1.0 400") {
+			t.Errorf("plaintext got %q", answer)
+		}
+	})
+}
+
+func TestHealthAndReflection(t *testing.T) {
+	s := startService(t, mutualTLS)
+	conn := s.grpcConn(t)
+	for _, name := range []string{"", "forsta.ephemeraltoken.v1.EphemeralTokenService"} {
+		resp, err := healthpb.NewHealthClient(conn).Check(testContext(t), &healthpb.HealthCheckRequest{Service: name})
+		if err != nil || resp.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+			t.Errorf("health of %q: %v, %v", name, resp.GetStatus(), err)
+		}
+	}
+	v1, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v1.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := v1.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, service := range resp.GetListServicesResponse().GetService() {
+		names = append(names, service.GetName())
+	}
+	if !slices.Contains(names, "forsta.ephemeraltoken.v1.EphemeralTokenService") {
+		t.Errorf("reflection lists %v", names)
+	}
+	_ = v1.CloseSend()
+	alpha, err := reflectionv1alpha.NewServerReflectionClient(conn).ServerReflectionInfo(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	//nolint:staticcheck // deprecated, and still what older clients ask
+	if err := alpha.Send(&reflectionv1alpha.ServerReflectionRequest{MessageRequest: &reflectionv1alpha.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alpha.Recv(); err != nil {
+		t.Errorf("reflection v1alpha: %v", err)
+	}
+	_ = alpha.CloseSend()
+}
+
+// get reads a page of the admin listener.
+func (s *service) get(t *testing.T, path string) (int, string) {
+	t.Helper()
+	resp, err := http.Get("http://" + s.AdminAddr().String() + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body)
+}
+
+// TestDrain: calls in progress are answered, and probes can see that no more should be sent.
+func TestDrain(t *testing.T) {
+	for _, mode := range []security{plaintext, mutualTLS} {
+		t.Run(string(mode), func(t *testing.T) {
+			s := startService(t, mode)
+			if code, body := s.get(t, "/healthz"); code != 200 || body != "ok\n" {
+				t.Errorf("/healthz: %d %q", code, body)
+			}
+			eventually(t, func() bool { code, body := s.get(t, "/readyz"); return code == 200 && body == "ready\n" }, "/readyz does not become ready")
+			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first, err := watch.Recv(); err != nil || first.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+				t.Fatalf("watch: %v, %v", first, err)
+			}
+
+			gate := s.atlas.Hold(emulator.Create)
+			answers := make(chan outcome)
+			for _, c := range s.callers(t) {
+				go func() { answers <- c.call(testContext(t), create, credential(s.atlas)...) }()
+			}
+			if err := gate.Wait(testContext(t), 2); err != nil {
+				t.Fatal(err)
+			}
+			stopped := make(chan error)
+			go func() { stopped <- s.stop() }()
+			if next, err := watch.Recv(); err != nil || next.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
+				t.Errorf("health while draining: %v, %v", next.GetStatus(), err)
+			}
+			if code, body := s.get(t, "/readyz"); code != 503 || body != "draining\n" {
+				t.Errorf("/readyz while draining: %d %q", code, body)
+			}
+			if code, _ := s.get(t, "/healthz"); code != 200 {
+				t.Errorf("/healthz while draining: %d", code)
+			}
+			eventually(t, func() bool { _, err := net.Dial("tcp", s.HTTPAddr().String()); return err != nil }, "new connections are still taken")
+			select {
+			case err := <-stopped:
+				t.Fatalf("the server stopped with calls in progress: %v", err)
+			default:
+			}
+			gate.Release()
+			for range 2 {
+				wantCreated.check(t, <-answers)
+			}
+			if err := <-stopped; err != nil {
+				t.Errorf("stop: %v", err)
+			}
+		})
+	}
+}
+
+// TestDrainTimeout: a call that does not end holds up the stop for so long and no longer.
+func TestDrainTimeout(t *testing.T) {
+	em, err := emulator.Start(emulator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.CloseIdleConnections)
+	srv, err := server.New(server.Config{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", DrainTimeout: 50 * time.Millisecond, Atlas: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &service{Server: srv, atlas: em, mode: plaintext}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	stopped := make(chan error)
+	go func() { stopped <- srv.Run(ctx) }()
+	gate := em.Hold(emulator.Create)
+	answers := make(chan outcome)
+	for _, c := range s.callers(t) {
+		go func() { answers <- c.call(testContext(t), create, credential(em)...) }()
+	}
+	if err := gate.Wait(testContext(t), 2); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := <-stopped; err == nil || !strings.Contains(err.Error(), "drain timeout") {
+		t.Errorf("stop: %v, want that the drain timeout passed", err)
+	}
+	for range 2 {
+		if got := <-answers; got.Code == codes.OK {
+			t.Errorf("a call that was cut off got %+v", got)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	dir := t.TempDir()
+	certs := makeCertificates(t)
+	empty := filepath.Join(dir, "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := server.Config{HTTPAddr: "127.0.0.1:0", Atlas: &atlas.Client{}}
+	if err := good.Validate(); err != nil {
+		t.Fatalf("a good configuration: %v", err)
+	}
+	for name, tc := range map[string]struct {
+		change func(*server.Config)
+		want   string
+		is     error
+	}{
+		"nothing to serve":          {func(c *server.Config) { c.HTTPAddr = "" }, "nothing to call", nil},
+		"no Atlas":                  {func(c *server.Config) { c.Atlas = nil }, "", server.ErrNoAtlas},
+		"every interface":           {func(c *server.Config) { c.HTTPAddr = ":8080" }, "", server.ErrExposed},
+		"unspecified":               {func(c *server.Config) { c.GRPCAddr = "0.0.0.0:9090" }, "", server.ErrExposed},
+		"unspecified IPv6":          {func(c *server.Config) { c.GRPCAddr = "[::]:9090" }, "", server.ErrExposed},
+		"a name":                    {func(c *server.Config) { c.GRPCAddr = "tokend.internal:9090" }, "", server.ErrExposed},
+		"no port":                   {func(c *server.Config) { c.HTTPAddr = "127.0.0.1" }, "host:port", nil},
+		"port out of range":         {func(c *server.Config) { c.AdminAddr = "127.0.0.1:70000" }, "0 to 65535", nil},
+		"a socket file for REST":    {func(c *server.Config) { c.HTTPAddr = "unix:/run/x" }, "host:port", nil},
+		"certificate without key":   {func(c *server.Config) { c.TLS.CertFile = certs.certFile }, "", server.ErrTLSIncomplete},
+		"client CA without the two": {func(c *server.Config) { c.TLS.ClientCAFile = certs.caFile }, "", server.ErrTLSIncomplete},
+		"TLS and plaintext": {func(c *server.Config) {
+			c.Plaintext, c.TLS = true, server.TLSFiles{CertFile: certs.certFile, KeyFile: certs.keyFile}
+		}, "", server.ErrTLSAndPlaintext},
+		"missing certificate": {func(c *server.Config) {
+			c.TLS = server.TLSFiles{CertFile: filepath.Join(dir, "none.pem"), KeyFile: filepath.Join(dir, "none.key")}
+		}, "", os.ErrNotExist},
+		"another key": {func(c *server.Config) {
+			c.TLS = server.TLSFiles{CertFile: certs.caFile, KeyFile: certs.keyFile}
+		}, "does not match", nil},
+		"different directories": {func(c *server.Config) {
+			c.TLS = server.TLSFiles{CertFile: certs.certFile, KeyFile: empty}
+		}, "same directory", nil},
+		"client CA is empty": {func(c *server.Config) {
+			c.TLS = server.TLSFiles{CertFile: certs.certFile, KeyFile: certs.keyFile, ClientCAFile: empty}
+		}, "no PEM certificate", nil},
+		"negative": {func(c *server.Config) { c.DrainTimeout = -1 }, "negative", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := good
+			tc.change(&cfg)
+			err := cfg.Validate()
+			if err == nil || tc.is != nil && !errors.Is(err, tc.is) || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %v %q", err, tc.is, tc.want)
+			}
+			if srv, err := server.New(cfg); err == nil {
+				srv.Close()
+				t.Error("New took it")
+			}
+		})
+	}
+	t.Run("all at once", func(t *testing.T) {
+		err := server.Config{GRPCAddr: "0.0.0.0:1", HTTPAddr: "x", DrainTimeout: -1}.Validate()
+		if n := len(strings.Split(err.Error(), "\n")); n != 4 {
+			t.Errorf("%d mistakes, want 4:\n%v", n, err)
+		}
+	})
+}
+
+func TestAddressTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, err = server.New(server.Config{GRPCAddr: "127.0.0.1:0", HTTPAddr: taken.Addr().String(), Atlas: &atlas.Client{}})
+	if err == nil || !strings.Contains(err.Error(), taken.Addr().String()) || !strings.Contains(err.Error(), "in use") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want one line with the address", err)
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false) // as a killed process leaves it
+	_ = stale.Close()
+	socket := func(c *server.Config, _ *atlas.Config) { c.GRPCAddr = "unix:" + path }
+	s := startService(t, plaintext, socket)
+	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
+	wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+	if _, err := server.New(server.Config{GRPCAddr: "unix:" + path, Atlas: &atlas.Client{}}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a socket that is served: %v, want that it is in use", err)
+	}
+}
