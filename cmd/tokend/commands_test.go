@@ -1,0 +1,149 @@
+//go:build unix
+
+package main_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"--help"}, []string{"Usage: tokend <command>", "\n  serve ", "\n  dev ", "\n  config ", "\n  healthcheck ", "\n  version "}},
+		{[]string{"serve", "--help"}, []string{
+			"--grpc-addr=", "Default: 127.0.0.1:9090", "($TOKEND_GRPC_ADDR)", "--http-addr=", "--admin-addr=", "--tls-cert-file=",
+			"--tls-key-file=", "--tls-client-ca-file=", "--plaintext", "--atlas-url=", "Default: https://atlas.forsta.io/v1", "--atlas-ca-file=",
+			"--atlas-timeout=", "--drain-timeout=", "Default: 25s", "--log-level=", "--log-format=", "($TOKEND_LOG_FORMAT)",
+		}},
+		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr="}},
+		{[]string{"config", "--help"}, []string{"--atlas-url="}},
+		{[]string{"healthcheck", "--help"}, []string{"--admin-addr="}},
+	} {
+		got := tokend(t, test.args...)
+		if got.code != 0 || got.stderr != "" {
+			t.Errorf("%q: exit status %d\n%s", test.args, got.code, got.stderr)
+		}
+		text := strings.Join(strings.Fields(got.stdout), " ")
+		for _, want := range test.want {
+			if !strings.Contains(got.stdout, want) && !strings.Contains(text, want) { // whatever the line breaks
+				t.Errorf("%q does not say %q:\n%s", test.args, want, got.stdout)
+			}
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	got := tokend(t, "version")
+	if got.code != 0 || !regexp.MustCompile(`^tokend \S+ go1\.\S+ \w+/\w+\n$`).MatchString(got.stdout) || got.stderr != "" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// setting is a line of tokend config.
+type setting struct{ flag, value, source string }
+
+func readSettings(t *testing.T, in invocation) []setting {
+	t.Helper()
+	got := in.run(t)
+	if got.code != 0 || got.stderr != "" {
+		t.Fatalf("exit status %d\n%s", got.code, got.stderr)
+	}
+	var all []setting
+	for line := range strings.Lines(got.stdout) {
+		match := regexp.MustCompile(`^(--[a-z-]+)=(\S*) +# (\S+)\n$`).FindStringSubmatch(line)
+		if match == nil {
+			t.Fatalf("line %q", line)
+		}
+		all = append(all, setting{match[1], match[2], match[3]})
+	}
+	return all
+}
+
+// Every setting can be made by flag and by environment variable, the flag wins, and config says where each came from.
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	certs := makeCertificates(t)
+	other := map[string]string{ // than the default, for each setting
+		"--grpc-addr": "0.0.0.0:1", "--http-addr": "0.0.0.0:2", "--admin-addr": "0.0.0.0:3", "--drain-timeout": "1m",
+		"--log-level": "debug", "--log-format": "text", "--tls-cert-file": certs.serverCert, "--tls-key-file": certs.serverKey,
+		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--atlas-url": "https://atlas.example/v1",
+		"--atlas-ca-file": certs.caFile, "--atlas-timeout": "3s",
+	}
+	defaults := readSettings(t, invocation{args: []string{"config"}})
+	help := tokend(t, "serve", "--help").stdout
+	if len(defaults) != len(other) || strings.Count(help, "\n      --") != len(other) {
+		t.Errorf("config shows %d settings, serve's help %d, want %d", len(defaults), strings.Count(help, "\n      --"), len(other))
+	}
+	for _, s := range defaults {
+		variable := "TOKEND_" + strings.ToUpper(strings.ReplaceAll(strings.TrimPrefix(s.flag, "--"), "-", "_"))
+		if s.source != "default" {
+			t.Errorf("by default: %+v", s)
+		}
+		in := invocation{args: []string{"config"}}
+		if strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr") { // these need the certificate
+			for _, name := range []string{"cert", "key"} {
+				if flag := "--tls-" + name + "-file"; flag != s.flag {
+					in.args = append(in.args, flag+"="+other[flag])
+				}
+			}
+		}
+		find := func(all []setting) setting {
+			for _, found := range all {
+				if found.flag == s.flag {
+					return found
+				}
+			}
+			return setting{}
+		}
+		in.env = []string{variable + "=" + other[s.flag]}
+		if got, want := find(readSettings(t, in)), (setting{s.flag, other[s.flag], variable}); got != want || got.value == s.value {
+			t.Errorf("from the environment: %+v, want %+v", got, want)
+		}
+		if strings.HasPrefix(s.flag, "--tls-") { // no other value would do
+			continue
+		}
+		in.args = append(in.args, s.flag+"="+s.value)
+		if s.flag == "--atlas-ca-file" {
+			continue // its default is none
+		}
+		if got, want := find(readSettings(t, in)), (setting{s.flag, s.value, "flag"}); got != want {
+			t.Errorf("from both: %+v, want %+v", got, want)
+		}
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	t.Parallel()
+	s := startServe(t)
+	_, port, _ := strings.Cut(s.admin, ":")
+	for _, addr := range []string{s.admin, ":" + port, "0.0.0.0:" + port, "localhost:" + port} {
+		if got := tokend(t, "healthcheck", "--admin-addr="+addr); got != (result{0, "healthy\n", ""}) {
+			t.Errorf("%s: %+v", addr, got)
+		}
+	}
+	// It shares serve's environment in a container.
+	shared := invocation{args: []string{"healthcheck"}, env: []string{"TOKEND_ADMIN_ADDR=" + s.admin, "TOKEND_LOG_LEVEL=debug", "TOKEND_ATLAS_URL=https://atlas.example/v1"}}
+	if got := shared.run(t); got != (result{0, "healthy\n", ""}) {
+		t.Errorf("from the environment: %+v", got)
+	}
+
+	s.signal(t, syscall.SIGTERM)
+	s.awaitEnd(t)
+	ill := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(ill.Close)
+	for name, addr := range map[string]string{"nobody is there": s.admin, "somebody else is there": ill.Listener.Addr().String()} {
+		got := tokend(t, "healthcheck", "--admin-addr="+addr)
+		if got.code != 1 || got.stdout != "" || !strings.HasPrefix(got.stderr, "tokend: not healthy: ") || strings.Count(got.stderr, "\n") != 1 {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}

@@ -1,0 +1,342 @@
+//go:build unix
+
+// The tests of this package drive the built program as its users do: with arguments, environment, signals, curl, grpcurl
+// and its exit status.
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+const (
+	// repository is the root, as seen from here.
+	repository = "../.."
+	// patience bounds every wait for what has to happen. It is no measure of how long that should take.
+	patience = 30 * time.Second
+)
+
+// built is the directory of the programs that the tests build.
+var built string
+
+func TestMain(m *testing.M) {
+	var err error
+	if built, err = os.MkdirTemp("", "tokend-test"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(built)
+		os.Exit(code)
+	}))
+}
+
+// tokendBinary builds the program once: with the race detector if the tests have it.
+var tokendBinary = sync.OnceValues(func() (string, error) {
+	args := []string{"build"}
+	if raceEnabled() {
+		args = append(args, "-race")
+	}
+	return build("tokend", append(args, "-o", filepath.Join(built, "tokend"), "./cmd/tokend"))
+})
+
+// grpcurlBinary builds the grpcurl that tools/go.mod pins.
+var grpcurlBinary = sync.OnceValues(func() (string, error) {
+	return build("grpcurl", []string{"build", "-modfile=tools/go.mod", "-o", filepath.Join(built, "grpcurl"), "github.com/fullstorydev/grpcurl/cmd/grpcurl"})
+})
+
+func build(name string, args []string) (string, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = repository
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+	}
+	return filepath.Join(built, name), nil
+}
+
+func raceEnabled() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
+// lacking skips a test that needs a tool which is not here, or fails it where the tools have to be.
+func lacking(t *testing.T, why error) {
+	t.Helper()
+	if os.Getenv("REQUIRE_TOOLS") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu      sync.Mutex
+	b       []byte        // guarded by mu
+	changed chan struct{} // guarded by mu; closed and replaced when b grows
+}
+
+func newOutput() *output { return &output{changed: make(chan struct{})} }
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.b = append(o.b, p...)
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	text, _ := o.snapshot()
+	return text
+}
+
+func (o *output) snapshot() (text string, changed <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.b), o.changed
+}
+
+// process is a tokend that a test started. It is killed when the test ends, if it still runs.
+type process struct {
+	*os.Process
+	stdout, stderr *output
+	ended          chan struct{} // closed when it has ended and all its output is here
+	state          *os.ProcessState
+}
+
+// invocation is how a tokend is called.
+type invocation struct {
+	args []string
+	env  []string // NAME=value, beside an environment without any TOKEND_ variable
+}
+
+func (in invocation) start(t *testing.T) *process {
+	t.Helper()
+	binary, err := tokendBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{stdout: newOutput(), stderr: newOutput(), ended: make(chan struct{})}
+	cmd := exec.Command(binary, in.args...)
+	cmd.Env = append(environment(), in.env...)
+	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.Process = cmd.Process
+	go func() {
+		_ = cmd.Wait() // its state says the same
+		p.state = cmd.ProcessState
+		close(p.ended)
+	}()
+	t.Cleanup(func() {
+		_ = p.Kill() // fails if it has ended
+		<-p.ended
+		if stderr := p.stderr.String(); t.Failed() {
+			t.Logf("tokend %s:\n%s%s", strings.Join(in.args, " "), p.stdout, stderr)
+		} else if crash := crashed.FindString(stderr); crash != "" {
+			t.Errorf("tokend %s crashed, %q:\n%s", strings.Join(in.args, " "), crash, stderr)
+		}
+	})
+	return p
+}
+
+// crashed finds what the Go runtime writes when a program goes wrong.
+var crashed = regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE|goroutine \d+ \[)`)
+
+// environment is the test's own, without settings of tokend. The race detector would hold up each process's end for a
+// second.
+func environment() []string {
+	inherited := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "TOKEND_") })
+	return append(inherited, "GORACE=atexit_sleep_ms=0")
+}
+
+// awaitOutput returns as soon as o has a match, with its groups.
+func (p *process) awaitOutput(t *testing.T, o *output, pattern *regexp.Regexp) []string {
+	t.Helper()
+	timeout := time.After(patience)
+	for ended := false; ; {
+		text, changed := o.snapshot()
+		if match := pattern.FindStringSubmatch(text); match != nil {
+			return match
+		}
+		if ended {
+			t.Fatalf("tokend ended (%v) and never wrote %s:\n%s%s", p.state, pattern, p.stdout, p.stderr)
+		}
+		select {
+		case <-changed:
+		case <-p.ended:
+			ended = true
+		case <-timeout:
+			t.Fatalf("tokend does not write %s:\n%s%s", pattern, p.stdout, p.stderr)
+		}
+	}
+}
+
+// awaitEnd returns the exit status, -1 if a signal ended it.
+func (p *process) awaitEnd(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-p.ended:
+		return p.state.ExitCode()
+	case <-time.After(patience):
+		t.Fatalf("tokend does not end:\n%s%s", p.stdout, p.stderr)
+		return 0
+	}
+}
+
+// signal sends sig.
+func (p *process) signal(t *testing.T, sig os.Signal) {
+	t.Helper()
+	if err := p.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// result is what an ended program leaves behind.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+// run waits for a tokend that ends by itself.
+func (in invocation) run(t *testing.T) result {
+	t.Helper()
+	p := in.start(t)
+	code := p.awaitEnd(t)
+	return result{code, p.stdout.String(), p.stderr.String()}
+}
+
+func tokend(t *testing.T, args ...string) result {
+	t.Helper()
+	return invocation{args: args}.run(t)
+}
+
+// command runs another program until it ends.
+func command(t *testing.T, name string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = repository
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// grpcurl runs grpcurl, and skips the test where there is none.
+func grpcurl(t *testing.T, args ...string) result {
+	t.Helper()
+	binary, err := grpcurlBinary()
+	if err != nil {
+		lacking(t, err)
+	}
+	return command(t, binary, args...)
+}
+
+// freePorts are the flags that make the three listeners take any free port.
+var freePorts = []string{"--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"}
+
+// service is a tokend that serves, and the Atlas that it asks.
+type service struct {
+	*process
+	atlas             *emulator.Emulator
+	grpc, http, admin string // addresses
+}
+
+// serving is the line that serve writes when its listeners are bound, in either format.
+var serving = regexp.MustCompile(`msg"?[:=]"?serving.*grpc"?[:=]"?([^" ]+).*http"?[:=]"?([^" ]+).*admin"?[:=]"?([^" ]+)`)
+
+// startServe starts tokend serve with an emulated Atlas, on free ports unless args say otherwise, and returns when it is
+// ready.
+func startServe(t *testing.T, args ...string) *service {
+	t.Helper()
+	return invocation{args: args}.startServe(t, startAtlas(t))
+}
+
+func startAtlas(t *testing.T) *emulator.Emulator {
+	t.Helper()
+	em, err := emulator.Start(emulator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	return em
+}
+
+func (in invocation) startServe(t *testing.T, em *emulator.Emulator) *service {
+	t.Helper()
+	in.args = slices.Concat([]string{"serve"}, freePorts, atlasFlags(t, em), in.args)
+	return in.await(t, em)
+}
+
+// await starts a serve whose every argument is given, and returns when it is ready.
+func (in invocation) await(t *testing.T, em *emulator.Emulator) *service {
+	t.Helper()
+	s := &service{process: in.start(t), atlas: em}
+	at := s.awaitOutput(t, s.stderr, serving)
+	s.grpc, s.http, s.admin = at[1], at[2], at[3]
+	poll(t, "ready", func() bool { return s.readyz(t) == "200 ready" })
+	return s
+}
+
+func atlasFlags(t *testing.T, em *emulator.Emulator) []string {
+	t.Helper()
+	return []string{"--atlas-url=" + em.URL(), "--atlas-ca-file=" + writeFile(t, "atlas-ca.pem", em.CAPEM())}
+}
+
+// poll waits until what is so.
+func poll(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+// writeFile writes a file into a directory of its own.
+func writeFile(t *testing.T, name string, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// socketPath is a path that is short enough for a socket, as t.TempDir's often are not.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tokend") //nolint:usetesting // t.TempDir has the test's name in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "grpc.sock")
+}

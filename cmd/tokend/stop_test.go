@@ -1,0 +1,206 @@
+//go:build unix
+
+package main_test
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+)
+
+// heldCalls are one call over each transport that Atlas has, and does not answer.
+type heldCalls struct {
+	gate       *emulator.Gate
+	rest, grpc chan string // the token, or "" after a failure; each gets one
+}
+
+// hold makes one call over each transport, for different orgs, and returns when Atlas has both.
+func (s *service) hold(t *testing.T) heldCalls {
+	t.Helper()
+	h := heldCalls{s.atlas.Hold(emulator.Create), make(chan string, 1), make(chan string, 1)}
+	t.Cleanup(h.gate.Release)
+	client := newHTTPClient(t, nil)
+	req := newRequest(t, http.MethodPost, "http://"+s.http+restPath, "", "Authorization", "JWT "+s.atlas.Org(0).JWT())
+	go func() {
+		got, _ := do(client, req)
+		h.rest <- got.token()
+	}()
+	rpc := newRPCClient(t, s.grpc)
+	ctx := withJWT(t.Context(), s.atlas.Org(1).JWT())
+	go func() {
+		resp, _ := rpc.CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{})
+		h.grpc <- resp.GetToken()
+	}()
+	if err := h.gate.Wait(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// SIGTERM: no new calls, readiness false, and the calls in progress are answered.
+func TestTermDrains(t *testing.T) {
+	t.Parallel()
+	s := startServe(t)
+	calls := s.hold(t)
+	s.signal(t, syscall.SIGTERM)
+	poll(t, "readyz says that it drains", func() bool { return s.readyz(t) == "503 draining" })
+	if got := probe(t, s.admin, "/healthz"); got != "200 ok" {
+		t.Errorf("/healthz while draining: %s", got) // else it would be restarted in the middle
+	}
+	for _, addr := range []string{s.grpc, s.http} {
+		poll(t, "connections are refused", func() bool { return !accepts("tcp", addr) })
+	}
+	select {
+	case <-s.ended:
+		t.Fatal("it did not wait for the calls")
+	default:
+	}
+	calls.gate.Release()
+	if got, want := <-calls.rest, s.atlas.Org(0).EphemeralToken(); got != want || got == "" {
+		t.Errorf("the REST call had %q, want %q", got, want)
+	}
+	if got, want := <-calls.grpc, s.atlas.Org(1).EphemeralToken(); got != want || got == "" {
+		t.Errorf("the gRPC call had %q, want %q", got, want)
+	}
+	if code := s.awaitEnd(t); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+	stderr := s.stderr.String()
+	if !strings.Contains(stderr, `"msg":"draining"`) || !strings.HasSuffix(stderr, "\"msg\":\"stopped\"}\n") {
+		t.Errorf("the log does not say that it drained and stopped:\n%s", stderr)
+	}
+}
+
+// A call that never ends is cut off after the drain timeout, and the exit status says so.
+func TestTermCutsOff(t *testing.T) {
+	t.Parallel()
+	const drain = 500 * time.Millisecond
+	s := startServe(t, "--drain-timeout="+drain.String(), "--atlas-timeout=5m")
+	calls := s.hold(t)
+	start := time.Now()
+	s.signal(t, syscall.SIGTERM)
+	code := s.awaitEnd(t)
+	took := time.Since(start)
+	if code != 1 || took < drain || took > drain+10*time.Second {
+		t.Errorf("exit status %d after %v", code, took)
+	}
+	stderr := s.stderr.String()
+	want := "tokend: some calls did not finish within the drain timeout and were cut off\n"
+	if !strings.HasSuffix(stderr, want) || strings.Count(stderr, "tokend: ") != 1 || strings.Contains(stderr, `"msg":"stopped"`) {
+		t.Errorf("it ends with other words than %q:\n%s", want, stderr)
+	}
+	if overREST, overGRPC := <-calls.rest, <-calls.grpc; overREST != "" || overGRPC != "" {
+		t.Errorf("the calls were answered: %q, %q", overREST, overGRPC)
+	}
+}
+
+// A second signal ends what the first one waits for.
+func TestSecondTermEnds(t *testing.T) {
+	t.Parallel()
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			s := startServe(t, "--drain-timeout=5m", "--atlas-timeout=5m")
+			s.hold(t)
+			s.signal(t, sig)
+			poll(t, "readyz says that it drains", func() bool { return s.readyz(t) == "503 draining" })
+			// The default action is back a moment after readyz says so; a signal before that changes nothing.
+			poll(t, "it ends", func() bool {
+				if err := s.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+					t.Fatal(err)
+				}
+				select {
+				case <-s.ended:
+					return true
+				default:
+					return false
+				}
+			})
+			if status, ok := s.state.Sys().(syscall.WaitStatus); !ok || status.Signal() != sig {
+				t.Errorf("it ended with %v", s.state)
+			}
+		})
+	}
+}
+
+// Clients that keep connections open without a call do not delay the end.
+func TestTermWhileIdle(t *testing.T) {
+	t.Parallel()
+	s := startServe(t, "--drain-timeout=5m")
+	rpc := newRPCClient(t, s.grpc)
+	if _, err := rpc.CreateToken(withJWT(t.Context(), s.atlas.Org(0).JWT()), &ephemeraltokenv1.CreateTokenRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := rest(t, http.MethodPost, s.http, "Authorization", "JWT "+s.atlas.Org(0).JWT()); got.token() == "" {
+		t.Errorf("%+v", got)
+	}
+	s.signal(t, syscall.SIGTERM)
+	if code := s.awaitEnd(t); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// After the end there is no process of its making, nobody at its addresses, and no socket file.
+func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]struct {
+		sig  syscall.Signal
+		code int
+	}{"drained": {syscall.SIGTERM, 0}, "killed": {syscall.SIGKILL, -1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := socketPath(t)
+			s := startServe(t, "--grpc-addr=unix:"+path)
+			if got := rest(t, http.MethodPost, s.http, "Authorization", "JWT "+s.atlas.Org(0).JWT()); got.token() == "" {
+				t.Fatalf("%+v", got)
+			}
+			children, err := childrenOf(s.Pid)
+			if err != nil {
+				t.Log("cannot look for children: ", err)
+			}
+			s.signal(t, end.sig)
+			if code := s.awaitEnd(t); code != end.code {
+				t.Errorf("exit status %d", code)
+			}
+			if len(children) > 0 {
+				t.Errorf("it had started processes: %q", children)
+			}
+			for _, addr := range []string{s.http, s.admin} {
+				l, err := net.Listen("tcp", addr)
+				if err != nil {
+					t.Errorf("its address is not free: %v", err)
+					continue
+				}
+				_ = l.Close()
+			}
+			if accepts("unix", path) {
+				t.Error("somebody listens on its socket")
+			}
+		})
+	}
+}
+
+// childrenOf lists the processes that pid has started.
+func childrenOf(pid int) ([]string, error) {
+	out, err := exec.Command("ps", "-A", "-o", "ppid=,pid=,comm=").Output()
+	if err != nil {
+		return nil, err
+	}
+	var children []string
+	for line := range strings.Lines(string(out)) {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == strconv.Itoa(pid) {
+			children = append(children, fields[2])
+		}
+	}
+	return children, nil
+}
