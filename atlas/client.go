@@ -103,7 +103,7 @@ func New(config Config) (*Client, error) {
 		errs = append(errs, checkProxy(baseURL))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("atlas: %w", err)
+		return nil, err
 	}
 
 	return &Client{
@@ -166,11 +166,11 @@ func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
 func LoadCAFile(path string) (*x509.CertPool, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
-		return nil, fmt.Errorf("atlas: the system's certificate authorities: %w", err)
+		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("atlas: CA file: %w", err)
+		return nil, fmt.Errorf("CA file: %w", err)
 	}
 	n := 0
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
@@ -180,12 +180,12 @@ func LoadCAFile(path string) (*x509.CertPool, error) {
 		n++
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("atlas: CA file %s: certificate %d: %w", path, n, err)
+			return nil, fmt.Errorf("CA file %s: certificate %d: %w", path, n, err)
 		}
 		pool.AddCert(cert)
 	}
 	if n == 0 {
-		return nil, fmt.Errorf("atlas: CA file %s: no certificate in it: give a file with PEM blocks of type CERTIFICATE", path)
+		return nil, fmt.Errorf("CA file %s: no certificate in it: give a file with PEM blocks of type CERTIFICATE", path)
 	}
 	return pool, nil
 }
@@ -193,32 +193,32 @@ func LoadCAFile(path string) (*x509.CertPool, error) {
 // parseBaseURL never quotes what it was given, which may hold a password.
 func parseBaseURL(s string) (*url.URL, error) {
 	if s == "" {
-		return nil, errors.New("BaseURL is empty: give Atlas's address, such as https://atlas.forsta.io/v1")
+		return nil, errors.New("the base URL is empty: give Atlas's address, such as https://atlas.forsta.io/v1")
 	}
 	u, err := url.Parse(s)
 	if err != nil {
-		return nil, errors.New("BaseURL is not a URL: give one such as https://atlas.forsta.io/v1")
+		return nil, errors.New("the base URL is not a URL: give one such as https://atlas.forsta.io/v1")
 	}
 	var errs []error
 	if u.Scheme != "https" {
-		errs = append(errs, errors.New("BaseURL does not begin with https://: nothing else is spoken, because every request carries a credential"))
+		errs = append(errs, errors.New("the base URL does not begin with https://: nothing else is spoken, because every request carries a credential"))
 	}
 	if u.Hostname() == "" {
-		errs = append(errs, errors.New("BaseURL has no host: give one such as https://atlas.forsta.io/v1"))
+		errs = append(errs, errors.New("the base URL has no host: give one such as https://atlas.forsta.io/v1"))
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			errs = append(errs, errors.New("BaseURL has a port that is not within 1 to 65535"))
+			errs = append(errs, errors.New("the base URL has a port that is not within 1 to 65535"))
 		}
 	}
 	if u.User != nil {
-		errs = append(errs, errors.New("BaseURL has a user or password: remove it, because the only credential is the JWT of each call"))
+		errs = append(errs, errors.New("the base URL has a user or password: remove it, because the only credential is the JWT of each call"))
 	}
 	if u.RawQuery != "" || u.ForceQuery {
-		errs = append(errs, errors.New("BaseURL has a query: remove the ? and what follows it"))
+		errs = append(errs, errors.New("the base URL has a query: remove the ? and what follows it"))
 	}
 	if strings.Contains(s, "#") {
-		errs = append(errs, errors.New("BaseURL has a fragment: remove the # and what follows it"))
+		errs = append(errs, errors.New("the base URL has a fragment: remove the # and what follows it"))
 	}
 	return u, errors.Join(errs...)
 }

@@ -67,7 +67,7 @@ func TestProxyEnvironment(t *testing.T) {
 		}
 		want := "New:  <nil>"
 		if !valid {
-			want = "New:  atlas: HTTPS_PROXY is not a proxy's URL"
+			want = "New:  HTTPS_PROXY is not a proxy's URL"
 		}
 		if text := string(out); !strings.Contains(text, want) || strings.Contains(text, "planted") {
 			t.Errorf("HTTPS_PROXY=%s: got %s", value, text)

@@ -41,7 +41,7 @@ func BenchmarkREST(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	grpcServer := newGRPCServer(svc, calls, newHealthService(), nil)
+	grpcServer := newGRPCServer(svc, calls, newHealthService(), nil, cfg.Logger)
 	go func() { _ = grpcServer.Serve(listener) }()
 	b.Cleanup(grpcServer.Stop)
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,7 +23,7 @@ const (
 )
 
 // grpcOptions are the hardened defaults of the gRPC listener.
-func grpcOptions(tlsConfig *tls.Config) []grpc.ServerOption {
+func grpcOptions(tlsConfig *tls.Config, log *slog.Logger) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -40,9 +41,7 @@ func grpcOptions(tlsConfig *tls.Config) []grpc.ServerOption {
 		}),
 		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
-			return &callError{reason: reasonRouteNotFound}
-		}),
+		grpc.UnknownServiceHandler(unknownMethod(log)),
 		grpc.WaitForHandlers(true),
 	}
 	if tlsConfig != nil {
@@ -51,10 +50,21 @@ func grpcOptions(tlsConfig *tls.Config) []grpc.ServerOption {
 	return opts
 }
 
+// unknownMethod answers calls of methods that nobody has. Their names are not logged: somebody may have put a secret there.
+func unknownMethod(log *slog.Logger) grpc.StreamHandler {
+	observed, info := observe(log), &grpc.UnaryServerInfo{FullMethod: "unknown method"}
+	return func(_ any, stream grpc.ServerStream) error {
+		_, err := observed(stream.Context(), nil, info, func(context.Context, any) (any, error) {
+			return nil, &callError{reason: reasonRouteNotFound}
+		})
+		return err
+	}
+}
+
 // newGRPCServer registers the service inside the call chain, and health and reflection outside it: probes and grpcurl
 // have no credential, and both tell only what is public.
-func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc.UnaryServerInterceptor, h healthpb.HealthServer, tlsConfig *tls.Config) *grpc.Server {
-	s := grpc.NewServer(grpcOptions(tlsConfig)...)
+func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc.UnaryServerInterceptor, h healthpb.HealthServer, tlsConfig *tls.Config, log *slog.Logger) *grpc.Server {
+	s := grpc.NewServer(grpcOptions(tlsConfig, log)...)
 	ephemeraltokenv1.RegisterEphemeralTokenServiceServer(chained{s, calls}, svc)
 	healthpb.RegisterHealthServer(s, h)
 	reflection.Register(s) // v1 and v1alpha

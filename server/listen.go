@@ -15,7 +15,7 @@ import (
 
 const unixPrefix = "unix:"
 
-// ListenError says which address New could not bind. It may be one of several, joined.
+// ListenError says which address is wrong or could not be bound. It may be one of several, joined.
 type ListenError struct {
 	Listener string // "gRPC", "HTTP" or "admin"
 	Addr     string
@@ -23,7 +23,7 @@ type ListenError struct {
 }
 
 func (e *ListenError) Error() string {
-	return fmt.Sprintf("%s address %s: %v", e.Listener, e.Addr, e.Err)
+	return fmt.Sprintf("%s address %q: %v", e.Listener, e.Addr, e.Err)
 }
 
 func (e *ListenError) Unwrap() error { return e.Err }
@@ -34,17 +34,20 @@ func validateAddr(name, addr string) error {
 		return nil
 	}
 	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
-		if name != "gRPC" || path == "" {
-			return fmt.Errorf("%s address %s: it must be host:port", name, addr)
+		switch {
+		case name != "gRPC":
+			return &ListenError{name, addr, errors.New("only gRPC is served on a socket file: it must be host:port")}
+		case path == "":
+			return &ListenError{name, addr, errors.New("it must be unix:/path")}
 		}
 		return nil
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return fmt.Errorf("%s address %q: it must be host:port, such as 127.0.0.1:9090", name, addr)
+		return &ListenError{name, addr, errors.New("it must be host:port, such as 127.0.0.1:9090")}
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		return fmt.Errorf("%s address %q: the port must be a number from 0 to 65535", name, addr)
+		return &ListenError{name, addr, errors.New("the port must be a number from 0 to 65535")}
 	}
 	return nil
 }
@@ -54,7 +57,7 @@ func validateLocal(name, addr string) error {
 	if addr == "" || IsLocal(addr) {
 		return nil
 	}
-	return fmt.Errorf("%s address %s: %w", name, addr, ErrExposed)
+	return &ListenError{name, addr, ErrExposed}
 }
 
 // IsLocal reports whether only this machine can reach addr: a loopback address, "localhost", or a socket file. What is

@@ -50,7 +50,7 @@ func logCall(ctx context.Context, log *slog.Logger, c call) {
 	level, attrs := slog.LevelDebug, []slog.Attr{
 		slog.String("method", c.method),
 		slog.String("request_id", c.requestID),
-		slog.Duration("duration", c.duration),
+		slog.Float64("duration_ms", float64(c.duration.Microseconds())/1000),
 	}
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		attrs = append(attrs, slog.String("peer", p.Addr.String()))

@@ -98,7 +98,7 @@ type Server struct {
 	httpServer   *http.Server
 	adminServer  *http.Server
 
-	grpcListener, httpListener, adminListener net.Listener // nil where off
+	grpcListener, httpListener, adminListener *drainListener // nil where off
 }
 
 // New validates cfg, loads the TLS files and binds every address, so that whatever is wrong is known before the first
@@ -127,7 +127,7 @@ func New(cfg Config) (*Server, error) {
 		s.Close()
 		return nil, err
 	}
-	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS)
+	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS, cfg.Logger)
 	s.httpServer = newHTTPServer(rest, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
 	s.adminServer = newHTTPServer(newAdminHandler(&s.ready), cfg.Logger)
@@ -142,7 +142,7 @@ func (s *Server) listen() error {
 	var errs []error
 	for _, l := range []struct {
 		name, addr string
-		listener   *net.Listener
+		listener   **drainListener
 	}{
 		{"gRPC", s.cfg.GRPCAddr, &s.grpcListener},
 		{"HTTP", s.cfg.HTTPAddr, &s.httpListener},
@@ -156,7 +156,7 @@ func (s *Server) listen() error {
 			errs = append(errs, &ListenError{Listener: l.name, Addr: l.addr, Err: err})
 			continue
 		}
-		*l.listener = bound
+		*l.listener = newDrainListener(bound)
 	}
 	return errors.Join(errs...)
 }
@@ -170,7 +170,7 @@ func (s *Server) HTTPAddr() net.Addr { return boundAddr(s.httpListener) }
 // AdminAddr is the bound admin address, nil if it is off.
 func (s *Server) AdminAddr() net.Addr { return boundAddr(s.adminListener) }
 
-func boundAddr(l net.Listener) net.Addr {
+func boundAddr(l *drainListener) net.Addr {
 	if l == nil {
 		return nil
 	}
@@ -179,7 +179,7 @@ func boundAddr(l net.Listener) net.Addr {
 
 // Close releases the addresses and files of a server that has not run, and cuts off one that runs.
 func (s *Server) Close() {
-	for _, l := range []net.Listener{s.grpcListener, s.httpListener, s.adminListener} {
+	for _, l := range []*drainListener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
 			_ = l.Close() // it may be closed already
 		}
@@ -228,41 +228,66 @@ func serveHTTP(srv *http.Server, l net.Listener) error {
 
 // drain ends the server's listeners. The admin listener goes last, so that probes can watch.
 func (s *Server) drain() error {
-	s.cfg.Logger.Info("draining", slog.Duration("timeout", s.cfg.DrainTimeout))
+	s.cfg.Logger.Info("draining", slog.String("timeout", s.cfg.DrainTimeout.String()))
 	s.ready.set("draining")
 	s.health.drain()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer cancel()
 	var group errgroup.Group
-	group.Go(func() error { return stopGRPC(ctx, s.grpcServer) })
-	group.Go(func() error { return stopHTTP(ctx, s.httpServer) })
+	if s.grpcListener != nil {
+		group.Go(func() error { return stop(ctx, s.grpcListener, stopGRPC(s.grpcServer, s.grpcListener)) })
+	}
+	if s.httpListener != nil {
+		group.Go(func() error { return stop(ctx, s.httpListener, stopHTTP(s.httpServer)) })
+	}
 	err := group.Wait()
-	return errors.Join(err, stopHTTP(context.WithoutCancel(ctx), s.adminServer))
+	if s.adminListener != nil {
+		// Nobody's call is lost with a probe, so what is open after a moment is cut off without a word.
+		ctx, cancel := context.WithTimeout(context.Background(), silentGrace)
+		defer cancel()
+		_ = stop(ctx, s.adminListener, stopHTTP(s.adminServer))
+	}
+	return err
 }
 
 var errDrainTimeout = errors.New("some calls did not finish within the drain timeout and were cut off")
 
-func stopGRPC(ctx context.Context, srv *grpc.Server) error {
-	done := make(chan struct{})
-	go func() {
-		srv.GracefulStop()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		srv.Stop()
-		<-done
-		return errDrainTimeout
-	}
-}
-
-func stopHTTP(ctx context.Context, srv *http.Server) error {
-	err := srv.Shutdown(ctx)
+// stop runs graceful until ctx is done. Connections that stay silent are closed on the way.
+func stop(ctx context.Context, l *drainListener, graceful func(context.Context) error) error {
+	defer time.AfterFunc(silentGrace, l.closeSilent).Stop()
+	err := graceful(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		_ = srv.Close()
 		return errDrainTimeout
 	}
 	return err
+}
+
+// stopGRPC is http.Server.Shutdown and, if that was in vain, Close, for a grpc.Server.
+func stopGRPC(srv *grpc.Server, l *drainListener) func(context.Context) error {
+	return func(ctx context.Context) error {
+		done := make(chan struct{})
+		go func() {
+			srv.GracefulStop()
+			close(done)
+		}()
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			l.closeAll() // Stop waits for handshakes otherwise
+			srv.Stop()
+			<-done
+			return ctx.Err()
+		}
+	}
+}
+
+func stopHTTP(srv *http.Server) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := srv.Shutdown(ctx)
+		if err != nil {
+			_ = srv.Close()
+		}
+		return err
+	}
 }

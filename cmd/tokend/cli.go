@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -40,9 +41,13 @@ type setting struct{ flag, value, source string }
 
 func (in *invocation) run(ctx context.Context) error { return in.command.execute(ctx, in) }
 
-// check adds a command's own mistakes to those of parsing and returns them all, nil if there are none.
+// check adds a command's own mistakes to those of parsing and returns them all, each once, nil if there are none.
 func (in *invocation) check(own ...error) error {
-	in.mistakes = append(in.mistakes, flatten(own...)...)
+	for _, err := range flatten(own...) {
+		if !slices.ContainsFunc(in.mistakes, func(known error) bool { return known.Error() == err.Error() }) {
+			in.mistakes = append(in.mistakes, err)
+		}
+	}
 	if len(in.mistakes) > 0 {
 		return in.mistakes
 	}
@@ -283,7 +288,7 @@ func checkProxy(environ []string) error {
 			continue
 		}
 		if proxy, err := url.Parse("http://" + value); err != nil || proxy.Host == "" { // host:port is fine as well
-			return fmt.Errorf("%s: not a proxy's URL, such as http://proxy.internal:3128", name)
+			return fmt.Errorf("%s is not a proxy's URL: give one such as http://proxy.internal:3128, or unset it", strings.ToUpper(name))
 		}
 	}
 	return nil

@@ -37,7 +37,7 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 	errs = append(errs, c.checkLocal()...)
 	for _, err := range flatten(cfg.Validate()) {
 		if !errors.Is(err, server.ErrExposed) { // checkLocal has said it
-			errs = append(errs, err)
+			errs = append(errs, nameFlag(err))
 		}
 	}
 	if err := in.check(errs...); err != nil {

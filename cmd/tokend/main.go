@@ -9,10 +9,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
-
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 func main() {
@@ -39,11 +36,7 @@ func exitCode(err error, stderr io.Writer) int {
 		return 2
 	}
 	for _, line := range flatten(err) {
-		var unbound *server.ListenError
-		if errors.As(line, &unbound) {
-			line = fmt.Errorf("--%s-addr: cannot listen on %s: %w", strings.ToLower(unbound.Listener), unbound.Addr, unbound.Err)
-		}
-		fmt.Fprintf(stderr, "tokend: %v\n", line)
+		fmt.Fprintf(stderr, "tokend: %v\n", nameFlag(line))
 	}
 	return 1
 }

@@ -108,7 +108,7 @@ func TestTakenPort(t *testing.T) {
 			addresses := slices.Clone(freePorts)
 			addresses[i] = flag + "=" + busy.Addr().String()
 			got := tokend(t, slices.Concat(command, addresses)...)
-			want := "tokend: " + flag + ": cannot listen on " + busy.Addr().String() + ": the address is in use"
+			want := "tokend: " + flag + " " + busy.Addr().String() + ": the address is in use"
 			if got.code != 1 || got.stdout != "" || !strings.HasPrefix(got.stderr, want) || strings.Count(got.stderr, "\n") != 1 {
 				t.Errorf("%s %s: exit status %d\n%s%s", command[0], flag, got.code, got.stdout, got.stderr)
 			}

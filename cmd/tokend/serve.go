@@ -34,13 +34,13 @@ func (f serveFlags) config(log io.Writer) (server.Config, []error) {
 		switch {
 		case errors.Is(err, server.ErrNoAtlas): // the client's own mistakes say why
 		case errors.Is(err, server.ErrExposed):
-			errs = append(errs, fmt.Errorf("%w: give --tls-cert-file and --tls-key-file, or --plaintext if something in front of tokend encrypts", err))
+			errs = append(errs, fmt.Errorf("%w: give --tls-cert-file and --tls-key-file, or --plaintext if something in front of tokend encrypts", nameFlag(err)))
 		case errors.Is(err, server.ErrTLSIncomplete):
 			errs = append(errs, fmt.Errorf("--tls-cert-file and --tls-key-file: %w", err))
 		case errors.Is(err, server.ErrTLSAndPlaintext):
 			errs = append(errs, fmt.Errorf("--plaintext: %w", err))
 		default:
-			errs = append(errs, err)
+			errs = append(errs, nameFlag(err))
 		}
 	}
 	return cfg, errs

@@ -151,7 +151,7 @@ func TestServeUnixSocket(t *testing.T) {
 	}
 	refused := func(why string) {
 		got := tokend(t, slices.Concat([]string{"serve"}, freePorts, []string{"--grpc-addr=unix:" + path})...)
-		if got.code != 1 || !strings.HasPrefix(got.stderr, "tokend: --grpc-addr: cannot listen on unix:"+path+": ") || strings.Count(got.stderr, "\n") != 1 {
+		if got.code != 1 || !strings.HasPrefix(got.stderr, "tokend: --grpc-addr unix:"+path+": ") || strings.Count(got.stderr, "\n") != 1 {
 			t.Errorf("%s: exit status %d\n%s", why, got.code, got.stderr)
 		}
 	}

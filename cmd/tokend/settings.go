@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -87,10 +88,14 @@ func (f atlasFlags) client() (*atlas.Client, []error) {
 		}
 	}
 	client, err := atlas.New(cfg)
-	if err != nil {
-		err = fmt.Errorf("--atlas-url: %w", err)
+	errs := flatten(caErr, timeoutErr)
+	for _, err := range flatten(err) {
+		if !strings.HasPrefix(err.Error(), "HTTPS_PROXY") { // the one thing that is not about the URL
+			err = fmt.Errorf("--atlas-url: %w", err)
+		}
+		errs = append(errs, err)
 	}
-	return client, flatten(err, caErr, timeoutErr)
+	return client, errs
 }
 
 func positiveDuration(flag, value string) (time.Duration, error) {
@@ -99,6 +104,15 @@ func positiveDuration(flag, value string) (time.Duration, error) {
 		return 0, fmt.Errorf("--%s: %q is not a duration above zero such as 500ms or 10s", flag, value)
 	}
 	return d, nil
+}
+
+// nameFlag puts the flag's name in front of what is wrong with an address.
+func nameFlag(err error) error {
+	var wrong *server.ListenError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	return fmt.Errorf("--%s-addr %s: %w", strings.ToLower(wrong.Listener), wrong.Addr, wrong.Err)
 }
 
 // flatten drops the nil errors and takes joined ones apart, so that each mistake is a line of its own.

@@ -204,3 +204,26 @@ func childrenOf(pid int) ([]string, error) {
 	}
 	return children, nil
 }
+
+// TestTermWithSilentConnections: a port probe that sends nothing holds up no stop.
+func TestTermWithSilentConnections(t *testing.T) {
+	t.Parallel()
+	for _, listener := range []string{"gRPC", "HTTP", "admin"} {
+		t.Run(listener, func(t *testing.T) {
+			t.Parallel()
+			s := startServe(t, "--drain-timeout=4s")
+			conn, err := net.Dial("tcp", map[string]string{"gRPC": s.grpc, "HTTP": s.http, "admin": s.admin}[listener])
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if listener == "gRPC" {
+				_, _ = conn.Read(make([]byte, 1)) // its SETTINGS: the connection is accepted
+			}
+			s.signal(t, syscall.SIGTERM)
+			if code := s.awaitEnd(t); code != 0 {
+				t.Errorf("exit status %d, want 0", code)
+			}
+		})
+	}
+}
