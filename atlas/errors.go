@@ -21,8 +21,10 @@ type Operation string
 
 // The operations.
 const (
-	OpCreate Operation = "create" // POST /ephemeral-token
-	OpDelete Operation = "delete" // DELETE /ephemeral-token
+	OpCreate  Operation = "create"  // POST /ephemeral-token
+	OpDelete  Operation = "delete"  // DELETE /ephemeral-token
+	OpLogIn   Operation = "login"   // POST /login/
+	OpRefresh Operation = "refresh" // POST /api-token-refresh/
 )
 
 // Kind is why an operation failed.

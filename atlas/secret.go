@@ -50,5 +50,23 @@ func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
 // MarshalText returns "[redacted]".
 func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
+// UserAuthToken is the long-lived secret with which a bot logs in. It prints like [JWT].
+type UserAuthToken string
+
+// String returns "[redacted]".
+func (UserAuthToken) String() string { return redacted }
+
+// GoString returns "[redacted]".
+func (UserAuthToken) GoString() string { return redacted }
+
+// Format writes "[redacted]" whatever the verb.
+func (UserAuthToken) Format(s fmt.State, _ rune) { writeRedacted(s) }
+
+// LogValue returns "[redacted]".
+func (UserAuthToken) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText returns "[redacted]".
+func (UserAuthToken) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
 // writeRedacted ignores the error as fmt.State's own Write does: it only appends to a buffer.
 func writeRedacted(w io.Writer) { _, _ = io.WriteString(w, redacted) }

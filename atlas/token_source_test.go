@@ -1,0 +1,404 @@
+package atlas
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeIdentity is an Atlas that logs in and refreshes as it is told.
+type fakeIdentity struct {
+	mu                sync.Mutex
+	logins, refreshes int           // guarded by mu
+	life              time.Duration // guarded by mu; of the JWTs
+	skew              time.Duration // guarded by mu; of its clock against ours
+	latency           time.Duration // guarded by mu
+	loginErr          error         // guarded by mu
+	refreshErr        error         // guarded by mu
+}
+
+func (f *fakeIdentity) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeIdentity) counts() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Sprintf("%d logins, %d refreshes", f.logins, f.refreshes)
+}
+
+func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT, error) {
+	f.mu.Lock()
+	*count++
+	latency, err := f.latency, *fail
+	n := f.logins*1000 + f.refreshes
+	exp := time.Now().Add(f.skew + f.life).Unix()
+	f.mu.Unlock()
+	select {
+	case <-time.After(latency):
+	case <-ctx.Done():
+		return "", &Error{Op: OpLogIn, Kind: KindCanceled, Err: ctx.Err()}
+	}
+	if err != nil {
+		return "", err
+	}
+	payload := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d,"n":%d}`, exp, n))
+	return JWT("e30." + payload + ".c2ln"), nil
+}
+
+func (f *fakeIdentity) LogIn(ctx context.Context, _ UserAuthToken) (JWT, error) {
+	return f.issue(ctx, &f.logins, &f.loginErr)
+}
+
+func (f *fakeIdentity) RefreshJWT(ctx context.Context, _ JWT) (JWT, error) {
+	return f.issue(ctx, &f.refreshes, &f.refreshErr)
+}
+
+func plantedSecret() (UserAuthToken, error) { return "planted", nil }
+
+// withSource runs test in a bubble of fake time.
+func withSource(t *testing.T, test func(t *testing.T, f *fakeIdentity, s *TokenSource)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour, latency: 100 * time.Millisecond}
+		s := newTokenSource(f, plantedSecret, nil)
+		defer s.Close()
+		test(t, f, s)
+	})
+}
+
+func wantCounts(t *testing.T, f *fakeIdentity, want string) {
+	t.Helper()
+	if got := f.counts(); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func mustToken(t *testing.T, s *TokenSource) JWT {
+	t.Helper()
+	jwt, err := s.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jwt
+}
+
+func refusal() error {
+	return &Error{Op: OpLogIn, Kind: KindStatus, StatusCode: 400, Err: errors.New("refused")}
+}
+
+// TestFault33SharedLogin: a thousand callers, one login, and each waits only as long as it may.
+func TestFault33SharedLogin(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		var ok, late sync.WaitGroup
+		for i := range 1000 {
+			if i%10 != 0 {
+				ok.Go(func() { mustToken(t, s) })
+				continue
+			}
+			late.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				defer cancel()
+				if _, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("a caller with half the time got %v", err)
+				}
+			})
+		}
+		late.Wait()
+		ok.Wait()
+		wantCounts(t, f, "1 logins, 0 refreshes")
+	})
+}
+
+// TestFault34FirstWaiterCancels: the login goes on for the others.
+func TestFault34FirstWaiterCancels(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		ctx, cancel := context.WithCancel(t.Context())
+		first := make(chan error)
+		go func() {
+			_, err := s.Token(ctx)
+			first <- err
+		}()
+		synctest.Wait()
+		second := make(chan error)
+		go func() {
+			_, err := s.Token(t.Context())
+			second <- err
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Errorf("the first got %v", err)
+		}
+		if err := <-second; err != nil {
+			t.Errorf("the second got %v", err)
+		}
+		wantCounts(t, f, "1 logins, 0 refreshes")
+	})
+}
+
+// TestRefresh: at about half of the life, and nobody waits for it.
+func TestRefresh(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		first := mustToken(t, s)
+		advance(26 * time.Minute)
+		wantCounts(t, f, "1 logins, 0 refreshes")
+		f.set(func() { f.latency = 10 * time.Second })
+		advance(8 * time.Minute)
+		synctest.Wait()
+		wantCounts(t, f, "1 logins, 1 refreshes")
+		if jwt := mustToken(t, s); jwt == first {
+			t.Error("the JWT is still the first")
+		}
+	})
+}
+
+func TestRefreshKeepsNobodyWaiting(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		first := mustToken(t, s)
+		f.set(func() { f.latency = 20 * time.Minute })
+		advance(34 * time.Minute) // the refresh has begun, and takes long
+		wantCounts(t, f, "1 logins, 1 refreshes")
+		start := time.Now()
+		if jwt := mustToken(t, s); jwt != first || time.Since(start) != 0 {
+			t.Errorf("waited %v for another JWT", time.Since(start))
+		}
+	})
+}
+
+// TestFault31RefreshRefused: one login, and the callers notice nothing.
+func TestFault31RefreshRefused(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		mustToken(t, s)
+		f.set(func() { f.refreshErr = refusal() })
+		advance(34 * time.Minute)
+		synctest.Wait()
+		wantCounts(t, f, "2 logins, 1 refreshes")
+		mustToken(t, s)
+		if err := s.Err(); err != nil {
+			t.Errorf("Err is %v", err)
+		}
+	})
+}
+
+// TestRefreshFails: for another reason than a refusal, it is tried again while the JWT still works.
+func TestRefreshFails(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		first := mustToken(t, s)
+		f.set(func() {
+			f.refreshErr = &Error{Op: OpRefresh, Kind: KindStatus, StatusCode: 503, Err: errors.New("503")}
+		})
+		advance(34 * time.Minute)
+		if jwt := mustToken(t, s); jwt != first {
+			t.Error("the JWT is not the first any more")
+		}
+		if s.Err() == nil {
+			t.Error("Err says nothing")
+		}
+		f.set(func() { f.refreshErr = nil })
+		advance(time.Minute)
+		synctest.Wait()
+		if jwt := mustToken(t, s); jwt == first {
+			t.Error("the refresh was not tried again")
+		}
+		if got := f.counts(); !strings.HasPrefix(got, "1 logins") {
+			t.Errorf("%s, want no second login", got)
+		}
+	})
+}
+
+// TestFault30LoginRefused: the next try comes no sooner than 30 s later, whoever asks, unless there is a new secret.
+func TestFault30LoginRefused(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		f.set(func() { f.loginErr = refusal() })
+		for range 100 {
+			_, err := s.Token(t.Context())
+			var refused *CredentialError
+			if !errors.As(err, &refused) || refused.RetryAfter <= 0 || refused.RetryAfter > 40*time.Second {
+				t.Fatalf("got %v, want a CredentialError with a time to wait", err)
+			}
+			if strings.Contains(err.Error(), "planted") {
+				t.Fatal("the error has the secret in it")
+			}
+		}
+		wantCounts(t, f, "1 logins, 0 refreshes")
+		advance(29 * time.Second)
+		_, _ = s.Token(t.Context())
+		wantCounts(t, f, "1 logins, 0 refreshes")
+		advance(8 * time.Second)
+		_, _ = s.Token(t.Context())
+		wantCounts(t, f, "2 logins, 0 refreshes")
+		_, _ = s.Token(t.Context())
+		wantCounts(t, f, "2 logins, 0 refreshes")
+		f.set(func() { f.loginErr = nil })
+		s.SecretChanged()
+		mustToken(t, s)
+		wantCounts(t, f, "3 logins, 0 refreshes")
+	})
+}
+
+func TestLoginFails(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		f.set(func() {
+			f.loginErr = &Error{Op: OpLogIn, Kind: KindStatus, StatusCode: 429, RetryAfter: 7 * time.Second, Err: errors.New("429")}
+		})
+		_, err := s.Token(t.Context())
+		var e *Error
+		if !errors.As(err, &e) || e.StatusCode != 429 {
+			t.Fatalf("got %v, want Atlas's own 429", err)
+		}
+		advance(6 * time.Second)
+		_, _ = s.Token(t.Context())
+		wantCounts(t, f, "1 logins, 0 refreshes")
+		f.set(func() { f.loginErr = nil })
+		advance(time.Second)
+		mustToken(t, s)
+		wantCounts(t, f, "2 logins, 0 refreshes")
+	})
+}
+
+// TestFault32Clock: a clock that is wrong by five minutes costs early renewals at most.
+func TestFault32Clock(t *testing.T) {
+	for _, skew := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
+		for _, life := range []time.Duration{time.Minute, 4 * time.Minute, time.Hour} {
+			t.Run(fmt.Sprint(skew, life), func(t *testing.T) {
+				withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+					f.set(func() { f.skew, f.life, f.latency = skew, life, 0 })
+					mustToken(t, s)
+					before := time.Now()
+					for time.Since(before) < time.Hour {
+						advance(time.Second)
+						mustToken(t, s)
+					}
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					if f.logins != 1 || f.refreshes > 150 {
+						t.Errorf("%d logins and %d refreshes in an hour", f.logins, f.refreshes)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestInvalidate(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		first := mustToken(t, s)
+		for range 1000 {
+			s.Invalidate(first)
+		}
+		second := mustToken(t, s)
+		s.Invalidate(first) // a caller that comes late
+		if jwt := mustToken(t, s); jwt != second || jwt == first {
+			t.Error("a late refusal of an old JWT dropped the new one")
+		}
+		wantCounts(t, f, "2 logins, 0 refreshes")
+	})
+}
+
+func unauthorized() error {
+	return &Error{Op: OpCreate, Kind: KindStatus, StatusCode: 401, Err: errors.New("401")}
+}
+
+// TestFault08WithJWT: a 401 costs one login and one replay, for any number of callers; a second one is not the caller's.
+func TestFault08WithJWT(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		revoked := mustToken(t, s)
+		var callers sync.WaitGroup
+		for range 1000 {
+			callers.Go(func() {
+				calls := 0
+				got, err := WithJWT(t.Context(), s, func(_ context.Context, jwt JWT) (string, error) {
+					calls++
+					advance(10 * time.Millisecond)
+					if jwt == revoked {
+						return "", unauthorized()
+					}
+					return "done", nil
+				})
+				if got != "done" || err != nil || calls != 2 {
+					t.Errorf("got %q, %v after %d calls", got, err, calls)
+				}
+			})
+		}
+		callers.Wait()
+		wantCounts(t, f, "2 logins, 0 refreshes")
+	})
+	t.Run("refused for good", func(t *testing.T) {
+		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			for range 10 {
+				_, err := WithJWT(t.Context(), s, func(context.Context, JWT) (string, error) { return "", unauthorized() })
+				var refused *CredentialError
+				if !errors.As(err, &refused) || refused.RetryAfter <= 0 {
+					t.Fatalf("got %v, want a CredentialError with a time to wait", err)
+				}
+			}
+			wantCounts(t, f, "2 logins, 0 refreshes") // and not two for each call
+		})
+	})
+	t.Run("another error", func(t *testing.T) {
+		withSource(t, func(t *testing.T, _ *fakeIdentity, s *TokenSource) {
+			calls, broken := 0, errors.New("broken")
+			_, err := WithJWT(t.Context(), s, func(context.Context, JWT) (string, error) { calls++; return "", broken })
+			if !errors.Is(err, broken) || calls != 1 {
+				t.Errorf("got %v after %d calls", err, calls)
+			}
+		})
+	})
+}
+
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour, latency: time.Hour}
+		s := newTokenSource(f, plantedSecret, nil)
+		waiting := make(chan error)
+		go func() {
+			_, err := s.Token(t.Context())
+			waiting <- err
+		}()
+		synctest.Wait()
+		s.Close()
+		if err := <-waiting; err == nil {
+			t.Error("a login went on after Close")
+		}
+		if _, err := s.Token(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("got %v, want ErrClosed", err)
+		}
+	})
+}
+
+func TestUnreadableSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour}
+		s := newTokenSource(f, func() (UserAuthToken, error) { return "", errors.New("no file") }, nil)
+		defer s.Close()
+		_, err := s.Token(t.Context())
+		var refused *CredentialError
+		if !errors.As(err, &refused) {
+			t.Errorf("got %v, want a CredentialError", err)
+		}
+		wantCounts(t, f, "0 logins, 0 refreshes")
+	})
+}
+
+func FuzzUnverifiedClaims(f *testing.F) {
+	for _, seed := range []string{"a.e30.c", "a.eyJleHAiOjF9.c", "a.eyJleHAiOjFlNDAwfQ.c", "..", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if c := JWT(s).UnverifiedClaims(); !c.Expiry.IsZero() && c.Expiry.Unix() < 0 {
+			t.Errorf("expiry %v", c.Expiry)
+		}
+	})
+}
+
+// advance lets d pass, in the fake time of a bubble.
+func advance(d time.Duration) { <-time.After(d) }
