@@ -1,14 +1,12 @@
-// Package auth says who is calling and with which credential.
-//
-// It reads what a call brings, and nothing else: it neither calls Atlas nor decides what becomes of an error. Nobody
-// outside Atlas can verify an Atlas JWT (HS256, and the key is Atlas's alone), so nothing here believes a word that is
-// inside one.
 package auth
 
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+
+	"google.golang.org/grpc/metadata"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
@@ -16,11 +14,27 @@ import (
 // Header is the metadata key and HTTP header in which a caller brings its credential.
 const Header = "authorization"
 
+// SecondHeader is how clients of a gRPC gateway may also write it. It is never read as a credential, but beside a real one
+// it is a second.
+const SecondHeader = "grpc-metadata-authorization"
+
+// callCredentials returns the authorization values of a call.
+func callCredentials(ctx context.Context) []string {
+	values := metadata.ValueFromIncomingContext(ctx, Header)
+	if second := metadata.ValueFromIncomingContext(ctx, SecondHeader); len(values) > 0 && len(second) > 0 {
+		return append(slices.Clone(values), second...)
+	}
+	return values
+}
+
 // What is wrong with the credential of a call. None of them quotes it.
 var (
-	ErrMissing   = errors.New("the call has no authorization value")
+	// ErrMissing: the call brings nothing that says who is calling, or not the Atlas JWT that is to be passed on.
+	ErrMissing = errors.New("the call has no authorization value")
+	// ErrMalformed: what it brings cannot be read.
 	ErrMalformed = errors.New("the authorization value is not `JWT <jwt>` or `Bearer <jwt>`")
-	ErrAmbiguous = errors.New("the call has several authorization values")
+	// ErrAmbiguous: it brings several authorization values, or an Atlas JWT where a profile's is to be used.
+	ErrAmbiguous = errors.New("the call has more than one credential")
 )
 
 // maxCredential bounds an authorization value, in bytes. Atlas's JWTs have some 300.
@@ -30,29 +44,36 @@ const maxCredential = 8 << 10
 // `Bearer <jwt>`. The scheme's case does not matter (RFC 9110 §11.1). The JWT is checked for its shape only, which
 // also means that CR, LF, NUL and non-ASCII never travel on.
 func ParseCredential(values []string) (atlas.JWT, error) {
+	jwt, _, err := parseCredential(values)
+	return jwt, err
+}
+
+// parseCredential also says whether the scheme was Bearer: behind that word there may be an OIDC token instead.
+func parseCredential(values []string) (jwt atlas.JWT, bearer bool, err error) {
 	switch len(values) {
 	case 0:
-		return "", ErrMissing
+		return "", false, ErrMissing
 	case 1:
 	default:
-		return "", ErrAmbiguous
+		return "", false, ErrAmbiguous
 	}
 	value := values[0]
 	if value == "" {
-		return "", ErrMissing
+		return "", false, ErrMissing
 	}
 	if len(value) > maxCredential {
-		return "", ErrMalformed
+		return "", false, ErrMalformed
 	}
-	scheme, jwt, _ := strings.Cut(value, " ")
-	if !strings.EqualFold(scheme, "JWT") && !strings.EqualFold(scheme, "Bearer") {
-		return "", ErrMalformed
+	scheme, rest, _ := strings.Cut(value, " ")
+	bearer = strings.EqualFold(scheme, "Bearer")
+	if !bearer && !strings.EqualFold(scheme, "JWT") {
+		return "", false, ErrMalformed
 	}
-	jwt = strings.TrimLeft(jwt, " ") // RFC 9110 §11.4 allows several
-	if !isCompactJWS(jwt) {
-		return "", ErrMalformed
+	rest = strings.TrimLeft(rest, " ") // RFC 9110 §11.4 allows several
+	if !isCompactJWS(rest) {
+		return "", false, ErrMalformed
 	}
-	return atlas.JWT(jwt), nil
+	return atlas.JWT(rest), bearer, nil
 }
 
 // isCompactJWS reports whether s looks like a signed JWT: three non-empty base64url parts (RFC 7515 §7.1).
@@ -68,20 +89,4 @@ func isCompactJWS(s string) bool {
 
 func notBase64URL(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
-}
-
-type contextKey struct{}
-
-// NewContext returns ctx carrying the credential with which Atlas is to be called.
-func NewContext(ctx context.Context, jwt atlas.JWT) context.Context {
-	return context.WithValue(ctx, contextKey{}, jwt)
-}
-
-// FromContext returns the credential put there by NewContext. It fails with ErrMissing rather than return an empty one.
-func FromContext(ctx context.Context) (atlas.JWT, error) {
-	jwt, ok := ctx.Value(contextKey{}).(atlas.JWT)
-	if !ok {
-		return "", ErrMissing
-	}
-	return jwt, nil
 }

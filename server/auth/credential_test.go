@@ -56,15 +56,6 @@ func TestParseCredential(t *testing.T) {
 	}
 }
 
-func TestFromContext(t *testing.T) {
-	if _, err := auth.FromContext(t.Context()); !errors.Is(err, auth.ErrMissing) {
-		t.Errorf("without a credential: %v, want ErrMissing", err)
-	}
-	if got, err := auth.FromContext(auth.NewContext(t.Context(), "a.b.c")); got != "a.b.c" || err != nil {
-		t.Errorf("got %q, %v", string(got), err)
-	}
-}
-
 // FuzzParseCredential: whatever a caller sends, what comes out is exactly a JWT's alphabet in three parts, it was in
 // the value, and no error repeats the value.
 func FuzzParseCredential(f *testing.F) {

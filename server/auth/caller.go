@@ -1,0 +1,106 @@
+package auth
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+)
+
+// The kinds of [Caller].
+const (
+	KindSPIFFE = "spiffe" // by the SPIFFE ID of a verified client certificate
+	KindDNS    = "dns"    // by a DNS name of a verified client certificate
+	KindOIDC   = "oidc"   // by a verified OIDC token
+	KindAtlas  = "atlas"  // brings an Atlas JWT, which only Atlas can verify: who it is, is not known
+)
+
+// Caller is who is calling, as far as that has been verified. The zero Caller is nobody that is known.
+type Caller struct {
+	// Kind is one of the Kind constants, or empty.
+	Kind string
+	// Name is the SPIFFE ID, the DNS name in lower case, or issuer#subject; empty for the kind atlas.
+	Name string
+}
+
+// String returns the caller in the form that [Policy.Explain] reads, "unknown" for the zero Caller.
+func (c Caller) String() string {
+	switch c.Kind {
+	case "":
+		return "unknown"
+	case KindSPIFFE:
+		return c.Name
+	case KindAtlas:
+		return selectorAtlas
+	}
+	return c.Kind + ":" + c.Name
+}
+
+// verifiedLeaf returns the certificate with which the call's client has authenticated itself, nil if there is none. What
+// the client merely sent, PeerCertificates, is not looked at: without a verified chain anybody can have made it.
+func verifiedLeaf(ctx context.Context) *x509.Certificate {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.VerifiedChains[0]) == 0 {
+		return nil
+	}
+	return info.State.VerifiedChains[0][0]
+}
+
+// appendCertificateCallers appends the callers that a verified certificate stands for: its SPIFFE ID if it has one, else
+// its DNS names. The common name is never used (RFC 9525 §2).
+func appendCertificateCallers(to []Caller, leaf *x509.Certificate) []Caller {
+	// Whoever may sign certificates is no caller (X509-SVID §5.2), and what such a certificate names is for others.
+	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
+		return to
+	}
+	for _, uri := range leaf.URIs {
+		if !strings.EqualFold(uri.Scheme, "spiffe") {
+			continue
+		}
+		// It means to be an X.509-SVID, so it has to be a valid one (X509-SVID §2, §4.1): one URI, with a path. One that
+		// is not, stands for nobody, rather than for its DNS names.
+		id, err := x509svid.IDFromCert(leaf)
+		if err != nil || id.Path() == "" {
+			return to
+		}
+		return append(to, Caller{Kind: KindSPIFFE, Name: id.String()})
+	}
+	for _, name := range leaf.DNSNames {
+		if name = strings.ToLower(name); checkDNSName(name) == nil { // no wildcard: that is a set of names, not a caller
+			to = append(to, Caller{Kind: KindDNS, Name: name})
+		}
+	}
+	return to
+}
+
+// peekIssuer returns the issuer that a JWT claims to be from, empty if it claims none, as Atlas's do not. Nothing has been
+// verified: the answer serves to choose who has to. A JWT that cannot be read claims none; an issuer that is not a text is
+// ErrMalformed.
+func peekIssuer(jwt string) (string, error) {
+	_, rest, _ := strings.Cut(jwt, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	decoded, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return "", nil //nolint:nilerr // whether it is a JWT at all, Atlas says
+	}
+	var claims struct {
+		Issuer json.RawMessage `json:"iss"`
+	}
+	if err := json.Unmarshal(decoded, &claims); err != nil || claims.Issuer == nil {
+		return "", nil //nolint:nilerr // as above
+	}
+	var issuer string
+	if err := json.Unmarshal(claims.Issuer, &issuer); err != nil || issuer == "" {
+		return "", ErrMalformed
+	}
+	return issuer, nil
+}

@@ -1,0 +1,153 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// maxSubject is the longest subject in bytes, by OpenID Connect Core §2.
+const maxSubject = 255
+
+// checkStars refuses ** wherever a * is allowed: elsewhere that means "across separators", and here it never would.
+func checkStars(pattern string) error {
+	if strings.Contains(pattern, "**") {
+		return errors.New("** is not supported: each * stays within its own part of the name")
+	}
+	return nil
+}
+
+// onlyStars reports whether a part of a name says nothing: such a part matches everybody.
+func onlyStars(part string) bool { return strings.Trim(part, "*") == "" }
+
+// checkSPIFFEID is for one caller, without a *.
+func checkSPIFFEID(id string) error {
+	parsed, err := spiffeid.FromString(id)
+	if err != nil {
+		return fmt.Errorf("not a SPIFFE ID: %w", err)
+	}
+	if parsed.Path() == "" {
+		return errors.New("the SPIFFE ID has no path: it is the trust domain's, not a caller's")
+	}
+	return nil
+}
+
+// splitSPIFFEPattern checks a spiffe_id of a policy, and returns the part that is taken literally and the path after it.
+func splitSPIFFEPattern(pattern string) (prefix, path string, err error) {
+	domain, path, _ := strings.Cut(strings.TrimPrefix(pattern, "spiffe://"), "/")
+	if strings.Contains(domain, "*") {
+		return "", "", errors.New("the trust domain must not have a * in it")
+	}
+	// In place of a * there can be any character of a path.
+	if err := errors.Join(checkSPIFFEID(strings.ReplaceAll(pattern, "*", "x")), checkStars(path)); err != nil {
+		return "", "", err
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		if !onlyStars(segment) {
+			return "spiffe://" + domain + "/", path, nil
+		}
+	}
+	return "", "", errors.New("it would match everybody in the trust domain: one segment at least must be more than a *")
+}
+
+// checkDNSName is for one host name in lower case, without a *.
+func checkDNSName(name string) error {
+	if len(name) == 0 || len(name) > 253 {
+		return errors.New("not a DNS name: it must have 1 to 253 characters")
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if len(label) == 0 || len(label) > 63 || strings.IndexFunc(label, notLabelRune) >= 0 || label[0] == '-' || label[len(label)-1] == '-' {
+			return errors.New("not a DNS name: each label must have 1 to 63 letters, digits, underscores and inner hyphens")
+		}
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return errors.New("not a DNS name but an IP address")
+	}
+	return nil
+}
+
+func notLabelRune(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+}
+
+// checkDNSPattern is for a dns_san of a policy, in lower case.
+func checkDNSPattern(pattern string) error {
+	label, rest, _ := strings.Cut(pattern, ".")
+	if strings.Contains(rest, "*") {
+		return errors.New("only the leftmost label may have a * in it")
+	}
+	if err := errors.Join(checkStars(label), checkDNSName(strings.ReplaceAll(label, "*", "x")+strings.TrimPrefix(pattern, label))); err != nil {
+		return err
+	}
+	switch {
+	case !strings.Contains(label, "*"):
+		return nil
+	case rest == "":
+		return errors.New("a * needs a domain after it")
+	case onlyStars(label) && !strings.Contains(rest, "."):
+		return errors.New("it would match everybody in a top-level domain: name two labels at least after the *")
+	}
+	return nil
+}
+
+// checkIssuer is for the URL of an OIDC issuer (OpenID Connect Core §2), which must be given as its tokens have it.
+func checkIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil:
+		return errors.New("the issuer is not a URL") // what url.Parse says would quote it
+	case u.Scheme != "https":
+		return errors.New("the issuer must be an https URL")
+	case u.Hostname() == "" || u.Opaque != "":
+		return errors.New("the issuer has no host")
+	case u.User != nil:
+		return errors.New("the issuer must not have a user or password in it")
+	case strings.ContainsAny(issuer, "?#"):
+		return errors.New("the issuer must not have a query or fragment")
+	case strings.Contains(issuer, "*"):
+		return errors.New("the issuer must not have a * in it")
+	}
+	return checkPrintable("issuer", issuer, 2048)
+}
+
+func checkAudience(audience string) error {
+	if strings.Contains(audience, "*") {
+		return errors.New("the audience must not have a * in it")
+	}
+	return checkPrintable("audience", audience, 2048)
+}
+
+// checkSubject is for the subject of a token: so that it can be logged as it is, and read back.
+func checkSubject(subject string) error { return checkPrintable("subject", subject, maxSubject) }
+
+func checkSubjectPattern(pattern string) error {
+	if err := errors.Join(checkSubject(pattern), checkStars(pattern)); err != nil {
+		return err
+	}
+	if strings.IndexFunc(pattern, isLetterOrDigit) < 0 {
+		return errors.New("the subject would match everybody that the issuer knows: it must have a letter or digit besides each *")
+	}
+	return nil
+}
+
+func isLetterOrDigit(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+}
+
+func checkPrintable(what, s string, most int) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("the %s is missing", what)
+	case len(s) > most:
+		return fmt.Errorf("the %s is longer than %d bytes", what, most)
+	case strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) >= 0:
+		return fmt.Errorf("the %s must be printable ASCII", what)
+	case strings.TrimSpace(s) != s:
+		return fmt.Errorf("the %s must not begin or end with a space", what)
+	}
+	return nil
+}
