@@ -39,6 +39,7 @@ ENV TOKEND_GRPC_ADDR=:9090 \
 # By number, since there is no /etc/passwd and Kubernetes' runAsNonRoot only trusts numbers.
 USER 65532:65532
 EXPOSE 9090 8080
+# It asks the admin listener: where TOKEND_ADMIN_ADDR turns that off, turn this off as well.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/tokend", "healthcheck"]
 ENTRYPOINT ["/tokend"]
 CMD ["serve"]

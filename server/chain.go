@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
@@ -13,11 +12,11 @@ import (
 // list, so that neither can be let in by a door the other does not have.
 func callChain(cfg Config) []grpc.UnaryServerInterceptor {
 	return []grpc.UnaryServerInterceptor{
-		observe(cfg.Logger),
+		observe(cfg.Logger, cfg.Audit),
 		recoverPanic,
 		mapErrors,
 		limit(cfg.MaxCalls, cfg.CallCeiling),
-		authenticate,
+		authenticate(cfg.Auth),
 	}
 }
 
@@ -42,11 +41,14 @@ func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler gr
 	return resp, nil
 }
 
-// authenticate takes the caller's credential from the metadata into the context.
-func authenticate(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	jwt, err := auth.ParseCredential(metadata.ValueFromIncomingContext(ctx, auth.Header))
-	if err != nil {
-		return nil, err
+// authenticate finds out who is calling and with which credential the call goes on.
+func authenticate(a *auth.Authenticator) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		grant, err := a.Authenticate(ctx, info.FullMethod)
+		recordFrom(ctx).grant = grant // as far as it goes, also of a call that is refused
+		if err != nil {
+			return nil, err
+		}
+		return handler(auth.NewGrantContext(ctx, grant), req)
 	}
-	return handler(auth.NewContext(ctx, jwt), req)
 }

@@ -48,7 +48,9 @@ var errUndecodable = errors.New("the request cannot be decoded")
 func decodeInbound(ctx context.Context, decode func(any) error) func(any) error {
 	return func(msg any) error {
 		in := inbound{msg: msg}
+		arrived := awaitMessage(ctx)
 		err := decode(&in)
+		arrived()
 		switch {
 		case err == nil:
 			return in.err

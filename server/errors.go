@@ -54,6 +54,10 @@ const (
 	reasonRouteNotFound        = ephemeraltokenv1.ErrorReason_ERROR_REASON_ROUTE_NOT_FOUND
 	reasonMethodNotAllowed     = ephemeraltokenv1.ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED
 	reasonInternal             = ephemeraltokenv1.ErrorReason_ERROR_REASON_INTERNAL
+	reasonCallerRejected       = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_REJECTED
+	reasonCallerUnknown        = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_UNKNOWN
+	reasonCallerNotPermitted   = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_NOT_PERMITTED
+	reasonCallerCheck          = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE
 )
 
 // answer is what a caller is told for one reason: fixed, so that nothing of the cause can slip out.
@@ -84,13 +88,17 @@ var answers = map[reason]answer{
 	reasonDeadlineExceeded:     {codes.DeadlineExceeded, http.StatusGatewayTimeout, false, "the deadline passed before Atlas answered"},
 	reasonCancelled:            {codes.Canceled, 499, false, "the caller cancelled the call"},
 	reasonOverloaded:           {codes.ResourceExhausted, http.StatusTooManyRequests, true, "too many calls are in progress: wait before the next one"},
-	reasonRequestMalformed:     {codes.InvalidArgument, http.StatusBadRequest, false, "the request cannot be read: send an empty message, or `{}` as JSON"},
+	reasonRequestMalformed:     {codes.InvalidArgument, http.StatusBadRequest, false, "the request cannot be read: send an empty message, or `{}` as JSON; a Grpc-Timeout has up to 8 digits and a unit, such as 2S"},
 	reasonRequestTooLarge:      {codes.ResourceExhausted, http.StatusRequestEntityTooLarge, false, "the request is larger than 64 KiB"},
 	reasonHeadersTooLarge:      {codes.ResourceExhausted, http.StatusRequestHeaderFieldsTooLarge, false, "the headers are larger than 16 KiB"},
 	reasonUnsupportedMedia:     {codes.InvalidArgument, http.StatusUnsupportedMediaType, false, "the body must be uncompressed `application/json`"},
 	reasonRouteNotFound:        {codes.Unimplemented, http.StatusNotFound, false, "there is no such route"},
 	reasonMethodNotAllowed:     {codes.Unimplemented, http.StatusMethodNotAllowed, false, "the route does not support this method: `Allow` lists those it does"},
 	reasonInternal:             {codes.Internal, http.StatusInternalServerError, false, "internal error: it is logged under this call's request id"},
+	reasonCallerRejected:       {codes.Unauthenticated, http.StatusUnauthorized, false, "the caller's token is not valid here: get a fresh one for this service's audience"},
+	reasonCallerUnknown:        {codes.Unauthenticated, http.StatusUnauthorized, false, "the caller is unknown: show a client certificate or a token that this service trusts"},
+	reasonCallerNotPermitted:   {codes.PermissionDenied, http.StatusForbidden, false, "this service's policy does not permit the caller to do this"},
+	reasonCallerCheck:          {codes.Unavailable, http.StatusServiceUnavailable, true, "the caller's token cannot be checked at present"},
 }
 
 // callError is how a call fails: the reason goes to the caller, the cause to the log and nowhere else.
@@ -132,10 +140,11 @@ func (e *callError) GRPCStatus() *status.Status {
 	return st // cannot happen: the details are well-formed and the code is not OK
 }
 
-// retryDelay is how long the caller should wait, zero if waiting does not help.
+// retryDelay is how long the caller should wait, zero if waiting does not help. A delete that may have happened is not to
+// be repeated, so it never comes with an invitation to do that.
 func (e *callError) retryDelay() time.Duration {
 	switch {
-	case !answers[e.reason].retry:
+	case !answers[e.reason].retry || e.outcomeUnknown:
 		return 0
 	case e.retryAfter > 0:
 		return e.retryAfter
@@ -145,23 +154,41 @@ func (e *callError) retryDelay() time.Duration {
 
 func (e *callError) httpStatus() int { return answers[e.reason].http }
 
+// authReasons are the reasons for what package auth refuses.
+var authReasons = []struct {
+	err    error
+	reason reason
+}{
+	{auth.ErrMissing, reasonCredentialMissing},
+	{auth.ErrMalformed, reasonCredentialMalformed},
+	{auth.ErrAmbiguous, reasonCredentialAmbiguous},
+	{auth.ErrCallerRejected, reasonCallerRejected},
+	{auth.ErrUnknownCaller, reasonCallerUnknown},
+	{auth.ErrNotPermitted, reasonCallerNotPermitted},
+	{auth.ErrCallerCheckUnavailable, reasonCallerCheck},
+}
+
 // toCallError is the one place where an error becomes a reason. What it does not know is an internal error.
 func toCallError(err error) *callError {
 	var (
 		call     *callError
 		atlasErr *atlas.Error
+		refused  *atlas.CredentialError
 	)
 	switch {
 	case errors.As(err, &call):
 		return call
+	case errors.As(err, &refused): // before atlasErr, which is its cause
+		return &callError{reason: reasonServiceCredential, retryAfter: refused.RetryAfter, cause: err}
 	case errors.As(err, &atlasErr):
 		return fromAtlas(atlasErr)
-	case errors.Is(err, auth.ErrMissing):
-		return &callError{reason: reasonCredentialMissing, cause: err}
-	case errors.Is(err, auth.ErrMalformed):
-		return &callError{reason: reasonCredentialMalformed, cause: err}
-	case errors.Is(err, auth.ErrAmbiguous):
-		return &callError{reason: reasonCredentialAmbiguous, cause: err}
+	}
+	for _, known := range authReasons {
+		if errors.Is(err, known.err) {
+			return &callError{reason: known.reason, cause: err}
+		}
+	}
+	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return &callError{reason: reasonDeadlineExceeded, cause: err}
 	case errors.Is(err, context.Canceled):
@@ -170,24 +197,20 @@ func toCallError(err error) *callError {
 	return &callError{reason: reasonInternal, cause: err}
 }
 
-// fromAtlas gives the reason for a failed call to Atlas. A delete that may have reached Atlas never gets a reason that
-// reads "did not happen": repeating it could kill a token that somebody made in between.
+// fromAtlas gives the reason for a failed call to Atlas. A delete that may have reached Atlas is never answered as if it
+// had not: repeating it could kill a token that somebody made in between.
 func fromAtlas(err *atlas.Error) *callError {
-	unknownDelete := err.Op == atlas.OpDelete && err.Sent
 	e := &callError{cause: err, retryAfter: err.RetryAfter}
 	switch err.Kind {
 	case atlas.KindCanceled:
-		e.reason, e.outcomeUnknown = reasonCancelled, unknownDelete
+		e.reason = reasonCancelled
 		if errors.Is(err, context.DeadlineExceeded) {
 			e.reason = reasonDeadlineExceeded
 		}
 	case atlas.KindTimeout:
-		e.reason, e.outcomeUnknown = reasonAtlasTimeout, unknownDelete
+		e.reason = reasonAtlasTimeout
 	case atlas.KindUnreachable:
 		e.reason = reasonAtlasUnreachable
-		if unknownDelete {
-			e.reason, e.outcomeUnknown = reasonDeleteUnknown, true
-		}
 	case atlas.KindTLS:
 		e.reason = reasonAtlasTLS
 	case atlas.KindRedirect:
@@ -196,11 +219,16 @@ func fromAtlas(err *atlas.Error) *callError {
 		e.reason = reasonCredentialMalformed
 	case atlas.KindStatus:
 		e.reason = statusReason(err.StatusCode)
-		if e.reason == reasonAtlasUnavailable && unknownDelete {
-			e.reason, e.outcomeUnknown = reasonDeleteUnknown, true
-		}
 	default:
 		e.reason = reasonAtlasInvalidResponse
+	}
+	if err.Op == atlas.OpDelete && err.Sent {
+		switch e.reason {
+		case reasonAtlasUnreachable, reasonAtlasTLS, reasonAtlasUnavailable:
+			e.reason, e.outcomeUnknown = reasonDeleteUnknown, true
+		case reasonCancelled, reasonDeadlineExceeded, reasonAtlasTimeout, reasonAtlasInvalidResponse:
+			e.outcomeUnknown = true
+		}
 	}
 	return e
 }

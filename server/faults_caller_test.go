@@ -131,13 +131,13 @@ func rawHTTP(t *testing.T, s *service, request string) *http.Response {
 }
 
 func TestFault39GatewayHeader(t *testing.T) {
-	s := startService(t, plaintext)
-	c := s.restCaller(t)
-	notCalled(t, s.atlas)
-	good := credential(s.atlas)
-	wantAmbiguous.check(t, c.call(testContext(t), create, append(good, "Grpc-Metadata-Authorization", "JWT a.b.c")...))
-	// Alone it is not read: only an allow-list of headers is.
-	wantMissing.check(t, c.call(testContext(t), create, "Grpc-Metadata-Authorization", good[1]))
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		notCalled(t, s.atlas)
+		good := credential(s.atlas)
+		wantAmbiguous.check(t, c.call(testContext(t), create, append(good, "Grpc-Metadata-Authorization", "JWT a.b.c")...))
+		// Alone it is not read.
+		wantMissing.check(t, c.call(testContext(t), create, "Grpc-Metadata-Authorization", good[1]))
+	})
 }
 
 // TestFault40OversizedHeaders: they are refused before the handler.
@@ -152,6 +152,14 @@ func TestFault40OversizedHeaders(t *testing.T) {
 			if got.Code == codes.OK {
 				t.Errorf("%d bytes were let in", size)
 			}
+		}
+	})
+	t.Run("gRPC on the wire", func(t *testing.T) {
+		s := startService(t, plaintext) // a client library refuses by itself, by the server's settings
+		notCalled(t, s.atlas)
+		got := rawGRPC(t, s, createMethod, "authorization", credential(s.atlas)[1], "x-large", strings.Repeat("x", 16<<10))
+		if got != "RST_STREAM" && got != "GOAWAY" && got != "closed" && got != "8" {
+			t.Errorf("the server answered %q", got)
 		}
 	})
 	t.Run("contract", func(t *testing.T) {
@@ -271,6 +279,7 @@ func TestFault44JSON(t *testing.T) {
 		"nested to 64 K": {strings.Repeat("[", 64<<10), want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
 		"not JSON":       {"planted", want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
 		"not an object":  {"[]", want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
+		"two values":     {"{}{}", want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
 		"cut short":      {`{"a": 1`, want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -285,7 +294,13 @@ func TestFault44JSON(t *testing.T) {
 	t.Run("a bad Grpc-Timeout", func(t *testing.T) {
 		notCalled(t, s.atlas)
 		w := want{code: codes.InvalidArgument, http: 400, reason: "REQUEST_MALFORMED"}
-		w.check(t, c.call(testContext(t), create, append(credential(s.atlas), "Grpc-Timeout", "soon")...))
+		for _, bad := range []string{"soon", "5", "S", "-5S", "+5S", "1.5S", "999999999S", "5s"} {
+			w.check(t, c.call(testContext(t), create, append(credential(s.atlas), "Grpc-Timeout", bad)...))
+		}
+		w.check(t, c.call(testContext(t), create, append(credential(s.atlas), "Grpc-Timeout", "5S", "Grpc-Timeout", "5S")...))
+	})
+	t.Run("the longest Grpc-Timeout", func(t *testing.T) {
+		wantCreated.check(t, c.call(testContext(t), create, append(credential(s.atlas), "Grpc-Timeout", "99999999H")...))
 	})
 }
 
@@ -295,7 +310,7 @@ func TestFault45Paths(t *testing.T) {
 	for _, path := range []string{
 		"/v1/ephemeral-token/", "//v1/ephemeral-token", "/v1//ephemeral-token", "/v1/./ephemeral-token", "/v1/x/../ephemeral-token",
 		"/v1/%2e/ephemeral-token", "/v1/x/%2e%2e/ephemeral-token", "/v1/ephemeral%2Dtoken", "/v1%2Fephemeral-token", "/V1/ephemeral-token",
-		"/v1/ephemeral-token:delete", "/v1/ephemeral-token;a=b", "/", "/v1", "*", "/forsta.ephemeraltoken.v1.EphemeralTokenService/CreateToken",
+		"/v1/ephemeral-token:delete", "/v1/ephemeral-token;a=b", "/", "/v1", "/forsta.ephemeraltoken.v1.EphemeralTokenService/CreateToken",
 	} {
 		t.Run(path, func(t *testing.T) {
 			resp := rawHTTP(t, s, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\nAuthorization: %s\r\n\r\n", path, credential(s.atlas)[1]))
@@ -304,13 +319,19 @@ func TestFault45Paths(t *testing.T) {
 			}
 		})
 	}
+	t.Run("OPTIONS *", func(t *testing.T) {
+		resp := rawHTTP(t, s, "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if resp.StatusCode != 404 || resp.Header.Get("X-Request-Id") == "" {
+			t.Errorf("status %d, X-Request-Id %q, want 404 and one", resp.StatusCode, resp.Header.Get("X-Request-Id"))
+		}
+	})
 	t.Run("contract", func(t *testing.T) {
 		wantNoRoute.check(t, s.restCaller(t).do(testContext(t), "POST", "/v1/ephemeral-tokens", nil, credential(s.atlas)...))
 	})
 	t.Run("gRPC path without slash", func(t *testing.T) {
 		// A client library would add the slash, so the frame is written by hand.
-		if got := rawGRPC(t, s, "forsta.ephemeraltoken.v1.EphemeralTokenService/CreateToken"); got == "0" {
-			t.Error("a :path without slash was authorised")
+		if got := rawGRPC(t, s, createMethod[1:], "authorization", credential(s.atlas)[1]); got != "12" {
+			t.Errorf("a :path without slash: grpc-status %q, want 12", got)
 		}
 	})
 }
@@ -397,14 +418,25 @@ func TestFault53Cancel(t *testing.T) {
 				defer gate.Release()
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan outcome, 1)
-				go func() { done <- c.call(ctx, op, credential(s.atlas)...) }()
+				id := strings.ReplaceAll(t.Name(), "/", ".")[len("TestFault53"):]
+				id = strings.ReplaceAll(id, ".", "-")
+				go func() { done <- c.call(ctx, op, append(credential(s.atlas), "x-request-id", id)...) }()
 				if err := gate.Wait(testContext(t), 1); err != nil {
 					t.Fatal(err)
 				}
 				cancel()
-				<-done
+				if got := <-done; got.HTTP == 0 && got.Code != codes.Canceled && !strings.Contains(got.Message, "canceled") {
+					t.Errorf("the caller got %v %s", got.Code, got.Message)
+				}
 				eventually(t, func() bool { return gate.Held() == 0 }, "the call to Atlas goes on after its caller has left")
-				eventually(t, func() bool { return strings.Contains(s.log.String(), "CANCELLED") }, "the log does not say that the call was cancelled")
+				eventually(t, func() bool {
+					for line := range strings.Lines(s.log.String()) {
+						if strings.Contains(line, `"`+id+`"`) && strings.Contains(line, "CANCELLED") {
+							return true
+						}
+					}
+					return false
+				}, "the log does not say that the call was cancelled")
 			})
 		}
 	})

@@ -22,7 +22,7 @@ import (
 
 // The only headers that cross from REST into a call's metadata and back. grpc-timeout the gateway handles itself.
 var (
-	headersIn  = []string{auth.Header, requestIDHeader, "traceparent", "tracestate", "cache-control"}
+	headersIn  = []string{auth.Header, auth.SecondHeader, requestIDHeader, "traceparent", "tracestate", "cache-control"}
 	headersOut = []string{requestIDHeader}
 )
 
@@ -80,10 +80,6 @@ func incomingMetadata(_ context.Context, r *http.Request) metadata.MD {
 		if values := r.Header.Values(name); len(values) > 0 {
 			md[name] = slices.Clone(values)
 		}
-	}
-	// The gateway's clients may also write a credential this way. It is not read, but next to a real one it is a second.
-	if second := r.Header.Values(runtime.MetadataHeaderPrefix + auth.Header); len(md[auth.Header]) > 0 {
-		md[auth.Header] = append(md[auth.Header], second...)
 	}
 	return md
 }

@@ -23,7 +23,7 @@ const (
 )
 
 // grpcOptions are the hardened defaults of the gRPC listener.
-func grpcOptions(tlsConfig *tls.Config, log *slog.Logger) []grpc.ServerOption {
+func grpcOptions(tlsConfig *tls.Config, draining <-chan struct{}, log *slog.Logger) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -42,6 +42,9 @@ func grpcOptions(tlsConfig *tls.Config, log *slog.Logger) []grpc.ServerOption {
 		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnknownServiceHandler(unknownMethod(log)),
+		grpc.InTapHandle(streamTap(draining)),
+		grpc.UnaryInterceptor(recoverPanic), // of health; calls have their own chain
+		grpc.StreamInterceptor(recoverStream),
 		grpc.WaitForHandlers(true),
 	}
 	if tlsConfig != nil {
@@ -52,7 +55,7 @@ func grpcOptions(tlsConfig *tls.Config, log *slog.Logger) []grpc.ServerOption {
 
 // unknownMethod answers calls of methods that nobody has. Their names are not logged: somebody may have put a secret there.
 func unknownMethod(log *slog.Logger) grpc.StreamHandler {
-	observed, info := observe(log), &grpc.UnaryServerInfo{FullMethod: "unknown method"}
+	observed, info := observe(log, slog.New(slog.DiscardHandler)), &grpc.UnaryServerInfo{FullMethod: "unknown method"}
 	return func(_ any, stream grpc.ServerStream) error {
 		_, err := observed(stream.Context(), nil, info, func(context.Context, any) (any, error) {
 			return nil, &callError{reason: reasonRouteNotFound}
@@ -63,8 +66,8 @@ func unknownMethod(log *slog.Logger) grpc.StreamHandler {
 
 // newGRPCServer registers the service inside the call chain, and health and reflection outside it: probes and grpcurl
 // have no credential, and both tell only what is public.
-func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc.UnaryServerInterceptor, h healthpb.HealthServer, tlsConfig *tls.Config, log *slog.Logger) *grpc.Server {
-	s := grpc.NewServer(grpcOptions(tlsConfig, log)...)
+func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc.UnaryServerInterceptor, h *healthService, tlsConfig *tls.Config, log *slog.Logger) *grpc.Server {
+	s := grpc.NewServer(grpcOptions(tlsConfig, h.draining, log)...)
 	ephemeraltokenv1.RegisterEphemeralTokenServiceServer(chained{s, calls}, svc)
 	healthpb.RegisterHealthServer(s, h)
 	reflection.Register(s) // v1 and v1alpha

@@ -11,7 +11,7 @@ import (
 // minTimeLeft is the least time in which Atlas could answer. A call with less is not worth Atlas's effort.
 const minTimeLeft = 5 * time.Millisecond
 
-// limit bounds what is in progress: at most maxCalls calls at a time, none without a deadline. Calls beyond Atlas's
+// limit bounds what is in progress: at most maxCalls calls at a time, none for longer than the ceiling. Calls beyond Atlas's
 // connection pool wait there; those beyond maxCalls are refused at once, so the queue is bounded.
 func limit(maxCalls int64, ceiling time.Duration) grpc.UnaryServerInterceptor {
 	inProgress := semaphore.NewWeighted(maxCalls)
@@ -19,14 +19,11 @@ func limit(maxCalls int64, ceiling time.Duration) grpc.UnaryServerInterceptor {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		deadline, ok := ctx.Deadline()
-		if !ok {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, ceiling)
-			defer cancel()
-		} else if time.Until(deadline) < minTimeLeft {
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < minTimeLeft {
 			return nil, &callError{reason: reasonDeadlineExceeded, cause: context.DeadlineExceeded}
 		}
+		ctx, cancel := context.WithTimeout(ctx, ceiling)
+		defer cancel()
 		if !inProgress.TryAcquire(1) {
 			return nil, &callError{reason: reasonOverloaded}
 		}

@@ -14,10 +14,11 @@ import (
 
 // observe gives every call its request id and leaves one log line about it. Headers that an error asks for are set
 // here as well, since this is the outermost place that sees every error.
-func observe(log *slog.Logger) grpc.UnaryServerInterceptor {
+func observe(log, audit *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		start := time.Now()
 		ctx, id := ensureRequestID(ctx)
+		ctx, rec := withRecord(ctx)
 		resp, err := handler(ctx, req)
 		headers := metadata.Pairs(requestIDHeader, id)
 		if err != nil && toCallError(err).GRPCStatus().Code() == codes.Unauthenticated {
@@ -25,7 +26,9 @@ func observe(log *slog.Logger) grpc.UnaryServerInterceptor {
 		}
 		// It fails only if the headers have gone out already, and nothing sends them before this.
 		_ = grpc.SetHeader(ctx, headers)
-		logCall(ctx, log, call{method: info.FullMethod, requestID: id, duration: time.Since(start), err: err})
+		c := call{method: info.FullMethod, requestID: id, duration: time.Since(start), err: err}
+		logCall(ctx, log, c)
+		auditCall(ctx, audit, c, rec)
 		return resp, err
 	}
 }

@@ -14,6 +14,12 @@ import (
 // refuse, and returns its grpc-status, or what else the server did: "RST_STREAM", "GOAWAY", "closed".
 func rawGRPC(t *testing.T, s *service, path string, headers ...string) string {
 	t.Helper()
+	return rawGRPCMessage(t, s, path, true, headers...)
+}
+
+// rawGRPCMessage is rawGRPC, but the message may stay away.
+func rawGRPCMessage(t *testing.T, s *service, path string, message bool, headers ...string) string {
+	t.Helper()
 	conn, err := net.Dial("tcp", s.GRPCAddr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -39,8 +45,10 @@ func rawGRPC(t *testing.T, s *service, path string, headers ...string) string {
 	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := framer.WriteData(1, true, make([]byte, 5)); err != nil { // an empty message
-		t.Fatal(err)
+	if message {
+		if err := framer.WriteData(1, true, make([]byte, 5)); err != nil { // an empty one
+			t.Fatal(err)
+		}
 	}
 	for {
 		frame, err := framer.ReadFrame()

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,12 +31,11 @@ type restHandler struct {
 func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	ctx, id := withRequestID(r.Context(), r.Header.Values(requestIDHeader))
-	if isZeroTimeout(r.Header.Get("Grpc-Timeout")) {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, 0)
-		defer cancel()
-	}
+	timeout, timeoutOK := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	r = r.WithContext(peer.NewContext(ctx, requestPeer(r)))
+	r.Header.Del(grpcTimeoutHeader) // the gateway would read it again, and take zero for none
 
 	w.Header().Set("Cache-Control", "no-store") // RFC 9111 §5.2.2.5: a token must not stay in any cache
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -52,6 +52,10 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	if refusal := h.check(w, r); refusal != nil {
 		refuse(refusal)
+		return
+	}
+	if !timeoutOK {
+		refuse(&callError{reason: reasonRequestMalformed, cause: errTimeoutHeader})
 		return
 	}
 	h.gateway.ServeHTTP(w, r)
@@ -120,11 +124,14 @@ const maxJSONDepth = 8
 
 // isShallowJSON reports whether body is empty, or JSON that no decoder has to recurse far into.
 func isShallowJSON(body []byte) bool {
-	depth := 0
+	depth, values := 0, 0
 	for dec := json.NewDecoder(bytes.NewReader(body)); ; {
 		token, err := dec.Token()
 		if err != nil {
 			return errors.Is(err, io.EOF) && depth == 0
+		}
+		if depth == 0 {
+			values++ // a second one would be for another decoder to find
 		}
 		switch token {
 		case json.Delim('{'), json.Delim('['):
@@ -132,16 +139,43 @@ func isShallowJSON(body []byte) bool {
 		case json.Delim('}'), json.Delim(']'):
 			depth--
 		}
-		if depth > maxJSONDepth {
+		if depth > maxJSONDepth || values > 1 {
 			return false
 		}
 	}
 }
 
-// isZeroTimeout reports whether a Grpc-Timeout leaves no time at all. The gateway reads the header, but takes zero to mean
-// that there is no deadline.
-func isZeroTimeout(value string) bool {
-	return len(value) > 1 && strings.Trim(value[:len(value)-1], "0") == "" && strings.ContainsAny(value[len(value)-1:], "HMSmun")
+// grpcTimeoutHeader carries a REST call's deadline, in gRPC's notation.
+const grpcTimeoutHeader = "Grpc-Timeout"
+
+// noTimeout stands for a call that brings no deadline. The call chain has a ceiling for it.
+const noTimeout = 24 * time.Hour
+
+var errTimeoutHeader = errors.New("the Grpc-Timeout header is not up to 8 digits and a unit")
+
+// grpcTimeout reads the values of a Grpc-Timeout header: none, or one with up to 8 digits and a unit (gRPC over HTTP/2,
+// section Requests).
+func grpcTimeout(values []string) (time.Duration, bool) {
+	if len(values) == 0 {
+		return noTimeout, true
+	}
+	value := values[0]
+	if len(values) > 1 || len(value) < 2 || len(value) > 9 {
+		return noTimeout, false
+	}
+	unit, ok := timeoutUnits[value[len(value)-1]]
+	n, err := strconv.ParseInt(value[:len(value)-1], 10, 64)
+	if !ok || err != nil || strings.ContainsAny(value, "+-") {
+		return noTimeout, false
+	}
+	if n > int64(noTimeout/unit) {
+		return noTimeout, true
+	}
+	return time.Duration(n) * unit, true
+}
+
+var timeoutUnits = map[byte]time.Duration{
+	'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
 }
 
 // requestPeer is who is at the other end of a REST request, in the form in which gRPC has it. X-Forwarded-For is not

@@ -8,14 +8,20 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/tls/certprovider"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
 
 // Config says what a Server listens on and whom it asks.
@@ -29,9 +35,16 @@ type Config struct {
 	Plaintext bool
 	// Atlas does the work.
 	Atlas Atlas
+	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
+	Auth *auth.Authenticator
+	// Identities are the Atlas identities of the profiles that Auth grants, by profile.
+	Identities map[string]*atlas.TokenSource
+	// Audit gets one record per call. Default: there is none.
+	Audit *slog.Logger
 	// DrainTimeout bounds how long calls in progress may take to finish once the server is asked to stop. Default 25 s.
 	DrainTimeout time.Duration
-	// CallCeiling is the deadline of calls that bring none. It should be longer than Atlas's own limit. Default 30 s.
+	// CallCeiling is the longest that a call may take, whatever its own deadline. It should be longer than Atlas's limit,
+	// so that a slow Atlas is told from a slow caller. Default 30 s.
 	CallCeiling time.Duration
 	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. Default 4096.
 	MaxCalls int64
@@ -52,6 +65,23 @@ func (c *Config) setDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Audit == nil {
+		c.Audit = slog.New(slog.DiscardHandler)
+	}
+	if c.Auth == nil {
+		c.Auth = auth.PassThrough()
+	}
+}
+
+// troubles are what an operator should know of, nil if all is well.
+func (c *Config) troubles() error {
+	errs := []error{c.Auth.Check()}
+	for _, profile := range slices.Sorted(maps.Keys(c.Identities)) {
+		if err := c.Identities[profile].Err(); err != nil {
+			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.
@@ -121,16 +151,16 @@ func New(cfg Config) (*Server, error) {
 		httpTLS = tlsConfig(provider, mutual, "h2", "http/1.1")
 	}
 	calls := chain(callChain(cfg))
-	svc := &service{atlas: cfg.Atlas}
+	svc := &service{atlas: cfg.Atlas, identities: cfg.Identities}
 	rest, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS, cfg.Logger)
-	s.httpServer = newHTTPServer(rest, cfg.Logger)
+	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready), cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, cfg.troubles), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
@@ -177,7 +207,7 @@ func boundAddr(l *drainListener) net.Addr {
 	return l.Addr()
 }
 
-// Close releases the addresses and files of a server that has not run, and cuts off one that runs.
+// Close releases the addresses and files of a server that does not run. One that runs is stopped by its context.
 func (s *Server) Close() {
 	for _, l := range []*drainListener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
@@ -195,7 +225,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	if s.grpcListener != nil {
-		group.Go(func() error { return s.grpcServer.Serve(s.grpcListener) })
+		group.Go(func() error { return serveGRPC(s.grpcServer, s.grpcListener) })
 	}
 	if s.httpListener != nil {
 		group.Go(func() error { return serveHTTP(s.httpServer, s.httpListener) })
@@ -210,6 +240,14 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.drain()
 	})
 	return group.Wait()
+}
+
+// serveGRPC reports why a gRPC server stopped, unless it was asked to, be it before it began.
+func serveGRPC(srv *grpc.Server, l net.Listener) error {
+	if err := srv.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
 }
 
 // serveHTTP reports why an HTTP server stopped, unless it was asked to.

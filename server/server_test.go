@@ -394,3 +394,54 @@ func TestUnixSocket(t *testing.T) {
 		t.Errorf("a socket that is served: %v, want that it is in use", err)
 	}
 }
+
+// TestDrainWithOpenStreams: neither an idle reflection stream nor a call whose message never comes is a call in progress.
+func TestDrainWithOpenStreams(t *testing.T) {
+	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 10 * time.Second })
+	stream, err := reflectionpb.NewServerReflectionClient(s.grpcConn(t)).ServerReflectionInfo(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := s.stop(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("an idle stream held up the stop for %v", took)
+	}
+}
+
+// TestMessageTimeout: a call whose message does not come is ended, so that nobody can keep streams for nothing.
+func TestMessageTimeout(t *testing.T) {
+	t.Parallel()
+	s := startService(t, plaintext)
+	notCalled(t, s.atlas)
+	start := time.Now()
+	if got := rawGRPCMessage(t, s, createMethod, false, "authorization", credential(s.atlas)[1]); got == "0" || got == "closed" {
+		t.Errorf("the server answered %q", got)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestStopAtOnce: a stop that comes before the listeners serve is as clean as any.
+func TestStopAtOnce(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		srv, err := server.New(server.Config{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Atlas: &atlas.Client{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := srv.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

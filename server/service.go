@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
@@ -17,15 +18,12 @@ type Atlas interface {
 // service is the two RPCs, as they run at the inner end of the call chain.
 type service struct {
 	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
-	atlas Atlas
+	atlas      Atlas
+	identities map[string]*atlas.TokenSource // by profile
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
-	jwt, err := auth.FromContext(ctx)
-	if err != nil {
-		return nil, err
-	}
-	token, err := s.atlas.CreateEphemeralToken(ctx, jwt)
+	token, err := withCredential(ctx, s, s.atlas.CreateEphemeralToken)
 	if err != nil {
 		return nil, err
 	}
@@ -33,12 +31,37 @@ func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTok
 }
 
 func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTokenRequest) (*ephemeraltokenv1.DeleteTokenResponse, error) {
-	jwt, err := auth.FromContext(ctx)
+	_, err := withCredential(ctx, s, func(ctx context.Context, jwt atlas.JWT) (struct{}, error) {
+		return struct{}{}, s.atlas.DeleteEphemeralToken(ctx, jwt)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.atlas.DeleteEphemeralToken(ctx, jwt); err != nil {
-		return nil, err
-	}
 	return &ephemeraltokenv1.DeleteTokenResponse{}, nil
+}
+
+// withCredential runs operation with the JWT that the call's grant names: the caller's own, or that of a profile, which a
+// 401 heals once.
+func withCredential[T any](ctx context.Context, s *service, operation func(context.Context, atlas.JWT) (T, error)) (T, error) {
+	var none T
+	grant, err := auth.GrantFromContext(ctx)
+	if err != nil {
+		return none, err
+	}
+	// What Atlas has just accepted may be believed: then the org is on record.
+	accepted := func(ctx context.Context, jwt atlas.JWT) (T, error) {
+		answer, err := operation(ctx, jwt)
+		if err == nil {
+			recordFrom(ctx).org = jwt.UnverifiedClaims().OrgID
+		}
+		return answer, err
+	}
+	if grant.Profile == auth.Passthrough {
+		return accepted(ctx, grant.JWT)
+	}
+	source, ok := s.identities[grant.Profile]
+	if !ok {
+		return none, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
+	}
+	return atlas.WithJWT(ctx, source, accepted)
 }

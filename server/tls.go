@@ -43,14 +43,12 @@ func (f TLSFiles) Mode() string {
 
 // validate reads the files once, so that a mistake in them stops the start: whoever asks for TLS never gets plaintext.
 func (f TLSFiles) validate() error {
-	if f.CertFile == "" || f.KeyFile == "" {
-		return ErrTLSIncomplete
-	}
 	var errs []error
-	if filepath.Dir(f.CertFile) != filepath.Dir(f.KeyFile) {
+	if f.CertFile == "" || f.KeyFile == "" {
+		errs = append(errs, ErrTLSIncomplete)
+	} else if filepath.Dir(f.CertFile) != filepath.Dir(f.KeyFile) {
 		errs = append(errs, fmt.Errorf("TLS certificate %s and key %s must be in the same directory, so that both are replaced at once", f.CertFile, f.KeyFile))
-	}
-	if _, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile); err != nil {
+	} else if _, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile); err != nil {
 		errs = append(errs, fmt.Errorf("TLS certificate %s with key %s: %w", f.CertFile, f.KeyFile, err))
 	}
 	if f.ClientCAFile != "" {
@@ -76,7 +74,8 @@ func (f TLSFiles) watch() (certprovider.Provider, error) {
 // tlsConfig serves the provider's present certificate on each handshake. With mutual set, a client has to show one that
 // the provider's present authorities have signed.
 func tlsConfig(provider certprovider.Provider, mutual bool, protocols ...string) *tls.Config {
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols}
+	// Without tickets each connection of mTLS is checked against the authorities of its own time.
+	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: mutual}
 	outer := base.Clone()
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		material, err := provider.KeyMaterial(hello.Context())

@@ -32,7 +32,7 @@ func makeCertificates(t *testing.T) certificates {
 	caKey := sign(t, ca, nil, nil)
 	server := &x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	serverKey := sign(t, server, ca, caKey)
-	client := &x509.Certificate{Subject: pkix.Name{CommonName: "Test client"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	client := &x509.Certificate{Subject: pkix.Name{CommonName: "Test client"}, DNSNames: []string{"web.internal"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	clientKey := sign(t, client, ca, caKey)
 
 	dir := t.TempDir()

@@ -5,6 +5,7 @@ package main_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -77,6 +78,8 @@ func TestConfig(t *testing.T) {
 		"--log-level": "debug", "--log-format": "text", "--tls-cert-file": certs.serverCert, "--tls-key-file": certs.serverKey,
 		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--atlas-url": "https://atlas.example/v1",
 		"--atlas-ca-file": certs.caFile, "--atlas-timeout": "3s",
+		"--atlas-userauthtoken-file": writeFile(t, "secret", []byte("secret\n")), "--audit-file": filepath.Join(t.TempDir(), "audit"),
+		"--policy-file": writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n")),
 	}
 	defaults := readSettings(t, invocation{args: []string{"config"}})
 	help := tokend(t, "serve", "--help").stdout
@@ -89,8 +92,15 @@ func TestConfig(t *testing.T) {
 			t.Errorf("by default: %+v", s)
 		}
 		in := invocation{args: []string{"config"}}
-		if strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr") { // these need the certificate
-			for _, name := range []string{"cert", "key"} {
+		needs := []string{}
+		switch {
+		case s.flag == "--atlas-userauthtoken-file":
+			needs = []string{"cert", "key", "client-ca"}
+		case strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr"):
+			needs = []string{"cert", "key"}
+		}
+		if len(needs) > 0 {
+			for _, name := range needs {
 				if flag := "--tls-" + name + "-file"; flag != s.flag {
 					in.args = append(in.args, flag+"="+other[flag])
 				}

@@ -11,7 +11,8 @@ import (
 type configCommand struct{ serveFlags }
 
 func (c *configCommand) execute(_ context.Context, in *invocation) error {
-	_, errs := c.config(io.Discard)
+	_, id, errs := c.config(io.Discard, io.Discard)
+	defer id.Close()
 	if err := in.check(errs...); err != nil {
 		return err
 	}

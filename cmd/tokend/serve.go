@@ -18,16 +18,27 @@ type serveFlags struct {
 	listenFlags `embed:""`
 	tlsFlags    `embed:""`
 	atlasFlags  `embed:""`
+
+	identityFlags `embed:""`
 }
 
-// config is what the flags mean, or every mistake in them.
-func (f serveFlags) config(log io.Writer) (server.Config, []error) {
+// config is what the flags mean, or every mistake in them. The identity has to be closed in either case.
+func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []error) {
 	cfg, errs := f.listenFlags.config(log)
 	client, clientErrs := f.client()
 	errs = append(errs, clientErrs...)
 	if client != nil {
 		cfg.Atlas = client
 	}
+	logger := cfg.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	id, identityErrs := f.open(client, f.ClientCAFile != "", stdout, logger)
+	errs = append(errs, identityErrs...)
+	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
+	cfg.CallCeiling = f.ceiling()
+	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.identities, id.audit
 	cfg.TLS = server.TLSFiles{CertFile: f.CertFile, KeyFile: f.KeyFile, ClientCAFile: f.ClientCAFile}
 	cfg.Plaintext = f.Plaintext
 	for _, err := range flatten(cfg.Validate()) {
@@ -43,13 +54,14 @@ func (f serveFlags) config(log io.Writer) (server.Config, []error) {
 			errs = append(errs, nameFlag(err))
 		}
 	}
-	return cfg, errs
+	return cfg, id, errs
 }
 
 type serveCommand struct{ serveFlags }
 
 func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
-	cfg, errs := c.config(in.stderr)
+	cfg, id, errs := c.config(in.stdout, in.stderr)
+	defer id.Close()
 	if err := in.check(errs...); err != nil {
 		return err
 	}
@@ -66,7 +78,12 @@ func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
 		slog.String("tls", cfg.TLS.Mode()),
 		slog.String("atlas", c.URL),
 	)
+	watching, stopWatching := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- id.run(watching) }()
 	err = srv.Run(ctx)
+	stopWatching()
+	err = errors.Join(err, <-watched)
 	if err == nil {
 		cfg.Logger.InfoContext(ctx, "stopped")
 	}

@@ -98,6 +98,15 @@ func (f atlasFlags) client() (*atlas.Client, []error) {
 	return client, errs
 }
 
+// ceiling is the longest that any call may take: 30 s, or three operations of Atlas if that is more.
+func (f atlasFlags) ceiling() time.Duration {
+	timeout, err := positiveDuration("atlas-timeout", f.Timeout)
+	if err != nil {
+		return 0 // the default; the mistake is reported elsewhere
+	}
+	return max(30*time.Second, 3*timeout)
+}
+
 func positiveDuration(flag, value string) (time.Duration, error) {
 	d, err := time.ParseDuration(value)
 	if err != nil || d <= 0 {

@@ -36,14 +36,15 @@ const (
 //
 // Send that JWT as metadata or header `authorization: JWT <jwt>`; `Bearer <jwt>` means the same.
 //
-// Every error is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
+// Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
 // the name of an ErrorReason without its prefix, such as CREDENTIAL_MISSING. Where waiting helps, it also has a
-// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`.
+// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Only what gRPC or HTTP itself refuses,
+// such as a broken frame or a message many times too large, is answered without an ErrorInfo.
 type EphemeralTokenServiceClient interface {
 	// CreateToken returns the org's current ephemeral token, and makes one if there is none.
 	//
-	// Repeating it is safe: it returns the same token until that is deleted. UNAVAILABLE and RESOURCE_EXHAUSTED may be
-	// retried after the delay in RetryInfo. The token is a secret: answers over REST carry `Cache-Control: no-store`.
+	// Repeating it is safe: it returns the same token until that is deleted. An error with a RetryInfo is worth repeating
+	// after its delay. The token is a secret: answers over REST carry `Cache-Control: no-store`.
 	//
 	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "…"}`.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
@@ -96,14 +97,15 @@ func (c *ephemeralTokenServiceClient) DeleteToken(ctx context.Context, in *Delet
 //
 // Send that JWT as metadata or header `authorization: JWT <jwt>`; `Bearer <jwt>` means the same.
 //
-// Every error is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
+// Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
 // the name of an ErrorReason without its prefix, such as CREDENTIAL_MISSING. Where waiting helps, it also has a
-// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`.
+// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Only what gRPC or HTTP itself refuses,
+// such as a broken frame or a message many times too large, is answered without an ErrorInfo.
 type EphemeralTokenServiceServer interface {
 	// CreateToken returns the org's current ephemeral token, and makes one if there is none.
 	//
-	// Repeating it is safe: it returns the same token until that is deleted. UNAVAILABLE and RESOURCE_EXHAUSTED may be
-	// retried after the delay in RetryInfo. The token is a secret: answers over REST carry `Cache-Control: no-store`.
+	// Repeating it is safe: it returns the same token until that is deleted. An error with a RetryInfo is worth repeating
+	// after its delay. The token is a secret: answers over REST carry `Cache-Control: no-store`.
 	//
 	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "…"}`.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)

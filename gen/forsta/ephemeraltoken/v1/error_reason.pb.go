@@ -83,6 +83,16 @@ const (
 	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 25
 	// INTERNAL / 500. A fault of the service itself. It is logged under the call's request id.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 26
+	// UNAUTHENTICATED / 401. The caller's own token is not valid here: it has expired, is for another audience, or is not
+	// from an issuer that the service trusts.
+	ErrorReason_ERROR_REASON_CALLER_REJECTED ErrorReason = 27
+	// UNAUTHENTICATED / 401. The service does not let in callers that show no identity of their own: a client certificate
+	// or a token of a trusted issuer.
+	ErrorReason_ERROR_REASON_CALLER_UNKNOWN ErrorReason = 28
+	// PERMISSION_DENIED / 403. The service knows the caller, and its policy does not allow this.
+	ErrorReason_ERROR_REASON_CALLER_NOT_PERMITTED ErrorReason = 29
+	// UNAVAILABLE / 503. The issuer of the caller's token could not be asked for its keys.
+	ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE ErrorReason = 30
 )
 
 // Enum value maps for ErrorReason.
@@ -115,6 +125,10 @@ var (
 		24: "ERROR_REASON_ROUTE_NOT_FOUND",
 		25: "ERROR_REASON_METHOD_NOT_ALLOWED",
 		26: "ERROR_REASON_INTERNAL",
+		27: "ERROR_REASON_CALLER_REJECTED",
+		28: "ERROR_REASON_CALLER_UNKNOWN",
+		29: "ERROR_REASON_CALLER_NOT_PERMITTED",
+		30: "ERROR_REASON_CALLER_CHECK_UNAVAILABLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                 0,
@@ -144,6 +158,10 @@ var (
 		"ERROR_REASON_ROUTE_NOT_FOUND":             24,
 		"ERROR_REASON_METHOD_NOT_ALLOWED":          25,
 		"ERROR_REASON_INTERNAL":                    26,
+		"ERROR_REASON_CALLER_REJECTED":             27,
+		"ERROR_REASON_CALLER_UNKNOWN":              28,
+		"ERROR_REASON_CALLER_NOT_PERMITTED":        29,
+		"ERROR_REASON_CALLER_CHECK_UNAVAILABLE":    30,
 	}
 )
 
@@ -178,7 +196,7 @@ var File_forsta_ephemeraltoken_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_forsta_ephemeraltoken_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"+forsta/ephemeraltoken/v1/error_reason.proto\x12\x18forsta.ephemeraltoken.v1*\xc3\a\n" +
+	"+forsta/ephemeraltoken/v1/error_reason.proto\x12\x18forsta.ephemeraltoken.v1*\xd8\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12#\n" +
 	"\x1fERROR_REASON_CREDENTIAL_MISSING\x10\x01\x12%\n" +
@@ -207,7 +225,11 @@ const file_forsta_ephemeraltoken_v1_error_reason_proto_rawDesc = "" +
 	"#ERROR_REASON_UNSUPPORTED_MEDIA_TYPE\x10\x17\x12 \n" +
 	"\x1cERROR_REASON_ROUTE_NOT_FOUND\x10\x18\x12#\n" +
 	"\x1fERROR_REASON_METHOD_NOT_ALLOWED\x10\x19\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10\x1aB]Z[github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1;ephemeraltokenv1b\x06proto3"
+	"\x15ERROR_REASON_INTERNAL\x10\x1a\x12 \n" +
+	"\x1cERROR_REASON_CALLER_REJECTED\x10\x1b\x12\x1f\n" +
+	"\x1bERROR_REASON_CALLER_UNKNOWN\x10\x1c\x12%\n" +
+	"!ERROR_REASON_CALLER_NOT_PERMITTED\x10\x1d\x12)\n" +
+	"%ERROR_REASON_CALLER_CHECK_UNAVAILABLE\x10\x1eB]Z[github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1;ephemeraltokenv1b\x06proto3"
 
 var (
 	file_forsta_ephemeraltoken_v1_error_reason_proto_rawDescOnce sync.Once

@@ -1,0 +1,136 @@
+//go:build unix
+
+package main_test
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+// identityCall makes a REST call with a client certificate and no Atlas secret.
+func identityCall(t *testing.T, s *service, certs certificates, method string) answer {
+	t.Helper()
+	client := newHTTPClient(t, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}})
+	defer client.CloseIdleConnections()
+	got, err := do(client, newRequest(t, method, "https://"+s.http+restPath, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// replace puts a new version of a file in place at once.
+func replace(t *testing.T, path, content string) {
+	t.Helper()
+	next := path + ".next"
+	if err := os.WriteFile(next, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A caller that the policy names gets a token without holding any Atlas secret; the policy can be replaced, a wrong one
+// leaves the old in force, and every call is on record.
+func TestPolicyFile(t *testing.T) {
+	t.Parallel()
+	certs, em := makeCertificates(t), startAtlas(t)
+	secret := writeFile(t, "secret", []byte(em.Org(0).UserAuthToken()+"\n"))
+	audit := filepath.Join(t.TempDir(), "audit.json")
+	policy := func(allow string) string {
+		return fmt.Sprintf("profiles:\n  acme: {userauthtoken_file: %s}\ncallers:\n  - {dns_san: web.internal, allow: [%s], profile: acme}\n", secret, allow)
+	}
+	file := writeFile(t, "policy.yaml", []byte(policy("CreateToken")))
+	s := invocation{args: []string{
+		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
+		"--policy-file=" + file, "--audit-file=" + audit,
+	}}.startServe(t, em)
+
+	if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" || got.token() != em.Org(0).EphemeralToken() {
+		t.Errorf("create: %d %s", got.status, got.body)
+	}
+	if got := identityCall(t, s, certs, http.MethodDelete); got.status != http.StatusForbidden {
+		t.Errorf("a delete that the policy does not allow: %d %s", got.status, got.body)
+	}
+	got := grpcurl(t, "-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey, s.grpc, rpcService+"/CreateToken")
+	if grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
+		t.Error("gRPC gave another token")
+	}
+
+	replace(t, file, "callers: nonsense\n")
+	poll(t, "the wrong policy to be reported", func() bool { return strings.Contains(s.stderr.String(), "the last good one stays") })
+	if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
+		t.Errorf("with a wrong policy in place: %d %s", got.status, got.body)
+	}
+	replace(t, file, policy("CreateToken, DeleteToken"))
+	poll(t, "the new policy to be in force", func() bool { return identityCall(t, s, certs, http.MethodDelete).status == http.StatusNoContent })
+
+	records, err := os.ReadFile(audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(records), "\n")
+	var record struct {
+		Caller                        struct{ Kind, Name string }
+		Method, Profile, Org, Outcome string
+	}
+	if err := json.Unmarshal([]byte(first), &record); err != nil {
+		t.Fatal(err)
+	}
+	if record.Caller.Name != "web.internal" || record.Method != "CreateToken" || record.Profile != "acme" || record.Org != em.Org(0).ID || record.Outcome != "OK" {
+		t.Errorf("the first record is %s", first)
+	}
+	if strings.Contains(string(records)+s.stderr.String(), em.Org(0).UserAuthToken()) {
+		t.Error("the secret is in the audit or the log")
+	}
+}
+
+// TestFault35SecretFile: a secret that is replaced, half-written or deleted stays what it was until a new one reads whole.
+func TestFault35SecretFile(t *testing.T) {
+	t.Parallel()
+	certs, em := makeCertificates(t), startAtlas(t)
+	file := writeFile(t, "secret", []byte(em.Org(0).UserAuthToken()))
+	s := invocation{args: []string{
+		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
+		"--atlas-userauthtoken-file=" + file,
+	}}.startServe(t, em)
+	works := func(when string) {
+		t.Helper()
+		em.Org(0).RevokeJWTs() // so that the secret is needed
+		if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
+			t.Errorf("%s: %d %s", when, got.status, got.body)
+		}
+	}
+	works("at first")
+	replace(t, file, "")
+	poll(t, "the empty file to be reported", func() bool { return strings.Contains(s.stderr.String(), "the last good one stays") })
+	works("with an empty file")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	works("without the file")
+
+	em.Org(0).RotateUserAuthToken()
+	em.Org(0).RevokeJWTs()
+	if got := identityCall(t, s, certs, http.MethodPost); got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "SERVICE_CREDENTIAL_REJECTED") {
+		t.Errorf("with a secret that Atlas has dropped: %d %s", got.status, got.body)
+	}
+	if got := s.readyz(t); !strings.Contains(got, "profile default") {
+		t.Errorf("/readyz says %q", got)
+	}
+	logins := em.Calls(emulator.Login)
+	replace(t, file, em.Org(0).UserAuthToken())
+	poll(t, "the new secret to be used", func() bool { return identityCall(t, s, certs, http.MethodPost).token() != "" })
+	if n := em.Calls(emulator.Login) - logins; n != 1 {
+		t.Errorf("%d logins with the new secret, want 1", n)
+	}
+}

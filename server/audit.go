@@ -1,0 +1,69 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+)
+
+// record is what is found out about a call on its way in, for the audit.
+type record struct {
+	grant auth.Grant
+	org   string // UUID; known only for a JWT that Atlas has accepted
+}
+
+type recordKey struct{}
+
+func withRecord(ctx context.Context) (context.Context, *record) {
+	rec := &record{}
+	return context.WithValue(ctx, recordKey{}, rec), rec
+}
+
+// recordFrom returns the call's record; outside the chain, one that nobody reads.
+func recordFrom(ctx context.Context) *record {
+	if rec, ok := ctx.Value(recordKey{}).(*record); ok {
+		return rec
+	}
+	return &record{}
+}
+
+// auditCall leaves the one audit record of a call, whether it went well or not: who did what, as whom, with what outcome.
+// There is no token and no JWT in it.
+func auditCall(ctx context.Context, audit *slog.Logger, c call, rec *record) {
+	outcome := codes.OK.String()
+	if c.err != nil {
+		outcome = toCallError(c.err).reasonName()
+	}
+	address := ""
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		address = p.Addr.String()
+	}
+	audit.LogAttrs(ctx, slog.LevelInfo, "call",
+		slog.Group("caller", slog.String("kind", rec.grant.Caller.Kind), slog.String("name", rec.grant.Caller.Name)),
+		slog.String("method", c.method[strings.LastIndexByte(c.method, '/')+1:]),
+		slog.String("profile", rec.grant.Profile),
+		slog.String("org", rec.org),
+		slog.String("outcome", outcome),
+		slog.String("request_id", c.requestID),
+		slog.String("trace_id", traceID(metadata.ValueFromIncomingContext(ctx, "traceparent"))),
+		slog.String("peer", address),
+	)
+}
+
+// traceID takes the trace id out of a W3C traceparent: 00-<32 hex digits>-<16>-<2>. What is not one is left out.
+func traceID(values []string) string {
+	if len(values) != 1 {
+		return ""
+	}
+	parts := strings.Split(values[0], "-")
+	if len(parts) < 4 || len(parts[0]) != 2 || len(parts[1]) != 32 || strings.Trim(parts[1], "0123456789abcdef") != "" {
+		return ""
+	}
+	return parts[1]
+}
