@@ -59,7 +59,11 @@ func readSettings(t *testing.T, in invocation) []setting {
 		t.Fatalf("exit status %d\n%s", got.code, got.stderr)
 	}
 	var all []setting
-	for line := range strings.Lines(got.stdout) {
+	table, who, _ := strings.Cut(got.stdout, "\n\n")
+	if who == "" {
+		t.Error("config does not say who may call")
+	}
+	for line := range strings.Lines(table + "\n") {
 		match := regexp.MustCompile(`^(--[a-z-]+)=(\S*) +# (\S+)\n$`).FindStringSubmatch(line)
 		if match == nil {
 			t.Fatalf("line %q", line)

@@ -8,7 +8,11 @@ import (
 )
 
 // configCommand shows what serve would go by. Secrets are in files, so no setting is one.
-type configCommand struct{ serveFlags }
+type configCommand struct {
+	serveFlags
+
+	Explain string `name:"explain" placeholder:"CALLER" help:"Say only which rule of the policy this caller matches: spiffe://…, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt."`
+}
 
 func (c *configCommand) execute(_ context.Context, in *invocation) error {
 	_, id, errs := c.config(io.Discard, io.Discard)
@@ -16,9 +20,19 @@ func (c *configCommand) execute(_ context.Context, in *invocation) error {
 	if err := in.check(errs...); err != nil {
 		return err
 	}
+	if c.Explain != "" {
+		_, err := fmt.Fprintln(in.stdout, id.explain(c.Explain))
+		return err
+	}
 	table := tabwriter.NewWriter(in.stdout, 0, 0, 2, ' ', 0)
 	for _, s := range in.settings {
-		fmt.Fprintf(table, "--%s=%s\t# %s\n", s.flag, s.value, s.source)
+		if s.flag != "explain" { // of config itself
+			fmt.Fprintf(table, "--%s=%s\t# %s\n", s.flag, s.value, s.source)
+		}
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprint(in.stdout, "\n", id.who())
+	return err
 }

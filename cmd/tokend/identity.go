@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,6 +34,7 @@ const reloadInterval = time.Second
 // identity is what the flags mean, and the work that keeps it up to date.
 type identity struct {
 	auth       *auth.Authenticator
+	policy     *auth.Policy // as it was at start; nil without one
 	identities map[string]*atlas.TokenSource
 	audit      *slog.Logger
 	watch      []func(context.Context) error
@@ -44,6 +46,25 @@ func (id *identity) Close() {
 	for _, end := range id.close {
 		end()
 	}
+}
+
+// who says in words who may call.
+func (id *identity) who() string {
+	switch {
+	case id.policy != nil:
+		return id.policy.String()
+	case len(id.identities) > 0:
+		return "Every caller with a verified client certificate may call both methods, as profile " + defaultProfile + ".\n"
+	}
+	return "Everybody with an Atlas JWT may call both methods; it is passed on, and Atlas decides.\n"
+}
+
+// explain says which rule a caller matches.
+func (id *identity) explain(caller string) string {
+	if id.policy == nil {
+		return "There is no policy. " + strings.TrimSuffix(id.who(), "\n")
+	}
+	return id.policy.Explain(caller)
 }
 
 // run re-reads the files until ctx ends.
@@ -121,7 +142,7 @@ func (id *identity) openPolicy(file string, client *atlas.Client, mutual bool, l
 	if err != nil {
 		return append(errs, err)
 	}
-	id.auth = authenticator
+	id.auth, id.policy = authenticator, first
 	id.close = append(id.close, authenticator.Close)
 	id.watch = append(id.watch, func(ctx context.Context) error { return policy.Run(ctx, reloadInterval) })
 	return errs

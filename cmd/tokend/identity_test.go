@@ -94,6 +94,27 @@ func TestPolicyFile(t *testing.T) {
 	}
 }
 
+// config says who may do what, and by which rule.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	policy := writeFile(t, "policy.yaml", []byte("callers:\n  - {atlas_jwt: true, allow: [CreateToken], profile: passthrough}\n"))
+	if got := tokend(t, "config", "--policy-file="+policy); got.code != 0 || !strings.Contains(got.stdout, "rule 1  line 2  atlas_jwt") {
+		t.Errorf("config: %d\n%s%s", got.code, got.stdout, got.stderr)
+	}
+	for caller, want := range map[string]string{
+		"atlas_jwt":      "atlas_jwt matches rule 1 (" + policy + ":2)",
+		"dns:a.internal": "matches none of the 1 rules",
+		"a.internal":     "is no caller: give spiffe://",
+	} {
+		if got := tokend(t, "config", "--policy-file="+policy, "--explain="+caller); got.code != 0 || !strings.Contains(got.stdout, want) || strings.Count(got.stdout, "\n") != 1 {
+			t.Errorf("--explain %s: %d\n%s%s", caller, got.code, got.stdout, got.stderr)
+		}
+	}
+	if got := tokend(t, "config", "--explain=atlas_jwt"); !strings.Contains(got.stdout, "There is no policy. Everybody with an Atlas JWT") {
+		t.Errorf("without a policy: %s%s", got.stdout, got.stderr)
+	}
+}
+
 // TestFault35SecretFile: a secret that is replaced, half-written or deleted stays what it was until a new one reads whole.
 func TestFault35SecretFile(t *testing.T) {
 	t.Parallel()
