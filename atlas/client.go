@@ -21,11 +21,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -59,8 +59,11 @@ type Config struct {
 	// query or fragment; slashes at its end are dropped. Required.
 	BaseURL string
 
-	// RootCAs are the certificate authorities to believe; nil means the system's. See [LoadCAFile].
+	// RootCAs are the certificate authorities to believe; nil means the system's. See [ParseCAs].
 	RootCAs *x509.CertPool
+
+	// Certificate is shown to whoever asks for one, such as a proxy in front of Atlas; nil: there is none.
+	Certificate *tls.Certificate
 
 	// Timeout is the longest that one operation may take, connecting included; 0 means 10 seconds. A caller's earlier
 	// deadline goes before it.
@@ -80,7 +83,8 @@ type Client struct {
 	baseURL   string // without a slash at its end
 	userAgent string
 	timeout   time.Duration
-	transport *http.Transport
+	maxConns  int
+	transport atomic.Pointer[http.Transport]
 	now       func() time.Time
 }
 
@@ -106,21 +110,34 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 
-	return &Client{
+	c := &Client{
 		baseURL:   strings.TrimRight(baseURL.String(), "/"),
 		userAgent: cmp.Or(config.UserAgent, defaultUserAgent()),
 		timeout:   cmp.Or(config.Timeout, defaultTimeout),
-		transport: newTransport(config.RootCAs, cmp.Or(config.MaxConns, defaultMaxConns)),
+		maxConns:  cmp.Or(config.MaxConns, defaultMaxConns),
 		now:       time.Now,
-	}, nil
+	}
+	c.transport.Store(newTransport(config.RootCAs, config.Certificate, c.maxConns))
+	return c, nil
 }
 
-func newTransport(roots *x509.CertPool, maxConns int) *http.Transport {
+// SetTLS replaces Config's RootCAs and Certificate. Calls in progress end on the connections they have; every later one
+// makes a new connection, so nobody is believed on the word of an authority that is gone.
+func (c *Client) SetTLS(roots *x509.CertPool, certificate *tls.Certificate) {
+	old := c.transport.Swap(newTransport(roots, certificate, c.maxConns))
+	old.CloseIdleConnections() // those in use close as they become idle
+}
+
+func newTransport(roots *x509.CertPool, certificate *tls.Certificate, maxConns int) *http.Transport {
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	if certificate != nil {
+		tlsConfig.Certificates = []tls.Certificate{*certificate}
+	}
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		OnProxyConnectResponse: checkProxyAnswer,
 		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    handshakeTimeout,
 		MaxConnsPerHost:        maxConns,
 		MaxIdleConns:           maxConns,
@@ -159,18 +176,14 @@ func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt JWT) error {
 }
 
 // CloseIdleConnections closes the connections that no call is using. The Client stays usable.
-func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
+func (c *Client) CloseIdleConnections() { c.transport.Load().CloseIdleConnections() }
 
-// LoadCAFile returns the system's certificate authorities and those in a PEM file. It is an error if the file has no
+// ParseCAs returns the system's certificate authorities and those in a PEM file's content. It is an error if that has no
 // certificate, or one that cannot be read: a bundle that is half believed fails later, and somewhere else.
-func LoadCAFile(path string) (*x509.CertPool, error) {
+func ParseCAs(data []byte) (*x509.CertPool, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("CA file: %w", err)
 	}
 	n := 0
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
@@ -180,12 +193,12 @@ func LoadCAFile(path string) (*x509.CertPool, error) {
 		n++
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("CA file %s: certificate %d: %w", path, n, err)
+			return nil, fmt.Errorf("certificate %d: %w", n, err)
 		}
 		pool.AddCert(cert)
 	}
 	if n == 0 {
-		return nil, fmt.Errorf("CA file %s: no certificate in it: give a file with PEM blocks of type CERTIFICATE", path)
+		return nil, errors.New("no certificate in it: give a file with PEM blocks of type CERTIFICATE")
 	}
 	return pool, nil
 }

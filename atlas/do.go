@@ -52,7 +52,7 @@ func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T
 	}
 	// The transport itself, not an http.Client. All that a Client adds must not happen here: it follows redirects, and
 	// even when told not to it parses a Location, with an error that quotes it.
-	resp, err := c.transport.RoundTrip(req)
+	resp, err := c.transport.Load().RoundTrip(req)
 	if err != nil {
 		return answer, a.failed(err)
 	}

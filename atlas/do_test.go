@@ -327,7 +327,7 @@ func TestNotSent(t *testing.T) {
 		{name: "closed in the handshake", addr: hangsUp.addr, want: KindUnreachable},
 		{
 			name: "handshake stalls", addr: silent.addr, want: KindUnreachable,
-			change: func(c *Client) { c.transport.TLSHandshakeTimeout = 50 * time.Millisecond },
+			change: func(c *Client) { c.transport.Load().TLSHandshakeTimeout = 50 * time.Millisecond },
 		},
 		{
 			name: "handshake stalls until our cap", addr: silent.addr, want: KindTimeout,
@@ -336,7 +336,7 @@ func TestNotSent(t *testing.T) {
 		{
 			name: "name not found", addr: "atlas.invalid:443", want: KindUnreachable,
 			change: func(c *Client) {
-				c.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				c.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
 					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "atlas.invalid", IsNotFound: true}}
 				}
 			},
@@ -344,7 +344,7 @@ func TestNotSent(t *testing.T) {
 		{
 			name: "dial times out", addr: silent.addr, want: KindUnreachable,
 			change: func(c *Client) {
-				c.transport.DialContext = (&net.Dialer{Deadline: time.Now().Add(-time.Second)}).DialContext
+				c.transport.Load().DialContext = (&net.Dialer{Deadline: time.Now().Add(-time.Second)}).DialContext
 			},
 		},
 	} {

@@ -139,11 +139,11 @@ func TestHTTP2DeadConnection(t *testing.T) {
 		f.answer204(stream)
 	})
 	c := newTestClient(t, config)
-	if c.transport.HTTP2.SendPingTimeout+c.transport.HTTP2.PingTimeout >= defaultTimeout {
+	if c.transport.Load().HTTP2.SendPingTimeout+c.transport.Load().HTTP2.PingTimeout >= defaultTimeout {
 		t.Errorf("a dead connection is not noticed within %v", defaultTimeout)
 	}
-	c.transport.HTTP2.SendPingTimeout = 50 * time.Millisecond
-	c.transport.HTTP2.PingTimeout = 50 * time.Millisecond
+	c.transport.Load().HTTP2.SendPingTimeout = 50 * time.Millisecond
+	c.transport.Load().HTTP2.PingTimeout = 50 * time.Millisecond
 
 	err := c.DeleteEphemeralToken(t.Context(), plantedJWT)
 	if got, want := outcomeOf(t, OpDelete, err), (outcome{KindUnreachable, 0, 0, true}); got != want {

@@ -70,7 +70,7 @@ func TestProxy(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := newTestClient(t, config)
-			c.transport.Proxy = http.ProxyURL(u) // from the environment, net/http uses none for loopback
+			c.transport.Load().Proxy = http.ProxyURL(u) // from the environment, net/http uses none for loopback
 			before := conns.Load()
 			_, err = c.CreateEphemeralToken(t.Context(), plantedJWT)
 			if got := outcomeOf(t, OpCreate, err); got != tc.want && tc.name != "speaks no TLS" {

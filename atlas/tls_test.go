@@ -75,7 +75,7 @@ func TestTLS(t *testing.T) {
 
 func TestTLSMinimumIs12(t *testing.T) {
 	c := newTestClient(t, Config{BaseURL: "https://atlas.example"})
-	if got := c.transport.TLSClientConfig; got.MinVersion != tls.VersionTLS12 || got.InsecureSkipVerify {
+	if got := c.transport.Load().TLSClientConfig; got.MinVersion != tls.VersionTLS12 || got.InsecureSkipVerify {
 		t.Errorf("MinVersion %#x, InsecureSkipVerify %v", got.MinVersion, got.InsecureSkipVerify)
 	}
 }

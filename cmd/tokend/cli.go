@@ -284,10 +284,10 @@ func checkProxy(environ []string) error {
 		if !strings.EqualFold(name, "HTTPS_PROXY") || value == "" {
 			continue
 		}
-		if proxy, err := url.Parse(value); err == nil && proxy.Scheme != "" && proxy.Host != "" {
-			continue
+		if !strings.Contains(value, "://") {
+			value = "http://" + value // net/http takes host:port as well
 		}
-		if proxy, err := url.Parse("http://" + value); err != nil || proxy.Host == "" { // host:port is fine as well
+		if proxy, err := url.Parse(value); err != nil || proxy.Host == "" {
 			return fmt.Errorf("%s is not a proxy's URL: give one such as http://proxy.internal:3128, or unset it", strings.ToUpper(name))
 		}
 	}

@@ -82,6 +82,7 @@ func TestConfig(t *testing.T) {
 		"--log-level": "debug", "--log-format": "text", "--tls-cert-file": certs.serverCert, "--tls-key-file": certs.serverKey,
 		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--atlas-url": "https://atlas.example/v1",
 		"--atlas-ca-file": certs.caFile, "--atlas-timeout": "3s",
+		"--atlas-cert-file": certs.clientCert, "--atlas-key-file": certs.clientKey,
 		"--atlas-userauthtoken-file": writeFile(t, "secret", []byte("secret\n")), "--audit-file": filepath.Join(t.TempDir(), "audit"),
 		"--policy-file": writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n")),
 	}
@@ -98,6 +99,10 @@ func TestConfig(t *testing.T) {
 		in := invocation{args: []string{"config"}}
 		needs := []string{}
 		switch {
+		case s.flag == "--atlas-cert-file":
+			in.args = append(in.args, "--atlas-key-file="+certs.clientKey)
+		case s.flag == "--atlas-key-file":
+			in.args = append(in.args, "--atlas-cert-file="+certs.clientCert)
 		case s.flag == "--atlas-userauthtoken-file":
 			needs = []string{"cert", "key", "client-ca"}
 		case strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr"):
@@ -126,8 +131,8 @@ func TestConfig(t *testing.T) {
 			continue
 		}
 		in.args = append(in.args, s.flag+"="+s.value)
-		if s.flag == "--atlas-ca-file" {
-			continue // its default is none
+		if s.flag == "--atlas-ca-file" || s.flag == "--atlas-cert-file" || s.flag == "--atlas-key-file" {
+			continue // the default is none
 		}
 		if got, want := find(readSettings(t, in)), (setting{s.flag, s.value, "flag"}); got != want {
 			t.Errorf("from both: %+v, want %+v", got, want)

@@ -56,6 +56,7 @@ func TestMistakes(t *testing.T) {
 			[]string{"TOKEND_ATLASURL=https://x", "TOKEND_ATLAS_TIMEOUT=soon"},
 			[]string{"--drain-tiemout", "TOKEND_ATLASURL", "--atlas-timeout", "--atlas-url", "--log-format", "--tls-key-file", "--plaintext"},
 		},
+		"Atlas certificate alone":    {[]string{"serve", "--atlas-cert-file=" + certs.clientCert}, nil, []string{"--atlas-cert-file and --atlas-key-file"}},
 		"identity for anybody":       {[]string{"serve", "--atlas-userauthtoken-file=" + noCertificate}, nil, []string{"--atlas-userauthtoken-file: anybody could use this Atlas identity"}},
 		"no secret":                  {slices.Concat([]string{"serve", "--atlas-userauthtoken-file=/does/not/exist", "--tls-client-ca-file=" + certs.caFile}, serverTLS), nil, []string{"--atlas-userauthtoken-file: "}},
 		"identity and policy":        {[]string{"serve", "--atlas-userauthtoken-file=" + noCertificate, "--policy-file=" + noCertificate}, nil, []string{"choose one"}},

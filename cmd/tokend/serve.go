@@ -25,17 +25,18 @@ type serveFlags struct {
 // config is what the flags mean, or every mistake in them. The identity has to be closed in either case.
 func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []error) {
 	cfg, errs := f.listenFlags.config(log)
-	client, clientErrs := f.client()
-	errs = append(errs, clientErrs...)
-	if client != nil {
-		cfg.Atlas = client
-	}
 	logger := cfg.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	id, identityErrs := f.open(client, f.ClientCAFile != "", stdout, logger)
+	client, clientErrs := f.client(logger)
+	errs = append(errs, clientErrs...)
+	if client.Client != nil {
+		cfg.Atlas = client
+	}
+	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", stdout, logger)
 	errs = append(errs, identityErrs...)
+	id.watch = append(id.watch, client.watch...)
 	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
 	cfg.CallCeiling = f.ceiling()
 	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.identities, id.audit

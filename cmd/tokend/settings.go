@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -36,8 +35,11 @@ type tlsFlags struct {
 // atlasFlags say which Atlas to ask.
 type atlasFlags struct {
 	URL     string `name:"atlas-url" default:"https://atlas.forsta.io/v1" placeholder:"URL" help:"Atlas's base URL; https only."`
-	CAFile  string `name:"atlas-ca-file" placeholder:"FILE" help:"Authorities to trust for Atlas beside the system's, PEM."`
+	CAFile  string `name:"atlas-ca-file" placeholder:"FILE" help:"Authorities to trust for Atlas beside the system's, PEM. A replaced file is picked up."`
 	Timeout string `name:"atlas-timeout" default:"10s" placeholder:"DURATION" help:"How long Atlas may take for one operation."`
+
+	ClientCertFile string `name:"atlas-cert-file" placeholder:"FILE" help:"Certificate to show to whoever asks for one, such as a proxy in front of Atlas, PEM. A replaced file is picked up."`
+	ClientKeyFile  string `name:"atlas-key-file" placeholder:"FILE" help:"Its private key, PEM."`
 }
 
 // logger writes to w in the chosen form.
@@ -75,27 +77,6 @@ func (f listenFlags) config(log io.Writer) (server.Config, []error) {
 		DrainTimeout: drain,
 		Logger:       logger,
 	}, flatten(drainErr, logErr)
-}
-
-// client makes the Atlas client that the flags describe.
-func (f atlasFlags) client() (*atlas.Client, []error) {
-	timeout, timeoutErr := positiveDuration("atlas-timeout", f.Timeout)
-	cfg := atlas.Config{BaseURL: f.URL, Timeout: timeout, UserAgent: userAgent()}
-	var caErr error
-	if f.CAFile != "" {
-		if cfg.RootCAs, caErr = atlas.LoadCAFile(f.CAFile); caErr != nil {
-			caErr = fmt.Errorf("--atlas-ca-file: %w", caErr)
-		}
-	}
-	client, err := atlas.New(cfg)
-	errs := flatten(caErr, timeoutErr)
-	for _, err := range flatten(err) {
-		if !strings.HasPrefix(err.Error(), "HTTPS_PROXY") { // the one thing that is not about the URL
-			err = fmt.Errorf("--atlas-url: %w", err)
-		}
-		errs = append(errs, err)
-	}
-	return client, errs
 }
 
 // ceiling is the longest that any call may take: 30 s, or three operations of Atlas if that is more.
