@@ -24,6 +24,8 @@ type certificates struct {
 
 	pool   *x509.CertPool
 	client tls.Certificate
+	ca     *x509.Certificate
+	caKey  *ecdsa.PrivateKey
 }
 
 func makeCertificates(t *testing.T) certificates {
@@ -41,6 +43,8 @@ func makeCertificates(t *testing.T) certificates {
 		serverCert: filepath.Join(dir, "server.pem"), serverKey: filepath.Join(dir, "server-key.pem"),
 		clientCert: filepath.Join(dir, "client.pem"), clientKey: filepath.Join(dir, "client-key.pem"),
 		pool:   x509.NewCertPool(),
+		ca:     ca,
+		caKey:  caKey,
 		client: tls.Certificate{Certificate: [][]byte{client.Raw}, PrivateKey: clientKey},
 	}
 	c.pool.AddCert(ca)

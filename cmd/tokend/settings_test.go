@@ -27,7 +27,7 @@ func TestCheckProxy(t *testing.T) {
 
 func TestFlatten(t *testing.T) {
 	a, b := errors.New("a"), errors.New("b")
-	if got := flatten(nil, errors.Join(a, errors.Join(nil, b)), nil); len(got) != 2 || got[0] != a || got[1] != b {
+	if got := flatten(nil, errors.Join(a, errors.Join(nil, b)), nil); len(got) != 2 || !errors.Is(got[0], a) || !errors.Is(got[1], b) {
 		t.Errorf("got %v", got)
 	}
 }
