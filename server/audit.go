@@ -36,6 +36,9 @@ func recordFrom(ctx context.Context) *record {
 // auditCall leaves the one audit record of a call, whether it went well or not: who did what, as whom, with what outcome.
 // There is no token and no JWT in it.
 func auditCall(ctx context.Context, audit *slog.Logger, c call, rec *record) {
+	if !audit.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
 	outcome := codes.OK.String()
 	if c.err != nil {
 		outcome = toCallError(c.err).reasonName()

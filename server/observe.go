@@ -50,6 +50,9 @@ type call struct {
 // logCall leaves one line: quiet for what went well, a warning for what an operator may have to look at. The cause of an
 // error is here and nowhere else.
 func logCall(ctx context.Context, log *slog.Logger, c call) {
+	if c.err == nil && !log.Enabled(ctx, slog.LevelDebug) {
+		return // most calls: nothing is put together that nobody reads
+	}
 	level, attrs := slog.LevelDebug, []slog.Attr{
 		slog.String("method", c.method),
 		slog.String("request_id", c.requestID),
