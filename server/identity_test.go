@@ -218,17 +218,19 @@ func TestFault30LoginRefused(t *testing.T) {
 	}
 }
 
-// TestFault33ExpiredUnderLoad: a thousand callers meet a credential that Atlas has dropped; one login serves them all.
+// TestFault33ExpiredUnderLoad: callers by the thousand meet a credential that Atlas has dropped; one login serves them all.
 func TestFault33ExpiredUnderLoad(t *testing.T) {
 	s := startIdentity(t, "")
 	callers := s.callers(t)
-	wantCreated.check(t, callers["gRPC"].call(testContext(t), create))
+	for _, c := range callers { // with connections made, it is the calls that meet
+		wantCreated.check(t, c.call(testContext(t), create))
+	}
 	s.atlas.Org(0).RevokeJWTs()
 	logins := s.atlas.Calls(emulator.Login)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a busy machine takes its time for a thousand
 	defer cancel()
 	var wg sync.WaitGroup
-	for i := range 1000 {
+	for i := range manyCallers {
 		c := callers[[]string{"gRPC", "REST"}[i%2]]
 		wg.Go(func() {
 			if got := c.call(ctx, create); got.Code != codes.OK {
@@ -238,7 +240,7 @@ func TestFault33ExpiredUnderLoad(t *testing.T) {
 	}
 	wg.Wait()
 	if n := s.atlas.Calls(emulator.Login) - logins; n != 1 {
-		t.Errorf("%d logins for 1,000 callers, want 1", n)
+		t.Errorf("%d logins for %d callers, want 1", n, manyCallers)
 	}
 }
 
