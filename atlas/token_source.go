@@ -78,20 +78,22 @@ type TokenSource struct {
 	work   sync.WaitGroup
 
 	mu       sync.Mutex
-	jwt      JWT         // guarded by mu; "" if there is none
-	expires  time.Time   // guarded by mu; when jwt is given up, on the monotonic clock
-	renewal  *renewal    // guarded by mu; in progress, nil if none is
-	refresh  *time.Timer // guarded by mu; starts the next refresh
-	failures int         // guarded by mu; in a row
-	nextTry  time.Time   // guarded by mu; no login before this
-	err      error       // guarded by mu; why the last login or refresh failed, nil if it did not
-	closed   bool        // guarded by mu
+	jwt      JWT           // guarded by mu; "" if there is none
+	had      UserAuthToken // guarded by mu; what jwt was had with
+	expires  time.Time     // guarded by mu; when jwt is given up, on the monotonic clock
+	renewal  *renewal      // guarded by mu; in progress, nil if none is
+	refresh  *time.Timer   // guarded by mu; starts the next refresh
+	failures int           // guarded by mu; in a row
+	nextTry  time.Time     // guarded by mu; no login before this
+	err      error         // guarded by mu; why the last login or refresh failed, nil if it did not
+	closed   bool          // guarded by mu
 }
 
 // renewal is one shared login or refresh.
 type renewal struct {
 	done chan struct{} // closed at the end
 	jwt  JWT           // valid after done
+	had  UserAuthToken // valid after done; what jwt was had with
 	err  error         // valid after done
 }
 
@@ -112,20 +114,27 @@ func newTokenSource(atlas identityProvider, secret func() (UserAuthToken, error)
 // Token returns the present JWT at once, or waits for a login. It fails with a [*CredentialError] while Atlas refuses the
 // identity, with the [*Error] of the last login while that is not to be repeated yet, and with ctx's error.
 func (s *TokenSource) Token(ctx context.Context) (JWT, error) {
+	jwt, _, err := s.Credential(ctx)
+	return jwt, err
+}
+
+// Credential is Token with the userauthtoken that the JWT was had with: the same for every process that has this
+// identity, whereas each logs in to a JWT of its own.
+func (s *TokenSource) Credential(ctx context.Context) (JWT, UserAuthToken, error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return "", ErrClosed
+		return "", "", ErrClosed
 	}
 	if s.jwt != "" && time.Now().Before(s.expires) {
 		defer s.mu.Unlock()
-		return s.jwt, nil
+		return s.jwt, s.had, nil
 	}
 	s.jwt = ""
 	if s.renewal == nil {
 		if wait := time.Until(s.nextTry); wait > 0 {
 			defer s.mu.Unlock()
-			return "", s.waitError(wait)
+			return "", "", s.waitError(wait)
 		}
 		s.renew()
 	}
@@ -134,9 +143,9 @@ func (s *TokenSource) Token(ctx context.Context) (JWT, error) {
 
 	select {
 	case <-current.done:
-		return current.jwt, current.err
+		return current.jwt, current.had, current.err
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return "", "", ctx.Err()
 	}
 }
 
@@ -201,9 +210,9 @@ func (s *TokenSource) Close() {
 func (s *TokenSource) renew() {
 	r := &renewal{done: make(chan struct{})}
 	s.renewal = r
-	present := s.jwt
+	present, had := s.jwt, s.had
 	s.work.Go(func() {
-		jwt, err := s.obtain(present)
+		jwt, had, err := s.obtain(present, had)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.renewal = nil
@@ -211,32 +220,32 @@ func (s *TokenSource) renew() {
 			s.failed(err)
 			err = s.err
 		} else {
-			s.succeeded(jwt)
+			s.succeeded(jwt, had)
 		}
-		r.jwt, r.err = jwt, err
+		r.jwt, r.had, r.err = jwt, had, err
 		close(r.done)
 	})
 }
 
-// obtain refreshes present, and logs in if there is none or Atlas will not refresh it.
-func (s *TokenSource) obtain(present JWT) (JWT, error) {
+// obtain refreshes present, which was had with a secret, and logs in if there is none or Atlas will not refresh it.
+func (s *TokenSource) obtain(present JWT, had UserAuthToken) (JWT, UserAuthToken, error) {
 	if present != "" {
 		jwt, err := s.atlas.RefreshJWT(s.ctx, present)
 		s.onEvent(TokenEvent{OpRefresh, err})
 		if err == nil || !isRefusal(err) {
-			return jwt, err
+			return jwt, had, err
 		}
 	}
 	secret, err := s.secret()
 	if err != nil {
-		return "", &CredentialError{Err: err}
+		return "", "", &CredentialError{Err: err}
 	}
 	jwt, err := s.atlas.LogIn(s.ctx, secret)
 	s.onEvent(TokenEvent{OpLogIn, err})
 	if err != nil && isRefusal(err) {
 		err = &CredentialError{Err: err}
 	}
-	return jwt, err
+	return jwt, secret, err
 }
 
 // isRefusal reports whether Atlas understood a login or refresh and said no.
@@ -253,8 +262,9 @@ func isRefusal(err error) bool {
 }
 
 // succeeded takes a new JWT. The caller holds mu.
-func (s *TokenSource) succeeded(jwt JWT) {
-	s.jwt, s.err, s.failures, s.nextTry = jwt, nil, 0, time.Time{}
+func (s *TokenSource) succeeded(jwt JWT, had UserAuthToken) {
+	s.jwt, s.had = jwt, had
+	s.err, s.failures, s.nextTry = nil, 0, time.Time{}
 	life := assumedLife
 	if expiry := jwt.UnverifiedClaims().Expiry; !expiry.IsZero() {
 		life = max(time.Until(expiry), minLife)

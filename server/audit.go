@@ -16,6 +16,7 @@ import (
 type record struct {
 	grant auth.Grant
 	org   string // UUID; known only for a JWT that Atlas has accepted
+	cache string // of a create: where its answer comes from, as in Cache-Status
 }
 
 type recordKey struct{}
@@ -53,6 +54,7 @@ func auditCall(ctx context.Context, audit *slog.Logger, c call, rec *record) {
 		slog.String("profile", rec.grant.Profile),
 		slog.String("org", rec.org),
 		slog.String("outcome", outcome),
+		slog.String("cache", rec.cache),
 		slog.String("request_id", c.requestID),
 		slog.String("trace_id", traceID(metadata.ValueFromIncomingContext(ctx, "traceparent"))),
 		slog.String("peer", address),

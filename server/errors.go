@@ -16,6 +16,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
 // errorDomain is the domain of every ErrorInfo that this service sends.
@@ -171,13 +172,22 @@ var authReasons = []struct {
 // toCallError is the one place where an error becomes a reason. What it does not know is an internal error.
 func toCallError(err error) *callError {
 	var (
-		call     *callError
-		atlasErr *atlas.Error
-		refused  *atlas.CredentialError
+		call      *callError
+		atlasErr  *atlas.Error
+		refused   *atlas.CredentialError
+		unsettled *tokencache.UnsettledError
 	)
 	switch {
 	case errors.As(err, &call):
 		return call
+	case errors.As(err, &unsettled): // before its own cause
+		e := &callError{reason: reasonDeleteUnknown, outcomeUnknown: true, cause: err}
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.reason = reasonDeadlineExceeded
+		} else if errors.Is(err, context.Canceled) {
+			e.reason = reasonCancelled
+		}
+		return e
 	case errors.As(err, &refused): // before atlasErr, which is its cause
 		return &callError{reason: reasonServiceCredential, retryAfter: refused.RetryAfter, cause: err}
 	case errors.As(err, &atlasErr):

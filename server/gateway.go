@@ -22,8 +22,8 @@ import (
 
 // The only headers that cross from REST into a call's metadata and back. grpc-timeout the gateway handles itself.
 var (
-	headersIn  = []string{auth.Header, auth.SecondHeader, requestIDHeader, "traceparent", "tracestate", "cache-control"}
-	headersOut = []string{requestIDHeader}
+	headersIn  = []string{auth.Header, auth.SecondHeader, requestIDHeader, "traceparent", "tracestate", cacheControlHeader}
+	headersOut = []string{requestIDHeader, cacheStatusHeader, ageHeader}
 )
 
 // newRESTHandler serves svc's routes. It does not dial the gRPC listener: a request becomes a call in this process and

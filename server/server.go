@@ -22,6 +22,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
 // Config says what a Server listens on and whom it asks.
@@ -35,6 +36,9 @@ type Config struct {
 	Plaintext bool
 	// Atlas does the work.
 	Atlas Atlas
+	// Cache shares and remembers what Atlas answers. Default: one that only shares. A server does not close the one it is
+	// given.
+	Cache Cache
 	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
 	Auth *auth.Authenticator
 	// Identities are the Atlas identities of the profiles that Auth grants, by profile.
@@ -75,7 +79,7 @@ func (c *Config) setDefaults() {
 
 // troubles are what an operator should know of, nil if all is well.
 func (c *Config) troubles() error {
-	errs := []error{c.Auth.Check()}
+	errs := []error{c.Auth.Check(), c.Cache.Check()}
 	for _, profile := range slices.Sorted(maps.Keys(c.Identities)) {
 		if err := c.Identities[profile].Err(); err != nil {
 			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
@@ -123,6 +127,7 @@ type Server struct {
 	ready readiness
 
 	certificates certprovider.Provider // nil without TLS
+	cache        *tokencache.Cache     // nil if Config has one
 	health       *healthService
 	grpcServer   *grpc.Server
 	httpServer   *http.Server
@@ -138,11 +143,20 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Server{cfg: cfg, health: newHealthService()}
+	s := &Server{health: newHealthService()}
+	if cfg.Cache == nil {
+		var err error
+		if s.cache, err = tokencache.New(tokencache.Config{CallTimeout: cfg.CallCeiling}); err != nil {
+			return nil, err
+		}
+		cfg.Cache = s.cache
+	}
+	s.cfg = cfg
 	var grpcTLS, httpTLS *tls.Config
 	if cfg.TLS.Enabled() {
 		provider, err := cfg.TLS.watch()
 		if err != nil {
+			s.Close()
 			return nil, err
 		}
 		mutual := cfg.TLS.ClientCAFile != ""
@@ -151,7 +165,7 @@ func New(cfg Config) (*Server, error) {
 		httpTLS = tlsConfig(provider, mutual, "h2", "http/1.1")
 	}
 	calls := chain(callChain(cfg))
-	svc := &service{atlas: cfg.Atlas, identities: cfg.Identities}
+	svc := &service{atlas: cfg.Atlas, cache: cfg.Cache, identities: cfg.Identities}
 	rest, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {
 		s.Close()
@@ -216,6 +230,9 @@ func (s *Server) Close() {
 	}
 	if s.certificates != nil {
 		s.certificates.Close()
+	}
+	if s.cache != nil {
+		s.cache.Close()
 	}
 }
 

@@ -71,7 +71,7 @@ func TestRESTHeaders(t *testing.T) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	if diff := cmp.Diff([]string{"cache-control", "content-length", "content-type", "date", "x-content-type-options", "x-request-id"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"cache-control", "cache-status", "content-length", "content-type", "date", "x-content-type-options", "x-request-id"}, names); diff != "" {
 		t.Errorf("response headers (-want +got):\n%s", diff)
 	}
 	if got.header("content-type") != "application/json" {

@@ -3,10 +3,15 @@ package server
 import (
 	"context"
 	"fmt"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
 // Atlas is what the service needs of Atlas. *atlas.Client is one. Errors are *atlas.Error.
@@ -15,24 +20,53 @@ type Atlas interface {
 	DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error
 }
 
+// Cache is what stands between the calls and Atlas. *tokencache.Cache is one.
+type Cache interface {
+	Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask func(context.Context) (tokencache.Answer, error)) (tokencache.Result, error)
+	Delete(ctx context.Context, cred tokencache.Credential, send func(context.Context) (atlas.JWT, error)) error
+	Check() error
+}
+
 // service is the two RPCs, as they run at the inner end of the call chain.
 type service struct {
 	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
 	atlas      Atlas
+	cache      Cache
 	identities map[string]*atlas.TokenSource // by profile
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
-	token, err := withCredential(ctx, s, s.atlas.CreateEphemeralToken)
+	id, err := s.identify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &ephemeraltokenv1.CreateTokenResponse{Token: string(token)}, nil
+	result, err := s.cache.Create(ctx, id.credential, wantsFresh(ctx), func(ctx context.Context) (tokencache.Answer, error) {
+		return withJWT(ctx, id, func(ctx context.Context, jwt atlas.JWT) (tokencache.Answer, error) {
+			token, err := s.atlas.CreateEphemeralToken(ctx, jwt)
+			return tokencache.Answer{Token: token, JWT: jwt}, err
+		})
+	})
+	tellStatus(ctx, result.Status)
+	if err != nil {
+		return nil, err
+	}
+	recordFrom(ctx).org = result.Org
+	return &ephemeraltokenv1.CreateTokenResponse{Token: string(result.Token)}, nil
 }
 
 func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTokenRequest) (*ephemeraltokenv1.DeleteTokenResponse, error) {
-	_, err := withCredential(ctx, s, func(ctx context.Context, jwt atlas.JWT) (struct{}, error) {
-		return struct{}{}, s.atlas.DeleteEphemeralToken(ctx, jwt)
+	id, err := s.identify(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = s.cache.Delete(ctx, id.credential, func(ctx context.Context) (atlas.JWT, error) {
+		return withJWT(ctx, id, func(ctx context.Context, jwt atlas.JWT) (atlas.JWT, error) {
+			err := s.atlas.DeleteEphemeralToken(ctx, jwt)
+			if err == nil { // what Atlas has just accepted may be believed: then the org is on record
+				recordFrom(ctx).org = jwt.UnverifiedClaims().OrgID
+			}
+			return jwt, err
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -40,28 +74,66 @@ func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTok
 	return &ephemeraltokenv1.DeleteTokenResponse{}, nil
 }
 
-// withCredential runs operation with the JWT that the call's grant names: the caller's own, or that of a profile, which a
-// 401 heals once.
-func withCredential[T any](ctx context.Context, s *service, operation func(context.Context, atlas.JWT) (T, error)) (T, error) {
-	var none T
+// identity is as whom a call goes on to Atlas.
+type identity struct {
+	credential tokencache.Credential
+	jwt        atlas.JWT          // the caller's own
+	source     *atlas.TokenSource // or else that of a profile
+}
+
+// identify finds the credential that the call's grant names.
+func (s *service) identify(ctx context.Context) (identity, error) {
 	grant, err := auth.GrantFromContext(ctx)
 	if err != nil {
-		return none, err
-	}
-	// What Atlas has just accepted may be believed: then the org is on record.
-	accepted := func(ctx context.Context, jwt atlas.JWT) (T, error) {
-		answer, err := operation(ctx, jwt)
-		if err == nil {
-			recordFrom(ctx).org = jwt.UnverifiedClaims().OrgID
-		}
-		return answer, err
+		return identity{}, err
 	}
 	if grant.Profile == auth.Passthrough {
-		return accepted(ctx, grant.JWT)
+		return identity{credential: tokencache.CallersJWT(grant.JWT), jwt: grant.JWT}, nil
 	}
 	source, ok := s.identities[grant.Profile]
 	if !ok {
-		return none, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
+		return identity{}, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
 	}
-	return atlas.WithJWT(ctx, source, accepted)
+	jwt, secret, err := source.Credential(ctx)
+	if err != nil {
+		return identity{}, err
+	}
+	return identity{credential: tokencache.Identity(secret, jwt), source: source}, nil
+}
+
+// withJWT runs call with the caller's JWT, or with that of a profile, which a 401 heals once.
+func withJWT[T any](ctx context.Context, id identity, call func(context.Context, atlas.JWT) (T, error)) (T, error) {
+	if id.source == nil {
+		return call(ctx, id.jwt)
+	}
+	return atlas.WithJWT(ctx, id.source, call)
+}
+
+// Headers about remembering, in both directions.
+const (
+	cacheControlHeader = "cache-control" // RFC 9111 §5.2
+	cacheStatusHeader  = "cache-status"  // RFC 9211
+	ageHeader          = "age"           // RFC 9111 §5.1
+)
+
+// wantsFresh reports whether the caller does not want what is remembered.
+func wantsFresh(ctx context.Context) bool {
+	for _, value := range metadata.ValueFromIncomingContext(ctx, cacheControlHeader) {
+		for directive := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(directive), "no-cache") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// tellStatus puts where the answer comes from into its headers, and on record.
+func tellStatus(ctx context.Context, status tokencache.Status) {
+	headers := metadata.Pairs(cacheStatusHeader, status.String())
+	if status.Hit {
+		headers.Set(ageHeader, status.AgeSeconds())
+	}
+	_ = grpc.SetHeader(ctx, headers) // fails only if the headers have gone out, and nothing sends them before this
+	recordFrom(ctx).cache = status.String()
 }

@@ -1,0 +1,306 @@
+// Package tokencache shares and remembers calls for an org's ephemeral token, so that many callers cost Atlas few calls,
+// and never hands out a token that has been deleted.
+//
+// Sharing is always on. For each credential at most one CreateToken is in flight to Atlas; whoever arrives meanwhile
+// shares the next one (flight.go). So the call to Atlas begins after every caller that shares its answer, and the answer
+// is as fresh as if each had called alone. Plain single flight is not: a caller that comes after a delete can join a call
+// that began before it.
+//
+// Remembering is off unless Config.TTL is set. What is remembered stands behind a fence of its org (store.go), in the
+// memory of this process (memory.go) or in Redis for several replicas (redis.go). A delete moves the fence before and
+// after it calls Atlas, whatever comes of it, and holds it in between: then nothing is read and nothing is stored.
+//
+// The package knows of callers only what Credential says. It imports atlas and nothing else of this module.
+package tokencache
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// Config says how calls are shared and what is remembered. The zero value shares and remembers nothing.
+type Config struct {
+	// TTL is how long a token is remembered after Atlas was asked for it, and never beyond the exp of the JWT that Atlas
+	// accepted. 0: nothing is remembered.
+	TTL time.Duration
+	// StaleIfError is how much longer a token is kept, to be handed out only when Atlas fails: never after a delete, nor
+	// after Atlas has answered 401 or 403. 0: it is not.
+	StaleIfError time.Duration
+	// MaxTokens bounds the memory of this process, which forgets the oldest first. Default 10,000. Redis has bounds of
+	// its own.
+	MaxTokens int
+	// Redis is where replicas remember together. If nil, this process remembers by itself, which is right for one
+	// replica only: another would go on handing out what was deleted here.
+	Redis *RedisConfig
+	// CallTimeout bounds a shared call. Default 30 s. It should not be less than the time that a caller may take.
+	CallTimeout time.Duration
+	// SettleTime is how long nothing is remembered for an org after a delete whose outcome nobody knows, since Atlas may
+	// still carry it out. Default 30 s.
+	SettleTime time.Duration
+	// Registerer gets the metrics. If nil, there are none.
+	Registerer prometheus.Registerer
+	// Logger is told when Redis fails and when it is back. If nil, nobody is.
+	Logger *slog.Logger
+}
+
+const (
+	defaultMaxTokens   = 10_000
+	defaultCallTimeout = 30 * time.Second
+	defaultSettleTime  = 30 * time.Second
+)
+
+func (c *Config) setDefaults() {
+	if c.MaxTokens == 0 {
+		c.MaxTokens = defaultMaxTokens
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = defaultCallTimeout
+	}
+	if c.SettleTime == 0 {
+		c.SettleTime = defaultSettleTime
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Mistakes in a Config, for the caller of New to put in its own words.
+var (
+	ErrRedisWithoutTTL = errors.New("Redis is set, and nothing is to be remembered: give a TTL too") //nolint:staticcheck,revive // a name
+	ErrStaleWithoutTTL = errors.New("tokens are to be served when Atlas fails, and none is remembered: give a TTL too")
+)
+
+// Validate reports every mistake in c, joined. It connects to nothing.
+func (c Config) Validate() error {
+	var errs []error
+	if c.TTL < 0 || c.StaleIfError < 0 || c.MaxTokens < 0 || c.CallTimeout < 0 || c.SettleTime < 0 {
+		errs = append(errs, errors.New("a duration or bound is negative"))
+	}
+	if c.TTL == 0 && c.Redis != nil {
+		errs = append(errs, ErrRedisWithoutTTL)
+	}
+	if c.TTL == 0 && c.StaleIfError > 0 {
+		errs = append(errs, ErrStaleWithoutTTL)
+	}
+	if c.Redis != nil {
+		_, err := c.Redis.options()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Cache shares and remembers. It is safe for concurrent use and must be closed.
+type Cache struct {
+	hashKey []byte // of credentials, for this process
+	flights *flights
+	store   store // nil: nothing is remembered
+	metrics *metrics
+}
+
+// New returns a Cache. It does not wait for Redis: until that answers, every create goes to Atlas.
+func New(cfg Config) (*Cache, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg.setDefaults()
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{hashKey: make([]byte, 32), flights: newFlights(cfg.CallTimeout), metrics: m}
+	_, _ = rand.Read(c.hashKey) // never fails
+	switch {
+	case cfg.Redis != nil:
+		if c.store, err = newRedisStore(cfg, m); err != nil {
+			return nil, err
+		}
+	case cfg.TTL > 0:
+		c.store = newMemory(cfg)
+	}
+	return c, nil
+}
+
+// Close ends the calls in progress and waits for them.
+func (c *Cache) Close() {
+	c.flights.close()
+	if c.store != nil {
+		c.store.close()
+	}
+}
+
+// Check is what an operator should know of, nil if all is well.
+func (c *Cache) Check() error {
+	if c.store == nil {
+		return nil
+	}
+	return c.store.check()
+}
+
+// Answer is what Atlas answered, and to which JWT.
+type Answer struct {
+	Token atlas.Token
+	JWT   atlas.JWT // the one that Atlas accepted, whose claims may be believed for that
+}
+
+// Result is an ephemeral token, its org (a UUID; "" if the JWT does not say) and where it comes from. When a create fails,
+// Status still says what was tried.
+type Result struct {
+	Token  atlas.Token
+	Org    string
+	Status Status
+}
+
+// Create returns the ephemeral token of the credential's org: a remembered one, or what ask gets from Atlas in a call that
+// began after this one and that others may share. With fresh set, nothing remembered is used. A caller whose ctx ends
+// leaves; the call ends when the last has left.
+//
+// The error is ask's, or ctx's.
+func (c *Cache) Create(ctx context.Context, cred Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
+	key := cred.key(c.hashKey)
+	if near, ok := c.store.(*memory); ok && !fresh {
+		if found, _ := near.look(ctx, key, cred); found.usable() {
+			return c.counted(found.result(cred.Org)), nil
+		}
+	}
+	result, err := c.flights.join(ctx, key, fresh, func(ctx context.Context, fresh bool) (Result, error) {
+		return c.fly(ctx, key, cred, fresh, ask)
+	})
+	if fresh && !result.Status.Hit {
+		result.Status.Forward = ForwardRequest
+	}
+	return c.counted(result), err
+}
+
+func (c *Cache) counted(r Result) Result {
+	c.metrics.created(r.Status)
+	return r
+}
+
+// fly is one shared call: what is remembered, else what Atlas says, else what is kept for when Atlas fails.
+func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
+	missed := Result{Status: Status{Forward: ForwardMiss}}
+	if c.store == nil {
+		answer, err := ask(ctx)
+		if err != nil {
+			return missed, err
+		}
+		return Result{answer.Token, answer.JWT.UnverifiedClaims().OrgID, missed.Status}, nil
+	}
+	found, view := c.store.look(ctx, key, cred)
+	if found.usable() && !fresh {
+		return found.result(cred.Org), nil
+	}
+	answer, err := ask(ctx)
+	switch {
+	case isRefusal(err):
+		c.store.drop(ctx, key, cred)
+		return missed, err
+	case err != nil && !fresh && isFailure(err):
+		// It is looked for again: what was there before the call may have been deleted meanwhile.
+		if kept, _ := c.store.look(context.WithoutCancel(ctx), key, cred); kept.there() {
+			return kept.result(cred.Org), nil
+		}
+		return missed, err
+	case err != nil:
+		return missed, err
+	}
+	claims := answer.JWT.UnverifiedClaims() // Atlas has just accepted them
+	if claims.OrgID != "" && claims.OrgID == cred.Org {
+		life := unlimited
+		if !claims.Expiry.IsZero() {
+			life = time.Until(claims.Expiry)
+		}
+		c.store.fill(ctx, view, key, cred, answer.Token, life)
+	}
+	return Result{answer.Token, claims.OrgID, missed.Status}, nil
+}
+
+// unlimited is the life of a JWT that does not say when it ends.
+const unlimited = 100 * 365 * 24 * time.Hour
+
+// isRefusal reports whether Atlas no longer lets the credential in.
+func isRefusal(err error) bool {
+	if _, ok := errors.AsType[*atlas.CredentialError](err); ok {
+		return true
+	}
+	e, ok := errors.AsType[*atlas.Error](err)
+	return ok && e.Kind == atlas.KindStatus && (e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden)
+}
+
+// isFailure reports whether it is Atlas that failed, rather than the caller who gave up or who asked for something wrong.
+// Being throttled is such a failure: that is when a token kept for bad times helps most.
+func isFailure(err error) bool {
+	e, ok := errors.AsType[*atlas.Error](err)
+	if !ok {
+		return false
+	}
+	switch e.Kind {
+	case atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindRedirect, atlas.KindInvalidResponse:
+		return true
+	case atlas.KindCanceled: // the shared call's own time was up
+		return errors.Is(err, context.DeadlineExceeded)
+	case atlas.KindStatus:
+		return e.StatusCode >= 500 || e.StatusCode == http.StatusTooManyRequests
+	}
+	return false
+}
+
+// Delete runs send, which deletes the org's token at Atlas and returns the JWT that Atlas accepted. When Delete returns
+// nil, no copy of the deleted token is remembered anywhere.
+//
+// The error is send's, or an *UnsettledError.
+func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.Context) (atlas.JWT, error)) error {
+	if c.store == nil {
+		_, err := send(ctx)
+		return err
+	}
+	held := c.store.hold(ctx, cred.Org)
+	end := ended{unknown: true} // unless it returns, as after a panic
+	defer func() {
+		if !end.done {
+			_ = held.end(ctx, end)
+		}
+	}()
+	jwt, err := send(ctx)
+	end = ended{
+		done: true, ok: err == nil, unknown: outcomeUnknown(err),
+		// A profile's secret may have been replaced by one of another org since.
+		everything: err == nil && jwt.UnverifiedClaims().OrgID != cred.Org,
+	}
+	settled := held.end(ctx, end)
+	if isRefusal(err) {
+		c.store.drop(ctx, cred.key(c.hashKey), cred)
+	}
+	if err != nil {
+		return err
+	}
+	return settled
+}
+
+// outcomeUnknown reports whether a delete that failed may still take effect.
+func outcomeUnknown(err error) bool {
+	e, ok := errors.AsType[*atlas.Error](err)
+	if !ok || e.Op != atlas.OpDelete || !e.Sent {
+		return false
+	}
+	return e.Kind != atlas.KindStatus || e.StatusCode >= 500
+}
+
+// UnsettledError says that Atlas has deleted the token, but copies of it are remembered where nothing can reach them now,
+// and the caller's time was up before they expired.
+type UnsettledError struct{ Err error }
+
+func (e *UnsettledError) Error() string {
+	return fmt.Sprintf("deleted at Atlas, but remembered copies may still be alive: %v", e.Err)
+}
+
+func (e *UnsettledError) Unwrap() error { return e.Err }

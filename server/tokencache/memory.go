@@ -1,0 +1,243 @@
+package tokencache
+
+import (
+	"container/list"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// memory remembers in this process. Its fences are readings of one counter that every move advances: a token that was
+// asked for at reading n may be remembered if its org's fence has not moved since n. A move forgets what the org has, and
+// a held fence lets nothing in, so whatever is there may be handed out.
+type memory struct {
+	ttl, stale, settle time.Duration
+	maxTokens          int
+
+	mu     sync.Mutex
+	closed bool                // guarded by mu
+	seq    uint64              // guarded by mu; the number of moves so far
+	all    fence               // guarded by mu; that of every org
+	orgs   map[string]*fence   // guarded by mu; fences that have moved or have tokens behind them
+	idle   list.List           // guarded by mu; *fence with neither tokens nor deletes, the one idle longest first
+	tokens map[key]*remembered // guarded by mu
+	oldest list.List           // guarded by mu; *remembered, the oldest first
+	sweep  *time.Timer         // guarded by mu; forgets what has expired
+}
+
+// fence is that of one org.
+type fence struct {
+	org       string
+	moved     uint64    // when it last moved
+	deletes   int       // in progress
+	heldUntil time.Time // after a delete whose outcome nobody knows
+	tokens    map[key]*remembered
+	idle      *list.Element // in memory.idle
+}
+
+func (f *fence) held(now time.Time) bool { return f.deletes > 0 || now.Before(f.heldUntil) }
+
+// remembered is one token, under one credential.
+type remembered struct {
+	key   key
+	fence *fence
+	token atlas.Token
+	since time.Time // Atlas was asked
+	fresh time.Time // a hit until then
+	until time.Time // kept until then
+	order *list.Element
+}
+
+func newMemory(cfg Config) *memory {
+	return &memory{
+		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime, maxTokens: cfg.MaxTokens,
+		orgs: map[string]*fence{}, tokens: map[key]*remembered{},
+	}
+}
+
+func (m *memory) look(_ context.Context, k key, _ Credential) (found, view) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := view{at: now, seq: m.seq}
+	r := m.tokens[k]
+	if r == nil || !now.Before(r.until) {
+		return found{}, v
+	}
+	return found{r.token, now.Sub(r.since), r.fresh.Sub(now)}, v
+}
+
+func (m *memory) fill(_ context.Context, v view, k key, cred Credential, token atlas.Token, life time.Duration) {
+	now := time.Now()
+	r := &remembered{key: k, token: token, since: v.at}
+	r.fresh = earliest(v.at.Add(m.ttl), now.Add(life))
+	r.until = earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.orgs[cred.Org]
+	if f == nil {
+		f = &fence{org: cred.Org, tokens: map[key]*remembered{}}
+	}
+	if m.closed || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
+		return
+	}
+	if f.contradicts(token, now) {
+		m.move(f)
+		return
+	}
+	m.forget(k)
+	m.remember(f, r)
+	for len(m.tokens) > m.maxTokens {
+		m.forget(m.oldest.Front().Value.(*remembered).key)
+	}
+	m.schedule(now)
+}
+
+// contradicts reports whether another token is remembered for the org. Then somebody has deleted that one behind our back,
+// at Atlas itself, or this one is the older: nobody knows which, so neither is kept.
+func (f *fence) contradicts(token atlas.Token, now time.Time) bool {
+	for _, other := range f.tokens {
+		if other.token != token && now.Before(other.until) {
+			return true
+		}
+	}
+	return false
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// remember puts r behind f. The caller holds mu.
+func (m *memory) remember(f *fence, r *remembered) {
+	r.fence, r.order = f, m.oldest.PushBack(r)
+	m.tokens[r.key], f.tokens[r.key] = r, r
+	m.file(f)
+}
+
+// forget removes one token. The caller holds mu.
+func (m *memory) forget(k key) {
+	r := m.tokens[k]
+	if r == nil {
+		return
+	}
+	m.oldest.Remove(r.order)
+	delete(m.tokens, k)
+	delete(r.fence.tokens, k)
+	m.file(r.fence)
+}
+
+// file keeps a fence among the idle ones if it is idle, and bounds those: the one idle longest gives way to the fence of
+// every org, so that what was asked for before it moved is still not remembered. The caller holds mu.
+func (m *memory) file(f *fence) {
+	if f == &m.all {
+		return
+	}
+	m.orgs[f.org] = f
+	if f.idle != nil {
+		m.idle.Remove(f.idle)
+		f.idle = nil
+	}
+	if f.deletes == 0 && len(f.tokens) == 0 {
+		f.idle = m.idle.PushBack(f)
+	}
+	for m.idle.Len() > m.maxTokens {
+		gone := m.idle.Remove(m.idle.Front()).(*fence)
+		delete(m.orgs, gone.org)
+		m.all.moved = max(m.all.moved, gone.moved)
+		if gone.heldUntil.After(m.all.heldUntil) {
+			m.all.heldUntil = gone.heldUntil
+		}
+	}
+}
+
+// move moves a fence and forgets what is behind it. The caller holds mu.
+func (m *memory) move(f *fence) {
+	m.seq++
+	f.moved = m.seq
+	behind := f.tokens
+	if f == &m.all {
+		behind = m.tokens
+	}
+	for k := range behind {
+		m.forget(k)
+	}
+	m.file(f)
+}
+
+func (m *memory) drop(_ context.Context, k key, _ Credential) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget(k)
+}
+
+func (m *memory) hold(_ context.Context, org string) hold {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := &m.all
+	if org != "" {
+		if f = m.orgs[org]; f == nil {
+			f = &fence{org: org, tokens: map[key]*remembered{}}
+		}
+	}
+	f.deletes++
+	m.move(f)
+	return &memoryHold{m, f}
+}
+
+type memoryHold struct {
+	memory *memory
+	fence  *fence
+}
+
+func (h *memoryHold) end(_ context.Context, e ended) error {
+	m := h.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h.fence.deletes--
+	if e.unknown {
+		h.fence.heldUntil = time.Now().Add(m.settle)
+	}
+	m.move(h.fence)
+	if e.everything {
+		m.move(&m.all)
+	}
+	return nil
+}
+
+// schedule sees to it that what has expired is forgotten, also if nobody asks for it any more. The caller holds mu.
+func (m *memory) schedule(now time.Time) {
+	if m.sweep != nil || m.oldest.Len() == 0 {
+		return
+	}
+	m.sweep = time.AfterFunc(m.oldest.Front().Value.(*remembered).until.Sub(now), func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.sweep = nil
+		if m.closed {
+			return
+		}
+		now := time.Now()
+		for e := m.oldest.Front(); e != nil && !now.Before(e.Value.(*remembered).until); e = m.oldest.Front() {
+			m.forget(e.Value.(*remembered).key)
+		}
+		m.schedule(now)
+	})
+}
+
+func (m *memory) check() error { return nil }
+
+func (m *memory) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	if m.sweep != nil {
+		m.sweep.Stop()
+	}
+	m.move(&m.all)
+}

@@ -1,0 +1,70 @@
+package tokencache
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics are what an operator sees of sharing and remembering.
+type metrics struct {
+	creates  *prometheus.CounterVec
+	rejected *prometheus.CounterVec
+	redis    *prometheus.CounterVec
+}
+
+// How a create was answered.
+const (
+	answeredHit       = "hit"
+	answeredStale     = "stale"
+	answeredMiss      = "miss"
+	answeredCollapsed = "collapsed"
+)
+
+// Why a value in Redis was not used.
+const (
+	rejectedMoved   = "fence"   // it belongs to another state of the fence: deleted since, or replayed
+	rejectedExpired = "expired" // it is there longer than it may be: replayed
+	rejectedSeal    = "seal"    // it does not open: altered, or stored under another credential's key
+)
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		creates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokend_cache_creates_total",
+			Help: "CreateToken calls by how they were answered: hit, stale (kept for when Atlas fails), miss (a call to Atlas of their own, or the first of a shared one), collapsed (shared another's call). Failed calls count too.",
+		}, []string{"answered"}),
+		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokend_cache_rejected_total",
+			Help: "Values in Redis that were not used: fence (from before a delete; now and then is normal), expired or seal (altered or replayed; never normal).",
+		}, []string{"reason"}),
+		redis: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokend_cache_redis_operations_total",
+			Help: "Operations on Redis, by outcome: ok, failed (an error, or slower than 50 ms), skipped (Redis has failed too often just before).",
+		}, []string{"operation", "outcome"}),
+	}
+	for _, v := range []string{answeredHit, answeredStale, answeredMiss, answeredCollapsed} {
+		m.creates.WithLabelValues(v)
+	}
+	for _, v := range []string{rejectedMoved, rejectedExpired, rejectedSeal} {
+		m.rejected.WithLabelValues(v)
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.creates, m.rejected, m.redis} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) created(s Status) {
+	answered := answeredMiss
+	switch {
+	case s.Stale:
+		answered = answeredStale
+	case s.Hit:
+		answered = answeredHit
+	case s.Collapsed:
+		answered = answeredCollapsed
+	}
+	m.creates.WithLabelValues(answered).Inc()
+}

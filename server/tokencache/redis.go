@@ -1,0 +1,233 @@
+package tokencache
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// redisStore remembers in Redis or Valkey, for all replicas. Nothing of it is kept in this process: a copy could be read
+// after its fence has moved.
+//
+// Whoever cannot reach Redis does without. For a create that means to ask Atlas. A delete that could not move the fence is
+// not acknowledged before every copy must have expired; until then it goes on trying.
+type redisStore struct {
+	client             *redisClient
+	metrics            *metrics
+	ttl, stale, settle time.Duration
+	holdTime           time.Duration // longer than any delete takes, so that one whose replica has died ends too
+	keepFences         time.Duration
+}
+
+func newRedisStore(cfg Config, m *metrics) (*redisStore, error) {
+	options, err := cfg.Redis.options()
+	if err != nil {
+		return nil, err
+	}
+	return &redisStore{
+		client: newRedisClient(options, m, cfg.Logger), metrics: m,
+		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime,
+		holdTime:   cfg.CallTimeout + cfg.SettleTime,
+		keepFences: max(24*time.Hour, 2*(cfg.TTL+cfg.StaleIfError+cfg.CallTimeout+cfg.SettleTime)),
+	}, nil
+}
+
+// redisView is where the fences stood.
+type redisView struct {
+	now      int64 // ms, Redis's clock
+	all, org epoch
+}
+
+func newEpoch() string {
+	var b [epochLen / 2]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+func orgKey(org string) string {
+	if org == "" {
+		return keyAll
+	}
+	return keyOrgPrefix + publicID("org", org)
+}
+
+func tokenKey(cred Credential) string {
+	return keyTokenPrefix + hex.EncodeToString(cred.derive("name", 16))
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, view) {
+	if cred.Org == "" {
+		return found{}, view{} // there is no fence to stand behind
+	}
+	name := tokenKey(cred)
+	at := time.Now() // before Redis looks at its clock, so what is reckoned from both is too early rather than too late
+	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(cred.Org), name},
+		[]string{newEpoch(), milliseconds(s.keepFences)})
+	if err != nil {
+		return found{}, view{}
+	}
+	seen, value, held, err := readLook(message)
+	if err != nil || held {
+		return found{}, view{}
+	}
+	v := view{at: at, valid: true, redis: seen}
+	if value == nil {
+		return found{}, v
+	}
+	token, header, err := open(value, cred, name, seen.now, seen.all, seen.org)
+	if err != nil {
+		s.metrics.rejected.WithLabelValues(rejectedFor(err)).Inc()
+		return found{}, v
+	}
+	return found{token, sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}, v
+}
+
+func sinceThen(then, now int64) time.Duration { return time.Duration(now-then) * time.Millisecond }
+
+func rejectedFor(err error) string {
+	switch {
+	case errors.Is(err, errMoved):
+		return rejectedMoved
+	case errors.Is(err, errExpired):
+		return rejectedExpired
+	}
+	return rejectedSeal
+}
+
+var errScriptAnswer = errors.New("the script's answer is not what it should be")
+
+// readLook takes the answer of scriptLook apart.
+func readLook(m rueidis.RedisMessage) (v redisView, value []byte, held bool, err error) {
+	fields, err := m.ToArray()
+	if err != nil || len(fields) < 4 {
+		return v, nil, false, errScriptAnswer
+	}
+	now, err1 := fields[0].AsInt64()
+	all, err2 := fields[1].ToString()
+	org, err3 := fields[2].ToString()
+	isHeld, err4 := fields[3].AsInt64()
+	if errors.Join(err1, err2, err3, err4) != nil || len(all) != epochLen || len(org) != epochLen {
+		return v, nil, false, errScriptAnswer
+	}
+	if len(fields) > 4 && !fields[4].IsNil() {
+		if value, err = fields[4].AsBytes(); err != nil {
+			return v, nil, false, errScriptAnswer
+		}
+	}
+	return redisView{now, epoch(all), epoch(org)}, value, isHeld != 0, nil
+}
+
+func (s *redisStore) fill(_ context.Context, v view, _ key, cred Credential, token atlas.Token, life time.Duration) {
+	if !v.valid {
+		return
+	}
+	since := v.redis.now
+	end := since + (time.Since(v.at) + min(life, 1000*time.Hour)).Milliseconds()
+	header := sealed{
+		since: since, fresh: min(since+s.ttl.Milliseconds(), end), until: min(since+(s.ttl+s.stale).Milliseconds(), end),
+		all: v.redis.all, org: v.redis.org,
+	}
+	name := tokenKey(cred)
+	value := header.seal(cred, name, token)
+	_, _ = s.client.run("fill", scriptFill, []string{keyAll, orgKey(cred.Org), name}, []string{
+		string(header.all), string(header.org), publicID("token "+cred.Org, string(token)), string(value),
+		strconv.FormatInt(header.until, 10), newEpoch(),
+	}) // if it fails, nothing is remembered, and the client has reported it
+}
+
+// scriptDrop forgets one value.
+var scriptDrop = rueidis.NewLuaScript(`return redis.call('DEL', KEYS[1])`)
+
+func (s *redisStore) drop(_ context.Context, _ key, cred Credential) {
+	_, _ = s.client.run("drop", scriptDrop, []string{tokenKey(cred)}, nil) // the client has reported it
+}
+
+func (s *redisStore) hold(_ context.Context, org string) hold {
+	h := &redisHold{store: s, key: orgKey(org), field: "hold:" + newEpoch()}
+	_ = h.move(h.key, s.holdTime) // if it fails, end waits
+	return h
+}
+
+// redisHold is a delete in progress.
+type redisHold struct {
+	store      *redisStore
+	key, field string
+}
+
+func (h *redisHold) move(key string, holdFor time.Duration) error {
+	_, err := h.store.client.insist("move", scriptMove, []string{key},
+		[]string{newEpoch(), h.field, milliseconds(holdFor), milliseconds(h.store.keepFences)})
+	return err
+}
+
+// finish makes the last move.
+func (h *redisHold) finish(e ended) error {
+	holdFor := time.Duration(0)
+	if e.unknown {
+		holdFor = h.store.settle
+	}
+	if e.everything {
+		if err := h.move(keyAll, 0); err != nil {
+			return err
+		}
+	}
+	return h.move(h.key, holdFor)
+}
+
+func (h *redisHold) end(ctx context.Context, e ended) error {
+	if h.finish(e) == nil {
+		return nil
+	}
+	s := h.store
+	// A copy that was stored before the delete took effect expires so long after that at the latest. The rest is for
+	// clocks that do not run alike.
+	last := s.ttl + s.stale
+	expired := time.NewTimer(last + last/100 + 100*time.Millisecond)
+	settled := make(chan error, 1)
+	s.client.work.Go(func() {
+		defer expired.Stop()
+		settled <- h.retry(expired.C, e)
+	})
+	if !e.ok {
+		return nil // nobody is told that anything is deleted
+	}
+	select {
+	case err := <-settled:
+		return err
+	case <-ctx.Done():
+		return &UnsettledError{ctx.Err()}
+	}
+}
+
+// retryInterval is how often a delete that is cut off from Redis tries to move the fence.
+const retryInterval = 200 * time.Millisecond
+
+// retry finishes as soon as Redis can be reached, or returns when every copy has expired.
+func (h *redisHold) retry(expired <-chan time.Time, e ended) error {
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-expired:
+			return nil
+		case <-h.store.client.ctx.Done():
+			return &UnsettledError{errClosed}
+		case <-tick.C:
+			if h.finish(e) == nil {
+				return nil
+			}
+		}
+	}
+}
+
+func (s *redisStore) check() error { return s.client.check() }
+func (s *redisStore) close()       { s.client.close() }

@@ -1,0 +1,94 @@
+package tokencache
+
+import "github.com/redis/rueidis"
+
+// What replicas share, all in one slot of a cluster (the braces), so that a script can read a value and its fences at one
+// point in time:
+//
+//	{tokend}:all          the fence of every org
+//	{tokend}:org:<id>     that of one
+//	{tokend}:token:<id>   a sealed token, by credential
+//
+// A fence is a hash: `epoch`, where it stands; `hold:<id>` for each delete in progress, until when at most; and `token`, a
+// hash of the token that is remembered behind it, until `until`. One key holds all of it, so that it is lost as a whole.
+// A fence that is missing is made anew with an epoch that nobody has seen, so nothing that was stored before is used.
+const (
+	keyAll         = "{tokend}:all"
+	keyOrgPrefix   = "{tokend}:org:"
+	keyTokenPrefix = "{tokend}:token:"
+)
+
+// luaNow is Redis's clock in milliseconds.
+const luaNow = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+`
+
+// scriptLook reads the fences and the value, and makes fences that are missing.
+//
+//	KEYS  all, org, value
+//	ARGV  an epoch for a missing fence, how long to keep fences (ms)
+//	      now, epoch of all, epoch of the org, 1 if one of them is held, the value
+var scriptLook = rueidis.NewLuaScript(luaNow + `
+local held = 0
+local function read(key)
+  local fields, epoch = redis.call('HGETALL', key), false
+  for i = 1, #fields, 2 do
+    if fields[i] == 'epoch' then
+      epoch = fields[i + 1]
+    elseif string.sub(fields[i], 1, 5) == 'hold:' then
+      if tonumber(fields[i + 1]) > now then held = 1 else redis.call('HDEL', key, fields[i]) end
+    end
+  end
+  if not epoch then
+    epoch = ARGV[1]
+    redis.call('HSET', key, 'epoch', epoch)
+  end
+  redis.call('PEXPIRE', key, ARGV[2])
+  return epoch
+end
+local all, org = read(KEYS[1]), read(KEYS[2])
+local value = held == 0 and redis.call('GET', KEYS[3])
+return {now, all, org, held, value}
+`)
+
+// scriptFill stores a value if the fences are where they were when Atlas was asked. (Then none is held either: a hold
+// begins with a move.) If another token is remembered for the org, somebody has deleted that one behind our back, or this
+// one is the older: nobody knows which, so the fence moves and neither is kept.
+//
+//	KEYS  all, org, value
+//	ARGV  epoch of all, epoch of the org, hash of the token, the value, its end (ms), an epoch to move to
+//	      1 if it was stored
+var scriptFill = rueidis.NewLuaScript(luaNow + `
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] or redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then return 0 end
+local last = tonumber(ARGV[5])
+if last <= now then return 0 end
+local known = redis.call('HMGET', KEYS[2], 'token', 'until')
+if known[1] and known[2] and tonumber(known[2]) > now then
+  if known[1] ~= ARGV[3] then
+    redis.call('HSET', KEYS[2], 'epoch', ARGV[6])
+    redis.call('HDEL', KEYS[2], 'token', 'until')
+    return 0
+  end
+  last = math.max(last, tonumber(known[2]))
+end
+redis.call('HSET', KEYS[2], 'token', ARGV[3], 'until', string.format('%.0f', last))
+redis.call('SET', KEYS[3], ARGV[4], 'PX', string.format('%.0f', tonumber(ARGV[5]) - now))
+return 1
+`)
+
+// scriptMove moves a fence, and holds it for a time or no longer.
+//
+//	KEYS  the fence
+//	ARGV  the epoch to move to, the hold's field, for how long to hold it (ms; 0: no longer), how long to keep fences (ms)
+var scriptMove = rueidis.NewLuaScript(luaNow + `
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
+redis.call('HDEL', KEYS[1], 'token', 'until')
+if tonumber(ARGV[3]) > 0 then
+  redis.call('HSET', KEYS[1], ARGV[2], string.format('%.0f', now + ARGV[3]))
+else
+  redis.call('HDEL', KEYS[1], ARGV[2])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1
+`)

@@ -1,0 +1,92 @@
+package tokencache
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// sealed is a token as it lies in Redis: a header in clear, which says until when and behind which fences it may be used,
+// and the token, encrypted under a key that only the credential itself gives. The encryption covers the header and the
+// name under which the value is stored, so none of them can be changed and the value cannot be moved.
+//
+//	version 1 | since 8 | fresh 8 | until 8 | epoch of all 32 | epoch of the org 32 | nonce 12 | token | tag 16
+//
+// Times are milliseconds of Redis's clock, so that those of the replicas do not matter.
+type sealed struct {
+	since, fresh, until int64
+	all, org            epoch
+}
+
+// epoch is where a fence stands: random, so that one that was lost never comes back.
+type epoch string
+
+const (
+	sealVersion = 1
+	epochLen    = 32
+	headerLen   = 1 + 3*8 + 2*epochLen
+)
+
+// Why a value is not used.
+var (
+	errMoved   = errors.New("the value is from before the fence moved")
+	errExpired = errors.New("the value has expired")
+	errSeal    = errors.New("the value does not open")
+)
+
+func (s sealed) header() []byte {
+	b := make([]byte, 0, headerLen)
+	b = append(b, sealVersion)
+	for _, t := range []int64{s.since, s.fresh, s.until} {
+		b = binary.BigEndian.AppendUint64(b, uint64(t)) //nolint:gosec // comes back as it went
+	}
+	b = append(b, s.all...)
+	return append(b, s.org...)
+}
+
+// seal returns the value to store under name for token.
+func (s sealed) seal(cred Credential, name string, token atlas.Token) []byte {
+	header := s.header()
+	return newAEAD(cred).Seal(header, nil, []byte(token), append([]byte(name), header...))
+}
+
+// open returns the token in a value that was found under name, and until when it may be used, if it belongs to the present
+// epochs.
+func open(value []byte, cred Credential, name string, now int64, all, org epoch) (atlas.Token, sealed, error) {
+	if len(value) < headerLen || value[0] != sealVersion {
+		return "", sealed{}, errSeal
+	}
+	header := value[:headerLen:headerLen]
+	at := func(i int) int64 { return int64(binary.BigEndian.Uint64(header[1+8*i:])) } //nolint:gosec // as above
+	s := sealed{
+		since: at(0), fresh: at(1), until: at(2),
+		all: epoch(header[25 : 25+epochLen]), org: epoch(header[25+epochLen:]),
+	}
+	switch {
+	case s.all != all || s.org != org:
+		return "", sealed{}, errMoved
+	case now >= s.until:
+		return "", sealed{}, errExpired
+	}
+	token, err := newAEAD(cred).Open(nil, nil, value[headerLen:], append([]byte(name), header...))
+	if err != nil || len(token) == 0 {
+		return "", sealed{}, errSeal
+	}
+	return atlas.Token(token), s, nil
+}
+
+// newAEAD is AES-256-GCM with random nonces. A credential would have to store 2^32 tokens for them to be used up.
+func newAEAD(cred Credential) cipher.AEAD {
+	block, err := aes.NewCipher(cred.derive("seal", 32))
+	if err != nil {
+		panic(err) // cannot happen: the key has its length
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // cannot happen: AES has GCM's block size
+	}
+	return aead
+}
