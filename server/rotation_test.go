@@ -101,8 +101,8 @@ type load struct {
 	quit       chan struct{}
 	done       sync.WaitGroup
 	calls      [4]atomic.Int64 // of each caller
-	kept       atomic.Int64 // handshakes of the connections that are kept
-	servedWith sync.Map     // serial numbers of the server's certificates
+	kept       atomic.Int64    // handshakes of the connections that are kept
+	servedWith sync.Map        // serial numbers of the server's certificates
 }
 
 func (s *service) startLoad(t *testing.T, cfg *tls.Config) *load {

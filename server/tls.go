@@ -60,17 +60,30 @@ func (f TLSFiles) open(log *slog.Logger) (*certificates, error) {
 	} else if c.server, err = certificate.Open(certificate.Options[tls.Certificate]{
 		Name: "server", Paths: []string{f.CertFile, f.KeyFile}, Make: certificate.Pair, Logger: log,
 	}); err != nil {
-		errs = append(errs, fmt.Errorf("TLS certificate %s with key %s: %w", f.CertFile, f.KeyFile, err))
+		errs = append(errs, prefix("TLS certificate", err))
 	}
 	if f.ClientCAFile != "" {
 		c.clientCA, err = certificate.Open(certificate.Options[*x509.CertPool]{
 			Name: "client_ca", Paths: []string{f.ClientCAFile}, Make: certificate.Authorities, Logger: log,
 		})
 		if err != nil {
-			errs = append(errs, fmt.Errorf("TLS client CA %s: %w", f.ClientCAFile, err))
+			errs = append(errs, prefix("TLS client CA", err))
 		}
 	}
 	return &c, errors.Join(errs...)
+}
+
+// prefix puts what in front of err, or of each if it is several, so that each still is a line of its own.
+func prefix(what string, err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	var errs []error
+	for _, err := range joined.Unwrap() {
+		errs = append(errs, prefix(what, err))
+	}
+	return errors.Join(errs...)
 }
 
 // run keeps the certificates up to date until ctx is done.

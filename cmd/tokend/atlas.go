@@ -58,7 +58,7 @@ func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("--atlas-ca-file: %s: %w", file, err)
+		return fmt.Errorf("--atlas-ca-file: %w", err)
 	}
 	c.roots = roots
 	c.watch = append(c.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
@@ -77,7 +77,11 @@ func (c *atlasClient) watchCertificate(certFile, keyFile string, log *slog.Logge
 		Name: "atlas_client", Paths: []string{certFile, keyFile}, Make: certificate.Pair, OnChange: c.replaceTLS, Logger: log,
 	})
 	if err != nil {
-		return fmt.Errorf("--atlas-cert-file and --atlas-key-file: %w", err)
+		var errs []error
+		for _, err := range flatten(err) {
+			errs = append(errs, fmt.Errorf("--atlas-cert-file and --atlas-key-file: %w", err))
+		}
+		return errors.Join(errs...)
 	}
 	c.cert = cert
 	c.watch = append(c.watch, func(ctx context.Context) error { return cert.Run(ctx, reload.Interval) })

@@ -6,8 +6,10 @@ package certificate
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,16 +42,16 @@ type Options[T any] struct {
 	Logger *slog.Logger
 }
 
-// Open reads the files. It fails if they cannot be used; later, the last good ones stay in use instead.
+// Open reads the files. If they cannot be used, its error names each that is to blame, one or several joined; later, the last
+// good ones stay in use instead.
 func Open[T any](opts Options[T]) (*File[T], error) {
 	log := opts.Logger.With(slog.String("certificate", opts.Name), slog.String("file", opts.Paths[0]))
 	parse := func(contents [][]byte) (inUse[T], error) {
-		certs, err := Parse(contents[0])
+		v, err := use(opts, contents)
 		if err != nil {
-			return inUse[T]{}, err
+			err = fmt.Errorf("%s: %w", strings.Join(opts.Paths, " with "), err)
 		}
-		made, err := opts.Make(certs, contents)
-		return inUse[T]{made, firstToExpire(certs)}, err
+		return v, err
 	}
 	value, err := reload.New(opts.Paths, parse, func(v inUse[T]) {
 		log.Info("certificate replaced", slog.Time("expires", v.first.NotAfter))
@@ -63,6 +65,15 @@ func Open[T any](opts Options[T]) (*File[T], error) {
 	}
 	warn(log, value.Get().first)
 	return &File[T]{opts.Name, value}, nil
+}
+
+func use[T any](opts Options[T], contents [][]byte) (inUse[T], error) {
+	certs, err := Parse(contents[0])
+	if err != nil {
+		return inUse[T]{}, err
+	}
+	made, err := opts.Make(certs, contents)
+	return inUse[T]{made, firstToExpire(certs)}, err
 }
 
 // Get returns what is in use.
