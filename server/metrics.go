@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -12,9 +13,9 @@ import (
 // registerMetrics adds the server's own metrics, and those of the Go runtime and the process. No label may have a value
 // that a caller or Atlas chooses: it could be a secret, and there is no end of them.
 func registerMetrics(registry *prometheus.Registry, own []prometheus.Collector) error {
-	all := append(own, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	standard := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}
 	var errs []error
-	for _, collector := range all {
+	for _, collector := range slices.Concat(own, standard) {
 		errs = append(errs, registry.Register(collector))
 	}
 	return errors.Join(errs...)
