@@ -8,126 +8,25 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/tls/certprovider"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
-
-// Config says what a Server listens on and whom it asks.
-type Config struct {
-	// GRPCAddr, HTTPAddr and AdminAddr are host:port, port 0 for any free one; empty turns that listener off. GRPCAddr
-	// may be unix:/path. At least one of the first two is needed.
-	GRPCAddr, HTTPAddr, AdminAddr string
-	// TLS is for the gRPC and REST listeners. The admin listener is always plaintext.
-	TLS TLSFiles
-	// Plaintext allows gRPC and REST without TLS on addresses that other machines can reach.
-	Plaintext bool
-	// Atlas does the work.
-	Atlas Atlas
-	// Cache shares and remembers what Atlas answers. Default: one that only shares. A server does not close the one it is
-	// given.
-	Cache Cache
-	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
-	Auth *auth.Authenticator
-	// Identities are the Atlas identities of the profiles that Auth grants, by profile.
-	Identities map[string]*atlas.TokenSource
-	// Audit gets one record per call. Default: there is none.
-	Audit *slog.Logger
-	// DrainTimeout bounds how long calls in progress may take to finish once the server is asked to stop. Default 25 s.
-	DrainTimeout time.Duration
-	// CallCeiling is the longest that a call may take, whatever its own deadline. It should be longer than Atlas's limit,
-	// so that a slow Atlas is told from a slow caller. Default 30 s.
-	CallCeiling time.Duration
-	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. Default 4096.
-	MaxCalls int64
-	// Logger gets one line per call (debug if it went well) and the server's own events. Default: nothing is logged.
-	Logger *slog.Logger
-}
-
-func (c *Config) setDefaults() {
-	if c.DrainTimeout == 0 {
-		c.DrainTimeout = 25 * time.Second
-	}
-	if c.CallCeiling == 0 {
-		c.CallCeiling = 30 * time.Second
-	}
-	if c.MaxCalls == 0 {
-		c.MaxCalls = 4096
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Audit == nil {
-		c.Audit = slog.New(slog.DiscardHandler)
-	}
-	if c.Auth == nil {
-		c.Auth = auth.PassThrough()
-	}
-}
-
-// troubles are what an operator should know of, nil if all is well.
-func (c *Config) troubles() error {
-	errs := []error{c.Auth.Check(), c.Cache.Check()}
-	for _, profile := range slices.Sorted(maps.Keys(c.Identities)) {
-		if err := c.Identities[profile].Err(); err != nil {
-			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.
-var (
-	ErrNoAtlas         = errors.New("no Atlas client is set")
-	ErrExposed         = errors.New("other machines can reach it, and it has no TLS")
-	ErrTLSIncomplete   = errors.New("TLS needs both a certificate file and a key file")
-	ErrTLSAndPlaintext = errors.New("plaintext is asked for, and TLS files are given: choose one")
-)
-
-// Validate reports every mistake in c, joined: all that can be seen without binding an address.
-func (c Config) Validate() error {
-	var errs []error
-	if c.GRPCAddr == "" && c.HTTPAddr == "" {
-		errs = append(errs, errors.New("neither a gRPC nor an HTTP address is set: there would be nothing to call"))
-	}
-	if c.Atlas == nil {
-		errs = append(errs, ErrNoAtlas)
-	}
-	errs = append(errs,
-		validateAddr("gRPC", c.GRPCAddr), validateAddr("HTTP", c.HTTPAddr), validateAddr("admin", c.AdminAddr))
-	if c.TLS.Enabled() {
-		errs = append(errs, c.TLS.validate())
-		if c.Plaintext {
-			errs = append(errs, ErrTLSAndPlaintext)
-		}
-	} else if !c.Plaintext {
-		errs = append(errs, validateLocal("gRPC", c.GRPCAddr), validateLocal("HTTP", c.HTTPAddr))
-	}
-	if c.DrainTimeout < 0 || c.CallCeiling < 0 || c.MaxCalls < 0 {
-		errs = append(errs, errors.New("a timeout or limit is negative"))
-	}
-	return errors.Join(errs...)
-}
 
 // Server is a bound but not yet serving service. Close or Run releases what New took.
 type Server struct {
 	cfg   Config
 	ready readiness
 
-	certificates certprovider.Provider // nil without TLS
-	cache        *tokencache.Cache     // nil if Config has one
+	certificates *certificates     // nil without TLS
+	cache        *tokencache.Cache // nil if Config has one
 	health       *healthService
 	grpcServer   *grpc.Server
 	httpServer   *http.Server
@@ -143,26 +42,30 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Server{health: newHealthService()}
-	if cfg.Cache == nil {
-		var err error
-		if s.cache, err = tokencache.New(tokencache.Config{CallTimeout: cfg.CallCeiling}); err != nil {
-			return nil, err
-		}
-		cfg.Cache = s.cache
-	}
-	s.cfg = cfg
-	var grpcTLS, httpTLS *tls.Config
+	s := &Server{cfg: cfg, health: newHealthService()}
+	var (
+		grpcTLS, httpTLS *tls.Config
+		metrics          []prometheus.Collector
+	)
 	if cfg.TLS.Enabled() {
-		provider, err := cfg.TLS.watch()
+		certs, err := cfg.TLS.open(cfg.Logger)
 		if err != nil {
-			s.Close()
 			return nil, err
 		}
-		mutual := cfg.TLS.ClientCAFile != ""
-		s.certificates = provider
-		grpcTLS = tlsConfig(provider, mutual, "h2")
-		httpTLS = tlsConfig(provider, mutual, "h2", "http/1.1")
+		s.certificates = certs
+		grpcTLS, httpTLS = certs.config("h2"), certs.config("h2", "http/1.1")
+		metrics = append(metrics, certs.metrics()...)
+	}
+	if err := registerMetrics(cfg.Metrics, metrics); err != nil {
+		return nil, err
+	}
+	if cfg.Cache == nil {
+		cache, err := tokencache.New(tokencache.Config{CallTimeout: cfg.CallCeiling, Registerer: cfg.Metrics})
+		if err != nil {
+			return nil, err
+		}
+		s.cache, cfg.Cache = cache, cache
+		s.cfg = cfg
 	}
 	calls := chain(callChain(cfg))
 	svc := &service{atlas: cfg.Atlas, cache: cfg.Cache, identities: cfg.Identities}
@@ -174,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS, cfg.Logger)
 	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, cfg.troubles), cfg.CallCeiling, cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
@@ -221,15 +124,12 @@ func boundAddr(l *drainListener) net.Addr {
 	return l.Addr()
 }
 
-// Close releases the addresses and files of a server that does not run. One that runs is stopped by its context.
+// Close releases the addresses of a server that does not run. One that runs is stopped by its context.
 func (s *Server) Close() {
 	for _, l := range []*drainListener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
 			_ = l.Close() // it may be closed already
 		}
-	}
-	if s.certificates != nil {
-		s.certificates.Close()
 	}
 	if s.cache != nil {
 		s.cache.Close()
@@ -249,6 +149,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	if s.adminListener != nil {
 		group.Go(func() error { return serveHTTP(s.adminServer, s.adminListener) })
+	}
+	if s.certificates != nil {
+		group.Go(func() error { return s.certificates.run(ctx, s.cfg.reloadInterval) })
 	}
 	s.health.serving()
 	s.ready.set(stateReady)
