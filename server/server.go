@@ -145,10 +145,10 @@ func New(cfg Config) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		mutual := cfg.TLS.ClientCAFile != ""
+		demand := cfg.clientCerts()
 		s.certificates = provider
-		grpcTLS = tlsConfig(provider, mutual, "h2")
-		httpTLS = tlsConfig(provider, mutual, "h2", "http/1.1")
+		grpcTLS = tlsConfig(provider, demand, "h2")
+		httpTLS = tlsConfig(provider, demand, "h2", "http/1.1")
 	}
 	calls := chain(callChain(cfg))
 	svc := &service{atlas: cfg.Atlas, identities: cfg.Identities}

@@ -20,7 +20,7 @@ type TLSFiles struct {
 	// and both in the same directory, so that one rename replaces the pair.
 	CertFile, KeyFile string
 	// ClientCAFile, if set, makes both listeners ask for a client certificate and refuse those not signed by one of its
-	// authorities (mTLS).
+	// authorities (mTLS). Who shows none is refused too, unless a rule of the policy in force can let in such a caller.
 	ClientCAFile string
 }
 
@@ -71,11 +71,27 @@ func (f TLSFiles) watch() (certprovider.Provider, error) {
 	})
 }
 
-// tlsConfig serves the provider's present certificate on each handshake. With mutual set, a client has to show one that
-// the provider's present authorities have signed.
-func tlsConfig(provider certprovider.Provider, mutual bool, protocols ...string) *tls.Config {
+// clientCerts says at each handshake what is asked of the client, so that a replaced policy counts from the next connection.
+type clientCerts func() tls.ClientAuthType
+
+// clientCerts is nil where no client certificate is asked for.
+func (c *Config) clientCerts() clientCerts {
+	if c.TLS.ClientCAFile == "" {
+		return nil
+	}
+	return func() tls.ClientAuthType {
+		if c.Auth.AllowsWithoutCertificate() {
+			return tls.VerifyClientCertIfGiven
+		}
+		return tls.RequireAndVerifyClientCert
+	}
+}
+
+// tlsConfig serves the provider's present certificate on each handshake. If demand is not nil, it says whether a client has
+// to show a certificate; one that is shown has to be signed by one of the provider's present authorities in any case.
+func tlsConfig(provider certprovider.Provider, demand clientCerts, protocols ...string) *tls.Config {
 	// Without tickets each connection of mTLS is checked against the authorities of its own time.
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: mutual}
+	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: demand != nil}
 	outer := base.Clone()
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		material, err := provider.KeyMaterial(hello.Context())
@@ -84,8 +100,8 @@ func tlsConfig(provider certprovider.Provider, mutual bool, protocols ...string)
 		}
 		c := base.Clone()
 		c.Certificates = material.Certs
-		if mutual {
-			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, material.Roots
+		if demand != nil {
+			c.ClientAuth, c.ClientCAs = demand(), material.Roots
 		}
 		return c, nil
 	}

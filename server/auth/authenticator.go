@@ -167,6 +167,13 @@ func (a *Authenticator) Check() error {
 	return errors.Join(errs...)
 }
 
+// AllowsWithoutCertificate reports whether the policy in force has a rule for callers without a client certificate. Without
+// a policy it is false: then, whoever asks for certificates wants one of everybody.
+func (a *Authenticator) AllowsWithoutCertificate() bool {
+	p := a.state.Load().policy
+	return p != nil && p.AllowsWithoutCertificate()
+}
+
 // Authenticate says who makes the call, and how it goes on. The peer and the incoming metadata are in ctx, where gRPC puts
 // them; the method is its short or its full gRPC name. If it fails, all that the Grant can have is the Caller, as far as it
 // has been verified: for the audit record, and for nothing else.

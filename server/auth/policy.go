@@ -282,6 +282,12 @@ func (p *Policy) NeedsCertificates() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == KindSPIFFE || r.kind == KindDNS })
 }
 
+// AllowsWithoutCertificate reports whether a rule is for callers that need no client certificate: those with an OIDC token
+// or an Atlas JWT.
+func (p *Policy) AllowsWithoutCertificate() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == KindOIDC || r.kind == KindAtlas })
+}
+
 // String lists what is in force, for people.
 func (p *Policy) String() string {
 	var b strings.Builder
