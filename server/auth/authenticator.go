@@ -18,8 +18,8 @@ type Config struct {
 	// DefaultProfile is the profile of every caller with a verified client certificate, whoever it names; nobody else is
 	// let in. Not together with Policy.
 	DefaultProfile string
-	// HTTPClient reaches the OIDC issuers. Only its Transport is used, with bounds of our own: for an authority of
-	// certificates that is not the system's. If nil, the system's authorities and the environment's proxy are used.
+	// HTTPClient reaches the OIDC issuers. Only its Transport is used, with bounds of our own: a [Transport] is for
+	// authorities that are not the system's. If nil, those and the environment's proxy are used.
 	HTTPClient *http.Client
 	// Logger is told of issuers that cannot be reached. If nil, nobody is.
 	Logger *slog.Logger
@@ -71,7 +71,7 @@ func New(cfg Config) (*Authenticator, error) {
 	}
 	switch {
 	case cfg.HTTPClient == nil:
-		a.transport = defaultIssuerTransport()
+		a.transport = NewTransport(nil)
 	case cfg.HTTPClient.Transport == nil:
 		a.transport = http.DefaultTransport
 	default:
@@ -143,7 +143,7 @@ func (a *Authenticator) Close() {
 	}
 	a.mu.Unlock()
 	a.wg.Wait()
-	if t, ok := a.transport.(*http.Transport); ok && t != http.DefaultTransport {
+	if t, ok := a.transport.(interface{ CloseIdleConnections() }); ok && a.transport != http.DefaultTransport {
 		t.CloseIdleConnections()
 	}
 }
