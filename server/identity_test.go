@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -29,6 +31,24 @@ type identityService struct {
 	*service
 	audit  *lockedBuffer
 	source *atlas.TokenSource
+}
+
+// fixedIdentities are by profile, and stay.
+type fixedIdentities map[string]*atlas.TokenSource
+
+func (f fixedIdentities) Identity(grant auth.Grant) (*atlas.TokenSource, bool) {
+	source, ok := f[grant.Profile]
+	return source, ok
+}
+
+func (f fixedIdentities) Check() error {
+	var errs []error
+	for profile, source := range f {
+		if err := source.Err(); err != nil {
+			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func startIdentity(t *testing.T, policy string) *identityService {
@@ -65,7 +85,7 @@ func startIdentity(t *testing.T, policy string) *identityService {
 	t.Cleanup(authenticator.Close)
 	s.service = startServiceWith(t, mutualTLS, em, func(c *server.Config, _ *atlas.Config) {
 		c.CallCeiling = time.Minute
-		c.Atlas, c.Auth, c.Identities = client, authenticator, map[string]*atlas.TokenSource{"acme": s.source}
+		c.Atlas, c.Auth, c.Identities = client, authenticator, fixedIdentities{"acme": s.source}
 		c.Audit = slog.New(slog.NewJSONHandler(s.audit, nil))
 	})
 	return s

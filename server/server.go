@@ -8,19 +8,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/tls/certprovider"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
 
@@ -37,8 +33,8 @@ type Config struct {
 	Atlas Atlas
 	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
 	Auth *auth.Authenticator
-	// Identities are the Atlas identities of the profiles that Auth grants, by profile.
-	Identities map[string]*atlas.TokenSource
+	// Identities are the Atlas identities of the profiles that Auth grants. Default: there are none.
+	Identities Identities
 	// Audit gets one record per call. Default: there is none.
 	Audit *slog.Logger
 	// DrainTimeout bounds how long calls in progress may take to finish once the server is asked to stop. Default 25 s.
@@ -71,18 +67,13 @@ func (c *Config) setDefaults() {
 	if c.Auth == nil {
 		c.Auth = auth.PassThrough()
 	}
+	if c.Identities == nil {
+		c.Identities = noIdentities{}
+	}
 }
 
 // troubles are what an operator should know of, nil if all is well.
-func (c *Config) troubles() error {
-	errs := []error{c.Auth.Check()}
-	for _, profile := range slices.Sorted(maps.Keys(c.Identities)) {
-		if err := c.Identities[profile].Err(); err != nil {
-			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
-		}
-	}
-	return errors.Join(errs...)
-}
+func (c *Config) troubles() error { return errors.Join(c.Auth.Check(), c.Identities.Check()) }
 
 // Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.
 var (

@@ -19,7 +19,7 @@ type Atlas interface {
 type service struct {
 	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
 	atlas      Atlas
-	identities map[string]*atlas.TokenSource // by profile
+	identities Identities
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
@@ -59,7 +59,7 @@ func withCredential[T any](ctx context.Context, s *service, operation func(conte
 	if grant.Profile == auth.Passthrough {
 		return accepted(ctx, grant.JWT)
 	}
-	source, ok := s.identities[grant.Profile]
+	source, ok := s.identities.Identity(grant)
 	if !ok {
 		return none, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
 	}

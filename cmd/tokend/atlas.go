@@ -47,9 +47,7 @@ func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
 	if file == "" {
 		return nil
 	}
-	roots, err := reload.New([]string{file}, func(contents [][]byte) (*x509.CertPool, error) {
-		return atlas.ParseCAs(contents[0])
-	}, func(*x509.CertPool) { c.replaceTLS() }, reportReload(log, "Atlas CA", file))
+	roots, err := reload.New([]string{file}, parseCAs, func(*x509.CertPool) { c.replaceTLS() }, reportReload(log, "Atlas CA", file))
 	if err != nil {
 		return fmt.Errorf("--atlas-ca-file: %s: %w", file, err)
 	}
@@ -57,6 +55,9 @@ func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
 	c.watch = append(c.watch, func(ctx context.Context) error { return roots.Run(ctx, reloadInterval) })
 	return nil
 }
+
+// parseCAs gives the system's authorities and those in the file.
+func parseCAs(contents [][]byte) (*x509.CertPool, error) { return atlas.ParseCAs(contents[0]) }
 
 func (c *atlasClient) watchCertificate(certFile, keyFile string, log *slog.Logger) error {
 	switch {

@@ -34,12 +34,12 @@ func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []e
 	if client.Client != nil {
 		cfg.Atlas = client
 	}
-	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", stdout, logger)
-	errs = append(errs, identityErrs...)
-	id.watch = append(id.watch, client.watch...)
 	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
 	cfg.CallCeiling = f.ceiling()
-	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.identities, id.audit
+	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", cfg.CallCeiling, stdout, logger)
+	errs = append(errs, identityErrs...)
+	id.watch = append(id.watch, client.watch...)
+	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.profiles, id.audit
 	cfg.TLS = server.TLSFiles{CertFile: f.CertFile, KeyFile: f.KeyFile, ClientCAFile: f.ClientCAFile}
 	cfg.Plaintext = f.Plaintext
 	for _, err := range flatten(cfg.Validate()) {

@@ -243,7 +243,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	case isAtlas:
 		return Grant{Caller: d.Caller}, fmt.Errorf("%w: %s has profile %s and brings an Atlas JWT", ErrAmbiguous, d.Caller, d.Profile)
 	}
-	return Grant{Caller: d.Caller, Profile: d.Profile}, nil
+	return Grant{Caller: d.Caller, Profile: d.Profile, UserauthtokenFile: s.policy.files[d.Profile]}, nil
 }
 
 // byCertificate lets in whoever the TLS layer has verified, and nobody else.
