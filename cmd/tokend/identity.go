@@ -21,7 +21,7 @@ type identityFlags struct {
 	UserauthtokenFile string `name:"atlas-userauthtoken-file" placeholder:"FILE" help:"Hold an Atlas identity: the file with its userauthtoken. Every caller with a client certificate may use it, so it needs --tls-client-ca-file; for more than that, write a policy."`
 	PolicyFile        string `name:"policy-file" placeholder:"FILE" help:"Who may do what, as whom: YAML. A replaced file is picked up."`
 	OIDCCAFile        string `name:"oidc-ca-file" placeholder:"FILE" help:"Authorities to trust for the policy's OIDC issuers beside the system's, PEM. A replaced file is picked up."`
-	AuditFile         string `name:"audit-file" placeholder:"FILE" help:"Append one JSON record per call to this file; - is standard output; empty turns it off."`
+	AuditFile         string `name:"audit-file" placeholder:"FILE" help:"Append one JSON record per call to this file; - is standard output; empty turns it off. A request that is refused before it is a call, such as a 404 or 413, is in the log only."`
 }
 
 // defaultProfile is the profile that --atlas-userauthtoken-file makes.
