@@ -175,7 +175,7 @@ func (r rule) as() string {
 	return "as profile " + r.profile
 }
 
-// index prepares the policy for Decide. Rules: those for one caller each are looked up, only those with a * are tried in turn.
+// index prepares the policy for Decide: rules for one caller each are looked up, only those with a * are tried in turn.
 func (p *Policy) index() {
 	p.files = make(map[string]string, len(p.profiles))
 	for _, profile := range p.profiles {

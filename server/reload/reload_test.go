@@ -315,7 +315,12 @@ func TestRetry(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- v.Run(ctx, interval) }()
-		defer func() { cancel(); <-done }()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}()
 		w := &watched{Value: v, t: t}
 		looks := func(want int, value string) {
 			t.Helper()
