@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
@@ -27,9 +29,6 @@ type identityFlags struct {
 // defaultProfile is the profile that --atlas-userauthtoken-file makes.
 const defaultProfile = "default"
 
-// reloadInterval is how often the files are looked at.
-const reloadInterval = time.Second
-
 // identity is what the flags mean, and the work that keeps it up to date.
 type identity struct {
 	auth       *auth.Authenticator
@@ -39,6 +38,7 @@ type identity struct {
 	mutual     bool // callers are asked for client certificates
 	audit      *slog.Logger
 	watch      []func(context.Context) error
+	metrics    []prometheus.Collector
 	close      []func()
 }
 
@@ -128,16 +128,6 @@ func (id *identity) openDefault(file string, log *slog.Logger) error {
 	id.auth, id.hasDefault = authenticator, true
 	id.close = append(id.close, authenticator.Close)
 	return nil
-}
-
-func reportReload(log *slog.Logger, what, file string) func(error) {
-	return func(err error) {
-		if err != nil {
-			log.Error("a replaced file cannot be used; the last good one stays", slog.String("what", what), slog.String("file", file), slog.String("cause", err.Error()))
-			return
-		}
-		log.Info("the file can be used again", slog.String("what", what), slog.String("file", file))
-	}
 }
 
 func (id *identity) openAudit(file string, stdout io.Writer) error {

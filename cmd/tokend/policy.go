@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
@@ -67,7 +69,7 @@ func (id *identity) openPolicy(f *policyFile, issuers *http.Client, log *slog.Lo
 			return
 		}
 		log.Info("policy replaced", slog.String("file", f.path))
-	}, reportReload(log, "policy", f.path))
+	}, reload.Report(log, "policy", f.path))
 	if err != nil {
 		var errs []error
 		for _, err := range flatten(err) {
@@ -83,7 +85,7 @@ func (id *identity) openPolicy(f *policyFile, issuers *http.Client, log *slog.Lo
 	}
 	id.auth, id.policy = authenticator, first.policy
 	id.close = append(id.close, authenticator.Close)
-	id.watch = append(id.watch, func(ctx context.Context) error { return policy.Run(ctx, reloadInterval) })
+	id.watch = append(id.watch, func(ctx context.Context) error { return policy.Run(ctx, reload.Interval) })
 	return nil
 }
 
@@ -92,12 +94,19 @@ func (id *identity) issuerClient(file string, log *slog.Logger) (*http.Client, e
 	if file == "" {
 		return nil, nil //nolint:nilnil // auth has a default of its own
 	}
-	transport := auth.NewTransport(nil)
-	roots, err := reload.New([]string{file}, parseCAs, transport.SetRoots, reportReload(log, "OIDC CA", file))
+	var (
+		transport = auth.NewTransport(nil)
+		roots     *certificate.File[*x509.CertPool]
+	)
+	roots, err := certificate.Open(certificate.Options[*x509.CertPool]{
+		Name: "oidc_ca", Paths: []string{file}, Make: withSystemCAs, Logger: log,
+		OnChange: func() { transport.SetRoots(roots.Get()) },
+	})
 	if err != nil {
-		return nil, fmt.Errorf("--oidc-ca-file: %s: %w", file, err)
+		return nil, fmt.Errorf("--oidc-ca-file: %w", err)
 	}
 	transport.SetRoots(roots.Get())
-	id.watch = append(id.watch, func(ctx context.Context) error { return roots.Run(ctx, reloadInterval) })
+	id.metrics = append(id.metrics, roots.Expiry())
+	id.watch = append(id.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
 	return &http.Client{Transport: transport}, nil
 }

@@ -54,7 +54,7 @@ func (ps *profiles) open(name, file string) (*profile, error) {
 	secret, err := reload.New([]string{file}, parseSecret, func(atlas.UserAuthToken) {
 		p.source.SecretChanged()
 		ps.log.Info("userauthtoken replaced", slog.String("profile", name))
-	}, reportReload(ps.log, "userauthtoken of profile "+name, file))
+	}, reload.Report(ps.log, "userauthtoken of profile "+name, file))
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (ps *profiles) watch(p *profile) {
 	}
 	ctx, stop := context.WithCancel(ps.watching)
 	p.stop = stop
-	ps.watches.Go(func() { _ = p.secret.Run(ctx, reloadInterval) }) // it always returns nil
+	ps.watches.Go(func() { _ = p.secret.Run(ctx, reload.Interval) }) // it always returns nil
 }
 
 // Close ends all profiles, without any grace.
