@@ -68,7 +68,7 @@ func TestMistakes(t *testing.T) {
 			"callers:\n  - {dns_san: a.b, allow: [CreateToken], profile: a}\n  - {dns_san: b.b, allow: [CreateToken], profile: b}\n"))}, nil, []string{"policy.yaml:2: profile a: ", "give --tls-client-ca-file"}},
 		"OIDC CA without a policy":   {[]string{"serve", "--oidc-ca-file=" + certs.caFile}, nil, []string{"--oidc-ca-file: without a --policy-file"}},
 		"OIDC CA without OIDC":       {[]string{"serve", "--oidc-ca-file=" + certs.caFile, "--policy-file=" + writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n"))}, nil, []string{"--policy-file: it has no callers with OIDC tokens, so --oidc-ca-file would be ignored"}},
-		"no OIDC CA":                 {[]string{"serve", "--oidc-ca-file=/does/not/exist.pem"}, nil, []string{"--oidc-ca-file: /does/not/exist.pem: ", "--oidc-ca-file: without a --policy-file"}},
+		"no OIDC CA":                 {[]string{"serve", "--oidc-ca-file=/does/not/exist.pem"}, nil, []string{"--oidc-ca-file: stat /does/not/exist.pem: ", "--oidc-ca-file: without a --policy-file"}},
 		"config":                     {[]string{"config", "--atlas-url=http://x", "--log-level=loud"}, nil, []string{"--atlas-url", "--log-level"}},
 		"healthcheck":                {[]string{"healthcheck", "--admin-addr=9091"}, nil, []string{"--admin-addr"}},
 		"dev, gRPC beyond loopback":  {[]string{"dev", "--grpc-addr=0.0.0.0:0"}, nil, []string{"--grpc-addr: tokend dev listens on loopback only, not on 0.0.0.0:0"}},
