@@ -33,7 +33,13 @@ type identityService struct {
 
 func startIdentity(t *testing.T, policy string) *identityService {
 	t.Helper()
-	em, err := emulator.Start(emulator.Config{})
+	return startIdentityAt(t, policy, atlas.Clock{}, emulator.Config{})
+}
+
+// startIdentityAt has the service go by a clock of its own.
+func startIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emulator.Config) *identityService {
+	t.Helper()
+	em, err := emulator.Start(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +54,7 @@ func startIdentity(t *testing.T, policy string) *identityService {
 	s.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
 		Client: client,
 		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+		Clock:  clock,
 	})
 	t.Cleanup(s.source.Close)
 	cfg := auth.Config{DefaultProfile: "acme"}
