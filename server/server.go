@@ -141,7 +141,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, health: newHealthService()}
 	var grpcTLS, httpTLS *tls.Config
 	if cfg.TLS.Enabled() {
-		provider, err := cfg.TLS.watch()
+		provider, err := cfg.TLS.watch(cfg.Logger)
 		if err != nil {
 			return nil, err
 		}

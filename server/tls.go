@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"google.golang.org/grpc/credentials/tls/certprovider"
-	"google.golang.org/grpc/credentials/tls/certprovider/pemfile"
 )
 
-// TLSFiles are the PEM files of the gRPC and REST listeners. They are read again every few seconds, so a certificate is
+// TLSFiles are the PEM files of the gRPC and REST listeners. They are read again and again, so a certificate is
 // replaced by replacing its file; while a new one cannot be loaded, the last good one is used.
 type TLSFiles struct {
 	// CertFile holds the server's certificate, followed by any intermediates; KeyFile its private key. Both or neither,
@@ -23,9 +21,6 @@ type TLSFiles struct {
 	// authorities (mTLS).
 	ClientCAFile string
 }
-
-// reloadInterval is how soon a replaced file is noticed.
-const reloadInterval = 5 * time.Second
 
 // Enabled reports whether any file is set.
 func (f TLSFiles) Enabled() bool { return f != TLSFiles{} }
@@ -59,16 +54,6 @@ func (f TLSFiles) validate() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// watch loads the files and keeps looking at them.
-func (f TLSFiles) watch() (certprovider.Provider, error) {
-	return pemfile.NewProvider(pemfile.Options{
-		CertFile:        f.CertFile,
-		KeyFile:         f.KeyFile,
-		RootFile:        f.ClientCAFile,
-		RefreshDuration: reloadInterval,
-	})
 }
 
 // tlsConfig serves the provider's present certificate on each handshake. With mutual set, a client has to show one that

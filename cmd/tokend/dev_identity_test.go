@@ -102,6 +102,9 @@ func TestDevServiceIdentity(t *testing.T) {
 					if got := paste(t, d.commands[0], line); got.code == 0 || got.stdout != "" || strings.Contains(line, "-cert ") {
 						t.Errorf("%s\nexit status %d:\n%s%s", line, got.code, got.stdout, got.stderr)
 					}
+					if strings.HasPrefix(line, "curl") {
+						poll(t, "the reason in the log", func() bool { return strings.Contains(d.stderr.String(), "client didn't provide a certificate") })
+					}
 				})
 			}
 			d.signal(t, syscall.SIGTERM)
