@@ -23,14 +23,14 @@ func readPage(t *testing.T, page string) string {
 	return string(content)
 }
 
-var fence = regexp.MustCompile("(?ms)^ *```(\\w+)\n(.*?)^ *```$")
+var fence = regexp.MustCompile("(?ms)^ *```(\\w+)\n(.*?)\n *```$")
 
 // blocks are the contents of a page's code blocks in a language.
 func blocks(page, language string) []string {
 	var found []string
 	for _, match := range fence.FindAllStringSubmatch(page, -1) {
 		if match[1] == language {
-			found = append(found, match[2])
+			found = append(found, match[2]+"\n")
 		}
 	}
 	return found
