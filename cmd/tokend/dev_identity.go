@@ -99,7 +99,8 @@ func identityAccess(dir, who string) devAccess {
 		scheme:  "https",
 		curl:    `--cacert ` + files + `ca.pem" --cert ` + files + `client.pem" --key ` + files + `client-key.pem" `,
 		grpcurl: `-cacert ` + files + `ca.pem" -cert ` + files + `client.pem" -key ` + files + `client-key.pem" `,
-		refused: &devAccess{scheme: "https", curl: `--cacert ` + files + `ca.pem" `, grpcurl: `-cacert ` + files + `ca.pem" `},
+		// Over HTTP/2 curl often writes before it reads, and then reports a reset rather than the reason for it.
+		refused: &devAccess{scheme: "https", curl: `--http1.1 --cacert ` + files + `ca.pem" `, grpcurl: `-cacert ` + files + `ca.pem" `},
 	}
 }
 

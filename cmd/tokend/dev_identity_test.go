@@ -68,7 +68,7 @@ func TestDevServiceIdentity(t *testing.T) {
 	export, ready := wanted{"export DEV_FILES=", `^$`}, wanted{"curl http://", `^ready\n$`}
 	rest := []wanted{{"curl -i -X POST --cacert", created}, {"curl -i -X DELETE --cacert", `^HTTP/\S+ 204 `}}
 	rpc := []wanted{{goTool, rpcDone}, {goTool, `^\{\}\n$`}}
-	overREST, overRPC := wanted{"curl -i -X POST --cacert", refused}, wanted{goTool, refused}
+	overREST, overRPC := wanted{"curl -i -X POST --http1.1 --cacert", refused}, wanted{goTool, refused}
 	for name, test := range map[string]struct {
 		args []string
 		want []wanted
