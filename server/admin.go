@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // readiness is whether new calls should be sent here. It is false until the listeners serve and again while draining.
@@ -21,7 +23,7 @@ func (r *readiness) get() string {
 }
 
 // newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own.
-func newAdminHandler(ready *readiness, troubles func() error) http.Handler {
+func newAdminHandler(ready *readiness, troubles func() error, metrics *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	// Alive: the process answers. Whether Atlas does is no reason to restart it.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, "ok") })
@@ -36,6 +38,7 @@ func newAdminHandler(ready *readiness, troubles func() error) http.Handler {
 		}
 		writePlain(w, status, state)
 	})
+	mux.Handle("GET /metrics", metricsHandler(metrics))
 	return mux
 }
 

@@ -306,6 +306,7 @@ func (o *outcome) setStatus(st *status.Status) {
 // certificates are a test's own authority, and what it signed.
 type certificates struct {
 	caFile, certFile, keyFile string
+	ca                        authority
 	pool                      *x509.CertPool
 	client                    tls.Certificate
 	stranger                  tls.Certificate // signed by another authority
@@ -320,6 +321,7 @@ func makeCertificates(t testing.TB) certificates {
 		caFile:   filepath.Join(dir, "ca.pem"),
 		certFile: filepath.Join(dir, "server.pem"),
 		keyFile:  filepath.Join(dir, "server.key"),
+		ca:       ca,
 		pool:     x509.NewCertPool(),
 		client:   ca.issue(t, "client.test"),
 		stranger: other.issue(t, "client.test"),
@@ -328,11 +330,7 @@ func makeCertificates(t testing.TB) certificates {
 	writePEM(t, c.caFile, "CERTIFICATE", ca.cert.Raw)
 	leaf := ca.issue(t, "localhost")
 	writePEM(t, c.certFile, "CERTIFICATE", leaf.Certificate[0])
-	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writePEM(t, c.keyFile, "PRIVATE KEY", key)
+	writePEM(t, c.keyFile, "PRIVATE KEY", marshalKey(t, leaf))
 	return c
 }
 
@@ -351,13 +349,18 @@ type authority struct {
 
 func newAuthority(t testing.TB) authority {
 	t.Helper()
+	return newAuthorityUntil(t, time.Now().Add(time.Hour))
+}
+
+func newAuthorityUntil(t testing.TB, notAfter time.Time) authority {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -372,13 +375,18 @@ func newAuthority(t testing.TB) authority {
 
 func (a authority) issue(t testing.TB, name string) tls.Certificate {
 	t.Helper()
+	return a.issueUntil(t, name, time.Now().Add(time.Hour))
+}
+
+func (a authority) issueUntil(t testing.TB, name string, notAfter time.Time) tls.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -389,9 +397,22 @@ func (a authority) issue(t testing.TB, name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+func marshalKey(t testing.TB, cert tls.Certificate) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func encodePEM(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
 func writePEM(t testing.TB, path, kind string, der []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(path, encodePEM(kind, der), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -16,12 +16,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/tls/certprovider"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
 // Config says what a Server listens on and whom it asks.
@@ -50,6 +51,11 @@ type Config struct {
 	MaxCalls int64
 	// Logger gets one line per call (debug if it went well) and the server's own events. Default: nothing is logged.
 	Logger *slog.Logger
+	// Metrics is what /metrics on the admin listener shows. New adds the server's own to it, so no two servers can share
+	// one; whatever else the program counts may be registered before or after. Default: a new one.
+	Metrics *prometheus.Registry
+
+	reloadInterval time.Duration // between two looks at the TLS files; tests have no second to wait
 }
 
 func (c *Config) setDefaults() {
@@ -64,6 +70,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	if c.reloadInterval == 0 {
+		c.reloadInterval = reload.Interval
 	}
 	if c.Audit == nil {
 		c.Audit = slog.New(slog.DiscardHandler)
@@ -104,7 +116,8 @@ func (c Config) Validate() error {
 	errs = append(errs,
 		validateAddr("gRPC", c.GRPCAddr), validateAddr("HTTP", c.HTTPAddr), validateAddr("admin", c.AdminAddr))
 	if c.TLS.Enabled() {
-		errs = append(errs, c.TLS.validate())
+		_, err := c.TLS.open(slog.New(slog.DiscardHandler)) // New is who uses them, and says what is odd about them
+		errs = append(errs, err)
 		if c.Plaintext {
 			errs = append(errs, ErrTLSAndPlaintext)
 		}
@@ -122,7 +135,7 @@ type Server struct {
 	cfg   Config
 	ready readiness
 
-	certificates certprovider.Provider // nil without TLS
+	certificates *certificates // nil without TLS
 	health       *healthService
 	grpcServer   *grpc.Server
 	httpServer   *http.Server
@@ -139,28 +152,32 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg.setDefaults()
 	s := &Server{cfg: cfg, health: newHealthService()}
-	var grpcTLS, httpTLS *tls.Config
+	var (
+		grpcTLS, httpTLS *tls.Config
+		metrics          []prometheus.Collector
+	)
 	if cfg.TLS.Enabled() {
-		provider, err := cfg.TLS.watch(cfg.Logger)
+		certs, err := cfg.TLS.open(cfg.Logger)
 		if err != nil {
 			return nil, err
 		}
-		mutual := cfg.TLS.ClientCAFile != ""
-		s.certificates = provider
-		grpcTLS = tlsConfig(provider, mutual, "h2")
-		httpTLS = tlsConfig(provider, mutual, "h2", "http/1.1")
+		s.certificates = certs
+		grpcTLS, httpTLS = certs.config("h2"), certs.config("h2", "http/1.1")
+		metrics = append(metrics, certs.metrics()...)
+	}
+	if err := registerMetrics(cfg.Metrics, metrics); err != nil {
+		return nil, err
 	}
 	calls := chain(callChain(cfg))
 	svc := &service{atlas: cfg.Atlas, identities: cfg.Identities}
 	rest, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {
-		s.Close()
 		return nil, err
 	}
 	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS, cfg.Logger)
 	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, cfg.troubles), cfg.CallCeiling, cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
@@ -207,15 +224,12 @@ func boundAddr(l *drainListener) net.Addr {
 	return l.Addr()
 }
 
-// Close releases the addresses and files of a server that does not run. One that runs is stopped by its context.
+// Close releases the addresses of a server that does not run. One that runs is stopped by its context.
 func (s *Server) Close() {
 	for _, l := range []*drainListener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
 			_ = l.Close() // it may be closed already
 		}
-	}
-	if s.certificates != nil {
-		s.certificates.Close()
 	}
 }
 
@@ -232,6 +246,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	if s.adminListener != nil {
 		group.Go(func() error { return serveHTTP(s.adminServer, s.adminListener) })
+	}
+	if s.certificates != nil {
+		group.Go(func() error { return s.certificates.run(ctx, s.cfg.reloadInterval) })
 	}
 	s.health.serving()
 	s.ready.set(stateReady)

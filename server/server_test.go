@@ -332,12 +332,12 @@ func TestValidate(t *testing.T) {
 		"another key": {func(c *server.Config) {
 			c.TLS = server.TLSFiles{CertFile: certs.caFile, KeyFile: certs.keyFile}
 		}, "does not match", nil},
-		"different directories": {func(c *server.Config) {
+		"key is empty": {func(c *server.Config) {
 			c.TLS = server.TLSFiles{CertFile: certs.certFile, KeyFile: empty}
-		}, "same directory", nil},
+		}, "empty.pem: the file is empty", nil},
 		"client CA is empty": {func(c *server.Config) {
 			c.TLS = server.TLSFiles{CertFile: certs.certFile, KeyFile: certs.keyFile, ClientCAFile: empty}
-		}, "no PEM certificate", nil},
+		}, "empty.pem: the file is empty", nil},
 		"negative": {func(c *server.Config) { c.DrainTimeout = -1 }, "negative", nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,21 +1,25 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"log/slog"
+	"time"
 
-	"google.golang.org/grpc/credentials/tls/certprovider"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
 )
 
-// TLSFiles are the PEM files of the gRPC and REST listeners. They are read again and again, so a certificate is
-// replaced by replacing its file; while a new one cannot be loaded, the last good one is used.
+// TLSFiles are the PEM files of the gRPC and REST listeners. They are read again every second, so a certificate is replaced
+// by replacing its file; while a new one cannot be used, that is logged and the last good one stays.
 type TLSFiles struct {
-	// CertFile holds the server's certificate, followed by any intermediates; KeyFile its private key. Both or neither,
-	// and both in the same directory, so that one rename replaces the pair.
+	// CertFile holds the server's certificate, followed by any intermediates; KeyFile its private key. Both or neither.
+	// A new certificate is used once the key that belongs to it is there too.
 	CertFile, KeyFile string
 	// ClientCAFile, if set, makes both listeners ask for a client certificate and refuse those not signed by one of its
 	// authorities (mTLS).
@@ -36,43 +40,84 @@ func (f TLSFiles) Mode() string {
 	return "mutual"
 }
 
-// validate reads the files once, so that a mistake in them stops the start: whoever asks for TLS never gets plaintext.
-func (f TLSFiles) validate() error {
-	var errs []error
+// certificates are what the listeners use at present. The client CA is a file of its own: while one of the two cannot be
+// used, the other can be replaced all the same.
+type certificates struct {
+	server   *certificate.File[tls.Certificate]
+	clientCA *certificate.File[*x509.CertPool] // nil: clients are not asked for a certificate
+}
+
+// open reads the files, and reports every mistake in them. It is what stops the start: whoever asks for TLS never gets
+// plaintext.
+func (f TLSFiles) open(log *slog.Logger) (*certificates, error) {
+	var (
+		c    certificates
+		errs []error
+		err  error
+	)
 	if f.CertFile == "" || f.KeyFile == "" {
 		errs = append(errs, ErrTLSIncomplete)
-	} else if filepath.Dir(f.CertFile) != filepath.Dir(f.KeyFile) {
-		errs = append(errs, fmt.Errorf("TLS certificate %s and key %s must be in the same directory, so that both are replaced at once", f.CertFile, f.KeyFile))
-	} else if _, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile); err != nil {
-		errs = append(errs, fmt.Errorf("TLS certificate %s with key %s: %w", f.CertFile, f.KeyFile, err))
+	} else if c.server, err = certificate.Open(certificate.Options[tls.Certificate]{
+		Name: "server", Paths: []string{f.CertFile, f.KeyFile}, Make: certificate.Pair, Logger: log,
+	}); err != nil {
+		errs = append(errs, prefix("TLS certificate", err))
 	}
 	if f.ClientCAFile != "" {
-		if pem, err := os.ReadFile(f.ClientCAFile); err != nil {
-			errs = append(errs, fmt.Errorf("TLS client CA: %w", err))
-		} else if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-			errs = append(errs, fmt.Errorf("TLS client CA %s: no PEM certificate in it", f.ClientCAFile))
+		c.clientCA, err = certificate.Open(certificate.Options[*x509.CertPool]{
+			Name: "client_ca", Paths: []string{f.ClientCAFile}, Make: certificate.Authorities, Logger: log,
+		})
+		if err != nil {
+			errs = append(errs, prefix("TLS client CA", err))
 		}
+	}
+	return &c, errors.Join(errs...)
+}
+
+// prefix puts what in front of err, or of each if it is several, so that each still is a line of its own.
+func prefix(what string, err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	var errs []error
+	for _, err := range joined.Unwrap() {
+		errs = append(errs, prefix(what, err))
 	}
 	return errors.Join(errs...)
 }
 
-// tlsConfig serves the provider's present certificate on each handshake. With mutual set, a client has to show one that
-// the provider's present authorities have signed.
-func tlsConfig(provider certprovider.Provider, mutual bool, protocols ...string) *tls.Config {
+// run keeps the certificates up to date until ctx is done.
+func (c *certificates) run(ctx context.Context, interval time.Duration) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.server.Run(ctx, interval) })
+	if c.clientCA != nil {
+		group.Go(func() error { return c.clientCA.Run(ctx, interval) })
+	}
+	return group.Wait()
+}
+
+func (c *certificates) metrics() []prometheus.Collector {
+	all := []prometheus.Collector{c.server.Expiry()}
+	if c.clientCA != nil {
+		all = append(all, c.clientCA.Expiry())
+	}
+	return all
+}
+
+// config serves on each handshake the certificate of that time. If there is a client CA, a client has to show a
+// certificate that one of its authorities of that time has signed.
+func (c *certificates) config(protocols ...string) *tls.Config {
+	mutual := c.clientCA != nil
 	// Without tickets each connection of mTLS is checked against the authorities of its own time.
 	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: mutual}
 	outer := base.Clone()
-	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		material, err := provider.KeyMaterial(hello.Context())
-		if err != nil {
-			return nil, err
-		}
-		c := base.Clone()
-		c.Certificates = material.Certs
+	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		present := base.Clone()
+		present.Certificates = []tls.Certificate{c.server.Get()}
 		if mutual {
-			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, material.Roots
+			present.ClientAuth, present.ClientCAs = tls.RequireAndVerifyClientCert, c.clientCA.Get()
 		}
-		return c, nil
+		return present, nil
 	}
 	return outer
 }

@@ -10,7 +10,10 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
@@ -18,11 +21,12 @@ import (
 type atlasClient struct {
 	*atlas.Client
 
-	watch []func(context.Context) error
+	watch   []func(context.Context) error
+	metrics []prometheus.Collector
 
-	mu    sync.Mutex                     // one replacement at a time, or an older one could win
-	roots *reload.Value[*x509.CertPool]  // nil: the system's
-	cert  *reload.Value[tls.Certificate] // nil: there is none
+	mu    sync.Mutex                         // one replacement at a time, or an older one could win
+	roots *certificate.File[*x509.CertPool]  // nil: the system's
+	cert  *certificate.File[tls.Certificate] // nil: there is none
 }
 
 // client makes the Atlas client that the flags describe, or reports every mistake in them; its Client is nil if they are of no
@@ -47,14 +51,18 @@ func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
 	if file == "" {
 		return nil
 	}
-	roots, err := reload.New([]string{file}, func(contents [][]byte) (*x509.CertPool, error) {
-		return atlas.ParseCAs(contents[0])
-	}, func(*x509.CertPool) { c.replaceTLS() }, reportReload(log, "Atlas CA", file))
+	roots, err := certificate.Open(certificate.Options[*x509.CertPool]{
+		Name: "atlas_ca", Paths: []string{file}, OnChange: c.replaceTLS, Logger: log,
+		Make: func(_ []*x509.Certificate, contents [][]byte) (*x509.CertPool, error) {
+			return atlas.ParseCAs(contents[0])
+		},
+	})
 	if err != nil {
-		return fmt.Errorf("--atlas-ca-file: %s: %w", file, err)
+		return fmt.Errorf("--atlas-ca-file: %w", err)
 	}
 	c.roots = roots
-	c.watch = append(c.watch, func(ctx context.Context) error { return roots.Run(ctx, reloadInterval) })
+	c.watch = append(c.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
+	c.metrics = append(c.metrics, roots.Expiry())
 	return nil
 }
 
@@ -65,14 +73,19 @@ func (c *atlasClient) watchCertificate(certFile, keyFile string, log *slog.Logge
 	case certFile == "" || keyFile == "":
 		return errors.New("--atlas-cert-file and --atlas-key-file: a certificate needs its key, and a key its certificate")
 	}
-	cert, err := reload.New([]string{certFile, keyFile}, func(contents [][]byte) (tls.Certificate, error) {
-		return tls.X509KeyPair(contents[0], contents[1])
-	}, func(tls.Certificate) { c.replaceTLS() }, reportReload(log, "Atlas client certificate", certFile))
+	cert, err := certificate.Open(certificate.Options[tls.Certificate]{
+		Name: "atlas_client", Paths: []string{certFile, keyFile}, Make: certificate.Pair, OnChange: c.replaceTLS, Logger: log,
+	})
 	if err != nil {
-		return fmt.Errorf("--atlas-cert-file and --atlas-key-file: %w", err)
+		var errs []error
+		for _, err := range flatten(err) {
+			errs = append(errs, fmt.Errorf("--atlas-cert-file and --atlas-key-file: %w", err))
+		}
+		return errors.Join(errs...)
 	}
 	c.cert = cert
-	c.watch = append(c.watch, func(ctx context.Context) error { return cert.Run(ctx, reloadInterval) })
+	c.watch = append(c.watch, func(ctx context.Context) error { return cert.Run(ctx, reload.Interval) })
+	c.metrics = append(c.metrics, cert.Expiry())
 	return nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -27,9 +26,6 @@ type identityFlags struct {
 
 // defaultProfile is the profile that --atlas-userauthtoken-file makes.
 const defaultProfile = "default"
-
-// reloadInterval is how often the files are looked at.
-const reloadInterval = time.Second
 
 // identity is what the flags mean, and the work that keeps it up to date.
 type identity struct {
@@ -120,7 +116,7 @@ func (id *identity) openPolicy(file string, client *atlas.Client, mutual bool, l
 			return
 		}
 		log.Info("policy replaced", slog.String("file", file))
-	}, reportReload(log, "policy", file))
+	}, reload.Report(log, "policy", file))
 	if err != nil {
 		var errs []error
 		for _, err := range flatten(err) {
@@ -144,7 +140,7 @@ func (id *identity) openPolicy(file string, client *atlas.Client, mutual bool, l
 	}
 	id.auth, id.policy = authenticator, first
 	id.close = append(id.close, authenticator.Close)
-	id.watch = append(id.watch, func(ctx context.Context) error { return policy.Run(ctx, reloadInterval) })
+	id.watch = append(id.watch, func(ctx context.Context) error { return policy.Run(ctx, reload.Interval) })
 	return errs
 }
 
@@ -172,7 +168,7 @@ func (id *identity) addProfile(name, file string, client *atlas.Client, log *slo
 	secret, err := reload.New([]string{file}, parseSecret, func(atlas.UserAuthToken) {
 		source.SecretChanged()
 		log.Info("userauthtoken replaced", slog.String("profile", name))
-	}, reportReload(log, "userauthtoken of profile "+name, file))
+	}, reload.Report(log, "userauthtoken of profile "+name, file))
 	if err != nil {
 		return err
 	}
@@ -189,7 +185,7 @@ func (id *identity) addProfile(name, file string, client *atlas.Client, log *slo
 	})
 	id.identities[name] = source
 	id.close = append(id.close, source.Close)
-	id.watch = append(id.watch, func(ctx context.Context) error { return secret.Run(ctx, reloadInterval) })
+	id.watch = append(id.watch, func(ctx context.Context) error { return secret.Run(ctx, reload.Interval) })
 	return nil
 }
 
@@ -200,16 +196,6 @@ func parseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
 		return "", errors.New("it must have the userauthtoken in it, and nothing else")
 	}
 	return atlas.UserAuthToken(secret), nil
-}
-
-func reportReload(log *slog.Logger, what, file string) func(error) {
-	return func(err error) {
-		if err != nil {
-			log.Error("a replaced file cannot be used; the last good one stays", slog.String("what", what), slog.String("file", file), slog.String("cause", err.Error()))
-			return
-		}
-		log.Info("the file can be used again", slog.String("what", what), slog.String("file", file))
-	}
 }
 
 func (id *identity) openAudit(file string, stdout io.Writer) error {

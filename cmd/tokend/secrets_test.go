@@ -61,6 +61,11 @@ func TestNoSecretIsTold(t *testing.T) {
 			g.failAtAtlas(t)
 			g.misplace(t)
 			g.abort(t)
+			metrics := probe(t, s.admin, "/metrics")
+			if !strings.HasPrefix(metrics, "200 ") {
+				t.Errorf("/metrics: %s", metrics)
+			}
+			fmt.Fprintln(&g.told, metrics)
 
 			s.signal(t, syscall.SIGTERM)
 			if code := s.awaitEnd(t); code != 0 {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
@@ -42,6 +43,10 @@ func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []e
 	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.identities, id.audit
 	cfg.TLS = server.TLSFiles{CertFile: f.CertFile, KeyFile: f.KeyFile, ClientCAFile: f.ClientCAFile}
 	cfg.Plaintext = f.Plaintext
+	cfg.Metrics = prometheus.NewRegistry()
+	for _, collector := range client.metrics {
+		errs = append(errs, flatten(cfg.Metrics.Register(collector))...)
+	}
 	for _, err := range flatten(cfg.Validate()) {
 		switch {
 		case errors.Is(err, server.ErrNoAtlas): // the client's own mistakes say why

@@ -18,7 +18,7 @@ import (
 type listenFlags struct {
 	GRPCAddr     string `name:"grpc-addr" default:"127.0.0.1:9090" placeholder:"HOST:PORT" help:"Where to serve gRPC: host:port or unix:/path; empty turns it off."`
 	HTTPAddr     string `name:"http-addr" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where to serve REST; empty turns it off."`
-	AdminAddr    string `name:"admin-addr" default:"127.0.0.1:9091" placeholder:"HOST:PORT" help:"Where to serve /healthz and /readyz, in plaintext; empty turns it off."`
+	AdminAddr    string `name:"admin-addr" default:"127.0.0.1:9091" placeholder:"HOST:PORT" help:"Where to serve /healthz, /readyz and /metrics, in plaintext; empty turns it off."`
 	DrainTimeout string `name:"drain-timeout" default:"25s" placeholder:"DURATION" help:"How long calls in progress may take to finish after SIGTERM."`
 	LogLevel     string `name:"log-level" default:"info" placeholder:"LEVEL" help:"debug (every call), info, warn or error."`
 	LogFormat    string `name:"log-format" default:"json" placeholder:"FORMAT" help:"json or text."`
@@ -27,7 +27,7 @@ type listenFlags struct {
 // tlsFlags protect the gRPC and REST listeners.
 type tlsFlags struct {
 	CertFile     string `name:"tls-cert-file" placeholder:"FILE" help:"Server certificate, PEM, for gRPC and REST. A replaced file is picked up."`
-	KeyFile      string `name:"tls-key-file" placeholder:"FILE" help:"Its private key, PEM, in the same directory."`
+	KeyFile      string `name:"tls-key-file" placeholder:"FILE" help:"Its private key, PEM."`
 	ClientCAFile string `name:"tls-client-ca-file" placeholder:"FILE" help:"Demand client certificates that these authorities signed (mTLS)."`
 	Plaintext    bool   `name:"plaintext" help:"Serve beyond loopback without TLS. Say it only if something in front of tokend encrypts."`
 }

@@ -1,0 +1,6 @@
+package server
+
+import "time"
+
+// SetReloadInterval makes the server look at its TLS files more often than anybody would want it to.
+func (c *Config) SetReloadInterval(d time.Duration) { c.reloadInterval = d }
