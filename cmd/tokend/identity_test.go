@@ -168,8 +168,8 @@ func TestUnfitCertificate(t *testing.T) {
 	}}.startServe(t, em)
 	for what, unfit := range map[string]struct{ file, content, cause string }{
 		"another's": {certs.serverCert, readFile(t, certs.clientCert), "private key does not match public key"},
-		"none":      {certs.serverCert, "nothing\n", "failed to find any PEM data"},
-		"no CA":     {certs.caFile, "nothing\n", "no PEM certificate in it"},
+		"none":      {certs.serverCert, "nothing\n", certs.serverCert + ": no certificate in it"},
+		"no CA":     {certs.caFile, "nothing\n", certs.caFile + ": no certificate in it"},
 	} {
 		fine := readFile(t, unfit.file)
 		replace(t, unfit.file, unfit.content)
