@@ -15,6 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"google.golang.org/grpc/codes"
 
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
@@ -122,7 +123,7 @@ callers:
   - {spiffe_id: "spiffe://prod.internal/own", allow: [CreateToken, DeleteToken], profile: passthrough}
   - {dns_san: billing.internal, allow: [CreateToken], profile: acme}
   - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken], profile: acme}
-`, issuer.URL))})
+`, issuer.URL))}, atlas.Clock{}, emulator.Config{})
 	c := newCast(t, s.certs.ca, issuer, key)
 	for start := time.Now(); s.auth.Check() != nil; <-time.After(time.Millisecond) {
 		if time.Since(start) > 10*time.Second {

@@ -48,11 +48,17 @@ func (f fixedIdentities) Check() error {
 
 func startIdentity(t *testing.T, policy string) *identityService {
 	t.Helper()
+	return startIdentityAt(t, policy, atlas.Clock{}, emulator.Config{})
+}
+
+// startIdentityAt has the service go by a clock of its own.
+func startIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emulator.Config) *identityService {
+	t.Helper()
 	cfg := auth.Config{DefaultProfile: "acme"}
 	if policy != "" {
 		cfg = auth.Config{Policy: mustPolicy(t, policy)}
 	}
-	return startIdentityWith(t, cfg)
+	return startIdentityWith(t, cfg, clock, config)
 }
 
 func mustPolicy(t *testing.T, text string) *auth.Policy {
@@ -64,9 +70,9 @@ func mustPolicy(t *testing.T, text string) *auth.Policy {
 	return policy
 }
 
-func startIdentityWith(t *testing.T, cfg auth.Config) *identityService {
+func startIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config emulator.Config) *identityService {
 	t.Helper()
-	em, err := emulator.Start(emulator.Config{})
+	em, err := emulator.Start(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +87,7 @@ func startIdentityWith(t *testing.T, cfg auth.Config) *identityService {
 	s.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
 		Client: client,
 		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+		Clock:  clock,
 	})
 	t.Cleanup(s.source.Close)
 	authenticator, err := auth.New(cfg)

@@ -24,7 +24,7 @@ func TestHelp(t *testing.T) {
 			"--tls-key-file=", "--tls-client-ca-file=", "--plaintext", "--atlas-url=", "Default: https://atlas.forsta.io/v1", "--atlas-ca-file=",
 			"--atlas-timeout=", "--drain-timeout=", "Default: 25s", "--log-level=", "--log-format=", "($TOKEND_LOG_FORMAT)",
 		}},
-		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr="}},
+		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr=", "--service-identity", "($TOKEND_SERVICE_IDENTITY)"}},
 		{[]string{"config", "--help"}, []string{"--atlas-url="}},
 		{[]string{"healthcheck", "--help"}, []string{"--admin-addr="}},
 	} {

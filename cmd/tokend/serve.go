@@ -85,16 +85,21 @@ func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
 		slog.String("tls", cfg.TLS.Mode()),
 		slog.String("atlas", c.URL),
 	)
-	watching, stopWatching := context.WithCancel(ctx)
-	watched := make(chan error, 1)
-	go func() { watched <- id.run(watching) }()
-	err = srv.Run(ctx)
-	stopWatching()
-	err = errors.Join(err, <-watched)
+	err = serveAndWatch(ctx, srv, id)
 	if err == nil {
 		cfg.Logger.InfoContext(ctx, "stopped")
 	}
 	return err
+}
+
+// serveAndWatch serves, and re-reads the identity's files meanwhile, until ctx ends.
+func serveAndWatch(ctx context.Context, srv *server.Server, id *identity) error {
+	watching, stopWatching := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- id.run(watching) }()
+	err := srv.Run(ctx)
+	stopWatching()
+	return errors.Join(err, <-watched)
 }
 
 func describe(addr net.Addr) string {
