@@ -168,7 +168,7 @@ func TestUnfitCertificate(t *testing.T) {
 	}}.startServe(t, em)
 	for what, unfit := range map[string]struct{ file, content, cause string }{
 		"another's": {certs.serverCert, readFile(t, certs.clientCert), "private key does not match public key"},
-		"none":      {certs.serverCert, "nothing\n", certs.serverCert + ": no certificate in it"},
+		"none":      {certs.serverCert, "nothing\n", certs.serverKey + ": no certificate in it"},
 		"no CA":     {certs.caFile, "nothing\n", certs.caFile + ": no certificate in it"},
 	} {
 		fine := readFile(t, unfit.file)
