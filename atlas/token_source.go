@@ -54,6 +54,8 @@ type TokenSourceConfig struct {
 	Secret func() (UserAuthToken, error)
 	// OnEvent, if set, hears of each login and refresh. It must not block.
 	OnEvent func(TokenEvent)
+	// Clock says when to refresh, and when a login may be repeated. Default: the system's.
+	Clock Clock
 }
 
 // TokenEvent is one login or refresh, by its Op. Err is nil if it went well.
@@ -72,6 +74,7 @@ type TokenSource struct {
 	atlas   identityProvider
 	secret  func() (UserAuthToken, error)
 	onEvent func(TokenEvent)
+	clock   Clock
 
 	ctx    context.Context // of all logins and refreshes
 	cancel context.CancelFunc
@@ -82,7 +85,7 @@ type TokenSource struct {
 	had      UserAuthToken // guarded by mu; what jwt was had with
 	expires  time.Time     // guarded by mu; when jwt is given up, on the monotonic clock
 	renewal  *renewal      // guarded by mu; in progress, nil if none is
-	refresh  *time.Timer   // guarded by mu; starts the next refresh
+	stop     func() bool   // guarded by mu; keeps the next refresh from starting, nil if there never was one
 	failures int           // guarded by mu; in a row
 	nextTry  time.Time     // guarded by mu; no login before this
 	err      error         // guarded by mu; why the last login or refresh failed, nil if it did not
@@ -99,11 +102,11 @@ type renewal struct {
 
 // NewTokenSource returns a TokenSource. It does no I/O; the first login happens when the first token is asked for.
 func NewTokenSource(config TokenSourceConfig) *TokenSource {
-	return newTokenSource(config.Client, config.Secret, config.OnEvent)
+	return newTokenSource(config.Client, config)
 }
 
-func newTokenSource(atlas identityProvider, secret func() (UserAuthToken, error), onEvent func(TokenEvent)) *TokenSource {
-	s := &TokenSource{atlas: atlas, secret: secret, onEvent: onEvent}
+func newTokenSource(atlas identityProvider, config TokenSourceConfig) *TokenSource {
+	s := &TokenSource{atlas: atlas, secret: config.Secret, onEvent: config.OnEvent, clock: config.Clock.withDefaults()}
 	if s.onEvent == nil {
 		s.onEvent = func(TokenEvent) {}
 	}
@@ -126,13 +129,13 @@ func (s *TokenSource) Credential(ctx context.Context) (JWT, UserAuthToken, error
 		s.mu.Unlock()
 		return "", "", ErrClosed
 	}
-	if s.jwt != "" && time.Now().Before(s.expires) {
+	if s.jwt != "" && s.clock.Now().Before(s.expires) {
 		defer s.mu.Unlock()
 		return s.jwt, s.had, nil
 	}
 	s.jwt = ""
 	if s.renewal == nil {
-		if wait := time.Until(s.nextTry); wait > 0 {
+		if wait := s.clock.until(s.nextTry); wait > 0 {
 			defer s.mu.Unlock()
 			return "", "", s.waitError(wait)
 		}
@@ -177,7 +180,7 @@ func (s *TokenSource) reject(jwt JWT, err error) error {
 		s.jwt = ""
 		s.failed(&CredentialError{Err: err})
 	}
-	return &CredentialError{RetryAfter: max(time.Until(s.nextTry), time.Second), Err: err}
+	return &CredentialError{RetryAfter: max(s.clock.until(s.nextTry), time.Second), Err: err}
 }
 
 // SecretChanged says that there is a new secret, so a login is worth trying again at once.
@@ -198,8 +201,8 @@ func (s *TokenSource) Err() error {
 func (s *TokenSource) Close() {
 	s.mu.Lock()
 	s.closed = true
-	if s.refresh != nil {
-		s.refresh.Stop()
+	if s.stop != nil {
+		s.stop()
 	}
 	s.mu.Unlock()
 	s.cancel()
@@ -267,9 +270,9 @@ func (s *TokenSource) succeeded(jwt JWT, had UserAuthToken) {
 	s.err, s.failures, s.nextTry = nil, 0, time.Time{}
 	life := assumedLife
 	if expiry := jwt.UnverifiedClaims().Expiry; !expiry.IsZero() {
-		life = max(time.Until(expiry), minLife)
+		life = max(s.clock.until(expiry), minLife)
 	}
-	s.expires = time.Now().Add(life)
+	s.expires = s.clock.Now().Add(life)
 	// Half of the life is a margin for a wrong clock, and the jitter keeps replicas that started together apart.
 	s.schedule(life * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
 }
@@ -286,7 +289,7 @@ func (s *TokenSource) failed(err error) {
 	if e := (*Error)(nil); errors.As(err, &e) {
 		wait = max(wait, e.RetryAfter)
 	}
-	s.err, s.nextTry = err, time.Now().Add(wait)
+	s.err, s.nextTry = err, s.clock.Now().Add(wait)
 	if s.jwt != "" {
 		s.schedule(wait)
 	}
@@ -294,10 +297,10 @@ func (s *TokenSource) failed(err error) {
 
 // schedule starts a renewal after wait, in place of the one scheduled before. The caller holds mu.
 func (s *TokenSource) schedule(wait time.Duration) {
-	if s.refresh != nil {
-		s.refresh.Stop()
+	if s.stop != nil {
+		s.stop()
 	}
-	s.refresh = time.AfterFunc(wait, func() {
+	s.stop = s.clock.AfterFunc(wait, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		// Without a JWT there is nothing to refresh, and the next caller logs in.

@@ -69,7 +69,7 @@ func withSource(t *testing.T, test func(t *testing.T, f *fakeIdentity, s *TokenS
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, latency: 100 * time.Millisecond}
-		s := newTokenSource(f, plantedSecret, nil)
+		s := newTokenSource(f, TokenSourceConfig{Secret: plantedSecret})
 		defer s.Close()
 		test(t, f, s)
 	})
@@ -358,7 +358,7 @@ func TestFault08WithJWT(t *testing.T) {
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, latency: time.Hour}
-		s := newTokenSource(f, plantedSecret, nil)
+		s := newTokenSource(f, TokenSourceConfig{Secret: plantedSecret})
 		waiting := make(chan error)
 		go func() {
 			_, err := s.Token(t.Context())
@@ -378,7 +378,7 @@ func TestClose(t *testing.T) {
 func TestUnreadableSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
-		s := newTokenSource(f, func() (UserAuthToken, error) { return "", errors.New("no file") }, nil)
+		s := newTokenSource(f, TokenSourceConfig{Secret: func() (UserAuthToken, error) { return "", errors.New("no file") }})
 		defer s.Close()
 		_, err := s.Token(t.Context())
 		var refused *CredentialError

@@ -35,7 +35,8 @@ func recordFrom(ctx context.Context) *record {
 }
 
 // auditCall leaves the one audit record of a call, whether it went well or not: who did what, as whom, with what outcome.
-// There is no token and no JWT in it.
+// There is no token and no JWT in it. A REST request that is refused before the chain, such as one for another route or with
+// too large a body, is not a call: nobody has asked who sent it, so it is in the log only.
 func auditCall(ctx context.Context, audit *slog.Logger, c call, rec *record) {
 	if !audit.Enabled(ctx, slog.LevelInfo) {
 		return

@@ -2,15 +2,11 @@ package server
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
@@ -31,8 +27,8 @@ type Config struct {
 	Cache Cache
 	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
 	Auth *auth.Authenticator
-	// Identities are the Atlas identities of the profiles that Auth grants, by profile.
-	Identities map[string]*atlas.TokenSource
+	// Identities are the Atlas identities of the profiles that Auth grants. Default: there are none.
+	Identities Identities
 	// Audit gets one record per call. Default: there is none.
 	Audit *slog.Logger
 	// DrainTimeout bounds how long calls in progress may take to finish once the server is asked to stop. Default 25 s.
@@ -76,17 +72,14 @@ func (c *Config) setDefaults() {
 	if c.Auth == nil {
 		c.Auth = auth.PassThrough()
 	}
+	if c.Identities == nil {
+		c.Identities = noIdentities{}
+	}
 }
 
 // troubles are what an operator should know of, nil if all is well.
 func (c *Config) troubles() error {
-	errs := []error{c.Auth.Check(), c.Cache.Check()}
-	for _, profile := range slices.Sorted(maps.Keys(c.Identities)) {
-		if err := c.Identities[profile].Err(); err != nil {
-			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(c.Auth.Check(), c.Identities.Check(), c.Cache.Check())
 }
 
 // Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.

@@ -3,21 +3,11 @@ package server_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -180,11 +170,47 @@ type grpcCaller struct {
 	ephemeraltokenv1.EphemeralTokenServiceClient
 }
 
+// clientTLS is the configuration of the default callers, nil for plaintext.
+func (s *service) clientTLS() *tls.Config {
+	if s.mode == plaintext {
+		return nil
+	}
+	return s.certs.clientConfig(s.mode)
+}
+
+// clientTLSWith shows this certificate, or none if it is nil.
+func (s *service) clientTLSWith(cert *tls.Certificate) *tls.Config {
+	cfg := s.certs.clientConfig(serverTLS)
+	// By Certificates, a client would keep back one of an authority that the server does not name.
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if cert == nil {
+			return &tls.Certificate{}, nil
+		}
+		return cert, nil
+	}
+	return cfg
+}
+
+// callersAs are clients of every transport that show this certificate, or none if it is nil.
+func (s *service) callersAs(t testing.TB, cert *tls.Certificate) map[string]caller {
+	t.Helper()
+	cfg := s.clientTLSWith(cert)
+	return map[string]caller{
+		"gRPC": grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(s.grpcConnWith(t, cfg))},
+		"REST": s.restCallerWith(t, cfg),
+	}
+}
+
 func (s *service) grpcConn(t testing.TB) *grpc.ClientConn {
 	t.Helper()
+	return s.grpcConnWith(t, s.clientTLS())
+}
+
+func (s *service) grpcConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
+	t.Helper()
 	creds := insecure.NewCredentials()
-	if s.mode != plaintext {
-		creds = credentials.NewTLS(s.certs.clientConfig(s.mode))
+	if cfg != nil {
+		creds = credentials.NewTLS(cfg)
 	}
 	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(creds))
 	if err != nil {
@@ -225,11 +251,15 @@ type restCaller struct {
 
 func (s *service) restCaller(t testing.TB) restCaller {
 	t.Helper()
-	transport := &http.Transport{ForceAttemptHTTP2: true}
+	return s.restCallerWith(t, s.clientTLS())
+}
+
+func (s *service) restCallerWith(t testing.TB, cfg *tls.Config) restCaller {
+	t.Helper()
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg}
 	c := restCaller{base: "http://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}
-	if s.mode != plaintext {
+	if cfg != nil {
 		c.base = "https://" + s.HTTPAddr().String()
-		transport.TLSClientConfig = s.certs.clientConfig(s.mode)
 	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return c
@@ -300,119 +330,5 @@ func (o *outcome) setStatus(st *status.Status) {
 		case *errdetails.RetryInfo:
 			o.Retry = d.GetRetryDelay().AsDuration()
 		}
-	}
-}
-
-// certificates are a test's own authority, and what it signed.
-type certificates struct {
-	caFile, certFile, keyFile string
-	ca                        authority
-	pool                      *x509.CertPool
-	client                    tls.Certificate
-	stranger                  tls.Certificate // signed by another authority
-}
-
-func makeCertificates(t testing.TB) certificates {
-	t.Helper()
-	dir := t.TempDir()
-	ca := newAuthority(t)
-	other := newAuthority(t)
-	c := certificates{
-		caFile:   filepath.Join(dir, "ca.pem"),
-		certFile: filepath.Join(dir, "server.pem"),
-		keyFile:  filepath.Join(dir, "server.key"),
-		ca:       ca,
-		pool:     x509.NewCertPool(),
-		client:   ca.issue(t, "client.test"),
-		stranger: other.issue(t, "client.test"),
-	}
-	c.pool.AddCert(ca.cert)
-	writePEM(t, c.caFile, "CERTIFICATE", ca.cert.Raw)
-	leaf := ca.issue(t, "localhost")
-	writePEM(t, c.certFile, "CERTIFICATE", leaf.Certificate[0])
-	writePEM(t, c.keyFile, "PRIVATE KEY", marshalKey(t, leaf))
-	return c
-}
-
-func (c certificates) clientConfig(mode security) *tls.Config {
-	cfg := &tls.Config{RootCAs: c.pool, MinVersion: tls.VersionTLS12}
-	if mode == mutualTLS {
-		cfg.Certificates = []tls.Certificate{c.client}
-	}
-	return cfg
-}
-
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t testing.TB) authority {
-	t.Helper()
-	return newAuthorityUntil(t, time.Now().Add(time.Hour))
-}
-
-func newAuthorityUntil(t testing.TB, notAfter time.Time) authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return authority{cert, key}
-}
-
-func (a authority) issue(t testing.TB, name string) tls.Certificate {
-	t.Helper()
-	return a.issueUntil(t, name, time.Now().Add(time.Hour))
-}
-
-func (a authority) issueUntil(t testing.TB, name string, notAfter time.Time) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter,
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-func marshalKey(t testing.TB, cert tls.Certificate) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
-
-func encodePEM(kind string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-}
-
-func writePEM(t testing.TB, path, kind string, der []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, encodePEM(kind, der), 0o600); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -1,24 +1,20 @@
 package server_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
@@ -28,12 +24,55 @@ import (
 type identityService struct {
 	*service
 	audit  *lockedBuffer
+	auth   *auth.Authenticator
 	source *atlas.TokenSource
+}
+
+// fixedIdentities are by profile, and stay.
+type fixedIdentities map[string]*atlas.TokenSource
+
+func (f fixedIdentities) Identity(grant auth.Grant) (*atlas.TokenSource, bool) {
+	source, ok := f[grant.Profile]
+	return source, ok
+}
+
+func (f fixedIdentities) Check() error {
+	var errs []error
+	for profile, source := range f {
+		if err := source.Err(); err != nil {
+			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func startIdentity(t *testing.T, policy string) *identityService {
 	t.Helper()
-	em, err := emulator.Start(emulator.Config{})
+	return startIdentityAt(t, policy, atlas.Clock{}, emulator.Config{})
+}
+
+// startIdentityAt has the service go by a clock of its own.
+func startIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emulator.Config) *identityService {
+	t.Helper()
+	cfg := auth.Config{DefaultProfile: "acme"}
+	if policy != "" {
+		cfg = auth.Config{Policy: mustPolicy(t, policy)}
+	}
+	return startIdentityWith(t, cfg, clock, config)
+}
+
+func mustPolicy(t *testing.T, text string) *auth.Policy {
+	t.Helper()
+	policy, err := auth.ParsePolicy("policy.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy
+}
+
+func startIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config emulator.Config) *identityService {
+	t.Helper()
+	em, err := emulator.Start(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,24 +87,18 @@ func startIdentity(t *testing.T, policy string) *identityService {
 	s.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
 		Client: client,
 		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+		Clock:  clock,
 	})
 	t.Cleanup(s.source.Close)
-	cfg := auth.Config{DefaultProfile: "acme"}
-	if policy != "" {
-		parsed, err := auth.ParsePolicy("policy.yaml", []byte(policy))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg = auth.Config{Policy: parsed}
-	}
 	authenticator, err := auth.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(authenticator.Close)
+	s.auth = authenticator
 	s.service = startServiceWith(t, mutualTLS, em, func(c *server.Config, _ *atlas.Config) {
 		c.CallCeiling = time.Minute
-		c.Atlas, c.Auth, c.Identities = client, authenticator, map[string]*atlas.TokenSource{"acme": s.source}
+		c.Atlas, c.Auth, c.Identities = client, authenticator, fixedIdentities{"acme": s.source}
 		c.Audit = slog.New(slog.NewJSONHandler(s.audit, nil))
 	})
 	return s
@@ -273,23 +306,11 @@ func TestFault34FirstCallerCancels(t *testing.T) {
 func TestForgedIdentity(t *testing.T) {
 	s := startIdentity(t, "")
 	notCalled(t, s.atlas)
-	cfg := &tls.Config{RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{s.certs.stranger}}
-	transport := &http.Transport{TLSClientConfig: cfg}
-	defer transport.CloseIdleConnections()
-	rest := restCaller{base: "https://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}
-	if got := rest.call(testContext(t), create); got.HTTP != 0 {
-		t.Errorf("REST answered %d", got.HTTP)
+	s.checkNoHandshake(t, &s.certs.stranger)
+	for _, c := range s.callersAs(t, &s.certs.stranger) {
+		wantNoHandshake(t, c.call(testContext(t), create))
 	}
-	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	c := grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
-	if got := c.call(testContext(t), create); got.Code != codes.Unavailable {
-		t.Errorf("gRPC answered %v", got.Code)
-	}
-	if bytes.Contains([]byte(s.audit.String()), []byte("CreateToken")) {
+	if s.audit.String() != "" {
 		t.Error("a handshake that failed became a call")
 	}
 }

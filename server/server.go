@@ -53,7 +53,8 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 		s.certificates = certs
-		grpcTLS, httpTLS = certs.config("h2"), certs.config("h2", "http/1.1")
+		demand := cfg.clientCerts()
+		grpcTLS, httpTLS = certs.config(demand, "h2"), certs.config(demand, "h2", "http/1.1")
 		metrics = append(metrics, certs.metrics()...)
 	}
 	if err := registerMetrics(cfg.Metrics, metrics); err != nil {

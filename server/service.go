@@ -32,7 +32,7 @@ type service struct {
 	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
 	atlas      Atlas
 	cache      Cache
-	identities map[string]*atlas.TokenSource // by profile
+	identities Identities
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
@@ -90,7 +90,7 @@ func (s *service) identify(ctx context.Context) (identity, error) {
 	if grant.Profile == auth.Passthrough {
 		return identity{credential: tokencache.CallersJWT(grant.JWT), jwt: grant.JWT}, nil
 	}
-	source, ok := s.identities[grant.Profile]
+	source, ok := s.identities.Identity(grant)
 	if !ok {
 		return identity{}, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
 	}

@@ -22,7 +22,7 @@ type TLSFiles struct {
 	// A new certificate is used once the key that belongs to it is there too.
 	CertFile, KeyFile string
 	// ClientCAFile, if set, makes both listeners ask for a client certificate and refuse those not signed by one of its
-	// authorities (mTLS).
+	// authorities (mTLS). Who shows none is refused too, unless a rule of the policy in force can let in such a caller.
 	ClientCAFile string
 }
 
@@ -104,18 +104,33 @@ func (c *certificates) metrics() []prometheus.Collector {
 	return all
 }
 
-// config serves on each handshake the certificate of that time. If there is a client CA, a client has to show a
-// certificate that one of its authorities of that time has signed.
-func (c *certificates) config(protocols ...string) *tls.Config {
-	mutual := c.clientCA != nil
+// clientCerts says at each handshake what is asked of the client, so that a replaced policy counts from the next connection.
+type clientCerts func() tls.ClientAuthType
+
+// clientCerts is nil where no client certificate is asked for.
+func (c *Config) clientCerts() clientCerts {
+	if c.TLS.ClientCAFile == "" {
+		return nil
+	}
+	return func() tls.ClientAuthType {
+		if c.Auth.AllowsWithoutCertificate() {
+			return tls.VerifyClientCertIfGiven
+		}
+		return tls.RequireAndVerifyClientCert
+	}
+}
+
+// config serves on each handshake the certificate of that time. If demand is not nil, it says whether a client has to show a
+// certificate; one that is shown has to be signed by one of the client CA's authorities of that time in any case.
+func (c *certificates) config(demand clientCerts, protocols ...string) *tls.Config {
 	// Without tickets each connection of mTLS is checked against the authorities of its own time.
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: mutual}
+	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: demand != nil}
 	outer := base.Clone()
 	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		present := base.Clone()
 		present.Certificates = []tls.Certificate{c.server.Get()}
-		if mutual {
-			present.ClientAuth, present.ClientCAs = tls.RequireAndVerifyClientCert, c.clientCA.Get()
+		if demand != nil {
+			present.ClientAuth, present.ClientCAs = demand(), c.clientCA.Get()
 		}
 		return present, nil
 	}

@@ -53,9 +53,7 @@ func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
 	}
 	roots, err := certificate.Open(certificate.Options[*x509.CertPool]{
 		Name: "atlas_ca", Paths: []string{file}, OnChange: c.replaceTLS, Logger: log,
-		Make: func(_ []*x509.Certificate, contents [][]byte) (*x509.CertPool, error) {
-			return atlas.ParseCAs(contents[0])
-		},
+		Make: withSystemCAs,
 	})
 	if err != nil {
 		return fmt.Errorf("--atlas-ca-file: %w", err)
@@ -64,6 +62,11 @@ func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
 	c.watch = append(c.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
 	c.metrics = append(c.metrics, roots.Expiry())
 	return nil
+}
+
+// withSystemCAs makes a pool of the system's authorities and those in the file.
+func withSystemCAs(_ []*x509.Certificate, contents [][]byte) (*x509.CertPool, error) {
+	return atlas.ParseCAs(contents[0])
 }
 
 func (c *atlasClient) watchCertificate(certFile, keyFile string, log *slog.Logger) error {

@@ -268,8 +268,8 @@ func (vars variables) unknown(app *kong.Application, selected *kong.Node) []erro
 		switch {
 		case !known[name]:
 			found = append(found, fmt.Errorf("%s: there is no such setting; see tokend serve --help", name))
-		case selected.Name == "dev" && !used[name]:
-			found = append(found, fmt.Errorf("%s: tokend dev would ignore it; unset it", name))
+		case !used[name] && selected.Name != "healthcheck" && selected.Name != "version":
+			found = append(found, fmt.Errorf("%s: tokend %s would ignore it; unset it", name, selected.Name))
 		}
 	}
 	sort.Slice(found, func(i, j int) bool { return found[i].Error() < found[j].Error() })

@@ -24,7 +24,7 @@ func TestHelp(t *testing.T) {
 			"--tls-key-file=", "--tls-client-ca-file=", "--plaintext", "--atlas-url=", "Default: https://atlas.forsta.io/v1", "--atlas-ca-file=",
 			"--atlas-timeout=", "--drain-timeout=", "Default: 25s", "--log-level=", "--log-format=", "($TOKEND_LOG_FORMAT)",
 		}},
-		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr="}},
+		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr=", "--service-identity", "($TOKEND_SERVICE_IDENTITY)"}},
 		{[]string{"config", "--help"}, []string{"--atlas-url="}},
 		{[]string{"healthcheck", "--help"}, []string{"--admin-addr="}},
 	} {
@@ -84,8 +84,13 @@ func TestConfig(t *testing.T) {
 		"--atlas-ca-file": certs.caFile, "--atlas-timeout": "3s",
 		"--atlas-cert-file": certs.clientCert, "--atlas-key-file": certs.clientKey,
 		"--atlas-userauthtoken-file": writeFile(t, "secret", []byte("secret\n")), "--audit-file": filepath.Join(t.TempDir(), "audit"),
-		"--policy-file": writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n")),
+		"--policy-file":  writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n")),
+		"--oidc-ca-file": certs.caFile,
 	}
+	withIssuer := writeFile(t, "issuer.yaml", []byte(strings.Join([]string{
+		"profiles: {acme: {userauthtoken_file: " + other["--atlas-userauthtoken-file"] + "}}",
+		`callers: [{oidc: {issuer: "https://127.0.0.1:1", audience: a, subject: s}, allow: [CreateToken], profile: acme}]`,
+	}, "\n")))
 	defaults := readSettings(t, invocation{args: []string{"config"}})
 	help := tokend(t, "serve", "--help").stdout
 	if len(defaults) != len(other) || strings.Count(help, "\n      --") != len(other) {
@@ -103,6 +108,8 @@ func TestConfig(t *testing.T) {
 			in.args = append(in.args, "--atlas-key-file="+certs.clientKey)
 		case s.flag == "--atlas-key-file":
 			in.args = append(in.args, "--atlas-cert-file="+certs.clientCert)
+		case s.flag == "--oidc-ca-file":
+			in.args = append(in.args, "--policy-file="+withIssuer)
 		case s.flag == "--atlas-userauthtoken-file":
 			needs = []string{"cert", "key", "client-ca"}
 		case strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr"):
@@ -131,7 +138,7 @@ func TestConfig(t *testing.T) {
 			continue
 		}
 		in.args = append(in.args, s.flag+"="+s.value)
-		if s.flag == "--atlas-ca-file" || s.flag == "--atlas-cert-file" || s.flag == "--atlas-key-file" {
+		if s.flag == "--atlas-ca-file" || s.flag == "--oidc-ca-file" || s.flag == "--atlas-cert-file" || s.flag == "--atlas-key-file" {
 			continue // the default is none
 		}
 		if got, want := find(readSettings(t, in)), (setting{s.flag, s.value, "flag"}); got != want {

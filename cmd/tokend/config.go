@@ -33,6 +33,6 @@ func (c *configCommand) execute(_ context.Context, in *invocation) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(in.stdout, "\n", id.who())
+	_, err := fmt.Fprint(in.stdout, "\n", id.who(), id.certificates())
 	return err
 }

@@ -16,7 +16,11 @@ import (
 
 // devCommand is serve with an Atlas of its own. It has no setting of Atlas or TLS and is for this machine only, so it
 // cannot be mistaken for the real thing.
-type devCommand struct{ listenFlags }
+type devCommand struct {
+	listenFlags
+
+	ServiceIdentity bool `name:"service-identity" help:"Hold the identity of an emulated org, for a caller that has a client certificate and no Atlas secret. The certificates are made for the occasion."`
+}
 
 // devJWTLifetime spares whoever tries it from a JWT that has expired over lunch.
 const devJWTLifetime = 24 * time.Hour
@@ -27,6 +31,9 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 		return err
 	}
 	defer em.Close()
+	if c.ServiceIdentity {
+		return c.serveIdentity(ctx, in, em)
+	}
 	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), UserAgent: userAgent()})
 	if err != nil {
 		return err
@@ -48,7 +55,12 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(in.stdout, devGuide(srv, em))
+	fmt.Fprint(in.stdout, devGuide(srv, devAccess{
+		intro:   "export ATLAS_JWT=" + em.Org(0).JWT() + "\n",
+		scheme:  "http",
+		curl:    `-H "Authorization: JWT $ATLAS_JWT" `,
+		grpcurl: `-plaintext -H "authorization: JWT $ATLAS_JWT" `,
+	}))
 	return srv.Run(ctx)
 }
 
@@ -64,36 +76,52 @@ func (c *devCommand) checkLocal() []error {
 	return errs
 }
 
+// devAccess is how whoever tries it gets in.
+type devAccess struct {
+	intro         string // what to read, and to paste first
+	scheme        string // of REST
+	curl, grpcurl string // arguments, with a space after them
+	refused       *devAccess
+}
+
+// rest is a line for curl.
+func (a devAccess) rest(addr net.Addr, verb string) string {
+	return fmt.Sprintf("curl -i -X %s %s%s://%s/v1/ephemeral-token", verb, a.curl, a.scheme, addr)
+}
+
+// rpc is a line for grpcurl.
+func (a devAccess) rpc(addr net.Addr, method string) string {
+	service := ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName
+	return fmt.Sprintf("go tool -modfile=tools/go.mod grpcurl %s%s %s/%s", a.grpcurl, grpcTarget(addr), service, method)
+}
+
 // devGuide is what to paste into another terminal.
-func devGuide(srv *server.Server, em *emulator.Emulator) string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("NOTHING HERE IS REAL: Atlas is an emulator in this process, and its tokens work nowhere else.")
-	line("Ctrl-C ends it. Paste into another terminal, in the same directory:")
-	line("")
-	line("export ATLAS_JWT=%s", em.Org(0).JWT())
+func devGuide(srv *server.Server, access devAccess) string {
+	lines := []string{
+		"NOTHING HERE IS REAL: Atlas is an emulator in this process, and its tokens work nowhere else.",
+		"Ctrl-C ends it. Paste into another terminal, in the same directory:",
+		"",
+		strings.TrimSuffix(access.intro, "\n"),
+	}
 	if addr := srv.HTTPAddr(); addr != nil {
-		url := "http://" + addr.String() + "/v1/ephemeral-token"
-		line("")
-		line("# over REST: get the token, delete it")
-		line(`curl -i -X POST -H "Authorization: JWT $ATLAS_JWT" %s`, url)
-		line(`curl -i -X DELETE -H "Authorization: JWT $ATLAS_JWT" %s`, url)
+		lines = append(lines, "", "# over REST: get the token, delete it", access.rest(addr, "POST"), access.rest(addr, "DELETE"))
 	}
 	if addr := srv.GRPCAddr(); addr != nil {
-		service := ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName
-		grpcurl := "go tool -modfile=tools/go.mod grpcurl -plaintext"
-		line("")
-		line("# over gRPC: the same two (where grpcurl is installed, `grpcurl` alone does for `go tool … grpcurl`)")
-		line(`%s -H "authorization: JWT $ATLAS_JWT" %s %s/CreateToken`, grpcurl, grpcTarget(addr), service)
-		line(`%s -H "authorization: JWT $ATLAS_JWT" %s %s/DeleteToken`, grpcurl, grpcTarget(addr), service)
+		lines = append(lines, "", "# over gRPC: the same two (where grpcurl is installed, `grpcurl` alone does for `go tool … grpcurl`)",
+			access.rpc(addr, "CreateToken"), access.rpc(addr, "DeleteToken"))
+	}
+	if access.refused != nil {
+		lines = append(lines, "", "# without the client certificate there is no connection")
+		if addr := srv.HTTPAddr(); addr != nil {
+			lines = append(lines, access.refused.rest(addr, "POST"))
+		} else {
+			lines = append(lines, access.refused.rpc(srv.GRPCAddr(), "CreateToken"))
+		}
 	}
 	if addr := srv.AdminAddr(); addr != nil {
-		line("")
-		line("# is it alive and ready?")
-		line("curl http://%s/readyz", addr)
+		lines = append(lines, "", "# is it alive and ready?", fmt.Sprintf("curl http://%s/readyz", addr))
 	}
-	line("")
-	return b.String()
+	return strings.Join(lines, "\n") + "\n\n"
 }
 
 // grpcTarget is how grpcurl names the address.

@@ -217,7 +217,7 @@ func TestDevLines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name == "IPv6" && !hasIPv6() {
+			if name == "IPv6" && !canListen("[::1]:0") {
 				t.Skip("this machine has no ::1")
 			}
 			d := startDev(t, args...)
@@ -243,8 +243,9 @@ func TestDevLines(t *testing.T) {
 	}
 }
 
-func hasIPv6() bool {
-	l, err := net.Listen("tcp", "[::1]:0")
+// canListen reports whether this machine has an address.
+func canListen(addr string) bool {
+	l, err := net.Listen("tcp", addr)
 	if err == nil {
 		_ = l.Close()
 	}
@@ -252,6 +253,15 @@ func hasIPv6() bool {
 }
 
 func pasteLine(t *testing.T, export, line, want string) {
+	t.Helper()
+	got := paste(t, export, line)
+	if got.code != 0 || !regexp.MustCompile(want).MatchString(strings.ReplaceAll(got.stdout, "\r\n", "\n")) {
+		t.Errorf("%s\nexit status %d, want %s:\n%s%s", line, got.code, want, got.stdout, got.stderr)
+	}
+}
+
+// paste runs a line as a shell does in which export has been pasted before.
+func paste(t *testing.T, export, line string) result {
 	t.Helper()
 	switch word, _, _ := strings.Cut(line, " "); word {
 	case "curl":
@@ -263,8 +273,5 @@ func pasteLine(t *testing.T, export, line, want string) {
 			lacking(t, errors.New("grpcurl cannot be built here"))
 		}
 	}
-	got := command(t, "sh", "-c", export+"\n"+line)
-	if got.code != 0 || !regexp.MustCompile(want).MatchString(strings.ReplaceAll(got.stdout, "\r\n", "\n")) {
-		t.Errorf("%s\nexit status %d, want %s:\n%s%s", line, got.code, want, got.stdout, got.stderr)
-	}
+	return command(t, "sh", "-c", export+"\n"+line)
 }

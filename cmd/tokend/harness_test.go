@@ -293,10 +293,17 @@ func (in invocation) startServe(t *testing.T, em *emulator.Emulator) *service {
 // await starts a serve whose every argument is given, and returns when it is ready.
 func (in invocation) await(t *testing.T, em *emulator.Emulator) *service {
 	t.Helper()
+	s := in.awaitServing(t, em)
+	poll(t, "ready", func() bool { return s.readyz(t) == "200 ready" })
+	return s
+}
+
+// awaitServing is await for a service that has something to say about its readiness.
+func (in invocation) awaitServing(t *testing.T, em *emulator.Emulator) *service {
+	t.Helper()
 	s := &service{process: in.start(t), atlas: em}
 	at := s.awaitOutput(t, s.stderr, serving)
 	s.grpc, s.http, s.admin = at[1], at[2], at[3]
-	poll(t, "ready", func() bool { return s.readyz(t) == "200 ready" })
 	return s
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/grpclog"
@@ -35,16 +36,16 @@ func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []e
 	if client.Client != nil {
 		cfg.Atlas = client
 	}
-	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", stdout, logger)
-	errs = append(errs, identityErrs...)
-	id.watch = append(id.watch, client.watch...)
 	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
 	cfg.CallCeiling = f.ceiling()
-	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.identities, id.audit
+	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", cfg.CallCeiling, stdout, logger)
+	errs = append(errs, identityErrs...)
+	id.watch = append(id.watch, client.watch...)
+	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.profiles, id.audit
 	cfg.TLS = server.TLSFiles{CertFile: f.CertFile, KeyFile: f.KeyFile, ClientCAFile: f.ClientCAFile}
 	cfg.Plaintext = f.Plaintext
 	cfg.Metrics = prometheus.NewRegistry()
-	for _, collector := range client.metrics {
+	for _, collector := range slices.Concat(client.metrics, id.metrics) {
 		errs = append(errs, flatten(cfg.Metrics.Register(collector))...)
 	}
 	for _, err := range flatten(cfg.Validate()) {
@@ -84,16 +85,21 @@ func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
 		slog.String("tls", cfg.TLS.Mode()),
 		slog.String("atlas", c.URL),
 	)
-	watching, stopWatching := context.WithCancel(ctx)
-	watched := make(chan error, 1)
-	go func() { watched <- id.run(watching) }()
-	err = srv.Run(ctx)
-	stopWatching()
-	err = errors.Join(err, <-watched)
+	err = serveAndWatch(ctx, srv, id)
 	if err == nil {
 		cfg.Logger.InfoContext(ctx, "stopped")
 	}
 	return err
+}
+
+// serveAndWatch serves, and re-reads the identity's files meanwhile, until ctx ends.
+func serveAndWatch(ctx context.Context, srv *server.Server, id *identity) error {
+	watching, stopWatching := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- id.run(watching) }()
+	err := srv.Run(ctx)
+	stopWatching()
+	return errors.Join(err, <-watched)
 }
 
 func describe(addr net.Addr) string {

@@ -28,7 +28,7 @@ type listenFlags struct {
 type tlsFlags struct {
 	CertFile     string `name:"tls-cert-file" placeholder:"FILE" help:"Server certificate, PEM, for gRPC and REST. A replaced file is picked up."`
 	KeyFile      string `name:"tls-key-file" placeholder:"FILE" help:"Its private key, PEM."`
-	ClientCAFile string `name:"tls-client-ca-file" placeholder:"FILE" help:"Demand client certificates that these authorities signed (mTLS)."`
+	ClientCAFile string `name:"tls-client-ca-file" placeholder:"FILE" help:"Demand client certificates that these authorities signed (mTLS). With a policy that has rules for oidc or atlas_jwt, a caller may show none; one that is shown must be good."`
 	Plaintext    bool   `name:"plaintext" help:"Serve beyond loopback without TLS. Say it only if something in front of tokend encrypts."`
 }
 

@@ -18,8 +18,8 @@ type Config struct {
 	// DefaultProfile is the profile of every caller with a verified client certificate, whoever it names; nobody else is
 	// let in. Not together with Policy.
 	DefaultProfile string
-	// HTTPClient reaches the OIDC issuers. Only its Transport is used, with bounds of our own: for an authority of
-	// certificates that is not the system's. If nil, the system's authorities and the environment's proxy are used.
+	// HTTPClient reaches the OIDC issuers. Only its Transport is used, with bounds of our own: a [Transport] is for
+	// authorities that are not the system's. If nil, those and the environment's proxy are used.
 	HTTPClient *http.Client
 	// Logger is told of issuers that cannot be reached. If nil, nobody is.
 	Logger *slog.Logger
@@ -71,7 +71,7 @@ func New(cfg Config) (*Authenticator, error) {
 	}
 	switch {
 	case cfg.HTTPClient == nil:
-		a.transport = defaultIssuerTransport()
+		a.transport = NewTransport(nil)
 	case cfg.HTTPClient.Transport == nil:
 		a.transport = http.DefaultTransport
 	default:
@@ -143,7 +143,7 @@ func (a *Authenticator) Close() {
 	}
 	a.mu.Unlock()
 	a.wg.Wait()
-	if t, ok := a.transport.(*http.Transport); ok && t != http.DefaultTransport {
+	if t, ok := a.transport.(interface{ CloseIdleConnections() }); ok && a.transport != http.DefaultTransport {
 		t.CloseIdleConnections()
 	}
 }
@@ -165,6 +165,13 @@ func (a *Authenticator) Check() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// AllowsWithoutCertificate reports whether the policy in force has a rule for callers without a client certificate. Without
+// a policy it is false: then, whoever asks for certificates wants one of everybody.
+func (a *Authenticator) AllowsWithoutCertificate() bool {
+	p := a.state.Load().policy
+	return p != nil && p.AllowsWithoutCertificate()
 }
 
 // Authenticate says who makes the call, and how it goes on. The peer and the incoming metadata are in ctx, where gRPC puts
@@ -236,7 +243,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	case isAtlas:
 		return Grant{Caller: d.Caller}, fmt.Errorf("%w: %s has profile %s and brings an Atlas JWT", ErrAmbiguous, d.Caller, d.Profile)
 	}
-	return Grant{Caller: d.Caller, Profile: d.Profile}, nil
+	return Grant{Caller: d.Caller, Profile: d.Profile, UserauthtokenFile: s.policy.files[d.Profile]}, nil
 }
 
 // byCertificate lets in whoever the TLS layer has verified, and nobody else.

@@ -15,6 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
 )
 
 // atlasJWT has the claims of Atlas's own, and a signature that nobody here can verify.
@@ -61,11 +62,11 @@ var outcomes = map[byte]struct {
 // and of DeleteToken.
 func TestCallersMethodsCredentials(t *testing.T) {
 	ca, foreign := newAuthority(t), newAuthority(t)
-	issuer := newIssuer(t)
-	key := newKey(t)
-	issuer.publish(map[string]crypto.Signer{"k": key})
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"k": key})
 	token := func(change map[string]any) string {
-		return "Bearer " + sign(t, jwt.SigningMethodES256, "k", key, issuer.claims(change))
+		return "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(change))
 	}
 	certificate := func(change func(*x509.Certificate)) *tls.ConnectionState {
 		return verified(t, ca, ca.issue(t, change))
@@ -219,7 +220,7 @@ func TestHandshakeRefuses(t *testing.T) {
 				t.Fatalf("the handshake ended with %v", err)
 			}
 			// Even if a listener went on after that, nothing would have been verified.
-			issuer := newIssuer(t)
+			issuer := authtest.NewIssuer(t)
 			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, false)), HTTPClient: issuer.Client()})
 			got, err := a.Authenticate(call(t.Context(), &state), "CreateToken")
 			if (err == nil) != tc.ok || (err != nil && !errors.Is(err, auth.ErrMissing)) {
@@ -333,9 +334,9 @@ func TestGrantFromContext(t *testing.T) {
 
 func BenchmarkAuthenticate(b *testing.B) {
 	ca := newAuthority(b)
-	issuer := newIssuer(b)
-	key := newKey(b)
-	issuer.publish(map[string]crypto.Signer{"k": key, "r": rsaKey()})
+	issuer := authtest.NewIssuer(b)
+	key := authtest.NewKey(b)
+	issuer.Publish(map[string]crypto.Signer{"k": key, "r": authtest.RSAKey()})
 	var rules strings.Builder
 	rules.WriteString("profiles: {acme: {userauthtoken_file: /run/secrets/acme}}\ncallers:\n")
 	for i := range 90 {
@@ -357,8 +358,8 @@ func BenchmarkAuthenticate(b *testing.B) {
 		{"SPIFFE glob", verified(b, ca, ca.issue(b, uris(b, "spiffe://prod.internal/ns/n1/sa/job7-x"))), nil},
 		{"Atlas JWT", nil, []string{auth.Header, "JWT " + atlasJWT}},
 		{"Atlas JWT as Bearer", nil, []string{auth.Header, "Bearer " + atlasJWT}},
-		{"OIDC ES256", nil, []string{auth.Header, "Bearer " + sign(b, jwt.SigningMethodES256, "k", key, issuer.claims(nil))}},
-		{"OIDC RS256", nil, []string{auth.Header, "Bearer " + sign(b, jwt.SigningMethodRS256, "r", rsaKey(), issuer.claims(nil))}},
+		{"OIDC ES256", nil, []string{auth.Header, "Bearer " + authtest.Sign(b, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))}},
+		{"OIDC RS256", nil, []string{auth.Header, "Bearer " + authtest.Sign(b, jwt.SigningMethodRS256, "r", authtest.RSAKey(), issuer.Claims(nil))}},
 	} {
 		b.Run(bc.name, func(b *testing.B) {
 			ctx := call(b.Context(), bc.state, bc.md...)

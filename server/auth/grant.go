@@ -15,6 +15,9 @@ type Grant struct {
 	Caller Caller
 	// Profile is the Atlas identity with which Atlas is to be called: the name of a profile, or Passthrough.
 	Profile string
+	// UserauthtokenFile is where the policy that decided has the secret of that profile: a later policy may mean another
+	// Atlas user by the same name. Empty without a policy, and with Passthrough.
+	UserauthtokenFile string
 	// JWT is the caller's own Atlas JWT, with Passthrough only.
 	JWT atlas.JWT
 }

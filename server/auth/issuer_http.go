@@ -3,7 +3,6 @@ package auth
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -24,19 +23,6 @@ var (
 
 	errKeysUnreadable = errors.New("the document is not a JSON Web Key Set")
 )
-
-// defaultIssuerTransport is for Config without an HTTPClient.
-func defaultIssuerTransport() *http.Transport {
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    issuerTimeout,
-		MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConnsPerHost:    1,
-		IdleConnTimeout:        30 * time.Second,
-		ForceAttemptHTTP2:      true,
-	}
-}
 
 // issuerTransport fetches an issuer's documents: over HTTPS only, whole or not at all, within bounds of its own, and not
 // beyond the issuer's removal from the policy. Whoever waits for one does so with a context of their own.

@@ -22,6 +22,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
 )
 
 func oidcPolicy(issuer string) string {
@@ -40,22 +41,22 @@ func create(ctx context.Context, a *auth.Authenticator, token string) (auth.Gran
 
 // TestOIDCTokens is every way for a token to be accepted, or not.
 func TestOIDCTokens(t *testing.T) {
-	issuer, other := newIssuer(t), newIssuer(t)
-	ec, stranger := newKey(t), newKey(t)
+	issuer, other := authtest.NewIssuer(t), authtest.NewIssuer(t)
+	ec, stranger := authtest.NewKey(t), authtest.NewKey(t)
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer.publish(map[string]crypto.Signer{"ec": ec, "rsa": rsaKey(), "ed": ed})
-	other.publish(map[string]crypto.Signer{"ec": stranger})
-	der, err := x509.MarshalPKIXPublicKey(rsaKey().Public())
+	issuer.Publish(map[string]crypto.Signer{"ec": ec, "rsa": authtest.RSAKey(), "ed": ed})
+	other.Publish(map[string]crypto.Signer{"ec": stranger})
+	der, err := x509.MarshalPKIXPublicKey(authtest.RSAKey().Public())
 	if err != nil {
 		t.Fatal(err)
 	}
 	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 
 	es256 := func(change map[string]any) string {
-		return sign(t, jwt.SigningMethodES256, "ec", ec, issuer.claims(change))
+		return authtest.Sign(t, jwt.SigningMethodES256, "ec", ec, issuer.Claims(change))
 	}
 	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
 	tampered := func() string {
@@ -74,10 +75,10 @@ func TestOIDCTokens(t *testing.T) {
 		want  error
 	}{
 		{"ES256", es256(nil), nil},
-		{"RS256", sign(t, jwt.SigningMethodRS256, "rsa", rsaKey(), issuer.claims(nil)), nil},
-		{"PS256", sign(t, jwt.SigningMethodPS256, "rsa", rsaKey(), issuer.claims(nil)), nil},
-		{"EdDSA", sign(t, jwt.SigningMethodEdDSA, "ed", ed, issuer.claims(nil)), nil},
-		{"no kid", sign(t, jwt.SigningMethodES256, "", ec, issuer.claims(nil)), nil},
+		{"RS256", authtest.Sign(t, jwt.SigningMethodRS256, "rsa", authtest.RSAKey(), issuer.Claims(nil)), nil},
+		{"PS256", authtest.Sign(t, jwt.SigningMethodPS256, "rsa", authtest.RSAKey(), issuer.Claims(nil)), nil},
+		{"EdDSA", authtest.Sign(t, jwt.SigningMethodEdDSA, "ed", ed, issuer.Claims(nil)), nil},
+		{"no kid", authtest.Sign(t, jwt.SigningMethodES256, "", ec, issuer.Claims(nil)), nil},
 		{"audience in a list", es256(map[string]any{"aud": []string{"tokend"}}), nil},
 		{"nbf in the past", es256(map[string]any{"nbf": in(-time.Minute)}), nil},
 		{"nbf within the leeway", es256(map[string]any{"nbf": in(30 * time.Second)}), nil},
@@ -96,13 +97,13 @@ func TestOIDCTokens(t *testing.T) {
 		{"empty audience", es256(map[string]any{"aud": []string{}}), auth.ErrCallerRejected},
 		{"two audiences", es256(map[string]any{"aud": []string{"tokend", "other"}}), auth.ErrCallerRejected},
 		{"the same audience twice", es256(map[string]any{"aud": []string{"tokend", "tokend"}}), auth.ErrCallerRejected},
-		{"another issuer", sign(t, jwt.SigningMethodES256, "ec", stranger, other.claims(nil)), auth.ErrCallerRejected},
-		{"another issuer's key", sign(t, jwt.SigningMethodES256, "ec", stranger, issuer.claims(nil)), auth.ErrCallerRejected},
+		{"another issuer", authtest.Sign(t, jwt.SigningMethodES256, "ec", stranger, other.Claims(nil)), auth.ErrCallerRejected},
+		{"another issuer's key", authtest.Sign(t, jwt.SigningMethodES256, "ec", stranger, issuer.Claims(nil)), auth.ErrCallerRejected},
 		{"another issuer's name", es256(map[string]any{"iss": other.URL}), auth.ErrCallerRejected},
 		{"the issuer with a slash", es256(map[string]any{"iss": issuer.URL + "/"}), auth.ErrCallerRejected},
 		{"issuer is not text", es256(map[string]any{"iss": 42}), auth.ErrMalformed},
 		{"issuer is empty", es256(map[string]any{"iss": ""}), auth.ErrMalformed},
-		{"issuer is null", sign(t, jwt.SigningMethodES256, "ec", ec, jwt.MapClaims{"iss": nil}), auth.ErrMalformed},
+		{"issuer is null", authtest.Sign(t, jwt.SigningMethodES256, "ec", ec, jwt.MapClaims{"iss": nil}), auth.ErrMalformed},
 		{"no issuer", es256(map[string]any{"iss": nil}), auth.ErrUnknownCaller}, // as an Atlas JWT, for which there is no rule
 		{"expired", es256(map[string]any{"exp": in(-time.Second)}), auth.ErrCallerRejected},
 		{"no exp", es256(map[string]any{"exp": nil}), auth.ErrCallerRejected},
@@ -111,13 +112,13 @@ func TestOIDCTokens(t *testing.T) {
 		{"nbf in the future", es256(map[string]any{"nbf": in(2 * time.Minute)}), auth.ErrCallerRejected},
 		{"nbf is not a number", es256(map[string]any{"nbf": "now"}), auth.ErrCallerRejected},
 		{"iat in the future", es256(map[string]any{"iat": in(2 * time.Minute)}), auth.ErrCallerRejected},
-		{"alg none", sign(t, jwt.SigningMethodNone, "ec", jwt.UnsafeAllowNoneSignatureType, issuer.claims(nil)) + "c2ln", auth.ErrCallerRejected},
-		{"alg none without a signature", sign(t, jwt.SigningMethodNone, "ec", jwt.UnsafeAllowNoneSignatureType, issuer.claims(nil)), auth.ErrMalformed},
-		{"HS256 with the public key as its secret", sign(t, jwt.SigningMethodHS256, "rsa", publicPEM, issuer.claims(nil)), auth.ErrCallerRejected},
-		{"HS256 with the public key's bytes", sign(t, jwt.SigningMethodHS256, "rsa", der, issuer.claims(nil)), auth.ErrCallerRejected},
-		{"HS256 without a kid", sign(t, jwt.SigningMethodHS256, "", publicPEM, issuer.claims(nil)), auth.ErrCallerRejected},
-		{"unknown kid", sign(t, jwt.SigningMethodES256, "none", ec, issuer.claims(nil)), auth.ErrCallerRejected},
-		{"the wrong kid", sign(t, jwt.SigningMethodES256, "rsa", ec, issuer.claims(nil)), auth.ErrCallerRejected},
+		{"alg none", authtest.Sign(t, jwt.SigningMethodNone, "ec", jwt.UnsafeAllowNoneSignatureType, issuer.Claims(nil)) + "c2ln", auth.ErrCallerRejected},
+		{"alg none without a signature", authtest.Sign(t, jwt.SigningMethodNone, "ec", jwt.UnsafeAllowNoneSignatureType, issuer.Claims(nil)), auth.ErrMalformed},
+		{"HS256 with the public key as its secret", authtest.Sign(t, jwt.SigningMethodHS256, "rsa", publicPEM, issuer.Claims(nil)), auth.ErrCallerRejected},
+		{"HS256 with the public key's bytes", authtest.Sign(t, jwt.SigningMethodHS256, "rsa", der, issuer.Claims(nil)), auth.ErrCallerRejected},
+		{"HS256 without a kid", authtest.Sign(t, jwt.SigningMethodHS256, "", publicPEM, issuer.Claims(nil)), auth.ErrCallerRejected},
+		{"unknown kid", authtest.Sign(t, jwt.SigningMethodES256, "none", ec, issuer.Claims(nil)), auth.ErrCallerRejected},
+		{"the wrong kid", authtest.Sign(t, jwt.SigningMethodES256, "rsa", ec, issuer.Claims(nil)), auth.ErrCallerRejected},
 		{"tampered payload", tampered(), auth.ErrCallerRejected},
 		{"tampered signature", es256(nil)[:len(es256(nil))-8] + "AAAAAAAA", auth.ErrCallerRejected},
 	} {
@@ -145,13 +146,13 @@ func TestOIDCTokens(t *testing.T) {
 
 // TestKeyRotation: a key that the issuer adds is found, one that it takes away no longer counts once that is known.
 func TestKeyRotation(t *testing.T) {
-	issuer := newIssuer(t)
-	first, second := newKey(t), newKey(t)
-	issuer.publish(map[string]crypto.Signer{"1": first})
+	issuer := authtest.NewIssuer(t)
+	first, second := authtest.NewKey(t), authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"1": first})
 	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, 0))
 	untilReady(t, a)
-	old := sign(t, jwt.SigningMethodES256, "1", first, issuer.claims(nil))
-	fresh := sign(t, jwt.SigningMethodES256, "2", second, issuer.claims(nil))
+	old := authtest.Sign(t, jwt.SigningMethodES256, "1", first, issuer.Claims(nil))
+	fresh := authtest.Sign(t, jwt.SigningMethodES256, "2", second, issuer.Claims(nil))
 	for _, step := range []struct {
 		name, token string
 		want        error
@@ -162,7 +163,7 @@ func TestKeyRotation(t *testing.T) {
 		{"first key, withdrawn", old, auth.ErrCallerRejected},
 	} {
 		if step.name == "second key" {
-			issuer.publish(map[string]crypto.Signer{"2": second})
+			issuer.Publish(map[string]crypto.Signer{"2": second})
 		}
 		t.Log(step.name)
 		becomes(t, a, step.token, step.want)
@@ -187,13 +188,13 @@ func becomes(t *testing.T, a *auth.Authenticator, token string, want error) {
 // TestKeysAreFetchedSeldom: neither good tokens nor a flood of bad ones, sent at once or one after the other, make a flood
 // of requests to the issuer; and the good ones are accepted meanwhile.
 func TestKeysAreFetchedSeldom(t *testing.T) {
-	issuer := newIssuer(t)
-	key := newKey(t)
-	issuer.publish(map[string]crypto.Signer{"k": key})
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"k": key})
 	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, time.Hour))
 	untilReady(t, a)
-	good := sign(t, jwt.SigningMethodES256, "k", key, issuer.claims(nil))
-	bad := sign(t, jwt.SigningMethodES256, "other", key, issuer.claims(nil))
+	good := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
+	bad := authtest.Sign(t, jwt.SigningMethodES256, "other", key, issuer.Claims(nil))
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -208,7 +209,7 @@ func TestKeysAreFetchedSeldom(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := issuer.fetches.Load(); n != 1 {
+	if n := issuer.Fetches(); n != 1 {
 		t.Errorf("the keys were fetched %d times, want once", n)
 	}
 }
@@ -228,11 +229,11 @@ func TestDiscoveryIsRetried(t *testing.T) {
 	}
 	for name, handler := range broken {
 		t.Run(name, func(t *testing.T) {
-			issuer := newIssuer(t)
-			key := newKey(t)
-			issuer.publish(map[string]crypto.Signer{"k": key})
+			issuer := authtest.NewIssuer(t)
+			key := authtest.NewKey(t)
+			issuer.Publish(map[string]crypto.Signer{"k": key})
 			asked := make(chan struct{}, 100)
-			issuer.answer(pathDiscovery, func(w http.ResponseWriter, r *http.Request) {
+			issuer.Answer(authtest.PathDiscovery, func(w http.ResponseWriter, r *http.Request) {
 				select {
 				case asked <- struct{}{}:
 				default:
@@ -244,7 +245,7 @@ func TestDiscoveryIsRetried(t *testing.T) {
 				Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client(),
 				Logger: slog.New(slog.NewTextHandler(&logged, nil)),
 			}.Impatient(time.Millisecond, 0))
-			token := sign(t, jwt.SigningMethodES256, "k", key, issuer.claims(nil))
+			token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
 			for range 3 { // it goes on asking
 				<-asked
 				if got, err := create(t.Context(), a, token); !errors.Is(err, auth.ErrCallerCheckUnavailable) || got.Profile != "" {
@@ -254,7 +255,7 @@ func TestDiscoveryIsRetried(t *testing.T) {
 			if err := a.Check(); err == nil || !strings.Contains(err.Error(), issuer.URL) || strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("readiness says %v", err)
 			}
-			issuer.answer(pathDiscovery, nil)
+			issuer.Answer(authtest.PathDiscovery, nil)
 			untilReady(t, a)
 			if got, err := create(t.Context(), a, token); err != nil || got.Profile != "acme" {
 				t.Errorf("got %+v, %v", got, err)
@@ -298,17 +299,17 @@ func TestKeysCannotBeFetched(t *testing.T) {
 		"redirect":   func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			issuer := newIssuer(t)
-			key := newKey(t)
-			issuer.publish(map[string]crypto.Signer{"k": key})
-			issuer.answer(pathKeys, handler)
+			issuer := authtest.NewIssuer(t)
+			key := authtest.NewKey(t)
+			issuer.Publish(map[string]crypto.Signer{"k": key})
+			issuer.Answer(authtest.PathKeys, handler)
 			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, 0))
 			untilReady(t, a)
-			token := sign(t, jwt.SigningMethodES256, "k", key, issuer.claims(nil))
+			token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
 			if _, err := create(t.Context(), a, token); !errors.Is(err, auth.ErrCallerCheckUnavailable) || strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("got %v, want ErrCallerCheckUnavailable", err)
 			}
-			issuer.answer(pathKeys, nil)
+			issuer.Answer(authtest.PathKeys, nil)
 			becomes(t, a, token, nil)
 		})
 	}
@@ -316,18 +317,18 @@ func TestKeysCannotBeFetched(t *testing.T) {
 
 // TestWaitersKeepTheirDeadlines: one leaves while the keys are fetched, the other gets them from the same fetch.
 func TestWaitersKeepTheirDeadlines(t *testing.T) {
-	issuer := newIssuer(t)
-	key := newKey(t)
-	issuer.publish(map[string]crypto.Signer{"k": key})
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"k": key})
 	asked, release := make(chan struct{}), make(chan struct{})
-	issuer.answer(pathKeys, func(w http.ResponseWriter, _ *http.Request) {
+	issuer.Answer(authtest.PathKeys, func(w http.ResponseWriter, _ *http.Request) {
 		close(asked) // a second time would panic
 		<-release
-		issuer.writeKeys(w)
+		issuer.WriteKeys(w)
 	})
 	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, time.Hour))
 	untilReady(t, a)
-	token := sign(t, jwt.SigningMethodES256, "k", key, issuer.claims(nil))
+	token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
 
 	ctx, leave := context.WithCancel(t.Context())
 	left, stayed := make(chan error, 1), make(chan error, 1)
@@ -342,24 +343,24 @@ func TestWaitersKeepTheirDeadlines(t *testing.T) {
 	if err := <-stayed; err != nil {
 		t.Errorf("who stayed got %v", err)
 	}
-	if n := issuer.fetches.Load(); n != 1 {
+	if n := issuer.Fetches(); n != 1 {
 		t.Errorf("the keys were fetched %d times", n)
 	}
 }
 
 // TestCloseEndsAFetch: an issuer that does not answer holds nothing up.
 func TestCloseEndsAFetch(t *testing.T) {
-	issuer := newIssuer(t)
-	key := newKey(t)
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
 	asked := make(chan struct{})
-	issuer.answer(pathKeys, func(_ http.ResponseWriter, r *http.Request) {
+	issuer.Answer(authtest.PathKeys, func(_ http.ResponseWriter, r *http.Request) {
 		close(asked)
 		<-r.Context().Done()
 	})
 	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()})
 	untilReady(t, a)
 	done := make(chan error, 1)
-	token := sign(t, jwt.SigningMethodES256, "k", key, issuer.claims(nil))
+	token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
 	go func() { _, err := create(context.Background(), a, token); done <- err }()
 	<-asked
 	closing := time.Now()
@@ -377,19 +378,19 @@ func TestCloseEndsAFetch(t *testing.T) {
 
 // TestSetPolicy: issuers come and go with the policy, and one that stays keeps its keys.
 func TestSetPolicy(t *testing.T) {
-	one, two := newIssuer(t), newIssuer(t)
-	key := newKey(t)
+	one, two := authtest.NewIssuer(t), authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
 	pool := x509.NewCertPool()
-	for _, i := range []*testIssuer{one, two} {
-		i.publish(map[string]crypto.Signer{"k": key})
+	for _, i := range []*authtest.Issuer{one, two} {
+		i.Publish(map[string]crypto.Signer{"k": key})
 		pool.AddCert(i.Certificate())
 	}
 	client := one.Client()
 	client.Transport.(*http.Transport).TLSClientConfig.RootCAs = pool
 	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(one.URL)), HTTPClient: client}.Impatient(time.Millisecond, 0))
 	untilReady(t, a)
-	tokenOne := sign(t, jwt.SigningMethodES256, "k", key, one.claims(nil))
-	tokenTwo := sign(t, jwt.SigningMethodES256, "k", key, two.claims(nil))
+	tokenOne := authtest.Sign(t, jwt.SigningMethodES256, "k", key, one.Claims(nil))
+	tokenTwo := authtest.Sign(t, jwt.SigningMethodES256, "k", key, two.Claims(nil))
 	both := oidcPolicy(one.URL) + fmt.Sprintf("  - {oidc: {issuer: %q, audience: tokend, subject: ci-42}, allow: [CreateToken], profile: acme}\n", two.URL)
 
 	for _, step := range []struct {
@@ -416,7 +417,7 @@ func TestSetPolicy(t *testing.T) {
 			t.Errorf("%s: issuer two: %v, want %v", step.name, err, step.two)
 		}
 	}
-	if n := one.fetches.Load(); n != 1 {
+	if n := one.Fetches(); n != 1 {
 		t.Errorf("the first issuer's keys were fetched %d times, want once", n)
 	}
 	if err := a.SetPolicy(nil); err == nil {
@@ -426,13 +427,13 @@ func TestSetPolicy(t *testing.T) {
 
 // TestSetPolicyUnderLoad: no call of a caller that both policies let in fails.
 func TestSetPolicyUnderLoad(t *testing.T) {
-	issuer := newIssuer(t)
-	key := newKey(t)
-	issuer.publish(map[string]crypto.Signer{"k": key})
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"k": key})
 	policies := []*auth.Policy{mustPolicy(t, oidcPolicy(issuer.URL)), mustPolicy(t, testPolicy(issuer.URL, true))}
 	a := newAuthenticator(t, auth.Config{Policy: policies[0], HTTPClient: issuer.Client()})
 	untilReady(t, a)
-	token := sign(t, jwt.SigningMethodES256, "k", key, issuer.claims(nil))
+	token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 2 {
@@ -456,7 +457,7 @@ func TestSetPolicyUnderLoad(t *testing.T) {
 
 // TestIssuerNotTrusted: its certificate is checked as everybody's.
 func TestIssuerNotTrusted(t *testing.T) {
-	issuer := newIssuer(t)
+	issuer := authtest.NewIssuer(t)
 	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: &http.Client{Transport: &http.Transport{}}}.Impatient(time.Millisecond, 0))
 	deadline := time.After(10 * time.Second)
 	for {
@@ -469,7 +470,7 @@ func TestIssuerNotTrusted(t *testing.T) {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	token := sign(t, jwt.SigningMethodES256, "k", newKey(t), issuer.claims(nil))
+	token := authtest.Sign(t, jwt.SigningMethodES256, "k", authtest.NewKey(t), issuer.Claims(nil))
 	if _, err := create(t.Context(), a, token); !errors.Is(err, auth.ErrCallerCheckUnavailable) {
 		t.Errorf("got %v, want ErrCallerCheckUnavailable", err)
 	}

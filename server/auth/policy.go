@@ -36,8 +36,9 @@ type Policy struct {
 	issuers  []Issuer
 	rules    []rule
 
-	exact map[Caller]int // index of the rule that names this one caller
-	globs []int          // indices of the rules with a *, ascending
+	exact map[Caller]int    // index of the rule that names this one caller
+	globs []int             // indices of the rules with a *, ascending
+	files map[string]string // UserauthtokenFile, by profile
 }
 
 // Profile is an Atlas identity of the service.
@@ -174,8 +175,12 @@ func (r rule) as() string {
 	return "as profile " + r.profile
 }
 
-// index prepares the rules for Decide: those for one caller each are looked up, only those with a * are tried in turn.
+// index prepares the policy for Decide: rules for one caller each are looked up, only those with a * are tried in turn.
 func (p *Policy) index() {
+	p.files = make(map[string]string, len(p.profiles))
+	for _, profile := range p.profiles {
+		p.files[profile.Name] = profile.UserauthtokenFile
+	}
 	p.exact = make(map[Caller]int, len(p.rules))
 	for i, r := range p.rules {
 		if r.isGlob() {
@@ -280,6 +285,12 @@ func (p *Policy) Issuers() []Issuer { return slices.Clone(p.issuers) }
 // NeedsCertificates reports whether a rule is for callers with client certificates.
 func (p *Policy) NeedsCertificates() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == KindSPIFFE || r.kind == KindDNS })
+}
+
+// AllowsWithoutCertificate reports whether a rule is for callers that need no client certificate: those with an OIDC token
+// or an Atlas JWT.
+func (p *Policy) AllowsWithoutCertificate() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == KindOIDC || r.kind == KindAtlas })
 }
 
 // String lists what is in force, for people.

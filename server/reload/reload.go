@@ -30,6 +30,19 @@ var (
 	ErrNotRegular = errors.New("not a regular file")
 )
 
+// Retry marks an error of parse: what the files say is right, but depends on something that may yet change, such as another
+// file. Without the mark, the same contents are not parsed again. The text of the error stays what it is.
+func Retry(err error) error {
+	if err == nil {
+		return nil
+	}
+	return retryError{err}
+}
+
+type retryError struct{ error }
+
+func (e retryError) Unwrap() error { return e.error }
+
 // maxReported bounds what is remembered of the failures already reported.
 const maxReported = 64
 
@@ -47,7 +60,7 @@ type Value[T any] struct {
 	// The rest belongs to the one goroutine in Run.
 	used     digest              // what current was made of
 	pending  digest              // seen once: taken seriously when seen again
-	refused  digest              // could not be parsed, and need not be tried again
+	refused  digest              // could not be parsed, and need not be tried again: see Retry
 	reported map[string]struct{} // failures reported since all was well
 }
 
@@ -125,7 +138,9 @@ func (v *Value[T]) look() {
 func (v *Value[T]) use(contents [][]byte, sum digest) {
 	value, err := v.parse(contents)
 	if err != nil {
-		v.refused = sum
+		if !errors.As(err, new(retryError)) {
+			v.refused = sum
+		}
 		v.report(err)
 		return
 	}

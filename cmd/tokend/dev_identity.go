@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// devCaller is who the one client certificate is for.
+const devCaller = "spiffe://dev.invalid/web"
+
+// serveIdentity is dev with an Atlas identity: serve itself, with all the files that it needs made in a private directory
+// that does not outlive it.
+func (c *devCommand) serveIdentity(ctx context.Context, in *invocation, em *emulator.Emulator) (err error) {
+	made, err := os.MkdirTemp("", "tokend-dev-") // nobody else can read it
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if removeErr := os.RemoveAll(made); err == nil {
+			err = removeErr
+		}
+	}()
+	dir, err := filepath.Abs(made) // as a policy wants it
+	if err != nil {
+		return err
+	}
+	flags, err := c.identitySettings(dir, em)
+	if err != nil {
+		return err
+	}
+	cfg, id, errs := flags.config(in.stdout, in.stderr)
+	defer id.Close()
+	if err := in.check(append(errs, c.checkLocal()...)...); err != nil {
+		return err
+	}
+	routeGRPCLog(cfg.Logger)
+	srv, err := server.New(cfg)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(in.stdout, devGuide(srv, identityAccess(dir, id.who())))
+	return serveAndWatch(ctx, srv, id)
+}
+
+// identitySettings writes the files into dir and returns the flags with which serve uses them.
+func (c *devCommand) identitySettings(dir string, em *emulator.Emulator) (serveFlags, error) {
+	file := func(name string) string { return filepath.Join(dir, name) }
+	if err := makeDevCertificates(dir, c.loopbackIPs()); err != nil {
+		return serveFlags{}, fmt.Errorf("make certificates: %w", err)
+	}
+	policy := fmt.Sprintf(`profiles:
+  acme: {userauthtoken_file: %s}
+callers:
+  - {spiffe_id: %s, allow: [CreateToken, DeleteToken], profile: acme}
+`, yamlText(file("userauthtoken")), yamlText(devCaller))
+	for name, content := range map[string]string{
+		"atlas-ca.pem":  string(em.CAPEM()),
+		"userauthtoken": em.Org(0).UserAuthToken() + "\n",
+		"policy.yaml":   policy,
+	} {
+		if err := os.WriteFile(file(name), []byte(content), 0o600); err != nil {
+			return serveFlags{}, err
+		}
+	}
+	return serveFlags{
+		listenFlags:   c.listenFlags,
+		tlsFlags:      tlsFlags{CertFile: file("server.pem"), KeyFile: file("server-key.pem"), ClientCAFile: file("ca.pem")},
+		atlasFlags:    atlasFlags{URL: em.URL(), CAFile: file("atlas-ca.pem"), Timeout: "10s"},
+		identityFlags: identityFlags{PolicyFile: file("policy.yaml")},
+	}, nil
+}
+
+// loopbackIPs are the addresses that the server's certificate has to be good for.
+func (c *devCommand) loopbackIPs() []net.IP {
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	for _, addr := range []string{c.GRPCAddr, c.HTTPAddr} {
+		host, _, _ := net.SplitHostPort(addr) // what is no address is reported elsewhere
+		if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
+// identityAccess gets in with the client certificate. Without it, nobody does.
+func identityAccess(dir, who string) devAccess {
+	const files = `"$DEV_FILES/`
+	return devAccess{
+		intro: "# The service holds the Atlas identity of an emulated org. Its caller has a client certificate and no Atlas secret.\n" +
+			"# " + strings.ReplaceAll(strings.TrimSuffix(who, "\n"), "\n", "\n# ") + "\n\n" +
+			"export DEV_FILES=" + shellText(dir) + "\n",
+		scheme:  "https",
+		curl:    `--cacert ` + files + `ca.pem" --cert ` + files + `client.pem" --key ` + files + `client-key.pem" `,
+		grpcurl: `-cacert ` + files + `ca.pem" -cert ` + files + `client.pem" -key ` + files + `client-key.pem" `,
+		// Over HTTP/2 curl often writes before it reads, and then reports a reset rather than the reason for it.
+		refused: &devAccess{scheme: "https", curl: `--http1.1 --cacert ` + files + `ca.pem" `, grpcurl: `-cacert ` + files + `ca.pem" `},
+	}
+}
+
+// shellText is text as one word of a shell.
+func shellText(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// yamlText is text as a scalar of YAML (1.2.2, 7.3.2).
+func yamlText(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+)
+
+// pages are those that operators paste from, by their path in the repository.
+var pages = []string{"README.md", "deploy/operating.md"}
+
+func readPage(t *testing.T, page string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(page)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+var fence = regexp.MustCompile("(?ms)^ *```(\\w+)\n(.*?)\n *```$")
+
+// blocks are the contents of a page's code blocks in a language.
+func blocks(page, language string) []string {
+	var found []string
+	for _, match := range fence.FindAllStringSubmatch(page, -1) {
+		if match[1] == language {
+			found = append(found, match[2]+"\n")
+		}
+	}
+	return found
+}
+
+// Each policy in the pages is one that tokend takes, and what they say of it is what tokend says.
+func TestPagesPolicies(t *testing.T) {
+	t.Parallel()
+	count := 0
+	for _, page := range pages {
+		for _, block := range blocks(readPage(t, page), "yaml") {
+			count++
+			if _, err := auth.ParsePolicy(page, []byte(block)); err != nil {
+				t.Errorf("a policy is wrong:\n%v", err)
+			}
+		}
+	}
+	if count == 0 {
+		t.Error("no page has a policy")
+	}
+	operating := readPage(t, "deploy/operating.md")
+	policy, err := auth.ParsePolicy("/etc/tokend/policy.yaml", []byte(blocks(operating, "yaml")[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := []string{policy.Explain("spiffe://prod.internal/ns/chat/sa/web")}
+	_, err = auth.ParsePolicy("bad.yaml", []byte(`profiles:
+  acme: {userauthtoken_file: secrets/acme}
+  old: {userauthtoken_file: /run/secrets/old}
+callers:
+  - {spiffe_id: "spiffe://prod.internal/ns/*/sa/*", allow: [CreateToken], profile: acme}
+  - {spiffe_id: "spiffe://prod.internal/ns/chat/sa/web", allow: [DeleteToken], profile: acme}
+  - {dns_san: "*.internal", allow: [Create], profile: acme}
+  - {atlas_jwt: true, allow: [CreateToken], profile: acme}
+`))
+	for _, mistake := range flatten(err) {
+		said = append(said, "  --policy-file: "+mistake.Error())
+	}
+	if len(said) != 7 {
+		t.Errorf("tokend says %q", said)
+	}
+	for _, line := range said {
+		if !strings.Contains(operating, "\n"+line+"\n") {
+			t.Errorf("the page does not say what tokend does: %s", line)
+		}
+	}
+}
+
+// Each command line in the pages is one that tokend understands.
+func TestPagesCommands(t *testing.T) {
+	t.Parallel()
+	for _, page := range pages {
+		count := 0
+		for _, block := range blocks(readPage(t, page), "sh") {
+			for _, args := range tokendCommands(block) {
+				count++
+				in, err := parse(args, nil, io.Discard, io.Discard)
+				if err == nil && in != nil {
+					err = in.check()
+				}
+				if err != nil {
+					t.Errorf("%s: tokend %q: %v", page, args, err)
+				}
+			}
+		}
+		if count == 0 {
+			t.Errorf("%s has no command line of tokend", page)
+		}
+	}
+}
+
+// tokendCommands are the arguments of each tokend in a block of shell.
+func tokendCommands(block string) [][]string {
+	var found [][]string
+	for line := range strings.Lines(strings.ReplaceAll(block, "\\\n", " ")) {
+		words := shellWords(line)
+		for i, word := range words {
+			if word == "tokend" || word == "./cmd/tokend" && i > 0 && words[i-1] == "run" {
+				found = append(found, words[i+1:])
+				break
+			}
+			if !strings.Contains(word, "=") && word != "go" && word != "run" { // neither an assignment nor go run
+				break
+			}
+		}
+	}
+	return found
+}
+
+// shellWords are the words of a simple command, up to whatever ends it.
+func shellWords(line string) []string {
+	var (
+		words []string
+		word  strings.Builder
+		quote rune
+		in    bool
+	)
+	end := func() {
+		if in {
+			words = append(words, word.String())
+		}
+		word.Reset()
+		in = false
+	}
+	for _, r := range line {
+		switch {
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '\'' || r == '"':
+			quote, in = r, true
+		case r == ' ' || r == '\t' || r == '\n':
+			end()
+		case strings.ContainsRune("|&;<>()", r) || r == '#' && !in:
+			end()
+			return words
+		default:
+			word.WriteRune(r)
+			in = true
+		}
+	}
+	end()
+	return words
+}
+
+// The test above would not see a mistake if it took the lines apart wrongly.
+func TestShellWords(t *testing.T) {
+	t.Parallel()
+	got := tokendCommands("go run ./cmd/tokend dev\n# tokend comment\nA=b tokend config \\\n  --log-level 'a b' | cat\ncurl tokend\ntokend serve --no-such-flag\n")
+	want := [][]string{{"dev"}, {"config", "--log-level", "a b"}, {"serve", "--no-such-flag"}}
+	if len(got) != len(want) {
+		t.Fatalf("got %q", got)
+	}
+	for i := range want {
+		if strings.Join(got[i], "\x00") != strings.Join(want[i], "\x00") {
+			t.Errorf("got %q, want %q", got[i], want[i])
+		}
+	}
+	if in, err := parse(want[2], nil, io.Discard, io.Discard); err == nil && in.check() == nil {
+		t.Error("a flag that does not exist is understood")
+	}
+}
+
+// Each setting that the pages name exists.
+func TestPagesSettings(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, command := range []string{"serve", "dev", "config", "healthcheck"} {
+		var help strings.Builder
+		if _, err := parse([]string{command, "--help"}, nil, &help, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`--[a-z-]+|TOKEND_[A-Z_]+`).FindAllString(help.String(), -1) {
+			known[name] = true
+		}
+	}
+	for _, page := range pages {
+		prose := fence.ReplaceAllString(readPage(t, page), "")
+		for _, match := range regexp.MustCompile("`(?:tokend \\w+ )?(--[a-z-]+)|(TOKEND_[A-Z_]+)").FindAllStringSubmatch(prose, -1) {
+			if name := match[1] + match[2]; !known[name] {
+				t.Errorf("%s: there is no setting %s", page, name)
+			}
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
+	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+)
+
+// policyFile makes policies of the file's versions.
+type policyFile struct {
+	path     string
+	mutual   bool // whether callers are asked for client certificates
+	oidcCA   bool // whether there is an authority for OIDC issuers
+	profiles *profiles
+}
+
+// policyVersion is a policy and the identities that it needs.
+type policyVersion struct {
+	policy   *auth.Policy
+	profiles profileSet
+}
+
+// parse reads a version of the file and the secrets that it names. What serve would not start with, it does not switch to
+// either.
+func (f *policyFile) parse(contents [][]byte) (policyVersion, error) {
+	policy, err := auth.ParsePolicy(f.path, contents[0])
+	if err != nil {
+		return policyVersion{}, err
+	}
+	var errs []error
+	if policy.NeedsCertificates() && !f.mutual {
+		errs = append(errs, errors.New("it has callers with client certificates, and none is asked for: give --tls-client-ca-file"))
+	}
+	if f.oidcCA && len(policy.Issuers()) == 0 {
+		errs = append(errs, errors.New("it has no callers with OIDC tokens, so --oidc-ca-file would be ignored"))
+	}
+	set, unreadable := f.profiles.forPolicy(f.path, policy)
+	for _, err := range unreadable {
+		// A secret may come after the policy that names it.
+		errs = append(errs, reload.Retry(err))
+	}
+	return policyVersion{policy, set}, errors.Join(errs...)
+}
+
+// install puts a version in force. A call is granted a profile only once that is there, and one that was granted a profile
+// which is gone still finds it.
+func (f *policyFile) install(v policyVersion, a *auth.Authenticator) error {
+	f.profiles.add(v.profiles)
+	if err := a.SetPolicy(v.policy); err != nil {
+		return err
+	}
+	f.profiles.retireOthers(v.profiles)
+	return nil
+}
+
+// openPolicy reads the policy and the secrets that it names. A new version of the file that is wrong, or that names a secret
+// which cannot be read, leaves the one in force.
+func (id *identity) openPolicy(f *policyFile, issuers *http.Client, log *slog.Logger) []error {
+	policy, err := reload.New([]string{f.path}, f.parse, func(v policyVersion) {
+		if err := f.install(v, id.auth); err != nil {
+			log.Error("the new policy cannot be used", slog.String("cause", err.Error()))
+			return
+		}
+		log.Info("policy replaced", slog.String("file", f.path))
+	}, reload.Report(log, "policy", f.path))
+	if err != nil {
+		var errs []error
+		for _, err := range flatten(err) {
+			errs = append(errs, fmt.Errorf("--policy-file: %w", err))
+		}
+		return errs
+	}
+	first := policy.Get()
+	f.profiles.add(first.profiles)
+	authenticator, err := auth.New(auth.Config{Policy: first.policy, HTTPClient: issuers, Logger: log})
+	if err != nil {
+		return []error{err}
+	}
+	id.auth, id.policy = authenticator, first.policy
+	id.close = append(id.close, authenticator.Close)
+	id.watch = append(id.watch, func(ctx context.Context) error { return policy.Run(ctx, reload.Interval) })
+	return nil
+}
+
+// issuerClient reaches OIDC issuers whose certificates the authorities in a file have signed; nil if there is no file.
+func (id *identity) issuerClient(file string, log *slog.Logger) (*http.Client, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // auth has a default of its own
+	}
+	var (
+		transport = auth.NewTransport(nil)
+		roots     *certificate.File[*x509.CertPool]
+	)
+	roots, err := certificate.Open(certificate.Options[*x509.CertPool]{
+		Name: "oidc_ca", Paths: []string{file}, Make: withSystemCAs, Logger: log,
+		OnChange: func() { transport.SetRoots(roots.Get()) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--oidc-ca-file: %w", err)
+	}
+	transport.SetRoots(roots.Get())
+	id.metrics = append(id.metrics, roots.Expiry())
+	id.watch = append(id.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
+	return &http.Client{Transport: transport}, nil
+}

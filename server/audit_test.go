@@ -1,0 +1,89 @@
+package server_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+// TestAuditOncePerCall: whatever becomes of a call, it is on record once, over every transport.
+func TestAuditOncePerCall(t *testing.T) {
+	s := startIdentity(t, `
+profiles: {acme: {userauthtoken_file: /run/secrets/acme}}
+callers:
+  - {dns_san: "client.test", allow: [CreateToken], profile: acme}
+`)
+	for transport, c := range s.callers(t) {
+		t.Run(transport, func(t *testing.T) {
+			for _, tc := range []struct {
+				op      operation
+				headers []string
+				fault   *emulator.Fault
+				want    string
+			}{
+				{create, nil, nil, "OK"},
+				{remove, nil, nil, "CALLER_NOT_PERMITTED"},
+				{create, credential(s.atlas), nil, "CREDENTIAL_AMBIGUOUS"},
+				{create, []string{"authorization", "Basic x"}, nil, "CREDENTIAL_MALFORMED"},
+				{create, nil, &emulator.Fault{On: emulator.Create, Status: 500}, "ATLAS_UNAVAILABLE"},
+				{create, nil, &emulator.Fault{On: emulator.Create, Status: 403}, "ATLAS_FORBIDDEN"},
+				{create, []string{"x-request-id", "mine"}, nil, "OK"},
+			} {
+				mend := func() {}
+				if tc.fault != nil {
+					mend = s.atlas.Inject(*tc.fault)
+				}
+				before := len(s.records(t))
+				got := c.call(testContext(t), tc.op, tc.headers...)
+				mend()
+				made := s.records(t)[before:]
+				if len(made) != 1 || made[0]["outcome"] != tc.want || made[0]["request_id"] != got.header("x-request-id") {
+					t.Errorf("%s: records %v, want one with the answer's request id %s", tc.want, made, got.header("x-request-id"))
+				}
+			}
+		})
+	}
+}
+
+// TestAuditNoCall: a REST request that is refused before it is a call is in the log, under its id, and not on record.
+func TestAuditNoCall(t *testing.T) {
+	s := startIdentity(t, "")
+	notCalled(t, s.atlas)
+	c := s.restCaller(t)
+	protocols := &http.Protocols{} // over HTTP/2, the client itself would refuse to send too large headers
+	protocols.SetHTTP1(true)
+	c.client.Transport = &http.Transport{TLSClientConfig: s.clientTLS(), Protocols: protocols, DisableKeepAlives: true}
+	for name, tc := range map[string]struct {
+		verb, path string
+		body       io.Reader
+		headers    []string
+		want       int
+	}{
+		"route":      {http.MethodPost, "/v1/other", nil, nil, http.StatusNotFound},
+		"verb":       {http.MethodPut, "/v1/ephemeral-token", nil, nil, http.StatusMethodNotAllowed},
+		"media type": {http.MethodPost, "/v1/ephemeral-token", strings.NewReader("a=b"), []string{"content-type", "text/plain"}, http.StatusUnsupportedMediaType},
+		"size":       {http.MethodPost, "/v1/ephemeral-token", strings.NewReader(strings.Repeat(" ", 64<<10+1)), nil, http.StatusRequestEntityTooLarge},
+		"headers":    {http.MethodPost, "/v1/ephemeral-token", nil, []string{"x-large", strings.Repeat("x", 16<<10)}, http.StatusRequestHeaderFieldsTooLarge},
+		"not JSON":   {http.MethodPost, "/v1/ephemeral-token", strings.NewReader("{"), nil, http.StatusBadRequest},
+		"timeout":    {http.MethodPost, "/v1/ephemeral-token", nil, []string{"grpc-timeout", "soon"}, http.StatusBadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := c.do(testContext(t), tc.verb, tc.path, tc.body, append(tc.headers, "x-request-id", "r-"+strings.ReplaceAll(name, " ", "-"))...)
+			if got.HTTP != tc.want {
+				t.Errorf("status %d, want %d", got.HTTP, tc.want)
+			}
+			for start := time.Now(); !strings.Contains(s.log.String(), `"request_id":"`+got.header("x-request-id")+`"`); <-time.After(time.Millisecond) {
+				if time.Since(start) > 10*time.Second { // the line comes after the answer
+					t.Fatal("it is not in the log")
+				}
+			}
+		})
+	}
+	if text := s.audit.String(); text != "" {
+		t.Errorf("on record:\n%s", text)
+	}
+}

@@ -1,0 +1,72 @@
+package reload_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+)
+
+// What depends on another file is tried again, although the contents are the same; what is simply wrong is not.
+func TestRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		write(t, path, "good")
+		var (
+			mu     sync.Mutex
+			missed = errors.New("the other file is not there")
+			answer error
+			tries  int
+			errs   []error
+		)
+		set := func(err error) { mu.Lock(); defer mu.Unlock(); answer, tries = err, 0 }
+		v, err := reload.New([]string{path}, func(contents [][]byte) (string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			tries++
+			return string(contents[0]), answer
+		}, nil, func(err error) { errs = append(errs, err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Run(ctx, interval) }()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}()
+		w := &watched{Value: v, t: t}
+		looks := func(want int, value string) {
+			t.Helper()
+			w.looks(6)
+			mu.Lock()
+			defer mu.Unlock()
+			if tries != want || v.Get() != value {
+				t.Errorf("tried %d times, want %d; the value is %q, want %q", tries, want, v.Get(), value)
+			}
+		}
+		synctest.Wait()
+		set(missed)
+		write(t, path, "better")
+		looks(1, "good")
+		set(errors.Join(errNotGood, reload.Retry(missed)))
+		write(t, path, "best")
+		looks(3, "good")
+		set(nil)
+		looks(1, "best")
+		if len(errs) != 3 || !errors.Is(errs[1], missed) || !strings.HasSuffix(errs[1].Error(), missed.Error()) || errs[2] != nil {
+			t.Errorf("reported %q", errs)
+		}
+		if reload.Retry(nil) != nil {
+			t.Error("no error has become one")
+		}
+	})
+}
