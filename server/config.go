@@ -9,6 +9,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
 // Config says what a Server listens on and whom it asks.
@@ -22,9 +23,9 @@ type Config struct {
 	Plaintext bool
 	// Atlas does the work.
 	Atlas Atlas
-	// Cache shares and remembers what Atlas answers. Default: one that only shares. A server does not close the one it is
-	// given.
-	Cache Cache
+	// Cache says what of Atlas's answers is remembered, and where. Default: nothing is; calls are shared in any case. Its
+	// CallTimeout, Registerer and Logger are those of this Config.
+	Cache tokencache.Config
 	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
 	Auth *auth.Authenticator
 	// Identities are the Atlas identities of the profiles that Auth grants. Default: there are none.
@@ -45,6 +46,7 @@ type Config struct {
 	Metrics *prometheus.Registry
 
 	reloadInterval time.Duration // between two looks at the TLS files; tests have no second to wait
+	cache          Cache         // in place of one that Cache describes; of tests
 }
 
 func (c *Config) setDefaults() {
@@ -79,7 +81,7 @@ func (c *Config) setDefaults() {
 
 // troubles are what an operator should know of, nil if all is well.
 func (c *Config) troubles() error {
-	return errors.Join(c.Auth.Check(), c.Identities.Check(), c.Cache.Check())
+	return errors.Join(c.Auth.Check(), c.Identities.Check(), c.cache.Check())
 }
 
 // Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.
@@ -110,6 +112,7 @@ func (c Config) Validate() error {
 	} else if !c.Plaintext {
 		errs = append(errs, validateLocal("gRPC", c.GRPCAddr), validateLocal("HTTP", c.HTTPAddr))
 	}
+	errs = append(errs, c.Cache.Validate())
 	if c.DrainTimeout < 0 || c.CallCeiling < 0 || c.MaxCalls < 0 {
 		errs = append(errs, errors.New("a timeout or limit is negative"))
 	}

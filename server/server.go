@@ -26,7 +26,7 @@ type Server struct {
 	ready readiness
 
 	certificates *certificates     // nil without TLS
-	cache        *tokencache.Cache // nil if Config has one
+	cache        *tokencache.Cache // nil if a test has its own
 	health       *healthService
 	grpcServer   *grpc.Server
 	httpServer   *http.Server
@@ -60,16 +60,13 @@ func New(cfg Config) (*Server, error) {
 	if err := registerMetrics(cfg.Metrics, metrics); err != nil {
 		return nil, err
 	}
-	if cfg.Cache == nil {
-		cache, err := tokencache.New(tokencache.Config{CallTimeout: cfg.CallCeiling, Registerer: cfg.Metrics})
-		if err != nil {
+	if cfg.cache == nil {
+		if err := s.openCache(); err != nil {
 			return nil, err
 		}
-		s.cache, cfg.Cache = cache, cache
-		s.cfg = cfg
 	}
 	calls := chain(callChain(cfg))
-	svc := &service{atlas: cfg.Atlas, cache: cfg.Cache, identities: cfg.Identities}
+	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache, identities: cfg.Identities}
 	rest, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {
 		s.Close()
@@ -78,12 +75,24 @@ func New(cfg Config) (*Server, error) {
 	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS, cfg.Logger)
 	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// openCache makes the cache that the Config describes.
+func (s *Server) openCache() error {
+	cfg := s.cfg.Cache
+	cfg.CallTimeout, cfg.Registerer, cfg.Logger = s.cfg.CallCeiling, s.cfg.Metrics, s.cfg.Logger
+	cache, err := tokencache.New(cfg)
+	if err != nil {
+		return err
+	}
+	s.cache, s.cfg.cache = cache, cache
+	return nil
 }
 
 func (s *Server) listen() error {

@@ -22,7 +22,7 @@ func TestHelp(t *testing.T) {
 		{[]string{"serve", "--help"}, []string{
 			"--grpc-addr=", "Default: 127.0.0.1:9090", "($TOKEND_GRPC_ADDR)", "--http-addr=", "--admin-addr=", "--tls-cert-file=",
 			"--tls-key-file=", "--tls-client-ca-file=", "--plaintext", "--atlas-url=", "Default: https://atlas.forsta.io/v1", "--atlas-ca-file=",
-			"--atlas-timeout=", "--drain-timeout=", "Default: 25s", "--log-level=", "--log-format=", "($TOKEND_LOG_FORMAT)",
+			"--atlas-timeout=", "--cache-ttl=", "Default: 0.", "--drain-timeout=", "Default: 25s", "--log-level=", "--log-format=", "($TOKEND_LOG_FORMAT)",
 		}},
 		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr=", "--service-identity", "($TOKEND_SERVICE_IDENTITY)"}},
 		{[]string{"config", "--help"}, []string{"--atlas-url="}},
@@ -78,6 +78,8 @@ func TestConfig(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)
 	other := map[string]string{ // than the default, for each setting
+		"--cache-ttl": "30s", "--cache-stale-if-error": "10m", "--cache-redis-url": "rediss://127.0.0.1:1",
+		"--cache-redis-ca-file": certs.caFile, "--cache-redis-password-file": writeFile(t, "password", []byte("hunter2\n")),
 		"--grpc-addr": "0.0.0.0:1", "--http-addr": "0.0.0.0:2", "--admin-addr": "0.0.0.0:3", "--drain-timeout": "1m",
 		"--log-level": "debug", "--log-format": "text", "--tls-cert-file": certs.serverCert, "--tls-key-file": certs.serverKey,
 		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--atlas-url": "https://atlas.example/v1",
@@ -110,6 +112,10 @@ func TestConfig(t *testing.T) {
 			in.args = append(in.args, "--atlas-cert-file="+certs.clientCert)
 		case s.flag == "--oidc-ca-file":
 			in.args = append(in.args, "--policy-file="+withIssuer)
+		case strings.HasPrefix(s.flag, "--cache-redis-") && s.flag != "--cache-redis-url":
+			in.args = append(in.args, "--cache-ttl=1s", "--cache-redis-url="+other["--cache-redis-url"])
+		case strings.HasPrefix(s.flag, "--cache-") && s.flag != "--cache-ttl":
+			in.args = append(in.args, "--cache-ttl=1s")
 		case s.flag == "--atlas-userauthtoken-file":
 			needs = []string{"cert", "key", "client-ca"}
 		case strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr"):
@@ -138,7 +144,7 @@ func TestConfig(t *testing.T) {
 			continue
 		}
 		in.args = append(in.args, s.flag+"="+s.value)
-		if s.flag == "--atlas-ca-file" || s.flag == "--oidc-ca-file" || s.flag == "--atlas-cert-file" || s.flag == "--atlas-key-file" {
+		if strings.HasSuffix(s.flag, "-ca-file") || s.flag == "--atlas-cert-file" || s.flag == "--atlas-key-file" {
 			continue // the default is none
 		}
 		if got, want := find(readSettings(t, in)), (setting{s.flag, s.value, "flag"}); got != want {

@@ -15,7 +15,7 @@ type configCommand struct {
 }
 
 func (c *configCommand) execute(_ context.Context, in *invocation) error {
-	_, id, errs := c.config(io.Discard, io.Discard)
+	cfg, id, errs := c.config(io.Discard, io.Discard)
 	defer id.Close()
 	if err := in.check(errs...); err != nil {
 		return err
@@ -33,6 +33,6 @@ func (c *configCommand) execute(_ context.Context, in *invocation) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(in.stdout, "\n", id.who(), id.certificates())
+	_, err := fmt.Fprint(in.stdout, "\n", id.who(), id.certificates(), describeCache(cfg.Cache))
 	return err
 }

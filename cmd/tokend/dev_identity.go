@@ -74,6 +74,7 @@ callers:
 		tlsFlags:      tlsFlags{CertFile: file("server.pem"), KeyFile: file("server-key.pem"), ClientCAFile: file("ca.pem")},
 		atlasFlags:    atlasFlags{URL: em.URL(), CAFile: file("atlas-ca.pem"), Timeout: "10s"},
 		identityFlags: identityFlags{PolicyFile: file("policy.yaml")},
+		cacheFlags:    cacheFlags{TTL: "0", StaleIfError: "0"},
 	}, nil
 }
 

@@ -22,6 +22,7 @@ type serveFlags struct {
 	atlasFlags  `embed:""`
 
 	identityFlags `embed:""`
+	cacheFlags    `embed:""`
 }
 
 // config is what the flags mean, or every mistake in them. The identity has to be closed in either case.
@@ -40,12 +41,15 @@ func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []e
 	cfg.CallCeiling = f.ceiling()
 	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", cfg.CallCeiling, stdout, logger)
 	errs = append(errs, identityErrs...)
-	id.watch = append(id.watch, client.watch...)
+	cache, files, cacheErrs := f.cacheFlags.config(logger)
+	errs = append(errs, cacheErrs...)
+	cfg.Cache = cache
+	id.watch = slices.Concat(id.watch, client.watch, files.watch)
 	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.profiles, id.audit
 	cfg.TLS = server.TLSFiles{CertFile: f.CertFile, KeyFile: f.KeyFile, ClientCAFile: f.ClientCAFile}
 	cfg.Plaintext = f.Plaintext
 	cfg.Metrics = prometheus.NewRegistry()
-	for _, collector := range slices.Concat(client.metrics, id.metrics) {
+	for _, collector := range slices.Concat(client.metrics, id.metrics, files.metrics) {
 		errs = append(errs, flatten(cfg.Metrics.Register(collector))...)
 	}
 	for _, err := range flatten(cfg.Validate()) {
@@ -58,7 +62,7 @@ func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []e
 		case errors.Is(err, server.ErrTLSAndPlaintext):
 			errs = append(errs, fmt.Errorf("--plaintext: %w", err))
 		default:
-			errs = append(errs, nameFlag(err))
+			errs = append(errs, nameCacheFlag(nameFlag(err)))
 		}
 	}
 	return cfg, id, errs
@@ -85,6 +89,9 @@ func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
 		slog.String("tls", cfg.TLS.Mode()),
 		slog.String("atlas", c.URL),
 	)
+	if cfg.Cache.TTL > 0 && cfg.Cache.Redis == nil {
+		cfg.Logger.WarnContext(ctx, "tokens are remembered in this process. "+oneReplicaOnly)
+	}
 	err = serveAndWatch(ctx, srv, id)
 	if err == nil {
 		cfg.Logger.InfoContext(ctx, "stopped")

@@ -38,15 +38,15 @@ const (
 	breakerDelay    = time.Second
 )
 
-// ErrRedisURL is what is wrong with a RedisConfig's URL. It never quotes it.
-type ErrRedisURL struct{ reason string } //nolint:errname // reads better where it is used
+// RedisURLError is what is wrong with the URL of a RedisConfig. It never quotes it.
+type RedisURLError struct{ reason string }
 
-func (e *ErrRedisURL) Error() string { return e.reason }
+func (e *RedisURLError) Error() string { return e.reason }
 
 // options is what the client library makes of c.
 func (c *RedisConfig) options() (rueidis.ClientOption, error) {
 	wrong := func(reason string) (rueidis.ClientOption, error) {
-		return rueidis.ClientOption{}, &ErrRedisURL{reason}
+		return rueidis.ClientOption{}, &RedisURLError{reason}
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil {
