@@ -58,6 +58,7 @@ type faultJSON struct {
 	Operation     Operation   `json:"operation,omitempty"`
 	Times         int         `json:"times,omitempty"`
 	Delay         duration    `json:"delay,omitempty"`
+	EvenIfGone    bool        `json:"even_if_gone,omitempty"`
 	AfterEffect   bool        `json:"after_effect,omitempty"`
 	Informational int         `json:"informational,omitempty"`
 	Header        http.Header `json:"header,omitempty"`
@@ -83,7 +84,7 @@ func (d *duration) UnmarshalText(text []byte) error {
 
 func (f faultJSON) fault() Fault {
 	return Fault{
-		On: f.Operation, Times: f.Times, Delay: time.Duration(f.Delay), AfterEffect: f.AfterEffect,
+		On: f.Operation, Times: f.Times, Delay: time.Duration(f.Delay), EvenIfGone: f.EvenIfGone, AfterEffect: f.AfterEffect,
 		Informational: f.Informational, Header: f.Header, HeaderBytes: f.HeaderBytes,
 		Status: f.Status, ContentType: f.ContentType, Body: f.Body,
 		Shape: f.Shape, Interval: time.Duration(f.Interval), Drop: f.Drop,
@@ -94,7 +95,7 @@ func (em *Emulator) listFaults() answer {
 	list := []faultJSON{}
 	for _, f := range em.faults.list() {
 		list = append(list, faultJSON{
-			ID: f.id, Operation: f.On, Times: f.left, Delay: duration(f.Delay), AfterEffect: f.AfterEffect,
+			ID: f.id, Operation: f.On, Times: f.left, Delay: duration(f.Delay), EvenIfGone: f.EvenIfGone, AfterEffect: f.AfterEffect,
 			Informational: f.Informational, Header: f.Header, HeaderBytes: f.HeaderBytes,
 			Status: f.Status, ContentType: f.ContentType, Body: f.Body,
 			Shape: f.Shape, Interval: duration(f.Interval), Drop: f.Drop,

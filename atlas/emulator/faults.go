@@ -26,6 +26,9 @@ type Fault struct {
 	// Delay is the time to wait before the first byte of the answer. It ends
 	// early when the client leaves.
 	Delay time.Duration
+	// EvenIfGone carries the operation out after Delay although its client has
+	// left meanwhile, as a server does that has read the request.
+	EvenIfGone bool
 	// AfterEffect does the operation first. Delay and the rest come after it.
 	AfterEffect bool
 
@@ -174,6 +177,7 @@ func (fs *faults) list() []liveFault {
 // plan is what all matching faults together do to one request.
 type plan struct {
 	before, after time.Duration // delays, as seen from the effect
+	evenIfGone    bool          // the effect comes whether the client waits or not
 	informational int
 	header        http.Header
 	headerBytes   int
@@ -204,6 +208,7 @@ func (fs *faults) take(op Operation) plan {
 }
 
 func (p *plan) add(f Fault) {
+	p.evenIfGone = p.evenIfGone || f.EvenIfGone
 	if f.AfterEffect {
 		p.after += f.Delay
 	} else {

@@ -46,7 +46,11 @@ func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
 func (em *Emulator) perform(rt route, r *http.Request, body []byte, p plan) answer {
 	ctx := r.Context()
 	check(em.gates.pass(ctx, rt.op, &em.gates.before))
-	check(wait(ctx, p.before))
+	present := ctx
+	if p.evenIfGone {
+		present = context.WithoutCancel(ctx)
+	}
+	check(wait(present, p.before))
 	var a answer
 	if !p.decider.replaces() || p.decider.AfterEffect {
 		a = rt.do(em.atlas, r, body)

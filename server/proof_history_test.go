@@ -1,0 +1,225 @@
+package server_test
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+// event is one call as its caller saw it, with the time before it and after it: on the clock, for the models, and on the
+// logical clock of the emulator, which puts it in order with the life of each token.
+type event struct {
+	client          int
+	op              operation
+	org             int
+	call, answer    int64
+	callTick, ended uint64
+	ok              bool   // a create with a token, a delete that was acknowledged
+	harmless        bool   // of a delete that failed: Atlas provably did not carry it out
+	token           string // of a create
+}
+
+// history is what many callers saw, and what Atlas knows of the tokens.
+type history struct {
+	events []event
+	born   map[string]birth
+}
+
+// birth is where a token comes from.
+type birth struct {
+	org, generation int // of the org's tokens, in the order in which they were minted
+	minted          uint64
+}
+
+func newHistory(events []event, em *emulator.Emulator) history {
+	orgs, count := map[string]int{}, map[int]int{}
+	for i, org := range em.Orgs() {
+		orgs[org.ID] = i
+	}
+	h := history{events: events, born: map[string]birth{}}
+	for _, token := range em.Tokens() {
+		org := orgs[token.OrgID]
+		count[org]++
+		h.born[token.Value] = birth{org, count[org], token.Minted}
+	}
+	return h
+}
+
+// served checks that every token came from Atlas and belongs to the org of its caller.
+func (h history) served() error {
+	for _, e := range h.events {
+		if e.op != create || !e.ok {
+			continue
+		}
+		if b, known := h.born[e.token]; !known || b.org != e.org {
+			return fmt.Errorf("a caller of org %d got a token that is not its org's", e.org)
+		}
+	}
+	return nil
+}
+
+// violations counts the creates that break the one promise that holds whatever fails: a create that begins after a delete
+// was acknowledged never returns a token that was minted before that delete.
+func (h history) violations() int {
+	type ack struct{ ended, began uint64 }
+	acks := map[int][]ack{}
+	for _, e := range h.events {
+		if e.op == remove && e.ok {
+			acks[e.org] = append(acks[e.org], ack{e.ended, e.callTick})
+		}
+	}
+	// Of the deletes acknowledged by a time, the one that began last is the strictest.
+	for _, list := range acks {
+		slices.SortFunc(list, func(a, b ack) int { return int(a.ended) - int(b.ended) })
+		for i := 1; i < len(list); i++ {
+			list[i].began = max(list[i].began, list[i-1].began)
+		}
+	}
+	n := 0
+	for _, e := range h.events {
+		if e.op != create || !e.ok {
+			continue
+		}
+		list := acks[e.org]
+		i, _ := slices.BinarySearchFunc(list, e.callTick, func(a ack, at uint64) int { return int(a.ended) - int(at) })
+		if i > 0 && h.born[e.token].minted < list[i-1].began {
+			n++
+		}
+	}
+	return n
+}
+
+// step is an event as a model has it.
+type step struct {
+	kind       stepKind
+	delete     int // which one, of those that end
+	generation int
+}
+
+type stepKind int
+
+const (
+	stepCreate stepKind = iota
+	stepDelete
+	stepAcknowledge
+)
+
+// forever is when a call returns that nobody saw return: it may take effect at any time, or never.
+const forever = math.MaxInt64
+
+// operations are the history of one org in a model's terms. A create that failed may have minted a token or not, which
+// changes nothing that a later one could not; so it is left out, and so is a delete that did not happen. One whose outcome
+// nobody knows stays open. With acknowledgements, a delete has a second part: it ends some time before its caller hears of it.
+func (h history) operations(org int, acknowledgements bool) []porcupine.Operation {
+	var all []porcupine.Operation
+	add := func(e event, answer int64, s step) {
+		all = append(all, porcupine.Operation{ClientId: e.client, Input: s, Call: e.call, Return: answer})
+	}
+	for i, e := range h.events {
+		switch {
+		case e.org != org:
+		case e.op == create && e.ok:
+			add(e, e.answer, step{kind: stepCreate, generation: h.born[e.token].generation})
+		case e.op == remove && e.ok:
+			add(e, e.answer, step{kind: stepDelete, delete: i})
+			if acknowledgements {
+				add(e, e.answer, step{kind: stepAcknowledge, delete: i})
+			}
+		case e.op == remove && !e.harmless:
+			add(e, forever, step{kind: stepDelete, delete: i})
+		}
+	}
+	return all
+}
+
+// register is Atlas as its clients are to see it through the service: one value for each org, which a create returns and
+// makes if there is none, and a delete unsets. Tokens are numbered in the order of their making, so a token that comes back
+// after its deletion is not taken for a new one.
+type register struct {
+	last int // the latest token that was returned
+	live bool
+}
+
+// strict is the register itself.
+var strict = porcupine.Model{
+	Init: func() any { return register{} },
+	Step: func(state, input, _ any) (bool, any) {
+		r, s := state.(register), input.(step)
+		if s.kind == stepDelete {
+			return true, register{last: r.last}
+		}
+		if r.live && s.generation == r.last || !r.live && s.generation > r.last {
+			return true, register{s.generation, true}
+		}
+		return false, r
+	},
+}
+
+// lenient is the register for callers of replicas of which one cannot reach Redis: until its delete is acknowledged, the
+// other replicas may go on handing out what it deletes.
+type lenient struct {
+	register
+
+	dying string // " delete:generation" for each delete that has taken effect and is not acknowledged
+}
+
+var whileDeleting = porcupine.Model{
+	Init: func() any { return lenient{} },
+	Step: func(state, input, _ any) (bool, any) {
+		l, s := state.(lenient), input.(step)
+		switch s.kind {
+		case stepDelete:
+			if l.live {
+				l.dying += fmt.Sprintf(" %d:%d", s.delete, l.last)
+			} else {
+				l.dying += fmt.Sprintf(" %d:0", s.delete)
+			}
+			l.live = false
+			return true, l
+		case stepAcknowledge:
+			mark, kept, found := fmt.Sprintf("%d:", s.delete), "", false
+			for _, word := range strings.Fields(l.dying) {
+				if strings.HasPrefix(word, mark) {
+					found = true
+				} else {
+					kept += " " + word
+				}
+			}
+			l.dying = kept
+			return found, l
+		}
+		if l.live && s.generation == l.last || !l.live && s.generation > l.last {
+			l.register = register{s.generation, true}
+			return true, l
+		}
+		for _, word := range strings.Fields(l.dying) {
+			if strings.HasSuffix(word, fmt.Sprintf(":%d", s.generation)) {
+				return true, l
+			}
+		}
+		return false, l
+	},
+}
+
+// illegal returns the orgs whose histories the model rejects, and those that took too long to decide.
+func (h history) illegal(model porcupine.Model, acknowledgements bool, patience time.Duration) (rejected, undecided []int) {
+	orgs := map[int]bool{}
+	for _, e := range h.events {
+		orgs[e.org] = true
+	}
+	for org := range orgs {
+		switch porcupine.CheckOperationsTimeout(model, h.operations(org, acknowledgements), patience) {
+		case porcupine.Illegal:
+			rejected = append(rejected, org)
+		case porcupine.Unknown:
+			undecided = append(undecided, org)
+		}
+	}
+	return rejected, undecided
+}

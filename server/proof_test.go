@@ -1,0 +1,153 @@
+package server_test
+
+import (
+	"flag"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+)
+
+// The proof that no deleted token is served: many callers create and delete at once through real servers, while Atlas and
+// Redis misbehave, and what they saw is checked against a register. See proof_history_test.go for what is promised when.
+var proofOperations = flag.Int("proof.operations", 60_000/slowdown, "operations of TestProof in all; for a long run give millions, and a -timeout")
+
+// proofRun is one kind of world and of trouble.
+type proofRun struct {
+	name     string
+	replicas int
+	ttl      time.Duration
+	stale    time.Duration
+	redis    bool
+	atlas    []emulator.Fault
+	l        traffic
+	// trouble goes on until the returned function is called.
+	trouble func(w *world) (stop func())
+	lenient bool
+}
+
+var proofRuns = []proofRun{
+	{name: "one replica, no memory", replicas: 1, atlas: slowAnswers},
+	{name: "three replicas, no memory, Atlas resets", replicas: 3, atlas: resets},
+	{name: "two replicas, no memory, callers cancel", replicas: 2, atlas: slowAnswers, l: traffic{impatient: .1}},
+	{name: "one replica, memory", replicas: 1, ttl: proofTTL, atlas: slowAnswers},
+	{name: "one replica, memory, Atlas fails", replicas: 1, ttl: proofTTL, stale: proofTTL, atlas: failures},
+	{name: "one replica, memory, Atlas resets", replicas: 1, ttl: proofTTL, atlas: resets},
+	{name: "one replica, memory, late effects", replicas: 1, ttl: proofTTL, stale: proofTTL, atlas: lateEffects},
+	{name: "one replica, memory, callers cancel", replicas: 1, ttl: proofTTL, atlas: slowAnswers, l: traffic{impatient: .1}},
+	{name: "two replicas, Redis", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers},
+	{name: "three replicas, Redis, Atlas fails", replicas: 3, ttl: proofTTL, stale: proofTTL, redis: true, atlas: failures},
+	{name: "three replicas, Redis, Atlas resets", replicas: 3, ttl: proofTTL, redis: true, atlas: resets},
+	{name: "two replicas, Redis, late effects", replicas: 2, ttl: proofTTL, redis: true, atlas: lateEffects},
+	{name: "two replicas, Redis, callers cancel", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, l: traffic{impatient: .1}},
+	{name: "two replicas, Redis hangs", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: hangingRedis},
+	{name: "two replicas, Redis slow", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: slowRedis},
+	{name: "two replicas, one cut off", replicas: 2, ttl: proofTTL, stale: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: cutOff},
+	{name: "three replicas, Redis restarts empty", replicas: 3, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: restartingRedis},
+}
+
+func TestProof(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a minute")
+	}
+	for _, run := range proofRuns {
+		t.Run(run.name, func(t *testing.T) {
+			t.Parallel()
+			l := run.l
+			l.operations, l.clients, l.deletes, l.fresh = *proofOperations/len(proofRuns), 16, .06, .1
+			s := setup{replicas: run.replicas, orgs: max(1, l.operations/250), ttl: run.ttl, stale: run.stale}
+			if run.redis {
+				s.redis = redistest.Start(t)
+			}
+			w := newWorld(t, s)
+			stopWeather := w.weather(run.atlas...)
+			stopTrouble := func() {}
+			if run.trouble != nil {
+				stopTrouble = run.trouble(w)
+			}
+			h := w.run(t, l)
+			stopTrouble()
+			stopWeather()
+			h.check(t, run.lenient)
+			t.Logf("%d operations, %s", len(h.events), w.requests())
+		})
+	}
+}
+
+// check fails the test if the history is not legal.
+func (h history) check(t *testing.T, lenient bool) {
+	t.Helper()
+	if err := h.served(); err != nil {
+		t.Error(err)
+	}
+	if n := h.violations(); n > 0 {
+		t.Errorf("%d creates returned a token that was minted before a delete that was acknowledged before them", n)
+	}
+	model := strict
+	if lenient {
+		model = whileDeleting
+	}
+	rejected, undecided := h.illegal(model, lenient, time.Minute)
+	if len(rejected)+len(undecided) > 0 {
+		t.Errorf("illegal in orgs %v, undecided in %v", rejected, undecided)
+	}
+	creates, deletes, failed := 0, 0, 0
+	for _, e := range h.events {
+		switch {
+		case !e.ok:
+			failed++
+		case e.op == create:
+			creates++
+		default:
+			deletes++
+		}
+	}
+	if creates < len(h.events)/3 || deletes == 0 {
+		t.Errorf("of %d operations %d creates and %d deletes went well, %d failed: that proves little", len(h.events), creates, deletes, failed)
+	}
+}
+
+// every does what it is given by turns, until the returned function is called. That ends with the last of them.
+func every(d time.Duration, turns ...func()) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer turns[len(turns)-1]()
+		for i := 0; ; i++ {
+			select {
+			case <-time.After(d):
+				turns[i%len(turns)]()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
+}
+
+func hangingRedis(w *world) func() {
+	return every(150*time.Millisecond, w.redis.Pause, w.redis.Resume)
+}
+
+func slowRedis(w *world) func() {
+	delay := func(d time.Duration) func() {
+		return func() {
+			for i, r := range w.replicas {
+				r.proxy.Delay(d * time.Duration(i+1))
+			}
+		}
+	}
+	return every(100*time.Millisecond, delay(5*time.Millisecond), delay(30*time.Millisecond), delay(0))
+}
+
+func cutOff(w *world) func() {
+	return every(200*time.Millisecond, w.replicas[0].proxy.Cut, w.replicas[0].proxy.Mend)
+}
+
+func restartingRedis(w *world) func() {
+	return every(300*time.Millisecond, w.redis.Restart)
+}

@@ -1,0 +1,233 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+)
+
+// The times of a world, short so that much happens in little time. What Atlas carries out late it carries out within the
+// settle time.
+const (
+	proofAtlasTimeout = 150 * time.Millisecond
+	proofCeiling      = 2 * time.Second
+	proofSettle       = 400 * time.Millisecond
+	proofTTL          = 300 * time.Millisecond
+)
+
+// setup is what a world is made of.
+type setup struct {
+	replicas int
+	orgs     int
+	ttl      time.Duration
+	stale    time.Duration
+	redis    *redistest.Server // nil: none
+	// cache, if set, makes a replica's cache in place of the real one.
+	cache func(t *testing.T, replica int) server.Cache
+}
+
+// world is an Atlas, replicas of the service, and callers with two credentials for each org.
+type world struct {
+	setup
+
+	atlas    *emulator.Emulator
+	jwts     [][2]string // by org
+	replicas []*proofReplica
+	began    time.Time
+}
+
+// proofReplica is one server with its way to Redis.
+type proofReplica struct {
+	*service
+
+	proxy   *redistest.Proxy // nil without Redis
+	callers [2]caller        // gRPC and REST
+}
+
+func newWorld(t *testing.T, s setup) *world {
+	t.Helper()
+	em, err := emulator.Start(emulator.Config{Orgs: s.orgs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	w := &world{setup: s, atlas: em, began: time.Now()}
+	for _, org := range em.Orgs() {
+		w.jwts = append(w.jwts, [2]string{org.JWT(), org.JWT()})
+	}
+	for i := range s.replicas {
+		w.replicas = append(w.replicas, w.newReplica(t, i))
+	}
+	return w
+}
+
+func (w *world) newReplica(t *testing.T, i int) *proofReplica {
+	t.Helper()
+	r := &proofReplica{}
+	r.service = startServiceWith(t, plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
+		c.Logger = slog.New(slog.DiscardHandler)
+		c.CallCeiling = proofCeiling
+		c.DrainTimeout = proofCeiling
+		c.Cache = tokencache.Config{TTL: w.ttl, StaleIfError: w.stale, SettleTime: proofSettle}
+		if w.redis != nil {
+			r.proxy = w.redis.NewProxy()
+			c.Cache.Redis = &tokencache.RedisConfig{URL: r.proxy.URL()}
+		}
+		if w.cache != nil {
+			c.Cache = tokencache.Config{}
+			c.SetCache(w.cache(t, i))
+		}
+		a.Timeout = proofAtlasTimeout
+	})
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
+	r.callers = [2]caller{r.grpcCaller(t), restCaller{base: "http://" + r.HTTPAddr().String(), client: &http.Client{Transport: transport}}}
+	return r
+}
+
+// traffic is what the callers do.
+type traffic struct {
+	operations int
+	clients    int
+	deletes    float64 // of all operations
+	fresh      float64 // of the creates
+	impatient  float64 // of the operations: given up after a few milliseconds
+}
+
+// run has the callers call, and returns what they saw. Each org is used for a stretch of the run, by all callers at once.
+func (w *world) run(t *testing.T, l traffic) history {
+	t.Helper()
+	var (
+		wg     sync.WaitGroup
+		each   = l.operations / l.clients
+		events = make([][]event, l.clients)
+	)
+	for client := range l.clients {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(client), 1)) //nolint:gosec // repeatable on purpose
+			for i := range each {
+				events[client] = append(events[client], w.call(client, i*w.orgs/each, random, l))
+			}
+		})
+	}
+	wg.Wait()
+	var all []event
+	for _, some := range events {
+		all = append(all, some...)
+	}
+	return newHistory(all, w.atlas)
+}
+
+// call makes one call of a random replica, over a random transport.
+func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
+	e := event{client: client, org: org, op: create}
+	headers := []string{"authorization", "JWT " + w.jwts[org][random.IntN(2)]}
+	switch dice := random.Float64(); {
+	case dice < l.deletes:
+		e.op = remove
+	case dice < l.deletes+(1-l.deletes)*l.fresh:
+		headers = append(headers, "cache-control", "no-cache")
+	}
+	patience := proofCeiling
+	if random.Float64() < l.impatient {
+		patience = time.Duration(5+random.IntN(20)) * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	through := w.replicas[random.IntN(len(w.replicas))].callers[random.IntN(2)]
+
+	e.callTick, e.call = w.atlas.Tick(), int64(time.Since(w.began))
+	out := through.call(ctx, e.op, headers...)
+	e.answer, e.ended = int64(time.Since(w.began)), w.atlas.Tick()
+	e.ok, e.token = out.Code == codes.OK, out.Token
+	e.harmless = isHarmless(out)
+	return e
+}
+
+// isHarmless reports whether a call that failed says of itself that Atlas did nothing. Whatever else failed may have.
+func isHarmless(out outcome) bool {
+	switch out.Reason {
+	case "ATLAS_RATE_LIMITED", "ATLAS_CONFLICT", "ATLAS_FORBIDDEN", "CREDENTIAL_REJECTED", "OVERLOADED":
+		return true
+	case "ATLAS_UNREACHABLE":
+		return out.Metadata["outcome"] == ""
+	}
+	return false
+}
+
+// weather keeps faults in force at Atlas, other ones every few milliseconds, until stop is called.
+func (w *world) weather(faults ...emulator.Fault) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		random := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // repeatable on purpose
+		for {
+			removers := []func(){}
+			for _, fault := range faults {
+				if random.IntN(2) == 0 {
+					removers = append(removers, w.atlas.Inject(fault))
+				}
+			}
+			select {
+			case <-time.After(time.Duration(2+random.IntN(10)) * time.Millisecond):
+			case <-done:
+			}
+			for _, remove := range removers {
+				remove()
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	return func() {
+		close(done)
+		wg.Wait()
+	}
+}
+
+// Faults of Atlas, of which each run has some.
+var (
+	slowAnswers = []emulator.Fault{
+		{On: emulator.Create, Delay: 3 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Create, Delay: 2 * time.Millisecond},
+		{On: emulator.Delete, Delay: 3 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Delete, Delay: 2 * time.Millisecond},
+	}
+	resets = append([]emulator.Fault{
+		{On: emulator.Create, Times: 2, Drop: emulator.ResetConnection, AfterEffect: true},
+		{On: emulator.Delete, Times: 1, Drop: emulator.ResetConnection, AfterEffect: true},
+		{On: emulator.Create, Times: 1, Shape: emulator.Reset},
+	}, slowAnswers...)
+	failures = append([]emulator.Fault{
+		{On: emulator.Create, Times: 2, Status: 503},
+		{On: emulator.Delete, Times: 1, Status: 500, AfterEffect: true},
+		{On: emulator.Delete, Times: 1, Status: 429},
+		{On: emulator.Create, Times: 1, Status: 401},
+	}, slowAnswers...)
+	// A delete that takes effect when its caller has long gone.
+	lateEffects = append([]emulator.Fault{
+		{On: emulator.Delete, Times: 1, Delay: proofAtlasTimeout + 50*time.Millisecond, EvenIfGone: true},
+		{On: emulator.Create, Times: 1, Delay: proofAtlasTimeout + 50*time.Millisecond, EvenIfGone: true},
+	}, slowAnswers...)
+)
+
+// requests says what Atlas was asked, for the record of a run.
+func (w *world) requests() string {
+	return fmt.Sprintf("%d creates and %d deletes at Atlas, %d tokens", w.atlas.Calls(emulator.Create), w.atlas.Calls(emulator.Delete), w.atlas.Minted())
+}
