@@ -1,0 +1,235 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+)
+
+// remembering makes a server remember tokens for so long.
+func remembering(ttl time.Duration) func(*server.Config, *atlas.Config) {
+	return func(c *server.Config, _ *atlas.Config) { c.Cache = tokencache.Config{TTL: ttl} }
+}
+
+// started runs a call in the background.
+func started(ctx context.Context, c caller, op operation, headers ...string) <-chan outcome {
+	done := make(chan outcome, 1)
+	go func() { done <- c.call(ctx, op, headers...) }()
+	return done
+}
+
+// TestThousandCallersOneCredential: all of them cost Atlas two calls, the one in flight and the next.
+func TestThousandCallersOneCredential(t *testing.T) {
+	s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
+	callers, jwt := s.callers(t), credential(s.atlas)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	gate := s.atlas.Hold(emulator.Create)
+	defer gate.Release()
+	first := started(ctx, callers["gRPC"], create, jwt...)
+	if err := gate.Wait(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	var (
+		wg        sync.WaitGroup
+		collapsed sync.Map
+	)
+	for i := range manyCallers {
+		c := callers[[]string{"gRPC", "REST"}[i%2]]
+		wg.Go(func() {
+			got := c.call(ctx, create, jwt...)
+			if got.Code != codes.OK || got.Token == "" {
+				t.Errorf("got %v %s", got.Code, got.Message)
+			}
+			collapsed.Store(i, got.header("cache-status"))
+		})
+	}
+	eventually(t, func() bool { return strings.Contains(s.metrics(t), fmt.Sprintf("tokend_calls_in_progress %d", manyCallers+1)) }, "not all calls are in progress")
+	gate.Release()
+	wantCreated.check(t, <-first)
+	wg.Wait()
+	if n := s.atlas.Calls(emulator.Create); n != 2 {
+		t.Errorf("%d calls of Atlas for %d callers, want 2", n, manyCallers+1)
+	}
+	alone := 0
+	collapsed.Range(func(_, status any) bool {
+		switch status {
+		case "tokend; fwd=miss":
+			alone++
+		case "tokend; fwd=miss; collapsed":
+		default:
+			t.Errorf("cache-status is %q", status)
+		}
+		return true
+	})
+	if alone != 1 {
+		t.Errorf("%d calls were not collapsed, want 1", alone)
+	}
+}
+
+// TestThousandCredentials: while Atlas does not answer for one, it answers for all others.
+func TestThousandCredentials(t *testing.T) {
+	s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
+	callers := s.callers(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	gate := s.atlas.Hold(emulator.Create)
+	defer gate.Release()
+	stuck := started(ctx, callers["gRPC"], create, credential(s.atlas)...)
+	if err := gate.Wait(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range manyCallers {
+		jwt := "JWT " + s.atlas.Org(i%2).JWT() // another one each time
+		c := callers[[]string{"gRPC", "REST"}[i%2]]
+		wg.Go(func() {
+			if got := c.call(ctx, create, "authorization", jwt); got.Code != codes.OK {
+				t.Errorf("got %v %s", got.Code, got.Message)
+			}
+		})
+	}
+	// The gate lets the oldest go first, so that one waits again and again: it is the newest that have to pass.
+	if err := gate.Wait(ctx, 100); err != nil {
+		t.Fatal(err)
+	}
+	gate.Release()
+	wg.Wait()
+	wantCreated.check(t, <-stuck)
+	if n := s.atlas.Counters().Peak[emulator.Create]; n < 100 {
+		t.Errorf("at most %d calls of Atlas at once", n)
+	}
+}
+
+// TestFault53LastWaiter: a shared call ends with the last of its callers, and not before.
+func TestFault53LastWaiter(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		jwt := credential(s.atlas)
+		gate := s.atlas.Hold(emulator.Create)
+		defer gate.Release()
+		before := s.atlas.Counters().Statuses[emulator.Create][0]
+		first := started(testContext(t), c, create, jwt...)
+		if err := gate.Wait(testContext(t), 1); err != nil {
+			t.Fatal(err)
+		}
+		one, leaveOne := context.WithCancel(testContext(t))
+		two, leaveTwo := context.WithCancel(testContext(t))
+		defer leaveTwo()
+		gone, stays := started(one, c, create, jwt...), started(two, c, create, jwt...)
+		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_calls_in_progress 3") }, "not all calls are in progress")
+		gate.Pass(1)
+		wantCreated.check(t, <-first)
+		if err := gate.Wait(testContext(t), 1); err != nil { // the flight of the two
+			t.Fatal(err)
+		}
+		leaveOne()
+		<-gone
+		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_calls_in_progress 1") }, "the first of the two is still there")
+		if gate.Held() != 1 {
+			t.Error("the call to Atlas ended with the first of its callers")
+		}
+		leaveTwo()
+		<-stays
+		eventually(t, func() bool { return s.atlas.Counters().Statuses[emulator.Create][0] == before+1 }, "the call to Atlas goes on after its last caller has left")
+	})
+}
+
+// TestFault53DeleteSent: a delete that has been sent invalidates what is remembered, also if its caller does not wait.
+func TestFault53DeleteSent(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		jwt := credential(s.atlas)
+		old := c.call(testContext(t), create, jwt...)
+		wantCreated.check(t, old)
+		if got := c.call(testContext(t), create, jwt...); got.Token != old.Token || !strings.HasPrefix(got.header("cache-status"), "tokend; hit; ttl=") || got.header("age") == "" {
+			t.Fatalf("nothing is remembered: %v", got.Header)
+		}
+		gate := s.atlas.HoldAnswer(emulator.Delete)
+		defer gate.Release()
+		ctx, cancel := context.WithCancel(t.Context())
+		deleting := started(ctx, c, remove, jwt...)
+		if err := gate.Wait(testContext(t), 1); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		<-deleting
+		got := c.call(testContext(t), create, jwt...)
+		wantCreated.check(t, got)
+		if got.Token == old.Token || got.header("cache-status") != "tokend; fwd=miss" {
+			t.Errorf("after the delete: the same token: %v, cache-status %q", got.Token == old.Token, got.header("cache-status"))
+		}
+	}, remembering(time.Minute))
+}
+
+// TestCacheHeaders: what is remembered is said to be, a caller can do without it, and Atlas's refusal ends it.
+func TestCacheHeaders(t *testing.T) {
+	matrix(t, func(t *testing.T, s *service, c caller) {
+		jwt := []string{"authorization", "JWT " + s.atlas.Org(0).JWT()}
+		for _, step := range []struct{ control, status string }{
+			{"", "tokend; fwd=miss"},
+			{"max-age=0, No-Cache", "tokend; fwd=request"},
+			{"no-cache-please", "tokend; hit; ttl="},
+			{"", "tokend; hit; ttl="},
+		} {
+			headers := jwt
+			if step.control != "" {
+				headers = append(headers[:2:2], "cache-control", step.control)
+			}
+			got := c.call(testContext(t), create, headers...)
+			wantCreated.check(t, got)
+			if !strings.HasPrefix(got.header("cache-status"), step.status) || (got.header("age") != "") != strings.Contains(step.status, "hit") {
+				t.Errorf("%q: cache-status %q, age %q", step.control, got.header("cache-status"), got.header("age"))
+			}
+		}
+		remove := s.atlas.Inject(emulator.Fault{On: emulator.Create, Status: 401, Times: 1})
+		defer remove()
+		if got := c.call(testContext(t), create, append(jwt[:2:2], "cache-control", "no-cache")...); got.Reason != "CREDENTIAL_REJECTED" || got.header("cache-status") != "tokend; fwd=request" {
+			t.Errorf("%+v", got)
+		}
+		if got := c.call(testContext(t), create, jwt...); got.header("cache-status") != "tokend; fwd=miss" {
+			t.Errorf("after a 401: cache-status %q", got.header("cache-status"))
+		}
+	}, remembering(time.Minute))
+}
+
+// TestFault61DeleteHereCreateThere: either order while they overlap; after the delete's answer never the old token.
+func TestFault61DeleteHereCreateThere(t *testing.T) {
+	w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t)})
+	jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
+	for _, transport := range []int{0, 1} {
+		here, there := w.replicas[0].callers[transport], w.replicas[1].callers[1-transport]
+		for _, hold := range []func(emulator.Operation) *emulator.Gate{w.atlas.Hold, w.atlas.HoldAnswer} {
+			var old outcome
+			eventually(t, func() bool {
+				wantCreated.check(t, here.call(testContext(t), create, jwt...))
+				old = there.call(testContext(t), create, jwt...)
+				return strings.Contains(old.header("cache-status"), "; hit")
+			}, "the replicas do not share what they remember")
+			gate := hold(emulator.Delete)
+			deleting := started(testContext(t), here, remove, jwt...)
+			if err := gate.Wait(testContext(t), 1); err != nil {
+				t.Fatal(err)
+			}
+			if got := there.call(testContext(t), create, jwt...); got.Code != codes.OK || strings.Contains(got.header("cache-status"), "hit") {
+				t.Errorf("meanwhile: %v, cache-status %q", got.Code, got.header("cache-status"))
+			}
+			gate.Release()
+			wantDeleted.check(t, <-deleting)
+			for _, c := range []caller{here, there} {
+				if got := c.call(testContext(t), create, jwt...); got.Code != codes.OK || got.Token == old.Token {
+					t.Errorf("after the delete: %v, the old token: %v", got.Code, got.Token == old.Token)
+				}
+			}
+		}
+	}
+}
