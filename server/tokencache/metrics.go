@@ -36,7 +36,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"reason"}),
 		redis: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokend_cache_redis_operations_total",
-			Help: "Operations on Redis, by outcome: ok, failed (an error, or slower than 50 ms), skipped (Redis has failed too often just before).",
+			Help: "Operations on Redis, by outcome: ok, failed (an error, or no answer in time), skipped (Redis has failed too often just before).",
 		}, []string{"operation", "outcome"}),
 	}
 	for _, v := range []string{answeredHit, answeredStale, answeredMiss, answeredCollapsed} {
