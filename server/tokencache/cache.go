@@ -56,6 +56,8 @@ const (
 	defaultMaxTokens   = 10_000
 	defaultCallTimeout = 30 * time.Second
 	defaultSettleTime  = 30 * time.Second
+
+	maxDuration = 366 * 24 * time.Hour // so that no sum of some overflows
 )
 
 func (c *Config) setDefaults() {
@@ -84,6 +86,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if c.TTL < 0 || c.StaleIfError < 0 || c.MaxTokens < 0 || c.CallTimeout < 0 || c.SettleTime < 0 {
 		errs = append(errs, errors.New("a duration or bound is negative"))
+	}
+	if max(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) > maxDuration {
+		errs = append(errs, errors.New("a duration is more than a year"))
 	}
 	if c.TTL == 0 && c.Redis != nil {
 		errs = append(errs, ErrRedisWithoutTTL)
