@@ -106,7 +106,7 @@ func TestAnErrorOfRedisIsNotQuoted(t *testing.T) {
 	r, book := newReplicaWith(t, newWorld(), RedisConfig{
 		URL: "redis://" + l.Addr().String(), Password: func() string { return "planted-password" },
 	})
-	r.eventually("nobody is told", func() bool { return strings.Contains(book.String(), "it answers ERR") })
+	r.eventually("nobody is told", func() bool { return strings.Contains(book.String(), "it answers with an error") })
 	if err := r.Check(); err == nil || strings.Contains(err.Error()+book.String(), "planted") {
 		t.Error("the password is in the log")
 	}
