@@ -22,6 +22,13 @@ func remembering(ttl time.Duration) func(*server.Config, *atlas.Config) {
 	return func(c *server.Config, _ *atlas.Config) { c.Cache = tokencache.Config{TTL: ttl} }
 }
 
+// metrics is what /metrics says.
+func (s *service) metrics(t *testing.T) string {
+	t.Helper()
+	_, body := s.get(t, "/metrics")
+	return body
+}
+
 // started runs a call in the background.
 func started(ctx context.Context, c caller, op operation, headers ...string) <-chan outcome {
 	done := make(chan outcome, 1)
@@ -55,7 +62,7 @@ func TestThousandCallersOneCredential(t *testing.T) {
 			collapsed.Store(i, got.header("cache-status"))
 		})
 	}
-	eventually(t, func() bool { return strings.Contains(s.metrics(t), fmt.Sprintf("tokend_calls_in_progress %d", manyCallers+1)) }, "not all calls are in progress")
+	eventually(t, func() bool { return strings.Contains(s.metrics(t), fmt.Sprintf("tokend_cache_creates_waiting %d\n", manyCallers+1)) }, "not all calls are in progress")
 	gate.Release()
 	wantCreated.check(t, <-first)
 	wg.Wait()
@@ -127,7 +134,7 @@ func TestFault53LastWaiter(t *testing.T) {
 		two, leaveTwo := context.WithCancel(testContext(t))
 		defer leaveTwo()
 		gone, stays := started(one, c, create, jwt...), started(two, c, create, jwt...)
-		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_calls_in_progress 3") }, "not all calls are in progress")
+		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_cache_creates_waiting 3\n") }, "not all calls are in progress")
 		gate.Pass(1)
 		wantCreated.check(t, <-first)
 		if err := gate.Wait(testContext(t), 1); err != nil { // the flight of the two
@@ -135,7 +142,7 @@ func TestFault53LastWaiter(t *testing.T) {
 		}
 		leaveOne()
 		<-gone
-		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_calls_in_progress 1") }, "the first of the two is still there")
+		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_cache_creates_waiting 1\n") }, "the first of the two is still there")
 		if gate.Held() != 1 {
 			t.Error("the call to Atlas ended with the first of its callers")
 		}

@@ -41,7 +41,7 @@ type Config struct {
 	// Redis is where replicas remember together. If nil, this process remembers by itself, which is right for one
 	// replica only: another would go on handing out what was deleted here.
 	Redis *RedisConfig
-	// CallTimeout bounds a shared call. Default 30 s. It should not be less than the time that a caller may take.
+	// CallTimeout bounds a shared call, and a delete. Default 30 s. It should not be less than the time that a caller may take.
 	CallTimeout time.Duration
 	// SettleTime is how long nothing is remembered for an org after a delete whose outcome nobody knows, since Atlas may
 	// still carry it out. Default 30 s.
@@ -56,6 +56,8 @@ const (
 	defaultMaxTokens   = 10_000
 	defaultCallTimeout = 30 * time.Second
 	defaultSettleTime  = 30 * time.Second
+
+	maxDuration = 366 * 24 * time.Hour // so that no sum of some overflows
 )
 
 func (c *Config) setDefaults() {
@@ -85,6 +87,9 @@ func (c Config) Validate() error {
 	if c.TTL < 0 || c.StaleIfError < 0 || c.MaxTokens < 0 || c.CallTimeout < 0 || c.SettleTime < 0 {
 		errs = append(errs, errors.New("a duration or bound is negative"))
 	}
+	if max(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) > maxDuration {
+		errs = append(errs, errors.New("a duration is more than a year"))
+	}
 	if c.TTL == 0 && c.Redis != nil {
 		errs = append(errs, ErrRedisWithoutTTL)
 	}
@@ -112,11 +117,12 @@ func New(cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	m, err := newMetrics(cfg.Registerer)
+	flights := newFlights(cfg.CallTimeout)
+	m, err := newMetrics(cfg.Registerer, flights.waiting.Load)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{hashKey: make([]byte, 32), flights: newFlights(cfg.CallTimeout), metrics: m}
+	c := &Cache{hashKey: make([]byte, 32), flights: flights, metrics: m}
 	_, _ = rand.Read(c.hashKey) // never fails
 	switch {
 	case cfg.Redis != nil:
@@ -270,12 +276,10 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 			_ = held.end(ctx, end)
 		}
 	}()
-	jwt, err := send(ctx)
-	end = ended{
-		done: true, ok: err == nil, unknown: outcomeUnknown(err),
-		// A profile's secret may have been replaced by one of another org since.
-		everything: err == nil && jwt.UnverifiedClaims().OrgID != cred.Org,
-	}
+	jwt, err := c.send(ctx, send)
+	end = ended{done: true, ok: err == nil, unknown: outcomeUnknown(err)}
+	// A profile's secret may have been replaced by one of another org since.
+	end.everything = (end.ok || end.unknown) && jwt.UnverifiedClaims().OrgID != cred.Org
 	settled := held.end(ctx, end)
 	if isRefusal(err) {
 		c.store.drop(ctx, cred.key(c.hashKey), cred)
@@ -284,6 +288,13 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 		return err
 	}
 	return settled
+}
+
+// send bounds a delete, because the fence is not held for ever.
+func (c *Cache) send(ctx context.Context, send func(context.Context) (atlas.JWT, error)) (atlas.JWT, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.flights.timeout)
+	defer cancel()
+	return send(ctx)
 }
 
 // outcomeUnknown reports whether a delete that failed may still take effect.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +15,7 @@ type flights struct {
 	ctx     context.Context // of all flights
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
+	waiting atomic.Int64 // callers aboard of any flight
 
 	mu    sync.Mutex
 	lines map[key]*line // guarded by mu; one for each credential with a flight in the air
@@ -54,10 +56,15 @@ func newFlights(timeout time.Duration) *flights {
 // join takes the next flight for k and returns what its call returns, or ctx's error. The first aboard brings the call; it
 // runs in a context of its own, which ends when nobody is aboard any more.
 func (f *flights) join(ctx context.Context, k key, fresh bool, call func(context.Context, bool) (Result, error)) (Result, error) {
+	if err := ctx.Err(); err != nil { // nothing is begun for a caller who has gone
+		return Result{Status: Status{Forward: ForwardMiss}}, err
+	}
 	fl, collapsed, err := f.board(k, fresh, call)
 	if err != nil {
 		return Result{}, err
 	}
+	f.waiting.Add(1)
+	defer f.waiting.Add(-1)
 	select {
 	case <-fl.landed:
 	case <-ctx.Done():
@@ -84,7 +91,7 @@ func (f *flights) board(k key, fresh bool, call func(context.Context, bool) (Res
 		l = &line{flying: newFlight(call)}
 		f.lines[k] = l
 		fl = l.flying
-		f.work.Go(func() { f.run(k, l) })
+		f.work.Go(func() { f.fly(k, l, fl) })
 	case l.boarding == nil:
 		l.boarding = newFlight(call)
 		fl = l.boarding
@@ -115,16 +122,13 @@ func (f *flights) leave(k key, fl *flight) {
 	}
 }
 
-// run flies a line's flights one after the other, until nobody waits.
-func (f *flights) run(k key, l *line) {
-	for fl := l.flying; fl != nil; {
-		fresh := f.takeOff(fl)
-		func() {
-			defer fl.cancel()
-			fl.result, fl.err, fl.panics = protect(func() (Result, error) { return fl.call(fl.ctx, fresh) })
-		}()
-		fl = f.land(k, l, fl)
-	}
+// fly is one flight. It lands whatever call does, also if that ends the goroutine.
+func (f *flights) fly(k key, l *line, fl *flight) {
+	defer f.land(k, l, fl)
+	fresh := f.takeOff(fl)
+	defer fl.cancel()
+	fl.panics = errGoexit
+	fl.result, fl.err, fl.panics = protect(func() (Result, error) { return fl.call(fl.ctx, fresh) })
 }
 
 func (f *flights) takeOff(fl *flight) (fresh bool) {
@@ -137,31 +141,24 @@ func (f *flights) takeOff(fl *flight) (fresh bool) {
 	return fl.fresh
 }
 
-// land tells everybody aboard, and makes the next flight the one in the air.
-func (f *flights) land(k key, l *line, fl *flight) (next *flight) {
+// land tells everybody aboard, and lets the next flight take off.
+func (f *flights) land(k key, l *line, fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	l.flying, l.boarding = l.boarding, nil
-	if l.flying == nil {
+	next := l.boarding
+	l.flying, l.boarding = next, nil
+	if next == nil {
 		delete(f.lines, k)
+	} else {
+		f.work.Go(func() { f.fly(k, l, next) })
 	}
 	close(fl.landed)
-	return l.flying
 }
 
 // protect runs call and returns what it panics with, since a panic would end the process: nobody is above this goroutine.
 func protect(call func() (Result, error)) (result Result, err error, panics any) { //nolint:revive // three outcomes in their order
-	returned := false
-	defer func() {
-		if returned {
-			return
-		}
-		if panics = recover(); panics == nil {
-			panics = errGoexit
-		}
-	}()
+	defer func() { panics = recover() }()
 	result, err = call()
-	returned = true
 	return result, err, nil
 }
 

@@ -24,12 +24,11 @@ type memory struct {
 	idle   list.List           // guarded by mu; *fence with neither tokens nor deletes, the one idle longest first
 	tokens map[key]*remembered // guarded by mu
 	oldest list.List           // guarded by mu; *remembered, the oldest first
-	sweep  *time.Timer         // guarded by mu; forgets what has expired
 }
 
 // fence is that of one org.
 type fence struct {
-	org       string
+	name      string
 	moved     uint64    // when it last moved
 	deletes   int       // in progress
 	heldUntil time.Time // after a delete whose outcome nobody knows
@@ -42,12 +41,15 @@ func (f *fence) held(now time.Time) bool { return f.deletes > 0 || now.Before(f.
 // remembered is one token, under one credential.
 type remembered struct {
 	key   key
+	org   string
 	fence *fence
 	token atlas.Token
 	since time.Time // Atlas was asked
 	fresh time.Time // a hit until then
 	until time.Time // kept until then
 	order *list.Element
+
+	expiry *time.Timer // forgets it
 }
 
 func newMemory(cfg Config) *memory {
@@ -57,30 +59,30 @@ func newMemory(cfg Config) *memory {
 	}
 }
 
-func (m *memory) look(_ context.Context, k key, _ Credential) (found, view) {
+func (m *memory) look(_ context.Context, k key, cred Credential) (found, view) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := view{at: now, seq: m.seq}
 	r := m.tokens[k]
-	if r == nil || !now.Before(r.until) {
+	if r == nil || r.org != cred.Org || !now.Before(r.until) {
+		f := m.orgs[fenceName(cred.Org)]
+		v.valid = !m.all.held(now) && (f == nil || !f.held(now))
 		return found{}, v
 	}
+	v.valid = true // while a fence is held, nothing is behind it
 	return found{r.token, now.Sub(r.since), r.fresh.Sub(now)}, v
 }
 
 func (m *memory) fill(_ context.Context, v view, k key, cred Credential, token atlas.Token, life time.Duration) {
 	now := time.Now()
-	r := &remembered{key: k, token: token, since: v.at}
+	r := &remembered{key: k, org: cred.Org, token: token, since: v.at}
 	r.fresh = earliest(v.at.Add(m.ttl), now.Add(life))
 	r.until = earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.orgs[cred.Org]
-	if f == nil {
-		f = &fence{org: cred.Org, tokens: map[key]*remembered{}}
-	}
-	if m.closed || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
+	f := m.fence(cred.Org)
+	if m.closed || !v.valid || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
 		return
 	}
 	if f.contradicts(token, now) {
@@ -92,15 +94,28 @@ func (m *memory) fill(_ context.Context, v view, k key, cred Credential, token a
 	for len(m.tokens) > m.maxTokens {
 		m.forget(m.oldest.Front().Value.(*remembered).key)
 	}
-	m.schedule(now)
+	r.expiry = time.AfterFunc(r.until.Sub(now), func() { m.expire(r) }) // also if nobody asks for it any more
+}
+
+// fenceName stands for an org: what a JWT that nobody has verified says may be of any length.
+func fenceName(org string) string { return publicID("org", org) }
+
+// fence returns the fence of an org, which may be a new one that is not filed. The caller holds mu.
+func (m *memory) fence(org string) *fence {
+	name := fenceName(org)
+	if f := m.orgs[name]; f != nil {
+		return f
+	}
+	return &fence{name: name, tokens: map[key]*remembered{}}
 }
 
 // contradicts reports whether another token is remembered for the org. Then somebody has deleted that one behind our back,
-// at Atlas itself, or this one is the older: nobody knows which, so neither is kept.
+// at Atlas itself, or this one is the older: nobody knows which, so neither is kept. So all that are there are the same,
+// and the first speaks for them.
 func (f *fence) contradicts(token atlas.Token, now time.Time) bool {
 	for _, other := range f.tokens {
-		if other.token != token && now.Before(other.until) {
-			return true
+		if now.Before(other.until) {
+			return other.token != token
 		}
 	}
 	return false
@@ -126,10 +141,21 @@ func (m *memory) forget(k key) {
 	if r == nil {
 		return
 	}
+	if r.expiry != nil {
+		r.expiry.Stop()
+	}
 	m.oldest.Remove(r.order)
 	delete(m.tokens, k)
 	delete(r.fence.tokens, k)
 	m.file(r.fence)
+}
+
+func (m *memory) expire(r *remembered) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tokens[r.key] == r {
+		m.forget(r.key)
+	}
 }
 
 // file keeps a fence among the idle ones if it is idle, and bounds those: the one idle longest gives way to the fence of
@@ -138,7 +164,7 @@ func (m *memory) file(f *fence) {
 	if f == &m.all {
 		return
 	}
-	m.orgs[f.org] = f
+	m.orgs[f.name] = f
 	if f.idle != nil {
 		m.idle.Remove(f.idle)
 		f.idle = nil
@@ -148,7 +174,7 @@ func (m *memory) file(f *fence) {
 	}
 	for m.idle.Len() > m.maxTokens {
 		gone := m.idle.Remove(m.idle.Front()).(*fence)
-		delete(m.orgs, gone.org)
+		delete(m.orgs, gone.name)
 		m.all.moved = max(m.all.moved, gone.moved)
 		if gone.heldUntil.After(m.all.heldUntil) {
 			m.all.heldUntil = gone.heldUntil
@@ -181,9 +207,7 @@ func (m *memory) hold(_ context.Context, org string) hold {
 	defer m.mu.Unlock()
 	f := &m.all
 	if org != "" {
-		if f = m.orgs[org]; f == nil {
-			f = &fence{org: org, tokens: map[key]*remembered{}}
-		}
+		f = m.fence(org)
 	}
 	f.deletes++
 	m.move(f)
@@ -200,34 +224,19 @@ func (h *memoryHold) end(_ context.Context, e ended) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.fence.deletes--
-	if e.unknown {
-		h.fence.heldUntil = time.Now().Add(m.settle)
-	}
-	m.move(h.fence)
+	m.moveAfter(h.fence, e)
 	if e.everything {
-		m.move(&m.all)
+		m.moveAfter(&m.all, e)
 	}
 	return nil
 }
 
-// schedule sees to it that what has expired is forgotten, also if nobody asks for it any more. The caller holds mu.
-func (m *memory) schedule(now time.Time) {
-	if m.sweep != nil || m.oldest.Len() == 0 {
-		return
+// moveAfter moves a fence after a delete. The caller holds mu.
+func (m *memory) moveAfter(f *fence, e ended) {
+	if e.unknown {
+		f.heldUntil = time.Now().Add(m.settle)
 	}
-	m.sweep = time.AfterFunc(m.oldest.Front().Value.(*remembered).until.Sub(now), func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.sweep = nil
-		if m.closed {
-			return
-		}
-		now := time.Now()
-		for e := m.oldest.Front(); e != nil && !now.Before(e.Value.(*remembered).until); e = m.oldest.Front() {
-			m.forget(e.Value.(*remembered).key)
-		}
-		m.schedule(now)
-	})
+	m.move(f)
 }
 
 func (m *memory) check() error { return nil }
@@ -236,8 +245,5 @@ func (m *memory) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	if m.sweep != nil {
-		m.sweep.Stop()
-	}
 	m.move(&m.all)
 }

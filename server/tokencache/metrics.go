@@ -24,7 +24,8 @@ const (
 	rejectedSeal    = "seal"    // it does not open: altered, or stored under another credential's key
 )
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+// newMetrics registers with r, unless that is nil. waiting is how many callers wait at present.
+func newMetrics(r prometheus.Registerer, waiting func() int64) (*metrics, error) {
 	m := &metrics{
 		creates: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokend_cache_creates_total",
@@ -36,7 +37,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"reason"}),
 		redis: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokend_cache_redis_operations_total",
-			Help: "Operations on Redis, by outcome: ok, failed (an error, or slower than 50 ms), skipped (Redis has failed too often just before).",
+			Help: "Operations on Redis, by outcome: ok, failed (an error, or no answer in time), skipped (Redis has failed too often just before).",
 		}, []string{"operation", "outcome"}),
 	}
 	for _, v := range []string{answeredHit, answeredStale, answeredMiss, answeredCollapsed} {
@@ -48,7 +49,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.creates, m.rejected, m.redis} {
+	inProgress := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tokend_cache_creates_waiting",
+		Help: "CreateToken calls that wait for a call to Atlas, their own or a shared one.",
+	}, func() float64 { return float64(waiting()) })
+	for _, c := range []prometheus.Collector{m.creates, m.rejected, m.redis, inProgress} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -23,7 +23,9 @@ type redisStore struct {
 	metrics            *metrics
 	ttl, stale, settle time.Duration
 	holdTime           time.Duration // longer than any delete takes, so that one whose replica has died ends too
-	keepFences         time.Duration
+	keepFences         time.Duration // longer than any call takes; a value keeps those that it needs
+
+	lateMoves, lateDrops *retries
 }
 
 func newRedisStore(cfg Config, m *metrics) (*redisStore, error) {
@@ -31,11 +33,13 @@ func newRedisStore(cfg Config, m *metrics) (*redisStore, error) {
 	if err != nil {
 		return nil, err
 	}
+	client := newRedisClient(options, m, cfg.Logger)
 	return &redisStore{
-		client: newRedisClient(options, m, cfg.Logger), metrics: m,
+		client: client, metrics: m,
 		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime,
 		holdTime:   cfg.CallTimeout + cfg.SettleTime,
-		keepFences: max(24*time.Hour, 2*(cfg.TTL+cfg.StaleIfError+cfg.CallTimeout+cfg.SettleTime)),
+		keepFences: cfg.CallTimeout + cfg.SettleTime + 10*time.Second,
+		lateMoves:  newRetries(client, maxLateMoves), lateDrops: newRetries(client, maxLateDrops),
 	}, nil
 }
 
@@ -69,12 +73,12 @@ func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, vie
 		return found{}, view{} // there is no fence to stand behind
 	}
 	name := tokenKey(cred)
-	at := time.Now() // before Redis looks at its clock, so what is reckoned from both is too early rather than too late
 	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(cred.Org), name},
 		[]string{newEpoch(), milliseconds(s.keepFences)})
 	if err != nil {
 		return found{}, view{}
 	}
+	at := time.Now() // after Redis looked at its clock, so what is reckoned from both is too early rather than too late
 	seen, value, held, err := readLook(message)
 	if err != nil || held {
 		return found{}, view{}
@@ -144,90 +148,5 @@ func (s *redisStore) fill(_ context.Context, v view, _ key, cred Credential, tok
 	}) // if it fails, nothing is remembered, and the client has reported it
 }
 
-// scriptDrop forgets one value.
-var scriptDrop = rueidis.NewLuaScript(`return redis.call('DEL', KEYS[1])`)
-
-func (s *redisStore) drop(_ context.Context, _ key, cred Credential) {
-	_, _ = s.client.run("drop", scriptDrop, []string{tokenKey(cred)}, nil) // the client has reported it
-}
-
-func (s *redisStore) hold(_ context.Context, org string) hold {
-	h := &redisHold{store: s, key: orgKey(org), field: "hold:" + newEpoch()}
-	_ = h.move(h.key, s.holdTime) // if it fails, end waits
-	return h
-}
-
-// redisHold is a delete in progress.
-type redisHold struct {
-	store      *redisStore
-	key, field string
-}
-
-func (h *redisHold) move(key string, holdFor time.Duration) error {
-	_, err := h.store.client.insist("move", scriptMove, []string{key},
-		[]string{newEpoch(), h.field, milliseconds(holdFor), milliseconds(h.store.keepFences)})
-	return err
-}
-
-// finish makes the last move.
-func (h *redisHold) finish(e ended) error {
-	holdFor := time.Duration(0)
-	if e.unknown {
-		holdFor = h.store.settle
-	}
-	if e.everything {
-		if err := h.move(keyAll, 0); err != nil {
-			return err
-		}
-	}
-	return h.move(h.key, holdFor)
-}
-
-func (h *redisHold) end(ctx context.Context, e ended) error {
-	if h.finish(e) == nil {
-		return nil
-	}
-	s := h.store
-	// A copy that was stored before the delete took effect expires so long after that at the latest. The rest is for
-	// clocks that do not run alike.
-	last := s.ttl + s.stale
-	expired := time.NewTimer(last + last/100 + 100*time.Millisecond)
-	settled := make(chan error, 1)
-	s.client.work.Go(func() {
-		defer expired.Stop()
-		settled <- h.retry(expired.C, e)
-	})
-	if !e.ok {
-		return nil // nobody is told that anything is deleted
-	}
-	select {
-	case err := <-settled:
-		return err
-	case <-ctx.Done():
-		return &UnsettledError{ctx.Err()}
-	}
-}
-
-// retryInterval is how often a delete that is cut off from Redis tries to move the fence.
-const retryInterval = 200 * time.Millisecond
-
-// retry finishes as soon as Redis can be reached, or returns when every copy has expired.
-func (h *redisHold) retry(expired <-chan time.Time, e ended) error {
-	tick := time.NewTicker(retryInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-expired:
-			return nil
-		case <-h.store.client.ctx.Done():
-			return &UnsettledError{errClosed}
-		case <-tick.C:
-			if h.finish(e) == nil {
-				return nil
-			}
-		}
-	}
-}
-
-func (s *redisStore) check() error { return s.client.check() }
+func (s *redisStore) check() error { return s.client.health.check() }
 func (s *redisStore) close()       { s.client.close() }

@@ -18,18 +18,23 @@ const (
 	keyTokenPrefix = "{tokend}:token:"
 )
 
-// luaNow is Redis's clock in milliseconds.
-const luaNow = `
+// luaStart is Redis's clock in milliseconds, and a way to keep a fence for so many at least. A fence is kept no longer
+// than a call or a value needs it: it is made for whatever org a JWT names that nobody has verified.
+const luaStart = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function keep(key, ms)
+  ms = tonumber(ms)
+  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, string.format('%.0f', ms)) end
+end
 `
 
 // scriptLook reads the fences and the value, and makes fences that are missing.
 //
 //	KEYS  all, org, value
-//	ARGV  an epoch for a missing fence, how long to keep fences (ms)
+//	ARGV  an epoch for a missing fence, how long to keep the fences (ms)
 //	      now, epoch of all, epoch of the org, 1 if one of them is held, the value
-var scriptLook = rueidis.NewLuaScript(luaNow + `
+var scriptLook = rueidis.NewLuaScript(luaStart + `
 local held = 0
 local function read(key)
   local fields, epoch = redis.call('HGETALL', key), false
@@ -44,7 +49,7 @@ local function read(key)
     epoch = ARGV[1]
     redis.call('HSET', key, 'epoch', epoch)
   end
-  redis.call('PEXPIRE', key, ARGV[2])
+  keep(key, ARGV[2])
   return epoch
 end
 local all, org = read(KEYS[1]), read(KEYS[2])
@@ -59,7 +64,7 @@ return {now, all, org, held, value}
 //	KEYS  all, org, value
 //	ARGV  epoch of all, epoch of the org, hash of the token, the value, its end (ms), an epoch to move to
 //	      1 if it was stored
-var scriptFill = rueidis.NewLuaScript(luaNow + `
+var scriptFill = rueidis.NewLuaScript(luaStart + `
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] or redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then return 0 end
 local last = tonumber(ARGV[5])
 if last <= now then return 0 end
@@ -74,14 +79,16 @@ if known[1] and known[2] and tonumber(known[2]) > now then
 end
 redis.call('HSET', KEYS[2], 'token', ARGV[3], 'until', string.format('%.0f', last))
 redis.call('SET', KEYS[3], ARGV[4], 'PX', string.format('%.0f', tonumber(ARGV[5]) - now))
+keep(KEYS[1], last - now + 1000)
+keep(KEYS[2], last - now + 1000)
 return 1
 `)
 
 // scriptMove moves a fence, and holds it for a time or no longer.
 //
 //	KEYS  the fence
-//	ARGV  the epoch to move to, the hold's field, for how long to hold it (ms; 0: no longer), how long to keep fences (ms)
-var scriptMove = rueidis.NewLuaScript(luaNow + `
+//	ARGV  the epoch to move to, the hold's field, for how long to hold it (ms; 0: no longer), how long to keep the fence (ms)
+var scriptMove = rueidis.NewLuaScript(luaStart + `
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
 redis.call('HDEL', KEYS[1], 'token', 'until')
 if tonumber(ARGV[3]) > 0 then
@@ -89,6 +96,6 @@ if tonumber(ARGV[3]) > 0 then
 else
   redis.call('HDEL', KEYS[1], ARGV[2])
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+keep(KEYS[1], ARGV[4])
 return 1
 `)

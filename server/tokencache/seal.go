@@ -65,15 +65,14 @@ func open(value []byte, cred Credential, name string, now int64, all, org epoch)
 		since: at(0), fresh: at(1), until: at(2),
 		all: epoch(header[25 : 25+epochLen]), org: epoch(header[25+epochLen:]),
 	}
+	token, err := newAEAD(cred).Open(nil, nil, value[headerLen:], append([]byte(name), header...))
 	switch {
+	case err != nil || len(token) == 0: // before the header is believed, or an altered one could pass for an old one
+		return "", sealed{}, errSeal
 	case s.all != all || s.org != org:
 		return "", sealed{}, errMoved
-	case now >= s.until:
+	case now >= s.until, now < s.since: // Redis's clock may have been set back
 		return "", sealed{}, errExpired
-	}
-	token, err := newAEAD(cred).Open(nil, nil, value[headerLen:], append([]byte(name), header...))
-	if err != nil || len(token) == 0 {
-		return "", sealed{}, errSeal
 	}
 	return atlas.Token(token), s, nil
 }

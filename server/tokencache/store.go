@@ -39,15 +39,14 @@ type ended struct {
 	done       bool // Delete got as far as asking
 	ok         bool // Atlas has confirmed it
 	unknown    bool // it may yet take effect, so the fence stays held for the settle time
-	everything bool // another org than that of the hold was meant, and nobody knows which
+	everything bool // another org than that of the hold was meant
 }
 
 // view is the state of the fences before Atlas was asked. The zero view cannot be filled under.
 type view struct {
-	at  time.Time // of memory; monotonic
-	seq uint64    // of memory
-
-	valid bool // of Redis
+	valid bool // neither fence was held
+	at    time.Time
+	seq   uint64 // of memory
 	redis redisView
 }
 

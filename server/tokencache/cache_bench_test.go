@@ -1,0 +1,55 @@
+package tokencache
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// benchAsk is Atlas, answering at once.
+func benchAsk(jwt atlas.JWT) func(context.Context) (Answer, error) {
+	return func(context.Context) (Answer, error) { return Answer{Token: "token", JWT: jwt}, nil }
+}
+
+func newBench(b *testing.B, cfg Config) *Cache {
+	b.Helper()
+	c, err := New(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(c.Close)
+	b.ReportAllocs()
+	return c
+}
+
+func BenchmarkHitInMemory(b *testing.B) {
+	c, jwt := newBench(b, Config{TTL: time.Hour}), newJWT(orgA, "u", time.Time{})
+	for b.Loop() {
+		if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkMissUnshared(b *testing.B) {
+	c, jwt := newBench(b, Config{}), newJWT(orgA, "u", time.Time{})
+	for b.Loop() {
+		if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkParallelCallersOfOneKey(b *testing.B) {
+	c, jwt := newBench(b, Config{}), newJWT(orgA, "u", time.Time{})
+	b.SetParallelism(50) // times GOMAXPROCS; about 100 on two cores
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,361 @@
+package tokencache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// slowly is a call to Atlas that takes effect when it is told to and is answered when it is told to.
+type slowly struct{ effect, answer chan struct{} }
+
+func newSlowly() slowly { return slowly{make(chan struct{}), make(chan struct{})} }
+
+func (s slowly) ask(ask func(context.Context) (Answer, error)) func(context.Context) (Answer, error) {
+	return func(ctx context.Context) (Answer, error) {
+		<-s.effect
+		answer, err := ask(ctx)
+		<-s.answer
+		return answer, err
+	}
+}
+
+func (s slowly) send(send func(context.Context) (atlas.JWT, error)) func(context.Context) (atlas.JWT, error) {
+	return func(ctx context.Context) (atlas.JWT, error) {
+		<-s.effect
+		jwt, err := send(ctx)
+		<-s.answer
+		return jwt, err
+	}
+}
+
+// begin runs a call in the background until it waits; the channel is closed when it has returned.
+func begin(call func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		call()
+	}()
+	synctest.Wait()
+	return done
+}
+
+func TestADeleteForgetsWhateverComesOfIt(t *testing.T) {
+	for name, outcome := range map[string]error{
+		"deleted": nil,
+		"401":     statusError(atlas.OpDelete, 401),
+		"404":     statusError(atlas.OpDelete, 404),
+		"502":     statusError(atlas.OpDelete, 502),
+		"never sent": &atlas.Error{
+			Op: atlas.OpDelete, Kind: atlas.KindUnreachable, Err: errors.New("refused"),
+		},
+		"else": errors.New("else"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+				far := newJWT(orgB, "u", time.Time{})
+				for _, j := range []atlas.JWT{jwt, other, far} {
+					d.want(j, miss)
+				}
+				err := d.Delete(t.Context(), CallersJWT(jwt), d.world.sendAnd(jwt, outcome))
+				if !errors.Is(err, outcome) {
+					t.Errorf("got %v, want %v", err, outcome)
+				}
+				if n := d.kept(); n != 1 {
+					t.Errorf("%d tokens are kept, want 1, the other org's", n)
+				}
+				d.want(other, miss)
+				d.want(far, hit(3600))
+				d.world.failing(statusError(atlas.OpCreate, 503))
+				if result, err := d.create(jwt); err == nil {
+					t.Errorf("served across a delete: %q", string(result.Token))
+				}
+			})
+		})
+	}
+}
+
+func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+		d.want(jwt, miss)
+		s := newSlowly()
+		deleted := begin(func() {
+			if err := d.Delete(t.Context(), CallersJWT(other), s.send(d.world.send(other))); err != nil {
+				t.Error(err)
+			}
+		})
+		d.want(jwt, miss)
+		d.want(jwt, miss)
+		close(s.effect)
+		synctest.Wait()
+		d.want(jwt, miss)
+		d.want(jwt, miss)
+		close(s.answer)
+		<-deleted
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+// Two deletes overlap: the end of the first does not open the fence for the second.
+func TestDeletesHoldTheFenceTogether(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		first, second := newSlowly(), newSlowly()
+		var done []<-chan struct{}
+		for _, s := range []slowly{first, second} {
+			done = append(done, begin(func() { _ = d.Delete(t.Context(), CallersJWT(jwt), s.send(d.world.send(jwt))) }))
+		}
+		close(first.effect)
+		close(first.answer)
+		<-done[0]
+		d.want(jwt, miss)
+		d.want(jwt, miss)
+		close(second.effect)
+		close(second.answer)
+		<-done[1]
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
+	for name, outcome := range map[string]error{"deleted": nil, "refused": statusError(atlas.OpDelete, 404)} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{TTL: time.Hour, SettleTime: 1}, func(t *testing.T, d *desk) {
+				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+				old, s := d.world.token(orgA), newSlowly()
+				created := begin(func() {
+					result, err := d.Create(t.Context(), CallersJWT(jwt), false, s.ask(d.world.ask(jwt)))
+					if err != nil || result.Token != old {
+						t.Errorf("got %q, %v", string(result.Token), err)
+					}
+				})
+				close(s.effect)
+				synctest.Wait()
+				_ = d.Delete(t.Context(), CallersJWT(other), d.world.sendAnd(other, outcome))
+				close(s.answer)
+				<-created
+				if n := d.kept(); n != 0 {
+					t.Errorf("%d tokens are kept: an old one was filled", n)
+				}
+			})
+		})
+	}
+}
+
+// Stale copies too: the one that was there when the call began is gone when it fails.
+func TestNoStaleTokenAcrossADeleteDuringTheCall(t *testing.T) {
+	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		d.want(jwt, miss)
+		after(time.Second)
+		outage := statusError(atlas.OpCreate, 503)
+		_, err := d.Create(t.Context(), CallersJWT(jwt), false, func(context.Context) (Answer, error) {
+			d.delete(jwt)
+			return Answer{}, outage
+		})
+		if !errors.Is(err, outage) {
+			t.Errorf("got %v, want Atlas's error", err)
+		}
+	})
+}
+
+func unknownOutcomes() map[string]error {
+	return map[string]error{
+		"500":      statusError(atlas.OpDelete, 500),
+		"504":      statusError(atlas.OpDelete, 504),
+		"reset":    kindError(atlas.OpDelete, atlas.KindUnreachable),
+		"timeout":  kindError(atlas.OpDelete, atlas.KindTimeout),
+		"redirect": kindError(atlas.OpDelete, atlas.KindRedirect),
+		"canceled": kindError(atlas.OpDelete, atlas.KindCanceled),
+	}
+}
+
+func TestAnUnknownOutcomeHoldsTheFence(t *testing.T) {
+	for name, outcome := range unknownOutcomes() {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+				jwt := newJWT(orgA, "u", time.Time{})
+				_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) { return jwt, outcome })
+				after(20*time.Second - 1)
+				d.want(jwt, miss)
+				d.want(jwt, miss)
+				after(1)
+				d.want(jwt, miss)
+				d.want(jwt, hit(3600))
+			})
+		})
+	}
+}
+
+// A create that begins before Atlas carries the delete out, and lands when the settle time is over.
+func TestACreateThatBeganInTheSettleTimeDoesNotFill(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) {
+			return jwt, statusError(atlas.OpDelete, 504)
+		})
+		after(19 * time.Second)
+		_, err := d.Create(t.Context(), CallersJWT(jwt), false, func(ctx context.Context) (Answer, error) {
+			answer, err := d.world.ask(jwt)(ctx)
+			d.world.replace(orgA) // the delete takes effect
+			after(5 * time.Second)
+			return answer, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.want(jwt, miss)
+	})
+}
+
+func TestAPanickingDeleteHoldsTheFence(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		d.want(jwt, miss)
+		func() {
+			defer func() {
+				if recover() != "boom" {
+					t.Error("the panic was swallowed")
+				}
+			}()
+			_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) { panic("boom") })
+		}()
+		d.want(jwt, miss)
+		d.want(jwt, miss)
+		after(20 * time.Second)
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+func TestADeleteHasATimeout(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour, CallTimeout: 5 * time.Second}, func(t *testing.T, d *desk) {
+		start := time.Now()
+		_ = d.Delete(t.Context(), CallersJWT(newJWT(orgA, "u", time.Time{})), func(ctx context.Context) (atlas.JWT, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
+		if took := time.Since(start); took != 5*time.Second {
+			t.Errorf("took %v, want 5s", took)
+		}
+	})
+}
+
+func TestADeleteOfAnotherOrgThanItSeemedForgetsEverything(t *testing.T) {
+	said := newJWT(orgA, "u", time.Time{})
+	for name, tc := range map[string]struct {
+		cred     Credential
+		accepted atlas.JWT
+		outcome  error
+		held     bool
+	}{
+		"org unknown":          {CallersJWT(newJWT("", "u", time.Time{})), newJWT("", "u", time.Time{}), nil, false},
+		"not a JWT":            {CallersJWT("nothing"), "nothing", nil, false},
+		"another org":          {Identity("secret", said), newJWT(orgB, "u", time.Time{}), nil, false},
+		"org no longer told":   {Identity("secret", said), newJWT("", "u", time.Time{}), nil, false},
+		"another, and unknown": {Identity("secret", said), newJWT(orgB, "u", time.Time{}), statusError(atlas.OpDelete, 504), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+				a, b := newJWT(orgA, "v", time.Time{}), newJWT(orgB, "v", time.Time{})
+				d.want(a, miss)
+				d.want(b, miss)
+				err := d.Delete(t.Context(), tc.cred, d.world.sendAnd(tc.accepted, tc.outcome))
+				if !errors.Is(err, tc.outcome) {
+					t.Errorf("got %v, want %v", err, tc.outcome)
+				}
+				if n := d.kept(); n != 0 {
+					t.Errorf("%d tokens are kept", n)
+				}
+				d.want(b, miss)
+				want := hit(3600)
+				if tc.held {
+					want = miss
+				}
+				d.want(b, want)
+			})
+		})
+	}
+}
+
+// Somebody has deleted the token at Atlas itself.
+func TestAContradictionForgetsBoth(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+		far := newJWT(orgB, "u", time.Time{})
+		d.want(far, miss)
+		d.want(jwt, miss)
+		d.world.replace(orgA)
+		d.want(other, miss)
+		if n := d.kept(); n != 1 {
+			t.Errorf("%d tokens are kept, want 1, the other org's", n)
+		}
+		d.want(jwt, miss)
+		d.want(other, miss)
+		d.want(jwt, hit(3600))
+		d.want(other, hit(3600))
+	})
+}
+
+func TestIdleFencesAreBounded(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour, MaxTokens: 10}, func(t *testing.T, d *desk) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		s := newSlowly()
+		created := begin(func() { _, _ = d.Create(t.Context(), CallersJWT(jwt), false, s.ask(d.world.ask(jwt))) })
+		close(s.effect)
+		synctest.Wait()
+		d.delete(jwt)
+		for i := range 1000 { // the fence of orgA gives way to theirs
+			d.delete(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
+		}
+		m := d.memory()
+		if n := len(m.orgs); n > 10 || n != m.idle.Len() {
+			t.Errorf("%d fences, %d of them idle; want at most 10", n, m.idle.Len())
+		}
+		close(s.answer)
+		<-created
+		if n := d.kept(); n != 0 {
+			t.Errorf("%d tokens are kept: an old one was filled", n)
+		}
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+// A fence that is held gives way as well, and holds on in that of every org.
+func TestAHeldFenceThatGivesWayHoldsAll(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour, MaxTokens: 2, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		_ = d.Delete(t.Context(), CallersJWT(jwt), d.world.sendAnd(jwt, statusError(atlas.OpDelete, 504)))
+		for i := range 5 {
+			d.delete(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
+		}
+		d.want(jwt, miss)
+		d.want(jwt, miss)
+		after(20 * time.Second)
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+// What nobody has verified does not take up more memory the longer it is.
+func TestALongOrgIsKeptShort(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+		jwt := newJWT(string(make([]byte, 8000)), "u", time.Time{})
+		d.delete(jwt)
+		for name, f := range d.memory().orgs {
+			if len(name) > 100 || len(f.name) > 100 {
+				t.Errorf("a fence has a name of %d bytes", len(name))
+			}
+		}
+	})
+}
