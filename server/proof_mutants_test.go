@@ -188,7 +188,9 @@ var mutants = []struct {
 		return func(*testing.T, int) server.Cache { m := newUnfenced(); return &m }
 	}},
 	{"a fence that moves only after the delete", 1, 0, func(*testing.T, *redistest.Server) func(*testing.T, int) server.Cache {
-		return func(*testing.T, int) server.Cache { return &fencedAfter{unfenced: newUnfenced(), moved: map[string]int{}} }
+		return func(*testing.T, int) server.Cache {
+			return &fencedAfter{unfenced: newUnfenced(), moved: map[string]int{}}
+		}
 	}},
 	{"a memory of its own on each of two replicas", 2, proofTTL, nil},
 	{"a value in Redis read apart from its fence", 2, 0, func(t *testing.T, redis *redistest.Server) func(*testing.T, int) server.Cache {
