@@ -77,7 +77,7 @@ func (c *Config) setDefaults() {
 
 // Mistakes in a Config, for the caller of New to put in its own words.
 var (
-	ErrRedisWithoutTTL = errors.New("Redis is set, and nothing is to be remembered: give a TTL too") //nolint:staticcheck,revive // a name
+	ErrRedisWithoutTTL = errors.New("Redis is set, and nothing is to be remembered: give a TTL too") //nolint:staticcheck // a name
 	ErrStaleWithoutTTL = errors.New("tokens are to be served when Atlas fails, and none is remembered: give a TTL too")
 )
 

@@ -156,7 +156,7 @@ func (f *flights) land(k key, l *line, fl *flight) {
 }
 
 // protect runs call and returns what it panics with, since a panic would end the process: nobody is above this goroutine.
-func protect(call func() (Result, error)) (result Result, err error, panics any) { //nolint:revive // three outcomes in their order
+func protect(call func() (Result, error)) (result Result, err error, panics any) { //nolint:revive,staticcheck // three outcomes in their order
 	defer func() { panics = recover() }()
 	result, err = call()
 	return result, err, nil

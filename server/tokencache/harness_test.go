@@ -42,7 +42,6 @@ func newJWT(org, user string, exp time.Time) atlas.JWT {
 type world struct {
 	mu      sync.Mutex
 	deletes map[string]int // guarded by mu; by org
-	calls   int            // guarded by mu; creates
 	fail    error          // guarded by mu; what every create ends with
 }
 
@@ -60,12 +59,6 @@ func (w *world) failing(err error) {
 	w.fail = err
 }
 
-func (w *world) asked() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.calls
-}
-
 // replace is what a delete does at Atlas.
 func (w *world) replace(org string) {
 	w.mu.Lock()
@@ -77,7 +70,6 @@ func (w *world) replace(org string) {
 func (w *world) ask(jwt atlas.JWT) func(context.Context) (Answer, error) {
 	return func(ctx context.Context) (Answer, error) {
 		w.mu.Lock()
-		w.calls++
 		fail := w.fail
 		w.mu.Unlock()
 		if fail == nil && ctx.Err() != nil {

@@ -32,7 +32,7 @@ func (h *redisHealth) report(err error) {
 	case errors.Is(err, errClosed):
 	case err != nil:
 		if h.cause == nil {
-			h.log.Warn("Redis fails: creates go straight to Atlas, and deletes wait until remembered copies have expired", //nolint:sloglint // of no one call
+			h.log.Warn("Redis fails: creates go straight to Atlas, and deletes wait until remembered copies have expired",
 				slog.String("cause", redisCause(err).Error()))
 		}
 		h.cause, h.since = redisCause(err), time.Now()
@@ -53,14 +53,14 @@ func (h *redisHealth) connected() {
 // recovered notes that all is well. The caller holds mu.
 func (h *redisHealth) recovered() {
 	h.cause = nil
-	h.log.Info("Redis answers again") //nolint:sloglint // of no one call
+	h.log.Info("Redis answers again")
 }
 
 func (h *redisHealth) check() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.cause != nil {
-		return fmt.Errorf("Redis: %w", h.cause) //nolint:staticcheck,revive // a name
+		return fmt.Errorf("Redis: %w", h.cause) //nolint:staticcheck // a name
 	}
 	return nil
 }

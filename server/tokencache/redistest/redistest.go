@@ -88,7 +88,7 @@ func (s *Server) start() {
 
 // ping returns nil if the server answers, be it that it wants a password.
 func (s *Server) ping() error {
-	conn, err := net.DialTimeout("tcp", s.addr, time.Second)
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(s.t.Context(), "tcp", s.addr)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (p *Proxy) serve(client net.Conn) {
 	if !p.track(client) {
 		return
 	}
-	server, err := net.DialTimeout("tcp", p.target, time.Second)
+	server, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", p.target)
 	if err != nil {
 		return
 	}
