@@ -134,7 +134,7 @@ type apart struct {
 }
 
 func (m *apart) do(ctx context.Context, words ...string) string {
-	<-time.After(time.Duration(mathrand.IntN(3)) * time.Millisecond) //nolint:gosec // a network that is not always as fast
+	<-time.After(time.Duration(mathrand.IntN(3)) * time.Millisecond) // a network that is not always as fast
 	value, _ := m.client.Do(ctx, m.client.B().Arbitrary(words...).Build()).ToString()
 	return value
 }

@@ -117,7 +117,7 @@ func (w *world) run(t *testing.T, l traffic) history {
 	)
 	for client := range l.clients {
 		wg.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(client), 1)) //nolint:gosec // repeatable on purpose
+			random := rand.New(rand.NewPCG(uint64(client), 1)) // repeatable on purpose
 			for i := range each {
 				events[client] = append(events[client], w.call(client, i*w.orgs/each, random, l))
 			}
@@ -173,7 +173,7 @@ func (w *world) weather(faults ...emulator.Fault) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		random := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // repeatable on purpose
+		random := rand.New(rand.NewPCG(7, 7)) // repeatable on purpose
 		for {
 			removers := []func(){}
 			for _, fault := range faults {
