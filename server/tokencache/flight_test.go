@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -290,84 +289,6 @@ func TestACallHasATimeout(t *testing.T) {
 		p.want(t, "", context.DeadlineExceeded)
 		if took := time.Since(start); took != 7*time.Second {
 			t.Errorf("took %v, want 7s", took)
-		}
-	})
-}
-
-// A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes on.
-func TestACrash(t *testing.T) {
-	for name, tc := range map[string]struct {
-		crash func()
-		want  any
-	}{
-		"panic":  {func() { panic("boom") }, "boom"},
-		"goexit": {runtime.Goexit, errGoexit},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				tw := newTower(t, time.Minute)
-				crash := func(context.Context, bool) (Result, error) {
-					<-tw.land
-					tc.crash()
-					return Result{Token: "none"}, nil
-				}
-				flying := tw.arrive(1, crash)
-				aboard := []*passenger{tw.arrive(1, crash), tw.arrive(1, crash)}
-				tw.land <- landing{}
-				<-flying.done
-				synctest.Wait()
-				after := tw.arrive(1, tw.call)
-				tw.land <- landing{}
-				for i, p := range append(aboard, flying) {
-					<-p.done
-					if p.panics != tc.want {
-						t.Errorf("caller %d: panic %v, want %v", i, p.panics, tc.want)
-					}
-				}
-				tw.land <- landing{token: "good"}
-				after.want(t, "good", nil)
-			})
-		})
-	}
-}
-
-func TestFreshOfOneIsFreshOfTheFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		flying := tw.arrive(1, tw.call)
-		var got []bool
-		call := func(_ context.Context, fresh bool) (Result, error) {
-			got = append(got, fresh)
-			return Result{}, nil
-		}
-		var all sync.WaitGroup
-		for _, fresh := range []bool{false, true, false} {
-			all.Go(func() { _, _ = tw.join(t.Context(), key{1}, fresh, call) })
-			synctest.Wait()
-		}
-		tw.land <- landing{token: "one"}
-		flying.want(t, "one", nil)
-		all.Wait()
-		_, _ = tw.join(t.Context(), key{1}, false, call)
-		if len(got) != 2 || !got[0] || got[1] {
-			t.Errorf("fresh of the flights: %v, want [true false]", got)
-		}
-	})
-}
-
-func TestCloseEndsFlights(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		var waiting []*passenger
-		for name := range byte(3) {
-			waiting = append(waiting, tw.arrive(name, tw.call), tw.arrive(name, tw.call))
-		}
-		tw.close()
-		for _, p := range waiting {
-			p.want(t, "", context.Canceled)
-		}
-		if _, err := tw.join(t.Context(), key{1}, false, tw.call); !errors.Is(err, errClosed) {
-			t.Errorf("after close: %v, want errClosed", err)
 		}
 	})
 }
