@@ -5,5 +5,8 @@ package server_test
 // manyCallers is how many callers meet in one moment.
 const manyCallers = 1000
 
-// slowdown is how much less is done under the race detector in the same time.
-const slowdown = 1
+// Under the race detector a proof does fewer things, and each takes longer.
+const (
+	fewer  = 1
+	slower = 1
+)

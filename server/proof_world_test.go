@@ -22,9 +22,9 @@ import (
 // The times of a world, short so that much happens in little time. What Atlas carries out late it carries out within the
 // settle time.
 const (
-	proofAtlasTimeout = 150 * time.Millisecond
-	proofCeiling      = 2 * time.Second
-	proofSettle       = 400 * time.Millisecond
+	proofAtlasTimeout = 150 * time.Millisecond * slower
+	proofCeiling      = 2 * time.Second * slower
+	proofSettle       = 400 * time.Millisecond * slower
 	proofTTL          = 300 * time.Millisecond
 )
 
@@ -177,12 +177,12 @@ func (w *world) weather(faults ...emulator.Fault) (stop func()) {
 		for {
 			removers := []func(){}
 			for _, fault := range faults {
-				if random.IntN(2) == 0 {
+				if random.IntN(3) == 0 {
 					removers = append(removers, w.atlas.Inject(fault))
 				}
 			}
 			select {
-			case <-time.After(time.Duration(2+random.IntN(10)) * time.Millisecond):
+			case <-time.After(time.Duration(2+random.IntN(10)) * time.Millisecond * slower):
 			case <-done:
 			}
 			for _, remove := range removers {
@@ -210,7 +210,7 @@ var (
 		{On: emulator.Delete, Delay: 2 * time.Millisecond},
 	}
 	resets = append([]emulator.Fault{
-		{On: emulator.Create, Times: 2, Drop: emulator.ResetConnection, AfterEffect: true},
+		{On: emulator.Create, Times: 1, Drop: emulator.ResetConnection, AfterEffect: true},
 		{On: emulator.Delete, Times: 1, Drop: emulator.ResetConnection, AfterEffect: true},
 		{On: emulator.Create, Times: 1, Shape: emulator.Reset},
 	}, slowAnswers...)

@@ -6,5 +6,8 @@ package server_test
 // notice a dead connection.
 const manyCallers = 200
 
-// slowdown is how much less is done under the race detector in the same time.
-const slowdown = 6
+// Under the race detector a proof does fewer things, and each takes longer.
+const (
+	fewer  = 10
+	slower = 4
+)
