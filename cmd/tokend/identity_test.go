@@ -68,7 +68,9 @@ func TestPolicyFile(t *testing.T) {
 	}
 
 	replace(t, file, "callers: nonsense\n")
-	poll(t, "the wrong policy to be reported", func() bool { return strings.Contains(s.stderr.String(), "the last good one stays") })
+	poll(t, "the wrong policy to be reported", func() bool {
+		return strings.Contains(s.stderr.String(), `the last good one stays","file":"`+file+`","what":"policy","cause":"`)
+	})
 	if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
 		t.Errorf("with a wrong policy in place: %d %s", got.status, got.body)
 	}
@@ -134,7 +136,9 @@ func TestFault35SecretFile(t *testing.T) {
 	}
 	works("at first")
 	replace(t, file, "")
-	poll(t, "the empty file to be reported", func() bool { return strings.Contains(s.stderr.String(), "the last good one stays") })
+	poll(t, "the empty file to be reported", func() bool {
+		return strings.Contains(s.stderr.String(), `the last good one stays","profile":"default","file":"`+file+`","what":"userauthtoken","cause":"`)
+	})
 	works("with an empty file")
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
