@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -71,10 +70,10 @@ func (id *identity) certificates() string {
 	return "Client certificates are demanded.\n"
 }
 
-// explain says which rule a caller matches.
-func (id *identity) explain(caller string) string {
+// explain says which rule a caller matches, or why it is no caller.
+func (id *identity) explain(caller string) (string, error) {
 	if id.policy == nil {
-		return "There is no policy. " + strings.TrimSuffix(id.who(), "\n")
+		return "There is no policy. " + strings.TrimSuffix(id.who(), "\n"), nil
 	}
 	return id.policy.Explain(caller)
 }
@@ -110,7 +109,7 @@ func (f identityFlags) open(client *atlas.Client, mutual bool, ceiling time.Dura
 	case f.UserauthtokenFile != "":
 		errs = append(errs, flatten(id.openDefault(f.UserauthtokenFile, log))...)
 	}
-	errs = append(errs, flatten(id.openAudit(f.AuditFile, stdout))...)
+	errs = append(errs, flatten(id.openAudit(f.AuditFile, stdout, log))...)
 	return id, errs
 }
 
@@ -127,22 +126,5 @@ func (id *identity) openDefault(file string, log *slog.Logger) error {
 	}
 	id.auth, id.hasDefault = authenticator, true
 	id.close = append(id.close, authenticator.Close)
-	return nil
-}
-
-func (id *identity) openAudit(file string, stdout io.Writer) error {
-	switch file {
-	case "":
-		return nil
-	case "-":
-	default:
-		f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return fmt.Errorf("--audit-file: %w", err)
-		}
-		stdout = f
-		id.close = append(id.close, func() { _ = f.Close() })
-	}
-	id.audit = slog.New(slog.NewJSONHandler(stdout, nil))
 	return nil
 }

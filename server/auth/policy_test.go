@@ -391,7 +391,12 @@ func ExamplePolicy_Explain() {
 		"atlas_jwt",
 		"billing.internal",
 	} {
-		fmt.Println(policy.Explain(caller))
+		said, err := policy.Explain(caller)
+		if err != nil {
+			fmt.Println("error:", err)
+			continue
+		}
+		fmt.Println(said)
 	}
 	// Output:
 	// spiffe://prod.internal/ns/chat/sa/web matches rule 1 (policy.yaml:7), spiffe_id spiffe://prod.internal/ns/chat/sa/web: it may call CreateToken, as profile acme
@@ -399,7 +404,7 @@ func ExamplePolicy_Explain() {
 	// oidc:https://issuer.internal#ci-42 matches rule 2 (policy.yaml:8), oidc https://issuer.internal#ci-*: it may call CreateToken, DeleteToken, as profile acme
 	// oidc:https://issuer.internal#dev matches none of the 7 rules in policy.yaml: it may do nothing
 	// atlas_jwt matches rule 7 (policy.yaml:15), atlas_jwt: it may call CreateToken, DeleteToken, with the caller's own Atlas JWT
-	// "billing.internal" is no caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
+	// error: "billing.internal" is no caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
 }
 
 // TestPolicyFromFile: what ParsePolicy says points into the file.
@@ -446,7 +451,7 @@ func FuzzParsePolicy(f *testing.F) {
 				t.Errorf("%v may %+v", nobody, d)
 			}
 		}
-		if p.String() == "" || p.Explain("atlas_jwt") == "" {
+		if said, err := p.Explain("atlas_jwt"); p.String() == "" || said == "" || err != nil {
 			t.Error("the policy does not list itself")
 		}
 	})
