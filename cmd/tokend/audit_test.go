@@ -3,8 +3,11 @@
 package main_test
 
 import (
+	"errors"
+	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -27,5 +30,29 @@ func TestAuditRecordsLost(t *testing.T) {
 	log := s.stderr.String()
 	if strings.Count(log, `"level":"ERROR","msg":"audit records are lost","cause":"write /dev/full: no space left on device"`) != 1 {
 		t.Errorf("the log does not say it once:\n%s", log)
+	}
+}
+
+// To check the settings leaves no audit file behind, and one that is there as it is.
+func TestConfigMakesNoAuditFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "audit.json")
+	if got := tokend(t, "config", "--audit-file="+file); got.code != 0 {
+		t.Fatalf("%d\n%s", got.code, got.stderr)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after config: %v, want no file", err)
+	}
+	if err := os.WriteFile(file, []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := tokend(t, "config", "--audit-file="+file); got.code != 0 {
+		t.Fatalf("%d\n%s", got.code, got.stderr)
+	}
+	if got := readFile(t, file); got != "{}\n" {
+		t.Errorf("after config it has %q", got)
+	}
+	if got := tokend(t, "config", "--audit-file="+filepath.Join(file, "x")); got.code != 2 || !strings.Contains(got.stderr, "--audit-file: ") {
+		t.Errorf("a file that cannot be made: %d\n%s", got.code, got.stderr)
 	}
 }

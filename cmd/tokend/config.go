@@ -15,6 +15,7 @@ type configCommand struct {
 }
 
 func (c *configCommand) execute(_ context.Context, in *invocation) error {
+	c.trial = true
 	_, id, errs := c.config(io.Discard, io.Discard)
 	defer id.Close()
 	if err := in.check(errs...); err != nil {

@@ -23,6 +23,8 @@ type identityFlags struct {
 	PolicyFile        string `name:"policy-file" placeholder:"FILE" help:"Who may do what, as whom: YAML. A replaced file is picked up."`
 	OIDCCAFile        string `name:"oidc-ca-file" placeholder:"FILE" help:"Authorities to trust for the policy's OIDC issuers beside the system's, PEM. A replaced file is picked up."`
 	AuditFile         string `name:"audit-file" placeholder:"FILE" help:"Append one JSON record per call to this file; - is standard output; empty turns it off. A request that is refused before it is a call, such as a 404 or 413, is in the log only."`
+
+	trial bool // the settings are checked, and nothing is served
 }
 
 // defaultProfile is the profile that --atlas-userauthtoken-file makes.
@@ -109,7 +111,7 @@ func (f identityFlags) open(client *atlas.Client, mutual bool, ceiling time.Dura
 	case f.UserauthtokenFile != "":
 		errs = append(errs, flatten(id.openDefault(f.UserauthtokenFile, log))...)
 	}
-	errs = append(errs, flatten(id.openAudit(f.AuditFile, stdout, log))...)
+	errs = append(errs, flatten(id.openAudit(f.AuditFile, f.trial, stdout, log))...)
 	return id, errs
 }
 
