@@ -172,6 +172,9 @@ func TestCallersMethodsCredentials(t *testing.T) {
 						if string(got.JWT) != wantJWT {
 							t.Errorf("the wrong JWT goes on")
 						}
+						if unnamed := caller.identified == (auth.Caller{}) && caller.state != nil && len(caller.state.VerifiedChains) > 0; errors.Is(err, auth.ErrMissing) && strings.Contains(err.Error(), "names nobody") != unnamed {
+							t.Errorf("the cause is %v", err)
+						}
 						if err != nil && strings.Contains(err.Error(), atlasJWT) {
 							t.Errorf("the error quotes the credential: %v", err)
 						}
