@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -12,12 +13,13 @@ import (
 // fakeIdentity is an Atlas that logs in and refreshes as it is told.
 type fakeIdentity struct {
 	mu                sync.Mutex
-	logins, refreshes int           // guarded by mu
-	life              time.Duration // guarded by mu; of the JWTs
-	skew              time.Duration // guarded by mu; of its clock against ours
-	latency           time.Duration // guarded by mu
-	loginErr          error         // guarded by mu
-	refreshErr        error         // guarded by mu
+	logins, refreshes int             // guarded by mu
+	life              time.Duration   // guarded by mu; of the JWTs
+	skew              time.Duration   // guarded by mu; of its clock against ours
+	latency           time.Duration   // guarded by mu
+	loginErr          error           // guarded by mu
+	refreshErr        error           // guarded by mu
+	wrong             []UserAuthToken // guarded by mu; refused whatever loginErr is
 }
 
 func (f *fakeIdentity) set(change func()) {
@@ -51,8 +53,15 @@ func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT,
 	return JWT("e30." + payload + ".c2ln"), nil
 }
 
-func (f *fakeIdentity) LogIn(ctx context.Context, _ UserAuthToken) (JWT, error) {
-	return f.issue(ctx, &f.logins, &f.loginErr)
+func (f *fakeIdentity) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
+	f.mu.Lock()
+	fail := &f.loginErr
+	if slices.Contains(f.wrong, secret) {
+		err := refusal()
+		fail = &err
+	}
+	f.mu.Unlock()
+	return f.issue(ctx, &f.logins, fail)
 }
 
 func (f *fakeIdentity) RefreshJWT(ctx context.Context, _ JWT) (JWT, error) {

@@ -152,6 +152,9 @@ func TestFault35SecretFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	works("without the file")
+	replace(t, file, em.Org(0).UserAuthToken()[:20]) // in half, and that is how it stays
+	poll(t, "half of a secret to be taken for one", func() bool { return strings.Contains(s.stderr.String(), "userauthtoken replaced") })
+	works("with half of it")
 
 	em.Org(0).RotateUserAuthToken()
 	em.Org(0).RevokeJWTs()
