@@ -50,7 +50,8 @@ type identityProvider interface {
 type TokenSourceConfig struct {
 	// Client logs in and refreshes. Required.
 	Client *Client
-	// Secret returns the bot's userauthtoken. It is asked at each login, so that a replaced secret is used. Required.
+	// Secret returns the bot's userauthtoken. It is asked at each login, so that a replaced secret is used. If Atlas refuses
+	// that, the last one that it took is used as long as it takes it. Required.
 	Secret func() (UserAuthToken, error)
 	// OnEvent, if set, hears of each login and refresh. It must not block.
 	OnEvent func(TokenEvent)
@@ -90,6 +91,9 @@ type TokenSource struct {
 	nextTry  time.Time     // guarded by mu; no login before this
 	err      error         // guarded by mu; why the last login or refresh failed, nil if it did not
 	closed   bool          // guarded by mu
+
+	accepted UserAuthToken // of the renewal in progress; the last one that Atlas took, "" if it takes none any more
+	refused  UserAuthToken // of the renewal in progress; the last one that Atlas did not take
 }
 
 // renewal is one shared login or refresh.
@@ -213,9 +217,10 @@ func (s *TokenSource) Close() {
 func (s *TokenSource) renew() {
 	r := &renewal{done: make(chan struct{})}
 	s.renewal = r
-	present, had := s.jwt, s.had
+	present := s.jwt
 	s.work.Go(func() {
-		jwt, had, err := s.obtain(present, had)
+		jwt, err := s.obtain(present)
+		had := s.accepted
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.renewal = nil
@@ -228,40 +233,6 @@ func (s *TokenSource) renew() {
 		r.jwt, r.had, r.err = jwt, had, err
 		close(r.done)
 	})
-}
-
-// obtain refreshes present, which was had with a secret, and logs in if there is none or Atlas will not refresh it.
-func (s *TokenSource) obtain(present JWT, had UserAuthToken) (JWT, UserAuthToken, error) {
-	if present != "" {
-		jwt, err := s.atlas.RefreshJWT(s.ctx, present)
-		s.onEvent(TokenEvent{OpRefresh, err})
-		if err == nil || !isRefusal(err) {
-			return jwt, had, err
-		}
-	}
-	secret, err := s.secret()
-	if err != nil {
-		return "", "", &CredentialError{Err: err}
-	}
-	jwt, err := s.atlas.LogIn(s.ctx, secret)
-	s.onEvent(TokenEvent{OpLogIn, err})
-	if err != nil && isRefusal(err) {
-		err = &CredentialError{Err: err}
-	}
-	return jwt, secret, err
-}
-
-// isRefusal reports whether Atlas understood a login or refresh and said no.
-func isRefusal(err error) bool {
-	var e *Error
-	if !errors.As(err, &e) || e.Kind != KindStatus {
-		return false
-	}
-	switch e.StatusCode {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		return true
-	}
-	return false
 }
 
 // succeeded takes a new JWT. The caller holds mu.

@@ -2,7 +2,6 @@ package atlas
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,58 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 )
-
-// fakeIdentity is an Atlas that logs in and refreshes as it is told.
-type fakeIdentity struct {
-	mu                sync.Mutex
-	logins, refreshes int           // guarded by mu
-	life              time.Duration // guarded by mu; of the JWTs
-	skew              time.Duration // guarded by mu; of its clock against ours
-	latency           time.Duration // guarded by mu
-	loginErr          error         // guarded by mu
-	refreshErr        error         // guarded by mu
-}
-
-func (f *fakeIdentity) set(change func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	change()
-}
-
-func (f *fakeIdentity) counts() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return fmt.Sprintf("%d logins, %d refreshes", f.logins, f.refreshes)
-}
-
-func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT, error) {
-	f.mu.Lock()
-	*count++
-	latency, err := f.latency, *fail
-	n := f.logins*1000 + f.refreshes
-	exp := time.Now().Add(f.skew + f.life).Unix()
-	f.mu.Unlock()
-	select {
-	case <-time.After(latency):
-	case <-ctx.Done():
-		return "", &Error{Op: OpLogIn, Kind: KindCanceled, Err: ctx.Err()}
-	}
-	if err != nil {
-		return "", err
-	}
-	payload := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d,"n":%d}`, exp, n))
-	return JWT("e30." + payload + ".c2ln"), nil
-}
-
-func (f *fakeIdentity) LogIn(ctx context.Context, _ UserAuthToken) (JWT, error) {
-	return f.issue(ctx, &f.logins, &f.loginErr)
-}
-
-func (f *fakeIdentity) RefreshJWT(ctx context.Context, _ JWT) (JWT, error) {
-	return f.issue(ctx, &f.refreshes, &f.refreshErr)
-}
-
-func plantedSecret() (UserAuthToken, error) { return "planted", nil }
 
 // withSource runs test in a bubble of fake time.
 func withSource(t *testing.T, test func(t *testing.T, f *fakeIdentity, s *TokenSource)) {
@@ -89,10 +36,6 @@ func mustToken(t *testing.T, s *TokenSource) JWT {
 		t.Fatal(err)
 	}
 	return jwt
-}
-
-func refusal() error {
-	return &Error{Op: OpLogIn, Kind: KindStatus, StatusCode: 400, Err: errors.New("refused")}
 }
 
 // TestFault33SharedLogin: a thousand callers, one login, and each waits only as long as it may.

@@ -70,9 +70,9 @@ type answer struct {
 }
 
 var answers = map[reason]answer{
-	reasonCredentialMissing:    {codes.Unauthenticated, http.StatusUnauthorized, false, "no credential: send `authorization: JWT <jwt>` with an Atlas JWT"},
+	reasonCredentialMissing:    {codes.Unauthenticated, http.StatusUnauthorized, false, "no credential: show a client certificate or a token that this service trusts, or send `authorization: JWT <jwt>` with an Atlas JWT"},
 	reasonCredentialMalformed:  {codes.Unauthenticated, http.StatusUnauthorized, false, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>` with an Atlas JWT"},
-	reasonCredentialAmbiguous:  {codes.InvalidArgument, http.StatusBadRequest, false, "the call carries more than one credential: send exactly one authorization value"},
+	reasonCredentialAmbiguous:  {codes.InvalidArgument, http.StatusBadRequest, false, "the call carries more than one credential: send one authorization value, and no Atlas JWT where this service holds the identity"},
 	reasonCredentialRejected:   {codes.Unauthenticated, http.StatusUnauthorized, false, "Atlas refused the credential: log in to Atlas again for a fresh JWT"},
 	reasonServiceCredential:    {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas refused this service's own credential: its operator has to look"},
 	reasonAtlasForbidden:       {codes.PermissionDenied, http.StatusForbidden, false, "Atlas does not permit this for the credential"},

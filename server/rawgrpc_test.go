@@ -11,7 +11,7 @@ import (
 )
 
 // rawGRPC makes one plaintext gRPC call with exactly this :path and these headers, which a client library would mend or
-// refuse, and returns its grpc-status, or what else the server did: "RST_STREAM", "GOAWAY", "closed".
+// refuse, and returns its grpc-status, or what else the server did: "RST_STREAM" and its code, "GOAWAY", "closed".
 func rawGRPC(t *testing.T, s *service, path string, headers ...string) string {
 	t.Helper()
 	return rawGRPCMessage(t, s, path, true, headers...)
@@ -63,7 +63,7 @@ func rawGRPCMessage(t *testing.T, s *service, path string, message bool, headers
 				}
 			}
 		case *http2.RSTStreamFrame:
-			return "RST_STREAM"
+			return "RST_STREAM " + f.ErrCode.String()
 		case *http2.GoAwayFrame:
 			return "GOAWAY"
 		}

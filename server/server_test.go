@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -25,7 +24,6 @@ import (
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -203,99 +201,6 @@ func (s *service) get(t *testing.T, path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// TestDrain: calls in progress are answered, and probes can see that no more should be sent.
-func TestDrain(t *testing.T) {
-	for _, mode := range []security{plaintext, mutualTLS} {
-		t.Run(string(mode), func(t *testing.T) {
-			s := startService(t, mode)
-			if code, body := s.get(t, "/healthz"); code != 200 || body != "ok\n" {
-				t.Errorf("/healthz: %d %q", code, body)
-			}
-			eventually(t, func() bool { code, body := s.get(t, "/readyz"); return code == 200 && body == "ready\n" }, "/readyz does not become ready")
-			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if first, err := watch.Recv(); err != nil || first.GetStatus() != healthpb.HealthCheckResponse_SERVING {
-				t.Fatalf("watch: %v, %v", first, err)
-			}
-
-			gate := s.atlas.Hold(emulator.Create)
-			answers := make(chan outcome)
-			for _, c := range s.callers(t) {
-				go func() { answers <- c.call(testContext(t), create, credential(s.atlas)...) }()
-			}
-			if err := gate.Wait(testContext(t), 2); err != nil {
-				t.Fatal(err)
-			}
-			stopped := make(chan error)
-			go func() { stopped <- s.stop() }()
-			if next, err := watch.Recv(); err != nil || next.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
-				t.Errorf("health while draining: %v, %v", next.GetStatus(), err)
-			}
-			if code, body := s.get(t, "/readyz"); code != 503 || body != "draining\n" {
-				t.Errorf("/readyz while draining: %d %q", code, body)
-			}
-			if code, _ := s.get(t, "/healthz"); code != 200 {
-				t.Errorf("/healthz while draining: %d", code)
-			}
-			eventually(t, func() bool { _, err := net.Dial("tcp", s.HTTPAddr().String()); return err != nil }, "new connections are still taken")
-			select {
-			case err := <-stopped:
-				t.Fatalf("the server stopped with calls in progress: %v", err)
-			default:
-			}
-			gate.Release()
-			for range 2 {
-				wantCreated.check(t, <-answers)
-			}
-			if err := <-stopped; err != nil {
-				t.Errorf("stop: %v", err)
-			}
-		})
-	}
-}
-
-// TestDrainTimeout: a call that does not end holds up the stop for so long and no longer.
-func TestDrainTimeout(t *testing.T) {
-	em, err := emulator.Start(emulator.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(em.Close)
-	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), Timeout: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.CloseIdleConnections)
-	srv, err := server.New(server.Config{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", DrainTimeout: 50 * time.Millisecond, Atlas: client})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &service{Server: srv, atlas: em, mode: plaintext}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	stopped := make(chan error)
-	go func() { stopped <- srv.Run(ctx) }()
-	gate := em.Hold(emulator.Create)
-	answers := make(chan outcome)
-	for _, c := range s.callers(t) {
-		go func() { answers <- c.call(testContext(t), create, credential(em)...) }()
-	}
-	if err := gate.Wait(testContext(t), 2); err != nil {
-		t.Fatal(err)
-	}
-	stop()
-	if err := <-stopped; err == nil || !strings.Contains(err.Error(), "drain timeout") {
-		t.Errorf("stop: %v, want that the drain timeout passed", err)
-	}
-	for range 2 {
-		if got := <-answers; got.Code == codes.OK {
-			t.Errorf("a call that was cut off got %+v", got)
-		}
-	}
-}
-
 func TestValidate(t *testing.T) {
 	dir := t.TempDir()
 	certs := makeCertificates(t)
@@ -395,28 +300,6 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// TestDrainWithOpenStreams: neither an idle reflection stream nor a call whose message never comes is a call in progress.
-func TestDrainWithOpenStreams(t *testing.T) {
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 10 * time.Second })
-	stream, err := reflectionpb.NewServerReflectionClient(s.grpcConn(t)).ServerReflectionInfo(testContext(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := stream.Recv(); err != nil {
-		t.Fatal(err)
-	}
-	start := time.Now()
-	if err := s.stop(); err != nil {
-		t.Errorf("stop: %v", err)
-	}
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("an idle stream held up the stop for %v", took)
-	}
-}
-
 // TestMessageTimeout: a call whose message does not come is ended, so that nobody can keep streams for nothing.
 func TestMessageTimeout(t *testing.T) {
 	t.Parallel()
@@ -428,20 +311,5 @@ func TestMessageTimeout(t *testing.T) {
 	}
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("it took %v", took)
-	}
-}
-
-// TestStopAtOnce: a stop that comes before the listeners serve is as clean as any.
-func TestStopAtOnce(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 100 {
-		srv, err := server.New(server.Config{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Atlas: &atlas.Client{}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := srv.Run(ctx); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

@@ -76,8 +76,9 @@ func (f cacheFlags) openRedisPassword(files *cacheFiles, cfg *tokencache.RedisCo
 	if f.RedisPasswordFile == "" {
 		return nil
 	}
+	log = log.With(slog.String("file", f.RedisPasswordFile))
 	password, err := reload.New([]string{f.RedisPasswordFile}, parsePassword, func(string) { log.Info("password of Redis replaced") },
-		reload.Report(log, "password of Redis", f.RedisPasswordFile))
+		reload.Report(log, "password of Redis"))
 	if err != nil {
 		return fmt.Errorf("--cache-redis-password-file: %w", err)
 	}

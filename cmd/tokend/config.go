@@ -15,13 +15,18 @@ type configCommand struct {
 }
 
 func (c *configCommand) execute(_ context.Context, in *invocation) error {
+	c.trial = true
 	cfg, id, errs := c.config(io.Discard, io.Discard)
 	defer id.Close()
 	if err := in.check(errs...); err != nil {
 		return err
 	}
 	if c.Explain != "" {
-		_, err := fmt.Fprintln(in.stdout, id.explain(c.Explain))
+		said, err := id.explain(c.Explain)
+		if err != nil {
+			return in.check(fmt.Errorf("--explain: %w", err))
+		}
+		_, err = fmt.Fprintln(in.stdout, said)
 		return err
 	}
 	table := tabwriter.NewWriter(in.stdout, 0, 0, 2, ' ', 0)

@@ -56,7 +56,11 @@ func TestPagesPolicies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said := []string{policy.Explain("spiffe://prod.internal/ns/chat/sa/web")}
+	explained, err := policy.Explain("spiffe://prod.internal/ns/chat/sa/web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := []string{explained}
 	_, err = auth.ParsePolicy("bad.yaml", []byte(`profiles:
   acme: {userauthtoken_file: secrets/acme}
   old: {userauthtoken_file: /run/secrets/old}

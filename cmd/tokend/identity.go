@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -24,6 +23,8 @@ type identityFlags struct {
 	PolicyFile        string `name:"policy-file" placeholder:"FILE" help:"Who may do what, as whom: YAML. A replaced file is picked up."`
 	OIDCCAFile        string `name:"oidc-ca-file" placeholder:"FILE" help:"Authorities to trust for the policy's OIDC issuers beside the system's, PEM. A replaced file is picked up."`
 	AuditFile         string `name:"audit-file" placeholder:"FILE" help:"Append one JSON record per call to this file; - is standard output; empty turns it off. A request that is refused before it is a call, such as a 404 or 413, is in the log only."`
+
+	trial bool // the settings are checked, and nothing is served
 }
 
 // defaultProfile is the profile that --atlas-userauthtoken-file makes.
@@ -71,10 +72,10 @@ func (id *identity) certificates() string {
 	return "Client certificates are demanded.\n"
 }
 
-// explain says which rule a caller matches.
-func (id *identity) explain(caller string) string {
+// explain says which rule a caller matches, or why it is no caller.
+func (id *identity) explain(caller string) (string, error) {
 	if id.policy == nil {
-		return "There is no policy. " + strings.TrimSuffix(id.who(), "\n")
+		return "There is no policy. " + strings.TrimSuffix(id.who(), "\n"), nil
 	}
 	return id.policy.Explain(caller)
 }
@@ -110,7 +111,7 @@ func (f identityFlags) open(client *atlas.Client, mutual bool, ceiling time.Dura
 	case f.UserauthtokenFile != "":
 		errs = append(errs, flatten(id.openDefault(f.UserauthtokenFile, log))...)
 	}
-	errs = append(errs, flatten(id.openAudit(f.AuditFile, stdout))...)
+	errs = append(errs, flatten(id.openAudit(f.AuditFile, f.trial, stdout, log))...)
 	return id, errs
 }
 
@@ -127,22 +128,5 @@ func (id *identity) openDefault(file string, log *slog.Logger) error {
 	}
 	id.auth, id.hasDefault = authenticator, true
 	id.close = append(id.close, authenticator.Close)
-	return nil
-}
-
-func (id *identity) openAudit(file string, stdout io.Writer) error {
-	switch file {
-	case "":
-		return nil
-	case "-":
-	default:
-		f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return fmt.Errorf("--audit-file: %w", err)
-		}
-		stdout = f
-		id.close = append(id.close, func() { _ = f.Close() })
-	}
-	id.audit = slog.New(slog.NewJSONHandler(stdout, nil))
 	return nil
 }

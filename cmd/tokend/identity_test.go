@@ -68,7 +68,9 @@ func TestPolicyFile(t *testing.T) {
 	}
 
 	replace(t, file, "callers: nonsense\n")
-	poll(t, "the wrong policy to be reported", func() bool { return strings.Contains(s.stderr.String(), "the last good one stays") })
+	poll(t, "the wrong policy to be reported", func() bool {
+		return strings.Contains(s.stderr.String(), `the last good one stays","file":"`+file+`","what":"policy","cause":"`)
+	})
 	if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
 		t.Errorf("with a wrong policy in place: %d %s", got.status, got.body)
 	}
@@ -105,11 +107,14 @@ func TestExplain(t *testing.T) {
 	for caller, want := range map[string]string{
 		"atlas_jwt":      "atlas_jwt matches rule 1 (" + policy + ":2)",
 		"dns:a.internal": "matches none of the 1 rules",
-		"a.internal":     "is no caller: give spiffe://",
 	} {
 		if got := tokend(t, "config", "--policy-file="+policy, "--explain="+caller); got.code != 0 || !strings.Contains(got.stdout, want) || strings.Count(got.stdout, "\n") != 1 {
 			t.Errorf("--explain %s: %d\n%s%s", caller, got.code, got.stdout, got.stderr)
 		}
+	}
+	got := tokend(t, "config", "--policy-file="+policy, "--explain=a.internal")
+	if got.code != 2 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is no caller: give spiffe://`) {
+		t.Errorf("what is no caller: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	if got := tokend(t, "config", "--explain=atlas_jwt"); !strings.Contains(got.stdout, "There is no policy. Everybody with an Atlas JWT") {
 		t.Errorf("without a policy: %s%s", got.stdout, got.stderr)
@@ -131,15 +136,25 @@ func TestFault35SecretFile(t *testing.T) {
 		if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
 			t.Errorf("%s: %d %s", when, got.status, got.body)
 		}
+		em.Org(0).RevokeJWTs()
+		got := grpcurl(t, "-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey, s.grpc, rpcService+"/CreateToken")
+		if grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
+			t.Errorf("%s: gRPC gave another token", when)
+		}
 	}
 	works("at first")
 	replace(t, file, "")
-	poll(t, "the empty file to be reported", func() bool { return strings.Contains(s.stderr.String(), "the last good one stays") })
+	poll(t, "the empty file to be reported", func() bool {
+		return strings.Contains(s.stderr.String(), `the last good one stays","profile":"default","file":"`+file+`","what":"userauthtoken","cause":"`)
+	})
 	works("with an empty file")
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	works("without the file")
+	replace(t, file, em.Org(0).UserAuthToken()[:20]) // in half, and that is how it stays
+	poll(t, "half of a secret to be taken for one", func() bool { return strings.Contains(s.stderr.String(), "userauthtoken replaced") })
+	works("with half of it")
 
 	em.Org(0).RotateUserAuthToken()
 	em.Org(0).RevokeJWTs()

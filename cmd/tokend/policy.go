@@ -63,13 +63,14 @@ func (f *policyFile) install(v policyVersion, a *auth.Authenticator) error {
 // openPolicy reads the policy and the secrets that it names. A new version of the file that is wrong, or that names a secret
 // which cannot be read, leaves the one in force.
 func (id *identity) openPolicy(f *policyFile, issuers *http.Client, log *slog.Logger) []error {
+	fileLog := log.With(slog.String("file", f.path))
 	policy, err := reload.New([]string{f.path}, f.parse, func(v policyVersion) {
 		if err := f.install(v, id.auth); err != nil {
-			log.Error("the new policy cannot be used", slog.String("cause", err.Error()))
+			fileLog.Error("the new policy cannot be used", slog.String("cause", err.Error()))
 			return
 		}
-		log.Info("policy replaced", slog.String("file", f.path))
-	}, reload.Report(log, "policy", f.path))
+		fileLog.Info("policy replaced")
+	}, reload.Report(fileLog, "policy"))
 	if err != nil {
 		var errs []error
 		for _, err := range flatten(err) {

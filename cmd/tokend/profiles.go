@@ -51,10 +51,11 @@ func newProfiles(client *atlas.Client, grace time.Duration, log *slog.Logger) *p
 // open reads the secret in a file and makes an Atlas identity of it. Nobody has it before it is added.
 func (ps *profiles) open(name, file string) (*profile, error) {
 	p := &profile{name: name}
+	log := ps.log.With(slog.String("profile", name), slog.String("file", file))
 	secret, err := reload.New([]string{file}, parseSecret, func(atlas.UserAuthToken) {
 		p.source.SecretChanged()
-		ps.log.Info("userauthtoken replaced", slog.String("profile", name))
-	}, reload.Report(ps.log, "userauthtoken of profile "+name, file))
+		log.Info("userauthtoken replaced")
+	}, reload.Report(log, "userauthtoken"))
 	if err != nil {
 		return nil, err
 	}

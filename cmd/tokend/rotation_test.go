@@ -76,7 +76,7 @@ func (c certificates) issue(t *testing.T, certFile, keyFile string, use x509.Ext
 	return cert
 }
 
-// Everything that can be replaced is, over and over and under load: the server's certificate, the client CA, the Atlas CA,
+// Everything that can be replaced is, every second and under load: the server's certificate, the client CA, the Atlas CA,
 // the certificate for Atlas, the secret and the policy. No call fails, on new connections or on old ones.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
@@ -100,26 +100,32 @@ func TestRotationUnderLoad(t *testing.T) {
 
 	var met serials
 	calls, stop := s.startLoad(t, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}, VerifyConnection: met.record})
-	n := 0
-	for end := time.Now().Add(*rotationTime); n < 2 || time.Now().Before(end); {
+	var (
+		server, client *x509.Certificate
+		n              int
+		tick           = time.NewTicker(time.Second)
+	)
+	defer tick.Stop()
+	for end := time.Now().Add(*rotationTime); n < 2 || time.Now().Before(end); <-tick.C {
 		n++
-		server := certs.issue(t, certs.serverCert, certs.serverKey, x509.ExtKeyUsageServerAuth)
-		client := certs.issue(t, certs.clientCert, certs.clientKey, x509.ExtKeyUsageClientAuth)
+		server = certs.issue(t, certs.serverCert, certs.serverKey, x509.ExtKeyUsageServerAuth)
+		client = certs.issue(t, certs.clientCert, certs.clientKey, x509.ExtKeyUsageClientAuth)
 		newline := bytes.Repeat([]byte("\n"), n%5+1) // another content, the same authorities
 		replace(t, certs.caFile, string(append(bytes.Clone(clientCA), newline...)))
 		replace(t, atlasCA, string(append(bytes.Clone(clientCA), newline...)))
 		replace(t, policyFile, policy(n))
 		replace(t, secret, em.Org(0).UserAuthToken()+string(newline))
 		em.Org(0).RevokeJWTs() // so that the secret is needed
-		// A file that changes with every look would never be used, so each version waits for the one before it.
-		for _, used := range []string{
-			`"certificate replaced","certificate":"server"`, `"certificate replaced","certificate":"client_ca"`,
-			`"certificate replaced","certificate":"atlas_ca"`, `"certificate replaced","certificate":"atlas_client"`,
-			`"policy replaced"`, `"userauthtoken replaced"`,
-		} {
-			poll(t, used, func() bool { return strings.Count(s.stderr.String(), used) == n })
+	}
+	poll(t, "the last certificates are shown", func() bool { return met.has(server) && shown.has(client) })
+	for _, used := range []string{
+		`"certificate replaced","certificate":"server"`, `"certificate replaced","certificate":"client_ca"`,
+		`"certificate replaced","certificate":"atlas_ca"`, `"certificate replaced","certificate":"atlas_client"`,
+		`"policy replaced"`, `"userauthtoken replaced"`,
+	} {
+		if times := strings.Count(s.stderr.String(), used); times < n/3 { // a busy machine skips some
+			t.Errorf("%d of %d: %s", times, n, used)
 		}
-		poll(t, "the new certificates are shown", func() bool { return met.has(server) && shown.has(client) })
 	}
 	stop()
 	t.Logf("%d calls, %d versions of each file", calls.Load(), n)

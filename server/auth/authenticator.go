@@ -228,7 +228,10 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	if isAtlas {
 		identities = append(identities, Caller{Kind: KindAtlas})
 	}
-	if len(identities) == 0 {
+	switch {
+	case len(identities) == 0 && leaf != nil:
+		return refused, fmt.Errorf("%w, and its client certificate names nobody: it has no DNS name, or a SPIFFE ID that is not valid", ErrMissing)
+	case len(identities) == 0:
 		return refused, ErrMissing
 	}
 	d, err := s.policy.Decide(identities, method)

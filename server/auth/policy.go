@@ -235,18 +235,18 @@ func (p *Policy) Decide(identities []Caller, method string) (Decision, error) {
 }
 
 // Explain says which rule a caller matches, in words. The caller is a SPIFFE ID, dns:NAME, oidc:ISSUER#SUBJECT or
-// atlas_jwt.
-func (p *Policy) Explain(caller string) string {
+// atlas_jwt; what is none of these is an error.
+func (p *Policy) Explain(caller string) (string, error) {
 	c, err := parseCaller(caller)
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
 	i, _, found := p.find([]Caller{c})
 	if !found {
-		return fmt.Sprintf("%s matches none of the %d rules in %s: it may do nothing", c, len(p.rules), p.name)
+		return fmt.Sprintf("%s matches none of the %d rules in %s: it may do nothing", c, len(p.rules), p.name), nil
 	}
 	r := p.rules[i]
-	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.allow, r.as())
+	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.allow, r.as()), nil
 }
 
 // parseCaller reads what Caller.String writes.

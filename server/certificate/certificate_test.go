@@ -122,7 +122,7 @@ func TestFile(t *testing.T) {
 		write(makePEM(t, start.Add(30*time.Minute)), makePEM(t, start.Add(25*time.Minute)))
 		step("two", start.Add(25*time.Minute), 1, "certificate replaced")
 		write(makePEM(t, start.Add(50*time.Minute))[:200])
-		step("a half", start.Add(25*time.Minute), 1, "the last good one stays")
+		step("a half", start.Add(25*time.Minute), 1, `the last good one stays" certificate=ca file=`+path+" what=certificate cause=")
 		write(makePEM(t, start.Add(time.Minute)))
 		step("nearly expired", start.Add(time.Minute), 2, "expires soon")
 		write(makePEM(t, start))

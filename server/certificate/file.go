@@ -59,7 +59,7 @@ func Open[T any](opts Options[T]) (*File[T], error) {
 		if opts.OnChange != nil {
 			opts.OnChange()
 		}
-	}, reload.Report(opts.Logger, opts.Name, opts.Paths[0]))
+	}, reload.Report(log, "certificate"))
 	if err != nil {
 		return nil, err
 	}

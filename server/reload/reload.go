@@ -59,7 +59,8 @@ type Value[T any] struct {
 
 	// The rest belongs to the one goroutine in Run.
 	used     digest              // what current was made of
-	pending  digest              // seen once: taken seriously when seen again
+	pending  digest              // seen, and taken seriously when seen again
+	tried    bool                // pending could not be parsed the first time
 	refused  digest              // could not be parsed, and need not be tried again: see Retry
 	reported map[string]struct{} // failures reported since all was well
 }
@@ -97,25 +98,33 @@ func New[T any](paths []string, parse func(contents [][]byte) (T, error), onChan
 // Get returns the last good value.
 func (v *Value[T]) Get() T { return *v.current.Load() }
 
+// settling is the part of the interval after which changed files are looked at again.
+const settling = 4
+
 // Run looks at the files every interval until ctx is done, then returns nil. It must not run twice at once.
 //
-// A change counts when two looks in a row find the same, so a new value is there after one to two intervals, and a file
-// that is just being written is left alone. Whoever writes slower than that should write another file and rename it.
+// A change counts when it is still the same a quarter of the interval later, so a file that is just being written is left
+// alone, and one that is replaced with every look is not ignored for ever. Whoever writes slower than that should write
+// another file and rename it.
 func (v *Value[T]) Run(ctx context.Context, interval time.Duration) error {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
-			v.look()
+		case <-timer.C:
+		}
+		if changed := v.look(); changed {
+			timer.Reset(interval / settling)
+		} else {
+			timer.Reset(interval)
 		}
 	}
 }
 
-// look reads the files once.
-func (v *Value[T]) look() {
+// look reads the files once, and reports whether there is something that has to be seen again to be used.
+func (v *Value[T]) look() bool {
 	contents, sum, err := readAll(v.paths)
 	switch {
 	case err != nil:
@@ -127,25 +136,30 @@ func (v *Value[T]) look() {
 	case sum == v.refused:
 		v.pending = digest{}
 	case sum != v.pending:
-		v.pending = sum
+		v.pending, v.tried = sum, false
+		return true
 	default:
-		v.pending = digest{}
 		v.use(contents, sum)
 	}
+	return false
 }
 
 // use makes a value of contents that have been found twice.
 func (v *Value[T]) use(contents [][]byte, sum digest) {
 	value, err := v.parse(contents)
 	if err != nil {
+		if !v.tried { // one file of several may be new and the others on their way: nobody need hear of that
+			v.tried = true
+			return
+		}
 		if !errors.As(err, new(retryError)) {
-			v.refused = sum
+			v.pending, v.refused = digest{}, sum
 		}
 		v.report(err)
 		return
 	}
 	v.current.Store(&value)
-	v.used, v.refused = sum, digest{}
+	v.used, v.pending, v.refused = sum, digest{}, digest{}
 	v.recovered()
 	if v.onChange != nil {
 		v.onChange(value)

@@ -1,109 +1,20 @@
 package reload_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-const interval = 5 * time.Second
-
-var errNotGood = errors.New("it does not start with good")
-
-// parseGood accepts contents that start with "good" and joins them.
-func parseGood(contents [][]byte) (string, error) {
-	for _, c := range contents {
-		if !bytes.HasPrefix(c, []byte("good")) {
-			return "", errNotGood
-		}
-	}
-	return string(bytes.Join(contents, []byte("+"))), nil
-}
-
-// watched is a value under a fake clock, with all that it reports.
-type watched struct {
-	*reload.Value[string]
-	t       *testing.T
-	mu      sync.Mutex
-	changes []string
-	errs    []error
-}
-
-func watch(t *testing.T, paths ...string) *watched {
-	t.Helper()
-	w := &watched{t: t}
-	v, err := reload.New(paths, parseGood,
-		func(s string) { w.mu.Lock(); defer w.mu.Unlock(); w.changes = append(w.changes, s) },
-		func(err error) { w.mu.Lock(); defer w.mu.Unlock(); w.errs = append(w.errs, err) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Value = v
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- v.Run(ctx, interval) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	synctest.Wait()
-	return w
-}
-
-// looks lets the value look at its files n times.
-func (w *watched) looks(n int) {
-	for range n {
-		time.Sleep(interval) //nolint:forbidigo // the bubble's clock: it takes no time
-		synctest.Wait()
-	}
-}
-
-func (w *watched) want(value string, changes ...string) {
-	w.t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if got := w.Get(); got != value {
-		w.t.Errorf("the value is %q, want %q", got, value)
-	}
-	if !slices.Equal(w.changes, changes) {
-		w.t.Errorf("told of the changes %q, want %q", w.changes, changes)
-	}
-}
-
-// wantErrors compares by errors.Is; nil is the recovery.
-func (w *watched) wantErrors(want ...error) {
-	w.t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !slices.EqualFunc(w.errs, want, func(got, want error) bool { return (got == nil) == (want == nil) && errors.Is(got, want) }) {
-		w.t.Errorf("told of the errors %v, want %v", w.errs, want)
-	}
-}
-
-func write(t *testing.T, path, content string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestReplacedInPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -115,7 +26,7 @@ func TestReplacedInPlace(t *testing.T) {
 		write(t, file, "good 2")
 		w.looks(1)
 		w.want("good 1") // seen once only
-		w.looks(1)
+		w.settles()
 		w.want("good 2", "good 2")
 		w.looks(3)
 		w.want("good 2", "good 2")
@@ -183,10 +94,14 @@ func TestHalfWritten(t *testing.T) {
 		w := watch(t, file)
 		for _, part := range []string{"good", "good 2", "good 22", "good 222"} {
 			write(t, file, part)
-			w.looks(1)
+			if part == "good" {
+				w.looks(1)
+			} else {
+				w.settles()
+			}
 			w.want("good 1")
 		}
-		w.looks(1)
+		w.settles()
 		w.want("good 222", "good 222")
 		w.wantErrors()
 	})
@@ -203,10 +118,47 @@ func TestPairIsReadWhole(t *testing.T) {
 		write(t, cert, "good c2")
 		w.looks(1)
 		write(t, key, "good k2")
-		w.looks(1)
+		w.settles()
 		w.want("good c1+good k1")
-		w.looks(1)
+		w.settles()
 		w.want("good c2+good k2", "good c2+good k2")
+	})
+}
+
+// TestReplacedAllTheTime has a new version at every look. Those that stay for a while are used.
+func TestReplacedAllTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "secret")
+		write(t, file, "good 0")
+		w := watch(t, file)
+		const versions = 30
+		for n := range versions {
+			write(t, file, fmt.Sprintf("good %d", n+1))
+			w.looks(1)
+		}
+		if used := len(w.changes); used < versions/2 {
+			t.Errorf("%d of %d versions were used", used, versions)
+		}
+		w.wantErrors()
+	})
+}
+
+// TestPairOnItsWay has the second file of a pair come late, but not too late to be expected: that is no failure.
+func TestPairOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+		write(t, cert, "good c1")
+		write(t, key, "good k1")
+		w := watch(t, cert, key)
+		write(t, cert, "bad until the key is there")
+		w.looks(1)
+		w.settles() // it is parsed, in vain
+		write(t, cert, "good c2")
+		write(t, key, "good k2")
+		w.looks(2)
+		w.want("good c2+good k2", "good c2+good k2")
+		w.wantErrors()
 	})
 }
 
@@ -277,7 +229,7 @@ func TestFailuresAreReportedOnce(t *testing.T) {
 			}
 			w.looks(2)
 			write(t, file, "bad")
-			w.looks(2)
+			w.looks(3)
 		}
 		w.wantErrors(fs.ErrNotExist, errNotGood)
 		write(t, file, "good 1") // the old one again: all is well, nothing has changed

@@ -28,11 +28,13 @@ type ErrorReason int32
 const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// UNAUTHENTICATED / 401. The call has no credential: send `authorization: JWT <jwt>`.
+	// UNAUTHENTICATED / 401. The call has no credential: show a client certificate or a token that the service trusts, or
+	// send `authorization: JWT <jwt>`.
 	ErrorReason_ERROR_REASON_CREDENTIAL_MISSING ErrorReason = 1
 	// UNAUTHENTICATED / 401. The credential is not `JWT <jwt>` or `Bearer <jwt>`. Atlas was not called.
 	ErrorReason_ERROR_REASON_CREDENTIAL_MALFORMED ErrorReason = 2
-	// INVALID_ARGUMENT / 400. The call has more than one credential: send exactly one.
+	// INVALID_ARGUMENT / 400. The call has more than one credential: send exactly one, and no Atlas JWT where the service
+	// holds the identity.
 	ErrorReason_ERROR_REASON_CREDENTIAL_AMBIGUOUS ErrorReason = 3
 	// UNAUTHENTICATED / 401. Atlas refused the caller's JWT: get a fresh one.
 	ErrorReason_ERROR_REASON_CREDENTIAL_REJECTED ErrorReason = 4
