@@ -229,7 +229,7 @@ func TestFault61DeleteHereCreateThere(t *testing.T) {
 	w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t)})
 	jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
 	for _, transport := range []int{0, 1} {
-		here, there := w.replicas[0].callers[transport], w.replicas[1].callers[1-transport]
+		here, there := w.callers[0][transport], w.callers[1][1-transport]
 		for _, hold := range []func(emulator.Operation) *emulator.Gate{w.atlas.Hold, w.atlas.HoldAnswer} {
 			var old outcome
 			eventually(t, func() bool {

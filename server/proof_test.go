@@ -17,6 +17,7 @@ var proofOperations = flag.Int("proof.operations", 60_000/fewer, "operations of 
 type proofRun struct {
 	name     string
 	replicas int
+	mortal   int
 	ttl      time.Duration
 	stale    time.Duration
 	redis    bool
@@ -44,6 +45,8 @@ var proofRuns = []proofRun{
 	{name: "two replicas, Redis hangs", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: hangingRedis},
 	{name: "two replicas, Redis slow", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: slowRedis},
 	{name: "two replicas, one cut off", replicas: 2, ttl: proofTTL, stale: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: cutOff},
+	{name: "two replicas, Redis stops", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: stoppingRedis},
+	{name: "two replicas, one is killed", replicas: 1, mortal: 1, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: killing},
 	{name: "three replicas, Redis restarts empty", replicas: 3, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: restartingRedis},
 }
 
@@ -61,9 +64,12 @@ func TestProof(t *testing.T) {
 			if run.lenient {
 				each = 60
 			}
-			s := setup{replicas: run.replicas, orgs: max(1, l.operations/each), ttl: run.ttl, stale: run.stale}
+			s := setup{replicas: run.replicas, mortal: run.mortal, orgs: max(1, l.operations/each), ttl: run.ttl, stale: run.stale}
 			if run.redis {
 				s.redis = redistest.Start(t)
+				if !run.lenient {
+					s.budget = time.Second // a machine that is busy is not a Redis in trouble
+				}
 			}
 			w := newWorld(t, s)
 			stopWeather := w.weather(run.atlas...)
@@ -75,6 +81,9 @@ func TestProof(t *testing.T) {
 			stopTrouble()
 			stopWeather()
 			h.check(t, run.lenient)
+			if run.redis {
+				w.checkRedis(t)
+			}
 			t.Logf("%d operations, %s", len(h.events), w.requests())
 		})
 	}
@@ -151,6 +160,14 @@ func slowRedis(w *world) func() {
 
 func cutOff(w *world) func() {
 	return every(200*time.Millisecond, w.replicas[0].proxy.Cut, w.replicas[0].proxy.Mend)
+}
+
+func stoppingRedis(w *world) func() {
+	return every(150*time.Millisecond, w.redis.Stop, w.redis.Restart)
+}
+
+func killing(w *world) func() {
+	return every(150*time.Millisecond, w.mortals[0].kill, w.mortals[0].start)
 }
 
 func restartingRedis(w *world) func() {

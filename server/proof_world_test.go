@@ -3,9 +3,9 @@ package server_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -35,6 +35,8 @@ type setup struct {
 	ttl      time.Duration
 	stale    time.Duration
 	redis    *redistest.Server // nil: none
+	budget   time.Duration     // for Redis
+	mortal   int               // how many replicas more there are that are killed again and again
 	// cache, if set, makes a replica's cache in place of the real one.
 	cache func(t *testing.T, replica int) server.Cache
 }
@@ -46,6 +48,8 @@ type world struct {
 	atlas    *emulator.Emulator
 	jwts     [][2]string // by org
 	replicas []*proofReplica
+	mortals  []*replicaProcess
+	callers  [][2]caller // of each replica, over gRPC and REST
 	began    time.Time
 }
 
@@ -53,8 +57,7 @@ type world struct {
 type proofReplica struct {
 	*service
 
-	proxy   *redistest.Proxy // nil without Redis
-	callers [2]caller        // gRPC and REST
+	proxy *redistest.Proxy // nil without Redis
 }
 
 func newWorld(t *testing.T, s setup) *world {
@@ -71,30 +74,36 @@ func newWorld(t *testing.T, s setup) *world {
 	for i := range s.replicas {
 		w.replicas = append(w.replicas, w.newReplica(t, i))
 	}
+	for range s.mortal {
+		p := w.newReplicaProcess(t)
+		w.mortals = append(w.mortals, p)
+		w.callers = append(w.callers, p.callers(t))
+	}
 	return w
 }
 
 func (w *world) newReplica(t *testing.T, i int) *proofReplica {
 	t.Helper()
 	r := &proofReplica{}
+	settings := replicaSettings{TTL: w.ttl, Stale: w.stale}
+	if w.redis != nil {
+		r.proxy = w.redis.NewProxy()
+		settings.RedisURL, settings.RedisBudget = r.proxy.URL(), w.budget
+	}
 	r.service = startServiceWith(t, plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
-		c.Logger = slog.New(slog.DiscardHandler)
-		c.CallCeiling = proofCeiling
-		c.DrainTimeout = proofCeiling
-		c.Cache = tokencache.Config{TTL: w.ttl, StaleIfError: w.stale, SettleTime: proofSettle}
-		if w.redis != nil {
-			r.proxy = w.redis.NewProxy()
-			c.Cache.Redis = &tokencache.RedisConfig{URL: r.proxy.URL()}
-		}
+		at := *c
+		*c = settings.config(nil)
+		c.GRPCAddr, c.HTTPAddr, c.AdminAddr = at.GRPCAddr, at.HTTPAddr, at.AdminAddr
 		if w.cache != nil {
 			c.Cache = tokencache.Config{}
 			c.SetCache(w.cache(t, i))
 		}
 		a.Timeout = proofAtlasTimeout
 	})
+	eventually(t, func() bool { _, body := r.get(t, "/readyz"); return body == "ready\n" }, "the replica is not ready")
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	r.callers = [2]caller{r.grpcCaller(t), restCaller{base: "http://" + r.HTTPAddr().String(), client: &http.Client{Transport: transport}}}
+	w.callers = append(w.callers, [2]caller{r.grpcCaller(t), restCaller{base: "http://" + r.HTTPAddr().String(), client: &http.Client{Transport: transport}}})
 	return r
 }
 
@@ -147,18 +156,27 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	through := w.replicas[random.IntN(len(w.replicas))].callers[random.IntN(2)]
+	through := w.callers[random.IntN(len(w.callers))][random.IntN(2)]
 
 	e.callTick, e.call = w.atlas.Tick(), int64(time.Since(w.began))
 	out := through.call(ctx, e.op, headers...)
 	e.answer, e.ended = int64(time.Since(w.began)), w.atlas.Tick()
 	e.ok, e.token = out.Code == codes.OK, out.Token
 	e.harmless = isHarmless(out)
+	if strings.Contains(out.Message, refusedConnection) {
+		<-time.After(5 * time.Millisecond) // the run is not to be over before the replica is back
+	}
 	return e
 }
 
+// refusedConnection is in the message of a call that no replica ever saw.
+const refusedConnection = "connect: connection refused"
+
 // isHarmless reports whether a call that failed says of itself that Atlas did nothing. Whatever else failed may have.
 func isHarmless(out outcome) bool {
+	if strings.Contains(out.Message, refusedConnection) {
+		return true
+	}
 	switch out.Reason {
 	case "ATLAS_RATE_LIMITED", "ATLAS_CONFLICT", "ATLAS_FORBIDDEN", "CREDENTIAL_REJECTED", "OVERLOADED":
 		return true
@@ -226,6 +244,29 @@ var (
 		{On: emulator.Create, Times: 1, Delay: proofAtlasTimeout + 50*time.Millisecond, EvenIfGone: true},
 	}, slowAnswers...)
 )
+
+// checkRedis looks for secrets in all that is in Redis.
+func (w *world) checkRedis(t *testing.T) {
+	t.Helper()
+	dump := ""
+	for key := range strings.FieldsSeq(w.redis.Command("KEYS", "*")) {
+		dump += key + "\n" + w.redis.Command("EVAL", "return redis.call('TYPE', KEYS[1]).ok == 'hash' and table.concat(redis.call('HGETALL', KEYS[1]), ' ') or redis.call('GET', KEYS[1])", "1", key) + "\n"
+	}
+	for _, token := range w.atlas.Tokens() {
+		if strings.Contains(dump, token.Value) {
+			t.Fatal("a token is in Redis")
+		}
+	}
+	for _, pair := range w.jwts {
+		for _, jwt := range pair {
+			for part := range strings.SplitSeq(jwt, ".") {
+				if strings.Contains(dump, part) {
+					t.Fatal("a JWT is in Redis")
+				}
+			}
+		}
+	}
+}
 
 // requests says what Atlas was asked, for the record of a run.
 func (w *world) requests() string {

@@ -3,6 +3,7 @@ package server_test
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -28,7 +29,16 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if settings := os.Getenv(replicaVariable); settings != "" {
+		if err := runReplica(settings); err != nil {
+			fmt.Fprintln(os.Stderr, "replica:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // TestLifeOfAToken is what the service is for, as a caller of each transport sees it.
 func TestLifeOfAToken(t *testing.T) {

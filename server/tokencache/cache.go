@@ -97,6 +97,9 @@ func (c Config) Validate() error {
 		errs = append(errs, ErrStaleWithoutTTL)
 	}
 	if c.Redis != nil {
+		if c.Redis.Budget < 0 || c.Redis.Budget > redisTimeout {
+			errs = append(errs, fmt.Errorf("the budget of Redis is %v, not within 0 to %v", c.Redis.Budget, redisTimeout))
+		}
 		_, err := c.Redis.options()
 		errs = append(errs, err)
 	}

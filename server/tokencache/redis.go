@@ -1,6 +1,7 @@
 package tokencache
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -33,7 +34,7 @@ func newRedisStore(cfg Config, m *metrics) (*redisStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := newRedisClient(options, m, cfg.Logger)
+	client := newRedisClient(options, cmp.Or(cfg.Redis.Budget, redisBudget), m, cfg.Logger)
 	return &redisStore{
 		client: client, metrics: m,
 		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime,

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// redisBudget is how long a call waits for Redis before it goes straight to Atlas.
+	// redisBudget is by default how long a call waits for Redis before it goes straight to Atlas.
 	redisBudget = 50 * time.Millisecond
 	// redisTimeout bounds what goes on after the budget, such as connecting anew, and what is tried again.
 	redisTimeout = time.Second
@@ -25,6 +25,7 @@ const (
 // redisClient runs scripts within a budget, and leaves a Redis that fails alone for a while.
 type redisClient struct {
 	options rueidis.ClientOption
+	budget  time.Duration
 	metrics *metrics
 	breaker circuitbreaker.CircuitBreaker[any]
 
@@ -45,9 +46,9 @@ var (
 	errResting    = errors.New("left alone after several failures")
 )
 
-func newRedisClient(options rueidis.ClientOption, m *metrics, log *slog.Logger) *redisClient {
+func newRedisClient(options rueidis.ClientOption, budget time.Duration, m *metrics, log *slog.Logger) *redisClient {
 	c := &redisClient{
-		options: options, metrics: m, health: redisHealth{log: log},
+		options: options, budget: budget, metrics: m, health: redisHealth{log: log},
 		breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(breakerFailures).WithDelay(breakerDelay).Build(),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -100,7 +101,7 @@ func (c *redisClient) run(name string, script *rueidis.Lua, keys, args []string)
 
 // insist is run whatever happened before.
 func (c *redisClient) insist(name string, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
-	message, err := c.exec(redisBudget, script, keys, args)
+	message, err := c.exec(c.budget, script, keys, args)
 	if err != nil {
 		c.breaker.RecordFailure()
 	} else {

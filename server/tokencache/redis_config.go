@@ -21,6 +21,8 @@ type RedisConfig struct {
 	Password func() string
 	// RootCAs returns the authorities to believe for rediss. If nil, they are the system's.
 	RootCAs func() *x509.CertPool
+	// Budget is how long a call waits for Redis before it goes on without, a second at most. Default 50 ms.
+	Budget time.Duration
 }
 
 // RedisURLError is what is wrong with the URL of a RedisConfig. It never quotes it.
