@@ -115,7 +115,7 @@ func (p *replicaProcess) start() {
 		return
 	}
 	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append(os.Environ(), replicaVariable+"="+string(settings))
+	p.cmd.Env = append(p.cmd.Environ(), replicaVariable+"="+string(settings))
 	p.cmd.Stderr = os.Stderr
 	if err := p.cmd.Start(); err != nil {
 		p.t.Error(err)

@@ -3,7 +3,6 @@ package server_test
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -30,10 +29,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if settings := os.Getenv(replicaVariable); settings != "" {
+	if settings := os.Getenv(replicaVariable); settings != "" { //nolint:forbidigo // this process is a replica, not a test
 		if err := runReplica(settings); err != nil {
-			fmt.Fprintln(os.Stderr, "replica:", err)
-			os.Exit(1)
+			panic(err)
 		}
 		return
 	}
