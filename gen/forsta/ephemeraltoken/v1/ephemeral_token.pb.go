@@ -145,7 +145,7 @@ func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
 	return file_forsta_ephemeraltoken_v1_ephemeral_token_proto_rawDescGZIP(), []int{2}
 }
 
-// DeleteTokenResponse is empty: an OK answer means that Atlas acknowledged the delete.
+// DeleteTokenResponse is empty: an OK answer means that Atlas acknowledged the delete, and that nothing remembers the token.
 type DeleteTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

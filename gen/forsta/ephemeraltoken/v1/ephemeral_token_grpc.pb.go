@@ -46,6 +46,10 @@ type EphemeralTokenServiceClient interface {
 	// Repeating it is safe: it returns the same token until that is deleted. An error with a RetryInfo is worth repeating
 	// after its delay. The token is a secret: answers over REST carry `Cache-Control: no-store`.
 	//
+	// Calls with the same credential share one call of Atlas that begins after them. Where the operator lets tokens be
+	// remembered, the answer may come from memory, never across a delete that this service has acknowledged; metadata or header
+	// `cache-status` (RFC 9211) says so, with `age` in seconds. `cache-control: no-cache` asks Atlas in any case.
+	//
 	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "…"}`.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// DeleteToken revokes the org's ephemeral token. It succeeds if there is none.
@@ -106,6 +110,10 @@ type EphemeralTokenServiceServer interface {
 	//
 	// Repeating it is safe: it returns the same token until that is deleted. An error with a RetryInfo is worth repeating
 	// after its delay. The token is a secret: answers over REST carry `Cache-Control: no-store`.
+	//
+	// Calls with the same credential share one call of Atlas that begins after them. Where the operator lets tokens be
+	// remembered, the answer may come from memory, never across a delete that this service has acknowledged; metadata or header
+	// `cache-status` (RFC 9211) says so, with `age` in seconds. `cache-control: no-cache` asks Atlas in any case.
 	//
 	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "…"}`.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
