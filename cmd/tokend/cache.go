@@ -38,6 +38,9 @@ func (f cacheFlags) config(log *slog.Logger) (tokencache.Config, cacheFiles, []e
 	ttl, ttlErr := notNegativeDuration("cache-ttl", f.TTL)
 	stale, staleErr := notNegativeDuration("cache-stale-if-error", f.StaleIfError)
 	errs := flatten(ttlErr, staleErr)
+	if ttlErr != nil {
+		ttl = time.Second // any: it is given, and wrong, so nobody needs to hear that it is missing
+	}
 	cfg := tokencache.Config{TTL: ttl, StaleIfError: stale}
 	if f.RedisURL != "" {
 		cfg.Redis = &tokencache.RedisConfig{URL: f.RedisURL}
