@@ -255,3 +255,68 @@ func TestFault61DeleteHereCreateThere(t *testing.T) {
 		}
 	}
 }
+
+// TestFault57Unsettled: a delete that cannot move the fence is not acknowledged while copies may be alive, and says so when
+// its caller's time is up; a replica that can see them hands none out once the fence could be moved.
+func TestFault57Unsettled(t *testing.T) {
+	for i, transport := range []string{"gRPC", "REST"} {
+		t.Run(transport, func(t *testing.T) {
+			w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t)})
+			jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
+			cut, other := w.callers[0][i], w.callers[1][i]
+			old := cut.call(testContext(t), create, jwt...)
+			wantCreated.check(t, old)
+			w.replicas[0].proxy.Cut()
+
+			// Its time is that of every call here: when that of its own is up, a gRPC client answers itself.
+			got := cut.call(testContext(t), remove, jwt...)
+			want{code: codes.DeadlineExceeded, http: 504, reason: "DEADLINE_EXCEEDED", meta: map[string]string{"outcome": "unknown"}}.check(t, got)
+			if got := cut.call(testContext(t), create, jwt...); got.Code != codes.OK || got.Token == old.Token || got.header("cache-status") != "tokend; fwd=miss" {
+				t.Errorf("a create of the replica that is cut off: %v, the old token: %v, cache-status %q", got.Code, got.Token == old.Token, got.header("cache-status"))
+			}
+			if _, body := w.replicas[0].get(t, "/readyz"); !strings.HasPrefix(body, "ready\nRedis: ") {
+				t.Errorf("/readyz does not say that Redis cannot be reached: %q", body)
+			}
+			w.replicas[0].proxy.Mend()
+			eventually(t, func() bool {
+				got := other.call(testContext(t), create, jwt...)
+				return got.Code == codes.OK && got.Token != old.Token
+			}, "the other replica goes on handing out the old token")
+		})
+	}
+}
+
+// TestRedisInTrouble: no caller sees that Redis is down, hangs, is slow, loses its keys or has others.
+func TestRedisInTrouble(t *testing.T) {
+	for name, trouble := range map[string]func(*world) (end func()){
+		"down":  func(w *world) func() { w.redis.Stop(); return w.redis.Restart },
+		"hangs": func(w *world) func() { w.redis.Pause(); return w.redis.Resume },
+		"slow":  func(w *world) func() { w.replicas[0].proxy.Delay(200 * time.Millisecond); return func() {} },
+		"empty": func(w *world) func() { w.redis.Command("FLUSHALL"); return func() {} },
+		"full":  func(w *world) func() { w.redis.Command("CONFIG", "SET", "maxmemory", "1"); return func() {} },
+		"altered": func(w *world) func() {
+			for key := range strings.FieldsSeq(w.redis.Command("KEYS", "*")) {
+				w.redis.Command("SET", key, "nonsense")
+			}
+			return func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{replicas: 1, orgs: 1, ttl: time.Minute, redis: redistest.Start(t)})
+			jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
+			for _, c := range w.callers[0] {
+				wantCreated.check(t, c.call(testContext(t), create, jwt...))
+			}
+			defer trouble(w)()
+			for range 4 {
+				for _, c := range w.callers[0] {
+					got := c.call(testContext(t), create, jwt...)
+					if wantCreated.check(t, got); got.Token != w.atlas.Org(0).EphemeralToken() {
+						t.Error("another token than Atlas's")
+					}
+				}
+			}
+		})
+	}
+}
