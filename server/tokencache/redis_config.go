@@ -66,14 +66,38 @@ func (c *RedisConfig) options() (rueidis.ClientOption, error) {
 			return rueidis.AuthCredentials{Username: user, Password: c.Password()}, nil
 		}
 	}
-	if opt.TLSConfig != nil {
-		opt.DialCtxFn = c.dialTLS
-	}
+	opt.DialCtxFn = guarded(c.dialer(u.Scheme, opt.TLSConfig != nil), opt.Sentinel.MasterSet != "")
 	// What is not repeated here does not hold for the sentinels, not even TLS.
 	opt.Sentinel.TLSConfig, opt.Sentinel.Dialer, opt.Sentinel.ClientName = opt.TLSConfig, opt.Dialer, opt.ClientName
 	// A sentinel's word of another primary can be lost, and then nothing else would ever tell.
 	opt.Sentinel.TopologyRefreshInterval = 5 * time.Second
 	return opt, nil
+}
+
+type dialFunc = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error)
+
+// dialer returns how to connect by a URL of that scheme.
+func (c *RedisConfig) dialer(scheme string, overTLS bool) dialFunc {
+	if overTLS {
+		return c.dialTLS
+	}
+	network := "tcp"
+	if scheme == "unix" {
+		network = "unix"
+	}
+	return func(ctx context.Context, addr string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
+		return dialer.DialContext(ctx, network, addr)
+	}
+}
+
+func guarded(dial dialFunc, publishes bool) dialFunc {
+	return func(ctx context.Context, addr string, dialer *net.Dialer, cfg *tls.Config) (net.Conn, error) {
+		conn, err := dial(ctx, addr, dialer, cfg)
+		if err != nil {
+			return nil, err
+		}
+		return &guardedConn{Conn: conn, publishes: publishes}, nil
+	}
 }
 
 // dialTLS connects to a node or a sentinel; cfg has the host of the URL as its name.

@@ -165,6 +165,7 @@ type Proxy struct {
 	mu    sync.Mutex
 	delay time.Duration         // guarded by mu; before each piece from the server
 	cut   bool                  // guarded by mu
+	extra string                // guarded by mu; what follows each piece
 	conns map[net.Conn]struct{} // guarded by mu
 }
 
@@ -193,6 +194,13 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
+}
+
+// Append has each piece from the server followed by what the server has not said.
+func (p *Proxy) Append(extra string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.extra = extra
 }
 
 // Cut breaks every connection and lets none through until Mend.
@@ -267,12 +275,12 @@ func (p *Proxy) serve(client net.Conn) {
 		n, err := server.Read(buffer)
 		if n > 0 {
 			p.mu.Lock()
-			delay := p.delay
+			delay, extra := p.delay, p.extra
 			p.mu.Unlock()
 			if delay > 0 {
 				<-time.After(delay)
 			}
-			if _, err := client.Write(buffer[:n]); err != nil {
+			if _, err := client.Write(append(buffer[:n:n], extra...)); err != nil {
 				break
 			}
 		}
