@@ -117,7 +117,7 @@ func (r *respReader) read(b []byte) (n int, whole bool, err error) {
 		*r = respReader{head: r.head[:0], line: r.line[:0], open: r.open[:0]}
 	}
 	for n < len(b) && !r.whole {
-		read := 0
+		var read int
 		if r.skip > 0 {
 			read = min(r.skip, len(b)-n)
 			if r.skip -= read; r.skip == 0 {
@@ -161,7 +161,7 @@ func (r *respReader) begin(line []byte) error {
 	if len(line) == 0 {
 		return errMalformed
 	}
-	size := 0
+	var size int
 	switch line[0] {
 	case '+', '-', ':', '_', ',', '#', '(':
 		r.element()
