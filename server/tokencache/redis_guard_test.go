@@ -10,12 +10,22 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
 )
 
 // A server that says more than it was asked, or announces more than there is memory for, costs us Redis and no more. The
 // client library would end the process.
 func TestABrokenRedisDoesNotEndTheProcess(t *testing.T) {
+	t.Parallel()
+	type broken struct {
+		name    string
+		jwt     atlas.JWT
+		replica *replica
+		proxy   *redistest.Proxy
+	}
+	var all []broken
+	server, w := redistest.Start(t), newWorld()
 	for name, extra := range map[string]string{
 		"an answer too many":  ":1\r\n",
 		"several":             "+OK\r\n-ERR no\r\n*1\r\n$1\r\nx\r\n",
@@ -26,30 +36,31 @@ func TestABrokenRedisDoesNotEndTheProcess(t *testing.T) {
 		"deep":                strings.Repeat("*1\r\n", 100_000),
 		"no protocol":         "HTTP/1.1 400 Bad Request\r\n\r\n",
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server, w := redistest.Start(t), newWorld()
-			proxy := server.NewProxy()
-			r := newReplica(t, w, proxy.URL(), Config{}).connected()
-			jwt := newJWT(orgA, "u", time.Time{})
-			r.wantMiss(jwt)
-			proxy.Append(extra)
-			for range 20 {
-				if token, _ := r.token(jwt); token != w.token(orgA) {
-					t.Errorf("got %q", string(token))
-				}
+		proxy := server.NewProxy()
+		r := newReplica(t, w, proxy.URL(), Config{}).connected()
+		_ = newReplica(t, w, proxy.URL(), Config{}) // one for which it is like that from the start
+		r.wantMiss(newJWT(name, "u", time.Time{}))
+		proxy.Append(extra)
+		all = append(all, broken{name, newJWT(name, "u", time.Time{}), r, proxy})
+	}
+	for _, b := range all {
+		for range 20 {
+			if token, _ := b.replica.token(b.jwt); token != w.token(b.name) {
+				t.Errorf("%s: got %q", b.name, string(token))
 			}
-			r.eventually("nobody is told", func() bool {
-				_, _ = r.token(jwt)
-				return r.Check() != nil
-			})
-			// One that is like that from the start.
-			_ = newReplica(t, w, proxy.URL(), Config{})
-			proxy.Append("")
-			r.eventually("Redis is not used though it is well again", func() bool {
-				_, status := r.token(jwt)
-				return status.Hit
-			})
+		}
+		b.replica.eventually(b.name+": nobody is told", func() bool {
+			_, _ = b.replica.token(b.jwt)
+			return b.replica.Check() != nil
+		})
+	}
+	for _, b := range all {
+		b.proxy.Append("")
+	}
+	for _, b := range all {
+		b.replica.eventually(b.name+": Redis is not used though it is well again", func() bool {
+			_, status := b.replica.token(b.jwt)
+			return status.Hit
 		})
 	}
 }
