@@ -20,10 +20,10 @@ import (
 type cacheFlags struct {
 	TTL          string `name:"cache-ttl" default:"0" placeholder:"DURATION" help:"Remember a token for so long; 0 remembers nothing. Without --cache-redis-url that is right for one replica only."`
 	StaleIfError string `name:"cache-stale-if-error" default:"0" placeholder:"DURATION" help:"Keep a token for so much longer, to hand it out when Atlas fails; never across a delete."`
-	RedisURL     string `name:"cache-redis-url" placeholder:"URL" help:"Redis or Valkey in which replicas remember together: redis://HOST:PORT, rediss:// for TLS, or unix:///PATH. ?master_set=NAME is for Sentinel, ?addr=HOST:PORT for more nodes of a cluster."`
+	RedisURL     string `name:"cache-redis-url" placeholder:"URL" help:"Redis or Valkey in which replicas remember together: redis://HOST:PORT, rediss:// for TLS, or unix:///PATH. ?master_set=NAME is for Sentinel, ?addr=HOST:PORT for more sentinels or nodes of a cluster."`
 	RedisCAFile  string `name:"cache-redis-ca-file" placeholder:"FILE" help:"Authorities to trust for rediss:// beside the system's, PEM. A replaced file is picked up."`
 
-	RedisPasswordFile string `name:"cache-redis-password-file" placeholder:"FILE" help:"File with the password of Redis. A replaced file is picked up."`
+	RedisPasswordFile string `name:"cache-redis-password-file" placeholder:"FILE" help:"File with the password of Redis, which its sentinels are given as well. A replaced file is picked up."`
 }
 
 // cacheFiles is the work that keeps what the flags name up to date.

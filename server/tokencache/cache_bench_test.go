@@ -2,10 +2,13 @@ package tokencache
 
 import (
 	"context"
+	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
 )
 
 // benchAsk is Atlas, answering at once.
@@ -52,4 +55,20 @@ func BenchmarkParallelCallersOfOneKey(b *testing.B) {
 			}
 		}
 	})
+}
+
+// How long a hit takes while a hundred others look as well, each for its own.
+func BenchmarkParallelHitsInRedis(b *testing.B) {
+	c := newBench(b, Config{TTL: time.Hour, Redis: &RedisConfig{URL: redistest.Start(b).URL()}})
+	var n atomic.Int64
+	b.SetParallelism(50)
+	b.RunParallel(func(pb *testing.PB) {
+		jwt := newJWT(orgA, strconv.FormatInt(n.Add(1), 10), time.Time{})
+		for pb.Next() {
+			if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	b.ReportMetric(float64(b.Elapsed().Microseconds())*100/float64(b.N), "µs/look")
 }

@@ -15,11 +15,14 @@ import (
 // RedisConfig says which Redis or Valkey replicas share.
 type RedisConfig struct {
 	// URL is redis://HOST:PORT, rediss:// for TLS, or unix:///PATH. It may have a user name, a database as /N, more
-	// addresses of a cluster as ?addr=HOST:PORT, and the name of Sentinel's master as ?master_set=NAME. Required.
+	// addresses of a cluster as ?addr=HOST:PORT, and the name of Sentinel's master as ?master_set=NAME. Then the addresses
+	// are those of the sentinels. Required.
 	URL string
-	// Password returns the present password. If nil, there is none. It is never a part of the URL.
+	// Password returns the present password. If nil, there is none. It is never a part of the URL. User name and password
+	// are for the nodes and for the sentinels: one that wants none takes any password, but no user that it does not know.
 	Password func() string
-	// RootCAs returns the authorities to believe for rediss. If nil, they are the system's.
+	// RootCAs returns the authorities to believe for rediss. If nil, they are the system's. A node or a sentinel that is
+	// connected to by a name must have that in its certificate; by an address, the host of URL.
 	RootCAs func() *x509.CertPool
 	// Budget is how long a call waits for Redis before it goes on without, a second at most. Default 50 ms.
 	Budget time.Duration
@@ -65,14 +68,50 @@ func (c *RedisConfig) options() (rueidis.ClientOption, error) {
 			return rueidis.AuthCredentials{Username: user, Password: c.Password()}, nil
 		}
 	}
-	if opt.TLSConfig != nil && c.RootCAs != nil {
-		opt.DialCtxFn = func(ctx context.Context, addr string, dialer *net.Dialer, cfg *tls.Config) (net.Conn, error) {
-			cfg = cfg.Clone()
-			cfg.RootCAs = c.RootCAs() // as they are now
-			return (&tls.Dialer{NetDialer: dialer, Config: cfg}).DialContext(ctx, "tcp", addr)
-		}
-	}
+	opt.DialCtxFn = guarded(c.dialer(u.Scheme, opt.TLSConfig != nil), opt.Sentinel.MasterSet != "")
+	// What is not repeated here does not hold for the sentinels, not even TLS.
+	opt.Sentinel.TLSConfig, opt.Sentinel.Dialer, opt.Sentinel.ClientName = opt.TLSConfig, opt.Dialer, opt.ClientName
+	// A sentinel's word of another primary can be lost, and then nothing else would ever tell.
+	opt.Sentinel.TopologyRefreshInterval = 5 * time.Second
 	return opt, nil
+}
+
+type dialFunc = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error)
+
+// dialer returns how to connect by a URL of that scheme.
+func (c *RedisConfig) dialer(scheme string, overTLS bool) dialFunc {
+	if overTLS {
+		return c.dialTLS
+	}
+	network := "tcp"
+	if scheme == "unix" {
+		network = "unix"
+	}
+	return func(ctx context.Context, addr string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
+		return dialer.DialContext(ctx, network, addr)
+	}
+}
+
+func guarded(dial dialFunc, publishes bool) dialFunc {
+	return func(ctx context.Context, addr string, dialer *net.Dialer, cfg *tls.Config) (net.Conn, error) {
+		conn, err := dial(ctx, addr, dialer, cfg)
+		if err != nil {
+			return nil, err
+		}
+		return &guardedConn{Conn: conn, publishes: publishes}, nil
+	}
+}
+
+// dialTLS connects to a node or a sentinel; cfg has the host of the URL as its name.
+func (c *RedisConfig) dialTLS(ctx context.Context, addr string, dialer *net.Dialer, cfg *tls.Config) (net.Conn, error) {
+	cfg = cfg.Clone()
+	if host, _, err := net.SplitHostPort(addr); err == nil && net.ParseIP(host) == nil {
+		cfg.ServerName = host
+	}
+	if c.RootCAs != nil {
+		cfg.RootCAs = c.RootCAs() // as they are now
+	}
+	return (&tls.Dialer{NetDialer: dialer, Config: cfg}).DialContext(ctx, "tcp", addr)
 }
 
 // wrongParameters returns what is wrong with the parameters of a URL. The client library passes over some mistakes.

@@ -238,6 +238,7 @@ func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
 }
 
 func TestAReplicaThatDiesInMidDelete(t *testing.T) {
+	t.Parallel()
 	server, w := redistest.Start(t), newWorld()
 	cfg := Config{CallTimeout: time.Second, SettleTime: time.Second}
 	dead := newReplica(t, w, server.URL(), cfg).connected()
@@ -260,6 +261,7 @@ func TestAReplicaThatDiesInMidDelete(t *testing.T) {
 
 // An unknown outcome holds the fence for every replica.
 func TestAnUnknownOutcomeHoldsTheFenceInRedis(t *testing.T) {
+	t.Parallel()
 	server, w := redistest.Start(t), newWorld()
 	one := newReplica(t, w, server.URL(), Config{SettleTime: time.Second}).connected()
 	two := newReplica(t, w, server.URL(), Config{SettleTime: time.Second}).connected()

@@ -22,6 +22,7 @@ type Server struct {
 	t    testing.TB
 	addr string
 	dir  string
+	file []string // a configuration, as a Sentinel needs one
 	args []string
 	cmd  *exec.Cmd
 	gone chan struct{}
@@ -31,22 +32,36 @@ type Server struct {
 // if REQUIRE_TOOLS is 1. args are added to its command line, such as "--maxmemory", "1mb".
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
+	s := newServer(t, args)
+	s.start()
+	return s
+}
+
+// newServer returns a server that does not run yet.
+func newServer(t testing.TB, args []string) *Server {
+	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		if os.Getenv("REQUIRE_TOOLS") == "1" { //nolint:forbidigo // a switch of the tests, which is set for all of them
 			t.Fatal("redis-server is not installed")
 		}
 		t.Skip("redis-server is not installed: on Debian, apt-get install redis-server")
 	}
-	s := &Server{t: t, dir: t.TempDir(), args: args}
+	return &Server{t: t, dir: t.TempDir(), args: args, addr: freeAddr(t)}
+}
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.addr = l.Addr().String()
-	_ = l.Close()
-	s.start()
-	t.Cleanup(s.Stop)
-	return s
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return port
 }
 
 // Addr is its host:port.
@@ -57,12 +72,14 @@ func (s *Server) URL() string { return "redis://" + s.addr }
 
 func (s *Server) start() {
 	s.t.Helper()
-	_, port, _ := net.SplitHostPort(s.addr)
-	args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir,
-		"--logfile", filepath.Join(s.dir, "log"), "--daemonize", "no"}, s.args...)
-	s.cmd = exec.Command("redis-server", args...) //nolint:noctx,gosec // Stop ends it
+	args := append(s.file, "--bind", "127.0.0.1", "--port", portOf(s.addr), "--save", "", "--appendonly", "no", //nolint:gocritic // file is full
+		"--dir", s.dir, "--logfile", filepath.Join(s.dir, "log"), "--daemonize", "no")
+	s.cmd = exec.Command("redis-server", append(args, s.args...)...) //nolint:noctx,gosec // Stop ends it
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatalf("redis-server: %v", err)
+	}
+	if s.gone == nil {
+		s.t.Cleanup(s.Stop)
 	}
 	gone, cmd := make(chan struct{}), s.cmd
 	s.gone = gone
@@ -132,8 +149,7 @@ func (s *Server) Command(words ...string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	_, port, _ := net.SplitHostPort(s.addr)
-	out, err := exec.CommandContext(ctx, "redis-cli", append([]string{"-p", port, "--raw"}, words...)...).CombinedOutput() //nolint:gosec // the test's own words
+	out, err := exec.CommandContext(ctx, "redis-cli", append([]string{"-p", portOf(s.addr), "--raw"}, words...)...).CombinedOutput() //nolint:gosec // the test's own words
 	if err != nil {
 		s.t.Fatalf("redis-cli: %v: %s", err, out)
 	}
@@ -149,6 +165,7 @@ type Proxy struct {
 	mu    sync.Mutex
 	delay time.Duration         // guarded by mu; before each piece from the server
 	cut   bool                  // guarded by mu
+	extra string                // guarded by mu; what follows each piece
 	conns map[net.Conn]struct{} // guarded by mu
 }
 
@@ -177,6 +194,13 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
+}
+
+// Append has each piece from the server followed by what the server has not said.
+func (p *Proxy) Append(extra string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.extra = extra
 }
 
 // Cut breaks every connection and lets none through until Mend.
@@ -251,12 +275,12 @@ func (p *Proxy) serve(client net.Conn) {
 		n, err := server.Read(buffer)
 		if n > 0 {
 			p.mu.Lock()
-			delay := p.delay
+			delay, extra := p.delay, p.extra
 			p.mu.Unlock()
 			if delay > 0 {
 				<-time.After(delay)
 			}
-			if _, err := client.Write(buffer[:n]); err != nil {
+			if _, err := client.Write(append(buffer[:n:n], extra...)); err != nil {
 				break
 			}
 		}
