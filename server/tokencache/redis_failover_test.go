@@ -14,7 +14,7 @@ import (
 // when it would have expired anyway.
 func TestFault59FailoverLosesADelete(t *testing.T) {
 	t.Parallel()
-	const ttl = 6 * time.Second
+	const ttl = 12 * time.Second // longer than the failover and the client library take together
 	s, w := redistest.StartSentinel(t, nil), newWorld()
 	s.Watch()
 	one := newReplica(t, w, s.URL(), Config{TTL: ttl}).connected()
