@@ -75,7 +75,8 @@ func TestProof(t *testing.T) {
 			stopTrouble()
 			stopWeather()
 			h.check(t, run.lenient)
-			t.Logf("%d operations, %s", len(h.events), w.requests())
+			hits, overlapping := h.hits()
+			t.Logf("%d operations, %s; %.0f %% of the creates from memory, %.0f %% during a delete", len(h.events), w.requests(), 100*hits, 100*overlapping)
 		})
 	}
 }
@@ -88,6 +89,9 @@ func (h history) check(t *testing.T, lenient bool) {
 	}
 	if n := h.violations(); n > 0 {
 		t.Errorf("%d creates returned a token that was minted before a delete that was acknowledged before them", n)
+	}
+	if n := h.dead(lenient); n > 0 {
+		t.Errorf("%d creates returned a token that was dead before they began", n)
 	}
 	model := strict
 	if lenient {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -153,6 +154,7 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	out := through.call(ctx, e.op, headers...)
 	e.answer, e.ended = int64(time.Since(w.began)), w.atlas.Tick()
 	e.ok, e.token = out.Code == codes.OK, out.Token
+	e.hit = strings.Contains(out.header("cache-status"), "; hit")
 	e.harmless = isHarmless(out)
 	return e
 }
