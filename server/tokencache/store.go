@@ -14,6 +14,8 @@ import (
 // was remembered is read while Atlas deletes it; moved after, none is remembered that was asked for before the delete
 // took effect. Between the two the fence is held: nothing is read or stored, or one caller could be given the old token
 // after another already has the new one.
+//
+// Credentials come with their org read.
 type store interface {
 	// look returns what is remembered, and the view under which to fill. A store in trouble has nothing.
 	look(context.Context, key, Credential) (found, view)
@@ -53,6 +55,7 @@ type view struct {
 // found is what is remembered for a credential.
 type found struct {
 	token atlas.Token
+	org   string
 	age   time.Duration // since Atlas was asked
 	ttl   time.Duration // left; not above zero: kept for when Atlas fails
 }
@@ -60,6 +63,6 @@ type found struct {
 func (f found) there() bool  { return f.token != "" }
 func (f found) usable() bool { return f.token != "" && f.ttl > 0 }
 
-func (f found) result(org string) Result {
-	return Result{f.token, org, Status{Hit: true, Stale: f.ttl <= 0, TTL: f.ttl, Age: f.age}}
+func (f found) result() Result {
+	return Result{f.token, f.org, Status{Hit: true, Stale: f.ttl <= 0, TTL: f.ttl, Age: f.age}}
 }
