@@ -218,7 +218,7 @@ func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, a
 		return missed, err
 	}
 	claims := answer.JWT.UnverifiedClaims() // Atlas has just accepted them
-	if claims.OrgID != "" && claims.OrgID == cred.org {
+	if claims.OrgID != "" && claims.OrgID == cred.Org() {
 		life := unlimited
 		if !claims.Expiry.IsZero() {
 			life = time.Until(claims.Expiry)
@@ -268,7 +268,7 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 		return err
 	}
 	cred = cred.read()
-	held := c.store.hold(ctx, cred.org)
+	held := c.store.hold(ctx, cred.Org())
 	end := ended{unknown: true} // unless it returns, as after a panic
 	defer func() {
 		if !end.done {
@@ -278,7 +278,7 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 	jwt, err := c.send(ctx, send)
 	end = ended{done: true, ok: err == nil, unknown: outcomeUnknown(err)}
 	// A profile's secret may have been replaced by one of another org since.
-	end.everything = (end.ok || end.unknown) && jwt.UnverifiedClaims().OrgID != cred.org
+	end.everything = (end.ok || end.unknown) && jwt.UnverifiedClaims().OrgID != cred.Org()
 	settled := held.end(ctx, end)
 	if isRefusal(err) {
 		c.store.drop(ctx, c.keys.key(cred), cred)

@@ -81,19 +81,19 @@ func (m *memory) look(_ context.Context, k key, cred Credential) (found, view) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := view{at: now, seq: m.seq}
-	f := m.orgs[fenceName(cred.org)]
+	f := m.orgs[fenceName(cred.Org())]
 	v.valid = !m.all.held(now) && (f == nil || !f.held(now))
 	return m.tokens[k].found(cred, now), v // while a fence is held, nothing is behind it
 }
 
 func (m *memory) fill(_ context.Context, v view, k key, cred Credential, token atlas.Token, life time.Duration) {
 	now := time.Now()
-	r := &remembered{key: k, org: cred.org, token: token, since: v.at}
+	r := &remembered{key: k, org: cred.Org(), token: token, since: v.at}
 	r.fresh = earliest(v.at.Add(m.ttl), now.Add(life))
 	r.until = earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.fence(cred.org)
+	f := m.fence(cred.Org())
 	if m.closed || !v.valid || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
 		return
 	}

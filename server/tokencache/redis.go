@@ -69,11 +69,11 @@ func tokenKey(cred Credential) string {
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, view) {
-	if cred.org == "" {
+	if cred.Org() == "" {
 		return found{}, view{} // there is no fence to stand behind
 	}
 	name := tokenKey(cred)
-	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(cred.org), name},
+	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(cred.Org()), name},
 		[]string{newEpoch(), milliseconds(s.keepFences)})
 	if err != nil {
 		return found{}, view{}
@@ -92,7 +92,7 @@ func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, vie
 		s.metrics.rejected.WithLabelValues(rejectedFor(err)).Inc()
 		return found{}, v
 	}
-	return found{token, cred.org, sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}, v
+	return found{token, cred.Org(), sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}, v
 }
 
 func sinceThen(then, now int64) time.Duration { return time.Duration(now-then) * time.Millisecond }
@@ -142,8 +142,8 @@ func (s *redisStore) fill(_ context.Context, v view, _ key, cred Credential, tok
 	}
 	name := tokenKey(cred)
 	value := header.seal(cred, name, token)
-	_, _ = s.client.run("fill", scriptFill, []string{keyAll, orgKey(cred.org), name}, []string{
-		string(header.all), string(header.org), publicID("token "+cred.org, string(token)), string(value),
+	_, _ = s.client.run("fill", scriptFill, []string{keyAll, orgKey(cred.Org()), name}, []string{
+		string(header.all), string(header.org), publicID("token "+cred.Org(), string(token)), string(value),
 		strconv.FormatInt(header.until, 10), newEpoch(),
 	}) // if it fails, nothing is remembered, and the client has reported it
 }

@@ -14,8 +14,6 @@ import (
 // was remembered is read while Atlas deletes it; moved after, none is remembered that was asked for before the delete
 // took effect. Between the two the fence is held: nothing is read or stored, or one caller could be given the old token
 // after another already has the new one.
-//
-// Credentials come with their org read.
 type store interface {
 	// look returns what is remembered, and the view under which to fill. A store in trouble has nothing.
 	look(context.Context, key, Credential) (found, view)
