@@ -92,7 +92,12 @@ func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, vie
 		s.metrics.rejected.WithLabelValues(rejectedFor(err)).Inc()
 		return found{}, v
 	}
-	return found{token, cred.Org(), sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}, v
+	f := found{token, cred.Org(), sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}
+	if f.age >= s.ttl+s.stale { // it was stored under a longer TTL than ours
+		return found{}, v
+	}
+	f.ttl = min(f.ttl, s.ttl-f.age)
+	return f, v
 }
 
 func sinceThen(then, now int64) time.Duration { return time.Duration(now-then) * time.Millisecond }
