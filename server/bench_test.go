@@ -14,6 +14,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
 // instantAtlas answers at once, so that what is measured is what is around it.
@@ -29,7 +30,12 @@ func (instantAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error { ret
 func BenchmarkREST(b *testing.B) {
 	cfg := Config{Logger: slog.New(slog.DiscardHandler)}
 	cfg.setDefaults()
-	svc, calls := &service{atlas: instantAtlas{}}, chain(callChain(cfg))
+	cache, err := tokencache.New(tokencache.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(cache.Close)
+	svc, calls := &service{atlas: instantAtlas{}, cache: cache}, chain(callChain(cfg))
 
 	local, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {

@@ -23,6 +23,7 @@ type event struct {
 	ok              bool   // a create with a token, a delete that was acknowledged
 	harmless        bool   // of a delete that failed: Atlas provably did not carry it out
 	token           string // of a create
+	hit             bool   // of a create: from memory
 }
 
 // history is what many callers saw, and what Atlas knows of the tokens.
@@ -34,7 +35,7 @@ type history struct {
 // birth is where a token comes from.
 type birth struct {
 	org, generation int // of the org's tokens, in the order in which they were minted
-	minted          uint64
+	minted, deleted uint64
 }
 
 func newHistory(events []event, em *emulator.Emulator) history {
@@ -46,7 +47,7 @@ func newHistory(events []event, em *emulator.Emulator) history {
 	for _, token := range em.Tokens() {
 		org := orgs[token.OrgID]
 		count[org]++
-		h.born[token.Value] = birth{org, count[org], token.Minted}
+		h.born[token.Value] = birth{org, count[org], token.Minted, token.Deleted}
 	}
 	return h
 }
@@ -93,6 +94,59 @@ func (h history) violations() int {
 		}
 	}
 	return n
+}
+
+// dead counts the creates that returned a token that was deleted at Atlas before they began. The emulator knows when that
+// was, so this needs no model, and sees what a model lets pass because a delete of unknown outcome may happen at any time.
+// Where not all replicas reach Redis, a token may be handed out until its delete is acknowledged, or for longer if it never
+// is.
+func (h history) dead(lenient bool) int {
+	deletes := map[int][]event{}
+	for _, e := range h.events {
+		if e.op == remove && !e.harmless {
+			deletes[e.org] = append(deletes[e.org], e)
+		}
+	}
+	n := 0
+	for _, e := range h.events {
+		if e.op != create || !e.ok {
+			continue
+		}
+		b := h.born[e.token]
+		died := b.deleted != 0 && b.deleted < e.callTick
+		excused := func(d event) bool {
+			return d.callTick < b.deleted && (!d.ok || d.ended > e.callTick)
+		}
+		if died && !(lenient && slices.ContainsFunc(deletes[e.org], excused)) {
+			n++
+		}
+	}
+	return n
+}
+
+// hits is the share of creates that were answered from memory, and overlapping that of creates during which a delete was in
+// progress.
+func (h history) hits() (hits, overlapping float64) {
+	deletes := map[int][]event{}
+	for _, e := range h.events {
+		if e.op == remove {
+			deletes[e.org] = append(deletes[e.org], e)
+		}
+	}
+	all := 0.
+	for _, e := range h.events {
+		if e.op != create || !e.ok {
+			continue
+		}
+		all++
+		if e.hit {
+			hits++
+		}
+		if slices.ContainsFunc(deletes[e.org], func(d event) bool { return d.callTick < e.ended && e.callTick < d.ended }) {
+			overlapping++
+		}
+	}
+	return hits / max(all, 1), overlapping / max(all, 1)
 }
 
 // step is an event as a model has it.

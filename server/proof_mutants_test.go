@@ -104,7 +104,7 @@ type fencedAfter struct {
 func (m *fencedAfter) Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask asker) (tokencache.Result, error) {
 	m.mu.Lock()
 	found, seq := m.tokens[cred], m.seq
-	usable := found.seq >= m.moved[cred.Org] && time.Now().Before(found.until)
+	usable := found.seq >= m.moved[cred.Org()] && time.Now().Before(found.until)
 	m.mu.Unlock()
 	if usable && !fresh {
 		return tokencache.Result{Token: found.token}, nil
@@ -123,7 +123,7 @@ func (m *fencedAfter) Delete(ctx context.Context, cred tokencache.Credential, se
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.seq++
-	m.moved[cred.Org] = m.seq
+	m.moved[cred.Org()] = m.seq
 	return err
 }
 
@@ -141,30 +141,30 @@ func (m *apart) do(ctx context.Context, words ...string) string {
 
 func (m *apart) Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask asker) (tokencache.Result, error) {
 	key := fmt.Sprintf("%v", cred)
-	if !fresh && m.do(ctx, "GET", "held "+cred.Org) == "" {
+	if !fresh && m.do(ctx, "GET", "held "+cred.Org()) == "" {
 		if token := m.do(ctx, "GET", key); token != "" {
 			return tokencache.Result{Token: atlas.Token(token)}, nil
 		}
 	}
 	result, err := asked(ctx, ask)
-	if err == nil && m.do(ctx, "GET", "held "+cred.Org) == "" {
+	if err == nil && m.do(ctx, "GET", "held "+cred.Org()) == "" {
 		m.do(ctx, "SET", key, string(result.Token), "PX", fmt.Sprint(proofTTL.Milliseconds()))
-		m.do(ctx, "SADD", "of "+cred.Org, key)
+		m.do(ctx, "SADD", "of "+cred.Org(), key)
 	}
 	return result, err
 }
 
 func (m *apart) Delete(ctx context.Context, cred tokencache.Credential, send sender) error {
-	m.do(ctx, "SET", "held "+cred.Org, rand.Text())
+	m.do(ctx, "SET", "held "+cred.Org(), rand.Text())
 	forget := func() {
-		for key := range strings.Lines(m.do(ctx, "EVAL", "return table.concat(redis.call('SMEMBERS', KEYS[1]), '\\n')", "1", "of "+cred.Org)) {
+		for key := range strings.Lines(m.do(ctx, "EVAL", "return table.concat(redis.call('SMEMBERS', KEYS[1]), '\\n')", "1", "of "+cred.Org())) {
 			m.do(ctx, "DEL", strings.TrimSpace(key))
 		}
 	}
 	forget()
 	_, err := send(ctx)
 	forget()
-	m.do(ctx, "DEL", "held "+cred.Org)
+	m.do(ctx, "DEL", "held "+cred.Org())
 	return err
 }
 

@@ -162,6 +162,7 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	out := through.call(ctx, e.op, headers...)
 	e.answer, e.ended = int64(time.Since(w.began)), w.atlas.Tick()
 	e.ok, e.token = out.Code == codes.OK, out.Token
+	e.hit = strings.Contains(out.header("cache-status"), "; hit")
 	e.harmless = isHarmless(out)
 	if strings.Contains(out.Message, refusedConnection) {
 		<-time.After(5 * time.Millisecond) // the run is not to be over before the replica is back

@@ -15,7 +15,6 @@ package tokencache
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -108,7 +107,7 @@ func (c Config) Validate() error {
 
 // Cache shares and remembers. It is safe for concurrent use and must be closed.
 type Cache struct {
-	hashKey []byte // of credentials, for this process
+	keys    *hasher
 	flights *flights
 	store   store // nil: nothing is remembered
 	metrics *metrics
@@ -125,8 +124,7 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{hashKey: make([]byte, 32), flights: flights, metrics: m}
-	_, _ = rand.Read(c.hashKey) // never fails
+	c := &Cache{keys: newHasher(), flights: flights, metrics: m}
 	switch {
 	case cfg.Redis != nil:
 		if c.store, err = newRedisStore(cfg, m); err != nil {
@@ -174,10 +172,10 @@ type Result struct {
 //
 // The error is ask's, or ctx's.
 func (c *Cache) Create(ctx context.Context, cred Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
-	key := cred.key(c.hashKey)
+	key := c.keys.key(cred)
 	if near, ok := c.store.(*memory); ok && !fresh {
-		if found, _ := near.look(ctx, key, cred); found.usable() {
-			return c.counted(found.result(cred.Org)), nil
+		if found := near.peek(key, cred); found.usable() {
+			return c.counted(found.result()), nil
 		}
 	}
 	result, err := c.flights.join(ctx, key, fresh, func(ctx context.Context, fresh bool) (Result, error) {
@@ -196,7 +194,7 @@ func (c *Cache) counted(r Result) Result {
 
 // fly is one shared call: what is remembered, else what Atlas says, else what is kept for when Atlas fails.
 func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
-	missed := Result{Status: Status{Forward: ForwardMiss}}
+	missed, cred := Result{Status: Status{Forward: ForwardMiss}}, cred.read()
 	if c.store == nil {
 		answer, err := ask(ctx)
 		if err != nil {
@@ -206,7 +204,7 @@ func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, a
 	}
 	found, view := c.store.look(ctx, key, cred)
 	if found.usable() && !fresh {
-		return found.result(cred.Org), nil
+		return found.result(), nil
 	}
 	answer, err := ask(ctx)
 	switch {
@@ -216,14 +214,14 @@ func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, a
 	case err != nil && !fresh && isFailure(err):
 		// It is looked for again: what was there before the call may have been deleted meanwhile.
 		if kept, _ := c.store.look(context.WithoutCancel(ctx), key, cred); kept.there() {
-			return kept.result(cred.Org), nil
+			return kept.result(), nil
 		}
 		return missed, err
 	case err != nil:
 		return missed, err
 	}
 	claims := answer.JWT.UnverifiedClaims() // Atlas has just accepted them
-	if claims.OrgID != "" && claims.OrgID == cred.Org {
+	if claims.OrgID != "" && claims.OrgID == cred.Org() {
 		life := unlimited
 		if !claims.Expiry.IsZero() {
 			life = time.Until(claims.Expiry)
@@ -272,7 +270,8 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 		_, err := send(ctx)
 		return err
 	}
-	held := c.store.hold(ctx, cred.Org)
+	cred = cred.read()
+	held := c.store.hold(ctx, cred.Org())
 	end := ended{unknown: true} // unless it returns, as after a panic
 	defer func() {
 		if !end.done {
@@ -282,10 +281,10 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 	jwt, err := c.send(ctx, send)
 	end = ended{done: true, ok: err == nil, unknown: outcomeUnknown(err)}
 	// A profile's secret may have been replaced by one of another org since.
-	end.everything = (end.ok || end.unknown) && jwt.UnverifiedClaims().OrgID != cred.Org
+	end.everything = (end.ok || end.unknown) && jwt.UnverifiedClaims().OrgID != cred.Org()
 	settled := held.end(ctx, end)
 	if isRefusal(err) {
-		c.store.drop(ctx, cred.key(c.hashKey), cred)
+		c.store.drop(ctx, c.keys.key(cred), cred)
 	}
 	if err != nil {
 		return err

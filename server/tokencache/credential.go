@@ -3,8 +3,11 @@ package tokencache
 import (
 	"crypto/hkdf"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"hash"
+	"sync"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
@@ -13,32 +16,74 @@ import (
 type Credential struct {
 	kind   string
 	secret string
-	// Org is the org that the credential says it is of: a UUID, or "" if it does not say. It decides which fence a call
-	// stands behind and nothing else: what is remembered is found by the secret, and only after Atlas has accepted it.
-	Org string
+	jwt    atlas.JWT // which says the org
+	org    string    // once it is known
 }
+
+const (
+	kindJWT           = "jwt"
+	kindUserAuthToken = "userauthtoken"
+)
 
 // CallersJWT is a caller's own Atlas JWT.
 func CallersJWT(jwt atlas.JWT) Credential {
-	return Credential{kind: "jwt", secret: string(jwt), Org: jwt.UnverifiedClaims().OrgID}
+	return Credential{kind: kindJWT, secret: string(jwt), jwt: jwt}
 }
 
 // Identity is an Atlas identity of the service, by its userauthtoken, which all replicas have in common; jwt is the
 // present JWT that it was traded for.
 func Identity(secret atlas.UserAuthToken, jwt atlas.JWT) Credential {
-	return Credential{kind: "userauthtoken", secret: string(secret), Org: jwt.UnverifiedClaims().OrgID}
+	return Credential{kind: kindUserAuthToken, secret: string(secret), jwt: jwt}
 }
+
+// Org is the org that the credential says it is of: a UUID, or "" if it does not say. It decides which fence a call stands
+// behind and nothing else: what is remembered is found by the secret, and only after Atlas has accepted it.
+func (c Credential) Org() string {
+	if c.org != "" {
+		return c.org
+	}
+	return c.jwt.UnverifiedClaims().OrgID
+}
+
+// read is c with its org read, which costs more than all the rest of a hit. So it is done when it is needed.
+func (c Credential) read() Credential {
+	c.org, c.jwt = c.Org(), ""
+	return c
+}
+
+// isOf reports whether c is of the org under which it is remembered. The same JWT always is; a secret may have been given
+// a JWT of another org since.
+func (c Credential) isOf(org string) bool { return c.kind == kindJWT || c.Org() == org }
 
 // key stands for a credential in this process.
 type key [sha256.Size]byte
 
-func (c Credential) key(hashKey []byte) (k key) {
-	mac := hmac.New(sha256.New, hashKey)
-	mac.Write([]byte(c.kind))
-	mac.Write([]byte{0})
-	mac.Write([]byte(c.secret))
-	mac.Sum(k[:0])
-	return k
+// hasher makes keys. It is safe for concurrent use.
+type hasher struct{ idle sync.Pool }
+
+// keyedHash is one at work, with room for what it hashes.
+type keyedHash struct {
+	mac  hash.Hash
+	room []byte
+	sum  key
+}
+
+// newHasher returns one with a key of its own, so that nobody can tell a credential from what is in a map.
+func newHasher() *hasher {
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails
+	return &hasher{sync.Pool{New: func() any { return &keyedHash{mac: hmac.New(sha256.New, secret)} }}}
+}
+
+func (h *hasher) key(c Credential) key {
+	k := h.idle.Get().(*keyedHash)
+	defer h.idle.Put(k)
+	k.room = append(append(append(k.room[:0], c.kind...), 0), c.secret...)
+	k.mac.Reset()
+	k.mac.Write(k.room)
+	clear(k.room) // a credential stays nowhere
+	k.mac.Sum(k.sum[:0])
+	return k.sum
 }
 
 // derive makes n bytes of the credential for one purpose: whoever does not have the credential cannot, and from them

@@ -59,29 +59,41 @@ func newMemory(cfg Config) *memory {
 	}
 }
 
+// peek returns what is remembered and nothing else.
+func (m *memory) peek(k key, cred Credential) found {
+	now := time.Now()
+	m.mu.Lock()
+	r := m.tokens[k] // what is in there never changes
+	m.mu.Unlock()
+	return r.found(cred, now)
+}
+
+// found is r as cred may have it at that time. r may be nil.
+func (r *remembered) found(cred Credential, now time.Time) found {
+	if r == nil || !now.Before(r.until) || !cred.isOf(r.org) {
+		return found{}
+	}
+	return found{r.token, r.org, now.Sub(r.since), r.fresh.Sub(now)}
+}
+
 func (m *memory) look(_ context.Context, k key, cred Credential) (found, view) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := view{at: now, seq: m.seq}
-	r := m.tokens[k]
-	if r == nil || r.org != cred.Org || !now.Before(r.until) {
-		f := m.orgs[fenceName(cred.Org)]
-		v.valid = !m.all.held(now) && (f == nil || !f.held(now))
-		return found{}, v
-	}
-	v.valid = true // while a fence is held, nothing is behind it
-	return found{r.token, now.Sub(r.since), r.fresh.Sub(now)}, v
+	f := m.orgs[fenceName(cred.Org())]
+	v.valid = !m.all.held(now) && (f == nil || !f.held(now))
+	return m.tokens[k].found(cred, now), v // while a fence is held, nothing is behind it
 }
 
 func (m *memory) fill(_ context.Context, v view, k key, cred Credential, token atlas.Token, life time.Duration) {
 	now := time.Now()
-	r := &remembered{key: k, org: cred.Org, token: token, since: v.at}
+	r := &remembered{key: k, org: cred.Org(), token: token, since: v.at}
 	r.fresh = earliest(v.at.Add(m.ttl), now.Add(life))
 	r.until = earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.fence(cred.Org)
+	f := m.fence(cred.Org())
 	if m.closed || !v.valid || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
 		return
 	}

@@ -202,7 +202,7 @@ func TestADeleteOfARefusedCredentialForgetsItToo(t *testing.T) {
 		if _, err := d.Create(t.Context(), cred, false, d.world.ask(jwt)); err != nil {
 			t.Fatal(err)
 		}
-		cred.Org = orgB // as if its JWT said so now
+		cred = Identity("secret", newJWT(orgB, "u", time.Time{})) // its JWT says so now
 		refusal := statusError(atlas.OpDelete, 401)
 		err := d.Delete(t.Context(), cred, func(context.Context) (atlas.JWT, error) { return "", refusal })
 		if !errors.Is(err, refusal) || d.kept() != 0 {

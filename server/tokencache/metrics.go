@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // metrics are what an operator sees of sharing and remembering.
 type metrics struct {
 	creates  *prometheus.CounterVec
+	answered map[string]prometheus.Counter // those of creates
 	rejected *prometheus.CounterVec
 	redis    *prometheus.CounterVec
 }
@@ -27,6 +28,7 @@ const (
 // newMetrics registers with r, unless that is nil. waiting is how many callers wait at present.
 func newMetrics(r prometheus.Registerer, waiting func() int64) (*metrics, error) {
 	m := &metrics{
+		answered: map[string]prometheus.Counter{},
 		creates: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokend_cache_creates_total",
 			Help: "CreateToken calls by how they were answered: hit, stale (kept for when Atlas fails), miss (a call to Atlas of their own, or the first of a shared one), collapsed (shared another's call). Failed calls count too.",
@@ -41,7 +43,7 @@ func newMetrics(r prometheus.Registerer, waiting func() int64) (*metrics, error)
 		}, []string{"operation", "outcome"}),
 	}
 	for _, v := range []string{answeredHit, answeredStale, answeredMiss, answeredCollapsed} {
-		m.creates.WithLabelValues(v)
+		m.answered[v] = m.creates.WithLabelValues(v)
 	}
 	for _, v := range []string{rejectedMoved, rejectedExpired, rejectedSeal} {
 		m.rejected.WithLabelValues(v)
@@ -71,5 +73,5 @@ func (m *metrics) created(s Status) {
 	case s.Collapsed:
 		answered = answeredCollapsed
 	}
-	m.creates.WithLabelValues(answered).Inc()
+	m.answered[answered].Inc()
 }

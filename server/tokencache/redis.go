@@ -70,11 +70,11 @@ func tokenKey(cred Credential) string {
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, view) {
-	if cred.Org == "" {
+	if cred.Org() == "" {
 		return found{}, view{} // there is no fence to stand behind
 	}
 	name := tokenKey(cred)
-	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(cred.Org), name},
+	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(cred.Org()), name},
 		[]string{newEpoch(), milliseconds(s.keepFences)})
 	if err != nil {
 		return found{}, view{}
@@ -93,7 +93,12 @@ func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, vie
 		s.metrics.rejected.WithLabelValues(rejectedFor(err)).Inc()
 		return found{}, v
 	}
-	return found{token, sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}, v
+	f := found{token, cred.Org(), sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}
+	if f.age >= s.ttl+s.stale { // it was stored under a longer TTL than ours
+		return found{}, v
+	}
+	f.ttl = min(f.ttl, s.ttl-f.age)
+	return f, v
 }
 
 func sinceThen(then, now int64) time.Duration { return time.Duration(now-then) * time.Millisecond }
@@ -143,8 +148,8 @@ func (s *redisStore) fill(_ context.Context, v view, _ key, cred Credential, tok
 	}
 	name := tokenKey(cred)
 	value := header.seal(cred, name, token)
-	_, _ = s.client.run("fill", scriptFill, []string{keyAll, orgKey(cred.Org), name}, []string{
-		string(header.all), string(header.org), publicID("token "+cred.Org, string(token)), string(value),
+	_, _ = s.client.run("fill", scriptFill, []string{keyAll, orgKey(cred.Org()), name}, []string{
+		string(header.all), string(header.org), publicID("token "+cred.Org(), string(token)), string(value),
 		strconv.FormatInt(header.until, 10), newEpoch(),
 	}) // if it fails, nothing is remembered, and the client has reported it
 }

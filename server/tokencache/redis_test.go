@@ -315,3 +315,19 @@ func TestADeleteHoldsTheFenceInRedis(t *testing.T) {
 	two.wantMiss(jwt)
 	one.wantHit(jwt)
 }
+
+// A replica that remembers for less time than another is bound to its own, as after the setting was lowered: that is what a
+// deleter cut off from Redis waits for.
+func TestALowerTTLBindsWhatIsThereAlready(t *testing.T) {
+	server, w := redistest.Start(t), newWorld()
+	jwt := newJWT(orgA, "u", time.Time{})
+	long := newReplica(t, w, server.URL(), Config{TTL: time.Hour, StaleIfError: time.Hour}).connected()
+	short := newReplica(t, w, server.URL(), Config{TTL: 300 * time.Millisecond}).connected()
+	long.wantMiss(jwt)
+	long.wantHit(jwt)
+	<-time.After(400 * time.Millisecond)
+	if found, _ := short.store.look(t.Context(), key{}, CallersJWT(jwt)); found.there() {
+		t.Errorf("remembered for longer than the TTL: %v old", found.age)
+	}
+	long.wantHit(jwt)
+}

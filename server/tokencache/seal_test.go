@@ -118,7 +118,7 @@ func TestASealedValueTellsNothing(t *testing.T) {
 	if bytes.Equal(one[headerLen:], two[headerLen:]) {
 		t.Error("two seals of the same token are the same")
 	}
-	for _, secret := range []string{string(s.token), s.cred.secret, s.cred.Org} {
+	for _, secret := range []string{string(s.token), s.cred.secret, s.cred.Org()} {
 		if bytes.Contains(one, []byte(secret)) || strings.Contains(s.name, secret) {
 			t.Error("a secret is in the value or in its name")
 		}

@@ -53,6 +53,7 @@ type view struct {
 // found is what is remembered for a credential.
 type found struct {
 	token atlas.Token
+	org   string
 	age   time.Duration // since Atlas was asked
 	ttl   time.Duration // left; not above zero: kept for when Atlas fails
 }
@@ -60,6 +61,6 @@ type found struct {
 func (f found) there() bool  { return f.token != "" }
 func (f found) usable() bool { return f.token != "" && f.ttl > 0 }
 
-func (f found) result(org string) Result {
-	return Result{f.token, org, Status{Hit: true, Stale: f.ttl <= 0, TTL: f.ttl, Age: f.age}}
+func (f found) result() Result {
+	return Result{f.token, f.org, Status{Hit: true, Stale: f.ttl <= 0, TTL: f.ttl, Age: f.age}}
 }

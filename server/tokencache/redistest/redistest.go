@@ -131,6 +131,16 @@ func (s *Server) Stop() {
 	<-s.gone
 }
 
+// Up starts it again if it is stopped.
+func (s *Server) Up() {
+	s.t.Helper()
+	select {
+	case <-s.gone:
+		s.start()
+	default:
+	}
+}
+
 // Restart kills it and starts it empty, on the same address.
 func (s *Server) Restart() {
 	s.t.Helper()
