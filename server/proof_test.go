@@ -114,9 +114,16 @@ func (h history) check(t *testing.T, lenient bool) {
 	if lenient {
 		model = whileDeleting
 	}
-	rejected, undecided := h.illegal(model, lenient, time.Minute)
-	if len(rejected)+len(undecided) > 0 {
+	patience := time.Minute
+	if lenient {
+		patience = 5 * time.Second
+	}
+	rejected, undecided := h.illegal(model, lenient, patience)
+	switch {
+	case len(rejected) > 0 || len(undecided) > 0 && !lenient:
 		t.Errorf("illegal in orgs %v, undecided in %v", rejected, undecided)
+	case len(undecided) > 0: // many deletes that wait for long are too much for the model, and dead has judged them
+		t.Logf("undecided in orgs %v", undecided)
 	}
 	creates, deletes, failed := 0, 0, 0
 	for _, e := range h.events {
