@@ -58,7 +58,7 @@ func TestFault56RedisSlow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server, w := redistest.Start(t), newWorld()
 			proxy := server.NewProxy()
-			r := newReplica(t, w, proxy.URL(), Config{TTL: time.Hour}).connected()
+			r := newReplica(t, w, proxy.URL(), Config{Redis: &RedisConfig{}}).connected()
 			jwt := newJWT(orgA, "u", time.Time{})
 			r.wantMiss(jwt)
 			r.wantHit(jwt)
@@ -157,7 +157,7 @@ func TestFault57DeleterIsAcknowledgedWhenTheWayIsMended(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			proxy := server.NewProxy()
-			r := newReplica(t, w, proxy.URL(), Config{TTL: time.Hour}).connected()
+			r := newReplica(t, w, proxy.URL(), Config{Redis: &RedisConfig{}}).connected()
 			other := newReplica(t, w, server.URL(), Config{TTL: time.Hour}).connected()
 			jwt := newJWT(orgA, name, time.Time{})
 			other.wantMiss(jwt)
