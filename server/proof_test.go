@@ -89,8 +89,8 @@ func TestProof(t *testing.T) {
 				w.checkRedis(t)
 			}
 			hits, overlapping := h.hits()
-			if run.ttl > 0 && run.trouble == nil && hits < .05 {
-				t.Errorf("%.1f %% of the creates were answered from memory: that proves little", 100*hits)
+			if run.ttl > 0 && run.trouble == nil && hits == 0 {
+				t.Error("nothing was answered from memory: that proves little")
 			}
 			t.Logf("%d operations, %s; %.0f %% of the creates from memory, %.0f %% during a delete; %d moves of a fence failed",
 				len(h.events), w.requests(), 100*hits, 100*overlapping, lateMoves)
