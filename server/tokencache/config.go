@@ -1,0 +1,89 @@
+package tokencache
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config says how calls are shared and what is remembered. The zero value shares and remembers nothing.
+type Config struct {
+	// TTL is how long a token is remembered after Atlas was asked for it, and never beyond the exp of the JWT that Atlas
+	// accepted. 0: nothing is remembered.
+	TTL time.Duration
+	// StaleIfError is how much longer a token is kept, to be handed out only when Atlas fails: never after a delete, nor
+	// after Atlas has answered 401 or 403. 0: it is not.
+	StaleIfError time.Duration
+	// MaxTokens bounds the memory of this process, which forgets the oldest first. Default 10,000. Redis has bounds of
+	// its own.
+	MaxTokens int
+	// Redis is where replicas remember together. If nil, this process remembers by itself, which is right for one
+	// replica only: another would go on handing out what was deleted here.
+	Redis *RedisConfig
+	// CallTimeout bounds a shared call, and a delete. Default 30 s. It should not be less than the time that a caller may take.
+	CallTimeout time.Duration
+	// SettleTime is how long nothing is remembered for an org after a delete whose outcome nobody knows, since Atlas may
+	// still carry it out. Default 30 s.
+	SettleTime time.Duration
+	// Registerer gets the metrics. If nil, there are none.
+	Registerer prometheus.Registerer
+	// Logger is told when Redis fails and when it is back. If nil, nobody is.
+	Logger *slog.Logger
+}
+
+const (
+	defaultMaxTokens   = 10_000
+	defaultCallTimeout = 30 * time.Second
+	defaultSettleTime  = 30 * time.Second
+
+	maxDuration = 366 * 24 * time.Hour // so that no sum of some overflows
+)
+
+func (c *Config) setDefaults() {
+	if c.MaxTokens == 0 {
+		c.MaxTokens = defaultMaxTokens
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = defaultCallTimeout
+	}
+	if c.SettleTime == 0 {
+		c.SettleTime = defaultSettleTime
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Mistakes in a Config, for the caller of New to put in its own words.
+var (
+	ErrRedisWithoutTTL = errors.New("Redis is set, and nothing is to be remembered: give a TTL too") //nolint:staticcheck // a name
+	ErrStaleWithoutTTL = errors.New("tokens are to be served when Atlas fails, and none is remembered: give a TTL too")
+)
+
+// Validate reports every mistake in c, joined. It connects to nothing.
+func (c Config) Validate() error {
+	var errs []error
+	if c.TTL < 0 || c.StaleIfError < 0 || c.MaxTokens < 0 || c.CallTimeout < 0 || c.SettleTime < 0 {
+		errs = append(errs, errors.New("a duration or bound is negative"))
+	}
+	if max(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) > maxDuration {
+		errs = append(errs, errors.New("a duration is more than a year"))
+	}
+	if c.TTL == 0 && c.Redis != nil {
+		errs = append(errs, ErrRedisWithoutTTL)
+	}
+	if c.TTL == 0 && c.StaleIfError > 0 {
+		errs = append(errs, ErrStaleWithoutTTL)
+	}
+	if c.Redis != nil {
+		if c.Redis.Budget < 0 || c.Redis.Budget > redisTimeout {
+			errs = append(errs, fmt.Errorf("the budget of Redis is %v, not within 0 to %v", c.Redis.Budget, redisTimeout))
+		}
+		_, err := c.Redis.options()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
