@@ -83,7 +83,7 @@ func (f cacheFlags) openRedisPassword(files *cacheFiles, cfg *tokencache.RedisCo
 	password, err := reload.New([]string{f.RedisPasswordFile}, parsePassword, func(string) { log.Info("password of Redis replaced") },
 		reload.Report(log, "password of Redis"))
 	if err != nil {
-		return fmt.Errorf("--cache-redis-password-file: %w", err)
+		return secretFileError("cache-redis-password-file", f.RedisPasswordFile, err)
 	}
 	cfg.Password = password.Get
 	files.watch = append(files.watch, func(ctx context.Context) error { return password.Run(ctx, reload.Interval) })

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -119,7 +118,7 @@ func (f identityFlags) open(client *atlas.Client, mutual bool, ceiling time.Dura
 func (id *identity) openDefault(file string, log *slog.Logger) error {
 	p, err := id.profiles.open(defaultProfile, file)
 	if err != nil {
-		return fmt.Errorf("--atlas-userauthtoken-file: %w", err)
+		return secretFileError("atlas-userauthtoken-file", file, err)
 	}
 	id.profiles.add(profileSet{{name: defaultProfile}: p}) // as in a Grant without a policy
 	authenticator, err := auth.New(auth.Config{DefaultProfile: defaultProfile, Logger: log})

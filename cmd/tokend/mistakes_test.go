@@ -61,6 +61,7 @@ func TestMistakes(t *testing.T) {
 		"identity for anybody":       {[]string{"serve", "--atlas-userauthtoken-file=" + noCertificate}, nil, []string{"--atlas-userauthtoken-file: anybody could use this Atlas identity"}},
 		"no secret":                  {slices.Concat([]string{"serve", "--atlas-userauthtoken-file=/does/not/exist", "--tls-client-ca-file=" + certs.caFile}, serverTLS), nil, []string{"--atlas-userauthtoken-file: "}},
 		"identity and policy":        {[]string{"serve", "--atlas-userauthtoken-file=" + noCertificate, "--policy-file=" + noCertificate}, nil, []string{"choose one"}},
+		"a secret for its file":      {slices.Concat([]string{"serve", "--atlas-userauthtoken-file=hunter2", "--tls-client-ca-file=" + certs.caFile, "--cache-ttl=1s", "--cache-redis-url=redis://127.0.0.1:1", "--cache-redis-password-file=hunter3"}, serverTLS), nil, []string{"--atlas-userauthtoken-file: there is no such file: give the path", "--cache-redis-password-file: there is no such file: give the path"}},
 		"no policy":                  {[]string{"serve", "--policy-file=/does/not/exist"}, nil, []string{"--policy-file: "}},
 		"a wrong policy":             {[]string{"serve", "--policy-file=" + writeFile(t, "policy.yaml", []byte("callers:\n  - {dns_san: a.b, allow: [Create], profile: acme}\nunknown: 1\n"))}, nil, []string{"policy.yaml:2: ", "policy.yaml:2: ", "policy.yaml:3: "}},
 		"certificates not asked for": {[]string{"serve", "--policy-file=" + writeFile(t, "policy.yaml", []byte("callers: [{dns_san: a.b, allow: [CreateToken], profile: passthrough}]\n"))}, nil, []string{"give --tls-client-ca-file"}},
@@ -101,6 +102,9 @@ func TestMistakes(t *testing.T) {
 				lines = lines[1:]
 			} else if !strings.HasPrefix(lines[0], "tokend: ") {
 				t.Errorf("it begins with %s", lines[0])
+			}
+			if strings.Contains(got.stderr, "hunter") {
+				t.Errorf("a secret is repeated:\n%s", got.stderr)
 			}
 			if len(lines) != len(test.want) {
 				t.Errorf("want %d mistakes:\n%s", len(test.want), got.stderr)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"time"
@@ -94,6 +95,14 @@ func positiveDuration(flag, value string) (time.Duration, error) {
 		return 0, fmt.Errorf("--%s: %q is not a duration above zero such as 500ms or 10s", flag, value)
 	}
 	return d, nil
+}
+
+// secretFileError is why the file of a secret cannot be used. A name that is no path is not repeated: it may be the secret.
+func secretFileError(flag, file string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(file, "/") {
+		return fmt.Errorf("--%s: there is no such file: give the path of a file with the secret in it, not the secret", flag)
+	}
+	return fmt.Errorf("--%s: %w", flag, err)
 }
 
 // nameFlag puts the flag's name in front of what is wrong with an address.
