@@ -109,7 +109,7 @@ func (c *Cache) counted(r Result) Result {
 
 // fly is one shared call: what is remembered, else what Atlas says, else what is kept for when Atlas fails.
 func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
-	missed, cred := Result{Status: Status{Forward: ForwardMiss}}, cred.read()
+	missed := Result{Status: Status{Forward: ForwardMiss}}
 	if c.store == nil {
 		answer, err := ask(ctx)
 		if err != nil {
@@ -117,6 +117,7 @@ func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, a
 		}
 		return Result{answer.Token, answer.JWT.UnverifiedClaims().OrgID, missed.Status}, nil
 	}
+	cred = cred.read()
 	found, view := c.store.look(ctx, key, cred)
 	if found.usable() && !fresh {
 		return found.result(), nil
