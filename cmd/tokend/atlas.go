@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,19 +9,14 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
 // atlasClient is the client that the flags describe, and the work that keeps its TLS files up to date.
 type atlasClient struct {
 	*atlas.Client
-
-	watch   []func(context.Context) error
-	metrics []prometheus.Collector
+	upkeep
 
 	mu    sync.Mutex                         // one replacement at a time, or an older one could win
 	roots *certificate.File[*x509.CertPool]  // nil: the system's
@@ -51,22 +45,9 @@ func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
 	if file == "" {
 		return nil
 	}
-	roots, err := certificate.Open(certificate.Options[*x509.CertPool]{
-		Name: "atlas_ca", Paths: []string{file}, OnChange: c.replaceTLS, Logger: log,
-		Make: withSystemCAs,
-	})
-	if err != nil {
-		return fmt.Errorf("--atlas-ca-file: %w", err)
-	}
+	roots, err := c.openCAs("atlas-ca-file", "atlas_ca", file, c.replaceTLS, log)
 	c.roots = roots
-	c.watch = append(c.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
-	c.metrics = append(c.metrics, roots.Expiry())
-	return nil
-}
-
-// withSystemCAs makes a pool of the system's authorities and those in the file.
-func withSystemCAs(_ []*x509.Certificate, contents [][]byte) (*x509.CertPool, error) {
-	return atlas.ParseCAs(contents[0])
+	return err
 }
 
 func (c *atlasClient) watchCertificate(certFile, keyFile string, log *slog.Logger) error {
@@ -87,7 +68,7 @@ func (c *atlasClient) watchCertificate(certFile, keyFile string, log *slog.Logge
 		return errors.Join(errs...)
 	}
 	c.cert = cert
-	c.watch = append(c.watch, func(ctx context.Context) error { return cert.Run(ctx, reload.Interval) })
+	c.keep(cert)
 	c.metrics = append(c.metrics, cert.Expiry())
 	return nil
 }

@@ -1,17 +1,12 @@
 package main
 
 import (
-	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
@@ -26,15 +21,9 @@ type cacheFlags struct {
 	RedisPasswordFile string `name:"cache-redis-password-file" placeholder:"FILE" help:"File with the password of Redis, which its sentinels are given as well. A replaced file is picked up."`
 }
 
-// cacheFiles is the work that keeps what the flags name up to date.
-type cacheFiles struct {
-	watch   []func(context.Context) error
-	metrics []prometheus.Collector
-}
-
 // config is what the flags mean, or the mistakes in them, but for those that tokencache finds.
-func (f cacheFlags) config(log *slog.Logger) (tokencache.Config, cacheFiles, []error) {
-	var files cacheFiles
+func (f cacheFlags) config(log *slog.Logger) (tokencache.Config, upkeep, []error) {
+	var files upkeep
 	ttl, ttlErr := notNegativeDuration("cache-ttl", f.TTL)
 	stale, staleErr := notNegativeDuration("cache-stale-if-error", f.StaleIfError)
 	errs := flatten(ttlErr, staleErr)
@@ -56,26 +45,22 @@ func (f cacheFlags) config(log *slog.Logger) (tokencache.Config, cacheFiles, []e
 	return cfg, files, errs
 }
 
-func (f cacheFlags) openRedisCA(files *cacheFiles, cfg *tokencache.RedisConfig, log *slog.Logger) error {
+func (f cacheFlags) openRedisCA(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
 	switch {
 	case f.RedisCAFile == "":
 		return nil
 	case !strings.HasPrefix(f.RedisURL, "rediss://"):
 		return errors.New("--cache-redis-ca-file: it would be ignored, since --cache-redis-url is not rediss://")
 	}
-	roots, err := certificate.Open(certificate.Options[*x509.CertPool]{
-		Name: "redis_ca", Paths: []string{f.RedisCAFile}, Make: withSystemCAs, Logger: log,
-	})
+	roots, err := files.openCAs("cache-redis-ca-file", "redis_ca", f.RedisCAFile, nil, log)
 	if err != nil {
-		return fmt.Errorf("--cache-redis-ca-file: %w", err)
+		return err
 	}
 	cfg.RootCAs = roots.Get
-	files.watch = append(files.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
-	files.metrics = append(files.metrics, roots.Expiry())
 	return nil
 }
 
-func (f cacheFlags) openRedisPassword(files *cacheFiles, cfg *tokencache.RedisConfig, log *slog.Logger) error {
+func (f cacheFlags) openRedisPassword(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
 	if f.RedisPasswordFile == "" {
 		return nil
 	}
@@ -86,7 +71,7 @@ func (f cacheFlags) openRedisPassword(files *cacheFiles, cfg *tokencache.RedisCo
 		return secretFileError("cache-redis-password-file", f.RedisPasswordFile, err)
 	}
 	cfg.Password = password.Get
-	files.watch = append(files.watch, func(ctx context.Context) error { return password.Run(ctx, reload.Interval) })
+	files.keep(password)
 	return nil
 }
 

@@ -10,8 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
@@ -31,14 +29,14 @@ const defaultProfile = "default"
 
 // identity is what the flags mean, and the work that keeps it up to date.
 type identity struct {
+	upkeep
+
 	auth       *auth.Authenticator
 	policy     *auth.Policy // as it was at start; nil without one
 	profiles   *profiles
 	hasDefault bool // the one profile is --atlas-userauthtoken-file's
 	mutual     bool // callers are asked for client certificates
 	audit      *slog.Logger
-	watch      []func(context.Context) error
-	metrics    []prometheus.Collector
 	close      []func()
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -86,7 +85,7 @@ func (id *identity) openPolicy(f *policyFile, issuers *http.Client, log *slog.Lo
 	}
 	id.auth, id.policy = authenticator, first.policy
 	id.close = append(id.close, authenticator.Close)
-	id.watch = append(id.watch, func(ctx context.Context) error { return policy.Run(ctx, reload.Interval) })
+	id.keep(policy)
 	return nil
 }
 
@@ -99,15 +98,10 @@ func (id *identity) issuerClient(file string, log *slog.Logger) (*http.Client, e
 		transport = auth.NewTransport(nil)
 		roots     *certificate.File[*x509.CertPool]
 	)
-	roots, err := certificate.Open(certificate.Options[*x509.CertPool]{
-		Name: "oidc_ca", Paths: []string{file}, Make: withSystemCAs, Logger: log,
-		OnChange: func() { transport.SetRoots(roots.Get()) },
-	})
+	roots, err := id.openCAs("oidc-ca-file", "oidc_ca", file, func() { transport.SetRoots(roots.Get()) }, log)
 	if err != nil {
-		return nil, fmt.Errorf("--oidc-ca-file: %w", err)
+		return nil, err
 	}
 	transport.SetRoots(roots.Get())
-	id.metrics = append(id.metrics, roots.Expiry())
-	id.watch = append(id.watch, func(ctx context.Context) error { return roots.Run(ctx, reload.Interval) })
 	return &http.Client{Transport: transport}, nil
 }
