@@ -91,6 +91,7 @@ type TokenSource struct {
 	nextTry  time.Time     // guarded by mu; no login before this
 	err      error         // guarded by mu; why the last login or refresh failed, nil if it did not
 	closed   bool          // guarded by mu
+	retired  bool          // guarded by mu
 
 	accepted UserAuthToken // of the renewal in progress; the last one that Atlas took, "" if it takes none any more
 	refused  UserAuthToken // of the renewal in progress; the last one that Atlas did not take
@@ -201,6 +202,17 @@ func (s *TokenSource) Err() error {
 	return s.err
 }
 
+// Retire says that no new call will ask: no refresh is scheduled any more. Calls that have the source already are answered
+// as before, by a login if need be.
+func (s *TokenSource) Retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = true
+	if s.stop != nil {
+		s.stop()
+	}
+}
+
 // Close ends what is in progress and waits for it. Token fails from then on.
 func (s *TokenSource) Close() {
 	s.mu.Lock()
@@ -270,6 +282,9 @@ func (s *TokenSource) failed(err error) {
 func (s *TokenSource) schedule(wait time.Duration) {
 	if s.stop != nil {
 		s.stop()
+	}
+	if s.retired {
+		return
 	}
 	s.stop = s.clock.AfterFunc(wait, func() {
 		s.mu.Lock()

@@ -115,7 +115,7 @@ func (c cast) confused(t *testing.T) string {
 func TestCallers(t *testing.T) {
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"ec": key, "rsa": authtest.RSAKey()})
-	s := startIdentityWith(t, auth.Config{HTTPClient: issuer.Client(), Policy: mustPolicy(t, fmt.Sprintf(`
+	s := startIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: mustPolicy(t, fmt.Sprintf(`
 profiles:
   acme: {userauthtoken_file: /run/secrets/acme}
 callers:

@@ -28,8 +28,6 @@ type Config struct {
 	Cache tokencache.Config
 	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
 	Auth *auth.Authenticator
-	// Identities are the Atlas identities of the profiles that Auth grants. Default: there are none.
-	Identities Identities
 	// Audit gets one record per call. Default: there is none.
 	Audit *slog.Logger
 	// DrainTimeout bounds how long calls in progress may take to finish once the server is asked to stop. Default 25 s.
@@ -74,14 +72,11 @@ func (c *Config) setDefaults() {
 	if c.Auth == nil {
 		c.Auth = auth.PassThrough()
 	}
-	if c.Identities == nil {
-		c.Identities = noIdentities{}
-	}
 }
 
-// troubles are what an operator should know of, nil if all is well.
-func (c *Config) troubles() error {
-	return errors.Join(c.Auth.Check(), c.Identities.Check(), c.cache.Check())
+// warnings are what an operator should know of, nil if all is well.
+func (c *Config) warnings() error {
+	return errors.Join(c.Auth.Check(), c.cache.Check())
 }
 
 // Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.

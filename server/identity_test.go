@@ -3,8 +3,6 @@ package server_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -26,24 +24,6 @@ type identityService struct {
 	audit  *lockedBuffer
 	auth   *auth.Authenticator
 	source *atlas.TokenSource
-}
-
-// fixedIdentities are by profile, and stay.
-type fixedIdentities map[string]*atlas.TokenSource
-
-func (f fixedIdentities) Identity(grant auth.Grant) (*atlas.TokenSource, bool) {
-	source, ok := f[grant.Profile]
-	return source, ok
-}
-
-func (f fixedIdentities) Check() error {
-	var errs []error
-	for profile, source := range f {
-		if err := source.Err(); err != nil {
-			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func startIdentity(t *testing.T, policy string) *identityService {
@@ -90,6 +70,7 @@ func startIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 		Clock:  clock,
 	})
 	t.Cleanup(s.source.Close)
+	cfg.Sources = auth.Sources{"acme": s.source}
 	authenticator, err := auth.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +79,7 @@ func startIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 	s.auth = authenticator
 	s.service = startServiceWith(t, mutualTLS, em, func(c *server.Config, _ *atlas.Config) {
 		c.CallCeiling = time.Minute
-		c.Atlas, c.Auth, c.Identities = client, authenticator, fixedIdentities{"acme": s.source}
+		c.Atlas, c.Auth = client, authenticator
 		c.Audit = slog.New(slog.NewJSONHandler(s.audit, nil))
 	})
 	return s

@@ -66,7 +66,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	calls := chain(callChain(cfg))
-	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache, identities: cfg.Identities}
+	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache}
 	rest, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {
 		s.Close()
@@ -75,7 +75,7 @@ func New(cfg Config) (*Server, error) {
 	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS, cfg.Logger)
 	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.warnings, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err

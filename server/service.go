@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -30,9 +29,8 @@ type Cache interface {
 // service is the two RPCs, as they run at the inner end of the call chain.
 type service struct {
 	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
-	atlas      Atlas
-	cache      Cache
-	identities Identities
+	atlas Atlas
+	cache Cache
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
@@ -90,15 +88,11 @@ func (s *service) identify(ctx context.Context) (identity, error) {
 	if grant.Profile == auth.Passthrough {
 		return identity{credential: tokencache.CallersJWT(grant.JWT), jwt: grant.JWT}, nil
 	}
-	source, ok := s.identities.Identity(grant)
-	if !ok {
-		return identity{}, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
-	}
-	jwt, secret, err := source.Credential(ctx)
+	jwt, secret, err := grant.Source.Credential(ctx)
 	if err != nil {
 		return identity{}, err
 	}
-	return identity{credential: tokencache.Identity(secret, jwt), source: source}, nil
+	return identity{credential: tokencache.Identity(secret, jwt), source: grant.Source}, nil
 }
 
 // withJWT runs call with the caller's JWT, or with that of a profile, which a 401 heals once.

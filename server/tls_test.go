@@ -1,6 +1,10 @@
 package server_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+)
 
 const (
 	certificatePolicy = `callers: [{dns_san: client.test, allow: [CreateToken], profile: passthrough}]`
@@ -44,7 +48,7 @@ func TestCertificateDemandedByNewPolicy(t *testing.T) {
 	s := startIdentity(t, atlasJWTPolicy)
 	set := func(policy string) {
 		t.Helper()
-		if err := s.auth.SetPolicy(mustPolicy(t, policy)); err != nil {
+		if err := s.auth.SetPolicy(mustPolicy(t, policy), auth.Sources{"acme": s.source}); err != nil {
 			t.Fatal(err)
 		}
 	}

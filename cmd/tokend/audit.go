@@ -12,7 +12,7 @@ import (
 
 // openAudit opens the stream of audit records that --audit-file names. If this is a trial, a file that it had to make does not
 // stay: it could belong to another user than the one who serves.
-func (id *identity) openAudit(file string, trial bool, stdout io.Writer, log *slog.Logger) error {
+func (c *callers) openAudit(file string, trial bool, stdout io.Writer, log *slog.Logger) error {
 	switch file {
 	case "":
 		return nil
@@ -24,14 +24,14 @@ func (id *identity) openAudit(file string, trial bool, stdout io.Writer, log *sl
 			return fmt.Errorf("--audit-file: %w", err)
 		}
 		stdout = f
-		id.close = append(id.close, func() {
+		c.close = append(c.close, func() {
 			_ = f.Close()
 			if trial && errors.Is(missing, fs.ErrNotExist) {
 				_ = os.Remove(file)
 			}
 		})
 	}
-	id.audit = slog.New(slog.NewJSONHandler(&auditWriter{to: stdout, log: log}, nil))
+	c.audit = slog.New(slog.NewJSONHandler(&auditWriter{to: stdout, log: log}, nil))
 	return nil
 }
 

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -27,8 +27,8 @@ type identityFlags struct {
 // defaultProfile is the profile that --atlas-userauthtoken-file makes.
 const defaultProfile = "default"
 
-// identity is what the flags mean, and the work that keeps it up to date.
-type identity struct {
+// callers are who may call, as the flags say, and the work that keeps it up to date.
+type callers struct {
 	upkeep
 
 	auth       *auth.Authenticator
@@ -40,59 +40,57 @@ type identity struct {
 	close      []func()
 }
 
-// Close ends the identities. Call it after run.
-func (id *identity) Close() {
-	for _, end := range id.close {
+// Close ends what calls need. Call it after run.
+func (c *callers) Close() {
+	for _, end := range c.close {
 		end()
 	}
 }
 
 // who says in words who may call.
-func (id *identity) who() string {
+func (c *callers) who() string {
 	switch {
-	case id.policy != nil:
-		return id.policy.String()
-	case id.hasDefault:
+	case c.policy != nil:
+		return c.policy.String()
+	case c.hasDefault:
 		return "Every caller with a verified client certificate may call both methods, as profile " + defaultProfile + ".\n"
 	}
 	return "Everybody with an Atlas JWT may call both methods; it is passed on, and Atlas decides.\n"
 }
 
 // certificates says in words what is asked of callers before they call.
-func (id *identity) certificates() string {
+func (c *callers) certificates() string {
 	switch {
-	case !id.mutual:
+	case !c.mutual:
 		return "Client certificates are not asked for.\n"
-	case id.auth.AllowsWithoutCertificate():
+	case c.auth.AllowsWithoutCertificate():
 		return "Client certificates are asked for and verified, not demanded: the policy has rules for callers without one.\n"
 	}
 	return "Client certificates are demanded.\n"
 }
 
 // explain says which rule a caller matches, or why it is no caller.
-func (id *identity) explain(caller string) (string, error) {
-	if id.policy == nil {
-		return "There is no policy. " + strings.TrimSuffix(id.who(), "\n"), nil
+func (c *callers) explain(caller string) (string, error) {
+	if c.policy == nil {
+		return "There is no policy. " + strings.TrimSuffix(c.who(), "\n"), nil
 	}
-	return id.policy.Explain(caller)
+	return c.policy.Explain(caller)
 }
 
 // run re-reads the files until ctx ends.
-func (id *identity) run(ctx context.Context) error {
+func (c *callers) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, watch := range id.watch {
+	for _, watch := range c.watch {
 		group.Go(func() error { return watch(ctx) })
 	}
 	return group.Wait()
 }
 
-// open reads the files, and reports every mistake in them. mutual is whether callers show client certificates; no call takes
-// longer than the ceiling.
-func (f identityFlags) open(client *atlas.Client, mutual bool, ceiling time.Duration, stdout io.Writer, log *slog.Logger) (*identity, []error) {
-	id := &identity{auth: auth.PassThrough(), profiles: newProfiles(client, ceiling, log), mutual: mutual}
-	id.close = append(id.close, id.profiles.Close)
-	id.watch = append(id.watch, id.profiles.run)
-	issuers, err := id.issuerClient(f.OIDCCAFile, log)
+// open reads the files, and reports all that is wrong with them. mutual is whether callers show client certificates.
+func (f identityFlags) open(client *atlas.Client, mutual bool, stdout io.Writer, log *slog.Logger) (*callers, []error) {
+	c := &callers{auth: auth.PassThrough(), profiles: newProfiles(client, log), mutual: mutual}
+	c.close = append(c.close, func() { c.auth.Close() }, c.profiles.Close)
+	oidcCAs, err := c.openOIDCCAs(f.OIDCCAFile, log)
 	errs := flatten(err)
 	if f.OIDCCAFile != "" && f.PolicyFile == "" {
 		errs = append(errs, errors.New("--oidc-ca-file: without a --policy-file that has callers with OIDC tokens, it would be ignored"))
@@ -101,29 +99,42 @@ func (f identityFlags) open(client *atlas.Client, mutual bool, ceiling time.Dura
 	case f.PolicyFile != "" && f.UserauthtokenFile != "":
 		errs = append(errs, errors.New("--atlas-userauthtoken-file and --policy-file: choose one; a policy names its userauthtoken files itself"))
 	case f.PolicyFile != "":
-		file := &policyFile{path: f.PolicyFile, mutual: mutual, oidcCA: f.OIDCCAFile != "", profiles: id.profiles}
-		errs = append(errs, id.openPolicy(file, issuers, log)...)
+		file := &policyFile{path: f.PolicyFile, mutual: mutual, oidcCA: f.OIDCCAFile != "", profiles: c.profiles}
+		errs = append(errs, c.openPolicy(file, oidcCAs, log)...)
 	case f.UserauthtokenFile != "" && !mutual:
 		errs = append(errs, errors.New("--atlas-userauthtoken-file: anybody could use this Atlas identity: give --tls-client-ca-file, or a --policy-file that says who may"))
 	case f.UserauthtokenFile != "":
-		errs = append(errs, flatten(id.openDefault(f.UserauthtokenFile, log))...)
+		errs = append(errs, flatten(c.openDefault(f.UserauthtokenFile, log))...)
 	}
-	errs = append(errs, flatten(id.openAudit(f.AuditFile, f.trial, stdout, log))...)
-	return id, errs
+	errs = append(errs, flatten(c.openAudit(f.AuditFile, f.trial, stdout, log))...)
+	return c, errs
 }
 
 // openDefault makes the one profile of a service without a policy.
-func (id *identity) openDefault(file string, log *slog.Logger) error {
-	p, err := id.profiles.open(defaultProfile, file)
+func (c *callers) openDefault(file string, log *slog.Logger) error {
+	key := profileKey{defaultProfile, file}
+	p, err := c.profiles.open(key)
 	if err != nil {
 		return secretFileError("atlas-userauthtoken-file", file, err)
 	}
-	id.profiles.add(profileSet{{name: defaultProfile}: p}) // as in a Grant without a policy
-	authenticator, err := auth.New(auth.Config{DefaultProfile: defaultProfile, Logger: log})
+	set := profileSet{key: p}
+	authenticator, err := auth.New(auth.Config{DefaultProfile: defaultProfile, Sources: set.sources(), Logger: log})
 	if err != nil {
 		return err
 	}
-	id.auth, id.hasDefault = authenticator, true
-	id.close = append(id.close, authenticator.Close)
+	c.profiles.use(set)
+	c.auth, c.hasDefault = authenticator, true
 	return nil
+}
+
+// openOIDCCAs returns what has the authorities in a file; nil if there is no file, and the system's are believed.
+func (c *callers) openOIDCCAs(file string, log *slog.Logger) (func() *x509.CertPool, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // auth has a default of its own
+	}
+	roots, err := c.openCAs("oidc-ca-file", "oidc_ca", file, nil, log)
+	if err != nil {
+		return nil, err
+	}
+	return roots.Get, nil
 }

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
@@ -20,7 +18,7 @@ type policyFile struct {
 	profiles *profiles
 }
 
-// policyVersion is a policy and the identities that it needs.
+// policyVersion is a policy and the profiles that it needs.
 type policyVersion struct {
 	policy   *auth.Policy
 	profiles profileSet
@@ -48,23 +46,21 @@ func (f *policyFile) parse(contents [][]byte) (policyVersion, error) {
 	return policyVersion{policy, set}, errors.Join(errs...)
 }
 
-// install puts a version in force. A call is granted a profile only once that is there, and one that was granted a profile
-// which is gone still finds it.
+// install puts a version in force.
 func (f *policyFile) install(v policyVersion, a *auth.Authenticator) error {
-	f.profiles.add(v.profiles)
-	if err := a.SetPolicy(v.policy); err != nil {
+	if err := a.SetPolicy(v.policy, v.profiles.sources()); err != nil {
 		return err
 	}
-	f.profiles.retireOthers(v.profiles)
+	f.profiles.use(v.profiles)
 	return nil
 }
 
 // openPolicy reads the policy and the secrets that it names. A new version of the file that is wrong, or that names a secret
 // which cannot be read, leaves the one in force.
-func (id *identity) openPolicy(f *policyFile, issuers *http.Client, log *slog.Logger) []error {
+func (c *callers) openPolicy(f *policyFile, oidcCAs func() *x509.CertPool, log *slog.Logger) []error {
 	fileLog := log.With(slog.String("file", f.path))
 	policy, err := reload.New([]string{f.path}, f.parse, func(v policyVersion) {
-		if err := f.install(v, id.auth); err != nil {
+		if err := f.install(v, c.auth); err != nil {
 			fileLog.Error("the new policy cannot be used", slog.String("cause", err.Error()))
 			return
 		}
@@ -78,30 +74,12 @@ func (id *identity) openPolicy(f *policyFile, issuers *http.Client, log *slog.Lo
 		return errs
 	}
 	first := policy.Get()
-	f.profiles.add(first.profiles)
-	authenticator, err := auth.New(auth.Config{Policy: first.policy, HTTPClient: issuers, Logger: log})
+	authenticator, err := auth.New(auth.Config{Policy: first.policy, Sources: first.profiles.sources(), RootCAs: oidcCAs, Logger: log})
 	if err != nil {
 		return []error{err}
 	}
-	id.auth, id.policy = authenticator, first.policy
-	id.close = append(id.close, authenticator.Close)
-	id.keep(policy)
+	f.profiles.use(first.profiles)
+	c.auth, c.policy = authenticator, first.policy
+	c.keep(policy)
 	return nil
-}
-
-// issuerClient reaches OIDC issuers whose certificates the authorities in a file have signed; nil if there is no file.
-func (id *identity) issuerClient(file string, log *slog.Logger) (*http.Client, error) {
-	if file == "" {
-		return nil, nil //nolint:nilnil // auth has a default of its own
-	}
-	var (
-		transport = auth.NewTransport(nil)
-		roots     *certificate.File[*x509.CertPool]
-	)
-	roots, err := id.openCAs("oidc-ca-file", "oidc_ca", file, func() { transport.SetRoots(roots.Get()) }, log)
-	if err != nil {
-		return nil, err
-	}
-	transport.SetRoots(roots.Get())
-	return &http.Client{Transport: transport}, nil
 }

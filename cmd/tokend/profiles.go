@@ -2,35 +2,32 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
-	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
-// profiles are the service's Atlas identities. They come and go with the policy; one that is gone stays usable for as long
-// as a call may have been granted it.
+// profiles are the Atlas identities that the service holds. They come and go with the policy; a call that was granted one
+// which is gone has its source all the same. One goroutine at a time has to do with them.
 type profiles struct {
 	client *atlas.Client
 	log    *slog.Logger
-	grace  time.Duration // longer than any call
+	inUse  profileSet
 
-	mu       sync.RWMutex
-	known    map[profileKey]*profile  // guarded by mu; also retired ones, unless the same has come back
-	retired  map[*profile]*time.Timer // guarded by mu; closes it
-	watching context.Context          // guarded by mu; nil while the files are not watched
-	watches  sync.WaitGroup           // grows under mu, while watching is set
+	// Until Close. A call may have what is no longer in use, so that is closed only then: some hundred bytes each.
+	opened  []*atlas.TokenSource
+	ctx     context.Context // of the watches
+	stop    context.CancelFunc
+	watches sync.WaitGroup
 }
 
-// profileKey is what makes an Atlas identity: with another file, a profile of the same name is another one.
+// profileKey is what makes a profile: with another file, one of the same name is another one.
 type profileKey struct{ name, file string }
 
 // profileSet are the profiles of one policy.
@@ -38,21 +35,31 @@ type profileSet map[profileKey]*profile
 
 // profile is one Atlas identity, and what keeps its secret up to date.
 type profile struct {
-	name   string
 	source *atlas.TokenSource
 	secret *reload.Value[atlas.UserAuthToken]
 	stop   context.CancelFunc // ends the watch; nil if there is none
 }
 
-func newProfiles(client *atlas.Client, grace time.Duration, log *slog.Logger) *profiles {
-	return &profiles{client: client, log: log, grace: grace, known: profileSet{}, retired: map[*profile]*time.Timer{}}
+func newProfiles(client *atlas.Client, log *slog.Logger) *profiles {
+	ps := &profiles{client: client, log: log}
+	ps.ctx, ps.stop = context.WithCancel(context.Background())
+	return ps
 }
 
-// open reads the secret in a file and makes an Atlas identity of it. Nobody has it before it is added.
-func (ps *profiles) open(name, file string) (*profile, error) {
-	p := &profile{name: name}
-	log := ps.log.With(slog.String("profile", name), slog.String("file", file))
-	secret, err := reload.New([]string{file}, parseSecret, func(atlas.UserAuthToken) {
+// sources are those of the set, by the profile's name.
+func (set profileSet) sources() auth.Sources {
+	sources := auth.Sources{}
+	for key, p := range set {
+		sources[key.name] = p.source
+	}
+	return sources
+}
+
+// open reads the secret in a file and makes a source of it. The file is not watched before the profile is in use.
+func (ps *profiles) open(key profileKey) (*profile, error) {
+	p := &profile{}
+	log := ps.log.With(slog.String("profile", key.name), slog.String("file", key.file))
+	secret, err := reload.New([]string{key.file}, parseSecret, func(atlas.UserAuthToken) {
 		p.source.SecretChanged()
 		log.Info("userauthtoken replaced")
 	}, reload.Report(log, "userauthtoken"))
@@ -65,10 +72,10 @@ func (ps *profiles) open(name, file string) (*profile, error) {
 		Secret: func() (atlas.UserAuthToken, error) { return secret.Get(), nil },
 		OnEvent: func(e atlas.TokenEvent) {
 			if e.Err != nil {
-				ps.log.Error("Atlas identity failed", slog.String("profile", name), slog.String("operation", string(e.Op)), slog.String("cause", e.Err.Error()))
+				ps.log.Error("Atlas identity failed", slog.String("profile", key.name), slog.String("operation", string(e.Op)), slog.String("cause", e.Err.Error()))
 				return
 			}
-			ps.log.Info("Atlas identity renewed", slog.String("profile", name), slog.String("operation", string(e.Op)))
+			ps.log.Info("Atlas identity renewed", slog.String("profile", key.name), slog.String("operation", string(e.Op)))
 		},
 	})
 	return p, nil
@@ -88,10 +95,10 @@ func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, []e
 	set, errs := profileSet{}, []error(nil)
 	for _, named := range policy.Profiles() {
 		key := profileKey{named.Name, named.UserauthtokenFile}
-		p := ps.inUse(key)
+		p := ps.inUse[key]
 		if p == nil {
 			var err error
-			if p, err = ps.open(named.Name, named.UserauthtokenFile); err != nil {
+			if p, err = ps.open(key); err != nil {
 				errs = append(errs, fmt.Errorf("%s:%d: profile %s: %w", file, named.Line, named.Name, err))
 				continue
 			}
@@ -101,124 +108,32 @@ func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, []e
 	return set, errs
 }
 
-// inUse is nil for a retired profile as well: its end is near, and cannot be called off.
-func (ps *profiles) inUse(key profileKey) *profile {
-	ps.mu.RLock()
-	defer ps.mu.RUnlock()
-	p := ps.known[key]
-	if ps.retired[p] != nil {
-		return nil
-	}
-	return p
-}
-
-// add lets calls find the profiles of a set, beside those that are there.
-func (ps *profiles) add(set profileSet) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
+// use has the profiles of the set in place of those before: their files are watched, and what is gone is left alone.
+func (ps *profiles) use(set profileSet) {
 	for key, p := range set {
-		if ps.known[key] != p {
-			ps.known[key] = p
-			ps.watch(p)
-		}
-	}
-}
-
-// retireOthers closes all profiles that are not in the set once no call can have them any more.
-func (ps *profiles) retireOthers(set profileSet) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	for key, p := range ps.known {
-		if set[key] == p || ps.retired[p] != nil {
+		if ps.inUse[key] == p {
 			continue
 		}
-		ps.log.Info("profile retired", slog.String("profile", p.name))
-		ps.retired[p] = time.AfterFunc(ps.grace, func() { ps.end(key, p) })
+		ps.opened = append(ps.opened, p.source)
+		ctx, stop := context.WithCancel(ps.ctx)
+		p.stop = stop
+		ps.watches.Go(func() { _ = p.secret.Run(ctx, reload.Interval) }) // it always returns nil
 	}
-}
-
-func (ps *profiles) end(key profileKey, p *profile) {
-	p.close() // first: until then, Close waits for it too
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	delete(ps.retired, p)
-	if ps.known[key] == p {
-		delete(ps.known, key)
-	}
-}
-
-// Identity implements server.Identities.
-func (ps *profiles) Identity(grant auth.Grant) (*atlas.TokenSource, bool) {
-	ps.mu.RLock()
-	defer ps.mu.RUnlock()
-	p := ps.known[profileKey{grant.Profile, grant.UserauthtokenFile}]
-	if p == nil {
-		return nil, false
-	}
-	return p.source, true
-}
-
-// Check implements server.Identities. What is wrong with a retired profile is of no concern.
-func (ps *profiles) Check() error {
-	ps.mu.RLock()
-	defer ps.mu.RUnlock()
-	var errs []error
-	for _, p := range ps.known {
-		if err := p.source.Err(); err != nil && ps.retired[p] == nil {
-			errs = append(errs, fmt.Errorf("profile %s: %w", p.name, err))
+	for key, p := range ps.inUse {
+		if set[key] != p {
+			ps.log.Info("profile retired", slog.String("profile", key.name))
+			p.stop()
+			p.source.Retire()
 		}
 	}
-	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	return errors.Join(errs...)
+	ps.inUse = set
 }
 
-// run re-reads the secrets until ctx ends.
-func (ps *profiles) run(ctx context.Context) error {
-	ps.mu.Lock()
-	ps.watching = ctx
-	for _, p := range ps.known {
-		ps.watch(p)
-	}
-	ps.mu.Unlock()
-	<-ctx.Done()
-	ps.mu.Lock()
-	ps.watching = nil
-	ps.mu.Unlock()
-	ps.watches.Wait()
-	return nil
-}
-
-// watch re-reads one secret. The caller holds mu.
-func (ps *profiles) watch(p *profile) {
-	if ps.watching == nil {
-		return
-	}
-	ctx, stop := context.WithCancel(ps.watching)
-	p.stop = stop
-	ps.watches.Go(func() { _ = p.secret.Run(ctx, reload.Interval) }) // it always returns nil
-}
-
-// Close ends all profiles, without any grace.
+// Close ends all, and waits for it. No call may be in progress any more.
 func (ps *profiles) Close() {
-	ps.mu.Lock()
-	all := make(map[*profile]bool, len(ps.known)+len(ps.retired))
-	for _, p := range ps.known {
-		all[p] = true
+	ps.stop()
+	ps.watches.Wait()
+	for _, source := range ps.opened {
+		source.Close()
 	}
-	for p, timer := range ps.retired {
-		timer.Stop()
-		all[p] = true
-	}
-	ps.mu.Unlock()
-	for p := range all {
-		p.close()
-	}
-}
-
-// close may be called more than once.
-func (p *profile) close() {
-	if p.stop != nil {
-		p.stop()
-	}
-	p.source.Close()
 }

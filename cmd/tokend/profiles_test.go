@@ -34,7 +34,7 @@ type changing struct {
 	dir     string
 }
 
-func newChanging(t *testing.T, grace time.Duration, first func(*changing) string) *changing {
+func newChanging(t *testing.T, first func(*changing) string) *changing {
 	t.Helper()
 	em, err := emulator.Start(emulator.Config{})
 	if err != nil {
@@ -46,7 +46,7 @@ func newChanging(t *testing.T, grace time.Duration, first func(*changing) string
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
-	profiles := newProfiles(client, grace, slog.New(slog.DiscardHandler))
+	profiles := newProfiles(client, slog.New(slog.DiscardHandler))
 	c := &changing{policyFile: &policyFile{path: "policy.yaml", mutual: true, profiles: profiles}, atlas: em, client: client, dir: t.TempDir()}
 	for i := range 2 {
 		file := filepath.Join(c.dir, fmt.Sprint(i))
@@ -59,20 +59,13 @@ func newChanging(t *testing.T, grace time.Duration, first func(*changing) string
 	if err != nil {
 		t.Fatal(err)
 	}
-	profiles.add(v.profiles)
-	if c.auth, err = auth.New(auth.Config{Policy: v.policy}); err != nil {
+	if c.auth, err = auth.New(auth.Config{Policy: v.policy, Sources: v.profiles.sources()}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- profiles.run(ctx) }()
+	profiles.use(v.profiles)
 	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		profiles.Close()
 		c.auth.Close()
+		profiles.Close()
 	})
 	return c
 }
@@ -99,58 +92,51 @@ func (c *changing) grant(ctx context.Context) (auth.Grant, error) {
 
 // token goes on with a granted call as the service does.
 func (c *changing) token(ctx context.Context, grant auth.Grant) (atlas.Token, error) {
-	source, ok := c.profiles.Identity(grant)
-	if !ok {
-		return "", fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
-	}
-	return atlas.WithJWT(ctx, source, c.client.CreateEphemeralToken)
+	return atlas.WithJWT(ctx, grant.Source, c.client.CreateEphemeralToken)
 }
 
-// TestProfilesUnderLoad: whatever comes and goes, each call gets a token, and it is that of the identity which the policy
+// TestProfilesUnderLoad: whatever comes and goes, each call gets a token, and it is that of the profile which the policy
 // granted it.
 func TestProfilesUnderLoad(t *testing.T) {
 	t.Parallel()
-	c := newChanging(t, time.Minute, func(c *changing) string { return c.only("one", 0) })
-	tokens := map[string]atlas.Token{}
-	for i, file := range c.secrets {
+	c := newChanging(t, func(c *changing) string { return c.only("p0-0", 0) })
+	tokens := map[string]atlas.Token{} // by the end of the profile's name
+	for i := range c.secrets {
 		token, err := c.client.CreateEphemeralToken(t.Context(), atlas.JWT(c.atlas.Org(i).JWT()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		tokens[file] = token
+		tokens[fmt.Sprint(i)] = token
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var load sync.WaitGroup
 	for i := range 4 {
 		load.Go(func() {
-			identities := map[auth.Grant]bool{}
+			sources := map[*atlas.TokenSource]bool{}
 			for ctx.Err() == nil {
 				grant, err := c.grant(t.Context())
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				identities[grant] = true
-				if _, found := c.profiles.Identity(grant); !found {
-					t.Errorf("profile %s is granted and is not there", grant.Profile)
-					return
-				}
+				sources[grant.Source] = true
 				if i%2 == 0 {
 					continue // no call of Atlas, so that many fall between two steps of a replacement
 				}
+				_, org, _ := strings.Cut(grant.Profile, "-")
 				token, err := c.token(t.Context(), grant)
-				if err != nil || token != tokens[grant.UserauthtokenFile] {
-					t.Errorf("profile %s: %v; the token of its identity: %t", grant.Profile, err, token == tokens[grant.UserauthtokenFile])
+				if err != nil || token != tokens[org] {
+					t.Errorf("profile %s: %v; the token of its org: %t", grant.Profile, err, token == tokens[org])
 					return
 				}
 			}
-			if len(identities) < 3 {
-				t.Errorf("a caller met %d identities only", len(identities))
+			if len(sources) < 3 {
+				t.Errorf("a caller met %d sources only", len(sources))
 			}
 		})
 	}
 	for i := range 300 {
-		if err := c.replace(c.only(fmt.Sprintf("p%d", i/2), i%2)); err != nil { // another name, another file, in turn
+		if err := c.replace(c.only(fmt.Sprintf("p%d-%d", i/4, i%2), i%2)); err != nil { // another name, another file, in turn
 			t.Error(err)
 		}
 		<-time.After(time.Millisecond)
@@ -160,7 +146,7 @@ func TestProfilesUnderLoad(t *testing.T) {
 }
 
 // TestCallOutlivesItsProfile: a call that began under a policy which is gone still logs in as whom that said, also where the
-// name means somebody else by now. When no such call can be left, the identity is closed.
+// name means somebody else by now, until the service ends.
 func TestCallOutlivesItsProfile(t *testing.T) {
 	t.Parallel()
 	for name, next := range map[string]func(*changing) string{
@@ -172,80 +158,102 @@ func TestCallOutlivesItsProfile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := newChanging(t, time.Hour, func(c *changing) string { return c.only("one", 0) })
+			c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
 			began, err := c.grant(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
+			gone := c.profiles.inUse[profileKey{"one", c.secrets[0]}]
 			if err := c.replace(next(c)); err != nil {
 				t.Fatal(err)
 			}
 			if token, err := c.token(t.Context(), began); err != nil || string(token) != c.atlas.Org(0).EphemeralToken() {
 				t.Errorf("the call that had begun: %v", err)
 			}
+			began.Source.Invalidate(currentJWT(t, began.Source))
+			if token, err := c.token(t.Context(), began); err != nil || string(token) != c.atlas.Org(0).EphemeralToken() {
+				t.Errorf("after another login: %v", err)
+			}
+			if c.profiles.inUse[profileKey{"one", c.secrets[0]}] == gone {
+				t.Error("it is still in use")
+			}
+			c.profiles.Close()
+			if _, err := c.token(t.Context(), began); !errors.Is(err, atlas.ErrClosed) {
+				t.Errorf("at the end: %v", err)
+			}
 		})
 	}
-	t.Run("closed in the end", func(t *testing.T) {
-		t.Parallel()
-		c := newChanging(t, 20*time.Millisecond, func(c *changing) string { return c.only("one", 0) })
-		began, err := c.grant(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		source, _ := c.profiles.Identity(began)
-		if err := c.replace(c.only("one", 1)); err != nil {
-			t.Fatal(err)
-		}
-		for start := time.Now(); ; <-time.After(time.Millisecond) {
-			if _, found := c.profiles.Identity(began); !found {
-				break
-			}
-			if time.Since(start) > 10*time.Second {
-				t.Fatal("it is still there")
-			}
-		}
-		if _, err := source.Token(t.Context()); !errors.Is(err, atlas.ErrClosed) {
-			t.Errorf("it is not closed: %v", err)
-		}
-		if err := c.replace(c.only("one", 0)); err != nil {
-			t.Fatal(err)
-		}
-		if token, err := c.token(t.Context(), began); err != nil || string(token) != c.atlas.Org(0).EphemeralToken() {
-			t.Errorf("when it is back: %v", err)
-		}
-	})
-	t.Run("back in time", func(t *testing.T) {
-		t.Parallel()
-		c := newChanging(t, time.Hour, func(c *changing) string { return c.only("one", 0) })
-		for _, org := range []int{1, 0} {
-			if err := c.replace(c.only("one", org)); err != nil {
-				t.Fatal(err)
-			}
-		}
+}
+
+func currentJWT(t *testing.T, source *atlas.TokenSource) atlas.JWT {
+	t.Helper()
+	jwt, err := source.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jwt
+}
+
+// TestProfileKept: the same name with the same file is the same profile, logged in as it is, in one policy after another; one
+// that was gone and comes back is a new one.
+func TestProfileKept(t *testing.T) {
+	t.Parallel()
+	c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
+	source := func() *atlas.TokenSource {
+		t.Helper()
 		grant, err := c.grant(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		source, _ := c.profiles.Identity(grant)
-		key := profileKey{grant.Profile, grant.UserauthtokenFile}
-		// What the first one's end does later must not hit the one that came back.
-		for p, timer := range c.profiles.retired {
-			timer.Stop()
-			c.profiles.end(key, p)
+		return grant.Source
+	}
+	first := source()
+	for _, step := range []struct {
+		policy string
+		same   bool
+	}{
+		{c.only("one", 0), true},
+		{strings.Replace(c.only("one", 0), "[CreateToken]", "[CreateToken, DeleteToken]", 1), true},
+		{c.only("one", 1), false},
+		{c.only("one", 0), false},
+	} {
+		if err := c.replace(step.policy); err != nil {
+			t.Fatal(err)
 		}
-		if again, _ := c.profiles.Identity(grant); again != source {
-			t.Error("the end of a retired profile took another one away")
+		if got := source() == first; got != step.same {
+			t.Errorf("after\n%s\nthe same source: %t", step.policy, got)
 		}
-		if _, err := c.token(t.Context(), grant); err != nil {
-			t.Error(err)
+	}
+}
+
+// TestWatchEndsWithProfile: the file of a profile that is gone is not looked at any more, and that of one in use is.
+func TestWatchEndsWithProfile(t *testing.T) {
+	t.Parallel()
+	c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
+	gone := c.profiles.inUse[profileKey{"one", c.secrets[0]}]
+	if err := c.replace(c.only("two", 1)); err != nil {
+		t.Fatal(err)
+	}
+	kept := c.profiles.inUse[profileKey{"two", c.secrets[1]}]
+	for _, file := range c.secrets {
+		if err := os.WriteFile(file, []byte("another"), 0o600); err != nil {
+			t.Fatal(err)
 		}
-	})
+	}
+	for start := time.Now(); kept.secret.Get() != "another"; <-time.After(10 * time.Millisecond) {
+		if time.Since(start) > 30*time.Second {
+			t.Fatal("the new secret is not taken")
+		}
+	}
+	if gone.secret.Get() == "another" {
+		t.Error("the file of a profile that is gone is still watched")
+	}
 }
 
 // TestPolicyRefusedWhole: with one secret that cannot be read, nothing of a new policy counts.
 func TestPolicyRefusedWhole(t *testing.T) {
 	t.Parallel()
-	c := newChanging(t, time.Hour, func(c *changing) string { return c.only("one", 0) })
+	c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
 	before, err := c.grant(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -264,8 +272,8 @@ callers:
 	if after, err := c.grant(t.Context()); err != nil || after != before {
 		t.Errorf("the policy in force is no longer the old one: %+v, %v", after, err)
 	}
-	if n := len(c.profiles.known) + len(c.profiles.retired); n != 1 {
-		t.Errorf("there are %d profiles, want the old one", n)
+	if c.profiles.inUse[profileKey{"one", c.secrets[0]}] == nil || len(c.profiles.inUse) != 1 || len(c.profiles.opened) != 1 {
+		t.Errorf("there are %d profiles, %d opened, want the old one", len(c.profiles.inUse), len(c.profiles.opened))
 	}
 	if err := os.WriteFile(missing, []byte(c.atlas.Org(1).UserAuthToken()), 0o600); err != nil {
 		t.Fatal(err)

@@ -25,8 +25,8 @@ type serveFlags struct {
 	cacheFlags    `embed:""`
 }
 
-// config is what the flags mean, or every mistake in them. The identity has to be closed in either case.
-func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []error) {
+// config is what the flags mean, or every mistake in them. The callers have to be closed in either case.
+func (f serveFlags) config(stdout, log io.Writer) (server.Config, *callers, []error) {
 	cfg, errs := f.listenFlags.config(log)
 	logger := cfg.Logger
 	if logger == nil {
@@ -39,13 +39,13 @@ func (f serveFlags) config(stdout, log io.Writer) (server.Config, *identity, []e
 	}
 	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
 	cfg.CallCeiling = f.ceiling()
-	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", cfg.CallCeiling, stdout, logger)
+	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", stdout, logger)
 	errs = append(errs, identityErrs...)
 	cache, files, cacheErrs := f.cacheFlags.config(logger)
 	errs = append(errs, cacheErrs...)
 	cfg.Cache = cache
 	id.watch = slices.Concat(id.watch, client.watch, files.watch)
-	cfg.Auth, cfg.Identities, cfg.Audit = id.auth, id.profiles, id.audit
+	cfg.Auth, cfg.Audit = id.auth, id.audit
 	cfg.TLS = server.TLSFiles{CertFile: f.CertFile, KeyFile: f.KeyFile, ClientCAFile: f.ClientCAFile}
 	cfg.Plaintext = f.Plaintext
 	cfg.Metrics = prometheus.NewRegistry()
@@ -99,8 +99,8 @@ func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
 	return err
 }
 
-// serveAndWatch serves, and re-reads the identity's files meanwhile, until ctx ends.
-func serveAndWatch(ctx context.Context, srv *server.Server, id *identity) error {
+// serveAndWatch serves, and re-reads the files meanwhile, until ctx ends.
+func serveAndWatch(ctx context.Context, srv *server.Server, id *callers) error {
 	watching, stopWatching := context.WithCancel(ctx)
 	watched := make(chan error, 1)
 	go func() { watched <- id.run(watching) }()

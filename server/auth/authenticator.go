@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
 // Config says who is let in. With neither Policy nor DefaultProfile, everybody with an Atlas JWT is, and Atlas decides.
@@ -18,22 +21,20 @@ type Config struct {
 	// DefaultProfile is the profile of every caller with a verified client certificate, whoever it names; nobody else is
 	// let in. Not together with Policy.
 	DefaultProfile string
-	// HTTPClient reaches the OIDC issuers. Only its Transport is used, with bounds of our own: a [Transport] is for
-	// authorities that are not the system's. If nil, those and the environment's proxy are used.
-	HTTPClient *http.Client
+	// Sources has one for each profile of the Policy, or the DefaultProfile's.
+	Sources Sources
+	// RootCAs returns the authorities of the OIDC issuers' certificates. It is asked for each request to one, so they can be
+	// replaced. If nil, they are the system's.
+	RootCAs func() *x509.CertPool
 	// Logger is told of issuers that cannot be reached. If nil, nobody is.
 	Logger *slog.Logger
 
 	timing timing // of tests
 }
 
-// Authenticator says for each call who makes it, and with which Atlas identity it goes on.
+// Authenticator says for each call who makes it, and how it goes on to Atlas.
 type Authenticator struct {
-	profile   string // Config.DefaultProfile
-	transport http.RoundTripper
-	log       *slog.Logger
-	timing    timing
-
+	cfg   Config
 	state atomic.Pointer[state]
 
 	mu     sync.Mutex // guards closed and the succession of states
@@ -41,16 +42,11 @@ type Authenticator struct {
 	wg     sync.WaitGroup
 }
 
-// state is a policy with the issuers that it names.
+// state is a policy with all that it names; without one, the sources alone.
 type state struct {
 	policy  *Policy
-	issuers map[string]*runningIssuer // by URL
-}
-
-type runningIssuer struct {
-	*issuer
-
-	stop context.CancelFunc
+	sources Sources
+	issuers map[string]*issuer // by URL
 }
 
 // New returns an Authenticator that is ready at once, also if an OIDC issuer is not: its callers are then told to wait. It
@@ -61,41 +57,38 @@ func New(cfg Config) (*Authenticator, error) {
 		return nil, errors.New("a policy and a default profile contradict each other: the policy says which profile is for whom")
 	case cfg.DefaultProfile == Passthrough:
 		return nil, fmt.Errorf("the default profile cannot be %s", Passthrough)
+	case cfg.DefaultProfile != "" && cfg.Sources[cfg.DefaultProfile] == nil:
+		return nil, fmt.Errorf("profile %s has no source", cfg.DefaultProfile)
 	}
-	a := &Authenticator{profile: cfg.DefaultProfile, log: cfg.Logger, timing: cfg.timing}
-	if a.log == nil {
-		a.log = slog.New(slog.DiscardHandler)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if a.timing == (timing{}) {
-		a.timing = defaultTiming
+	if cfg.timing == (timing{}) {
+		cfg.timing = defaultTiming
 	}
-	switch {
-	case cfg.HTTPClient == nil:
-		a.transport = NewTransport(nil)
-	case cfg.HTTPClient.Transport == nil:
-		a.transport = http.DefaultTransport
-	default:
-		a.transport = cfg.HTTPClient.Transport
-	}
-	a.state.Store(&state{})
+	a := &Authenticator{cfg: cfg}
+	a.state.Store(&state{sources: cfg.Sources})
 	if cfg.Policy != nil {
-		a.install(cfg.Policy)
+		if err := a.install(cfg.Policy, cfg.Sources); err != nil {
+			return nil, err
+		}
 	}
 	return a, nil
 }
 
-// PassThrough is the Authenticator of a service that holds no Atlas identity: everybody with an Atlas JWT is let in with
-// it, and Atlas decides. It need not be closed.
+// PassThrough is the Authenticator of a service that holds no profile: everybody with an Atlas JWT is let in with it, and
+// Atlas decides. It need not be closed.
 func PassThrough() *Authenticator {
-	a := &Authenticator{log: slog.New(slog.DiscardHandler)}
+	a := &Authenticator{}
 	a.state.Store(&state{})
 	return a
 }
 
-// SetPolicy replaces the policy. A call that has begun is decided by the policy it began with. Issuers that both policies
-// name keep their keys. It fails if there was no policy before, since it would turn a service that is open to every
-// Atlas JWT into another one or back, and after Close.
-func (a *Authenticator) SetPolicy(p *Policy) error {
+// SetPolicy replaces the policy, and the sources of its profiles with it. A call that has begun is decided by the policy it
+// began with, and goes on with that one's source. Issuers that both policies name keep their keys. It fails if a profile
+// has no source; if there was no policy before, since it would turn a service that is open to every Atlas JWT into
+// another one or back; and after Close.
+func (a *Authenticator) SetPolicy(p *Policy, sources Sources) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -104,65 +97,68 @@ func (a *Authenticator) SetPolicy(p *Policy) error {
 	case a.closed:
 		return errors.New("the authenticator is closed")
 	}
-	a.install(p)
-	return nil
+	return a.install(p, sources)
 }
 
 // install makes p the policy in force. Whoever calls it holds mu, or is New.
-func (a *Authenticator) install(p *Policy) {
-	old := a.state.Load()
-	next := &state{policy: p, issuers: make(map[string]*runningIssuer, len(p.issuers))}
-	for _, named := range p.issuers {
-		if running := old.issuers[named.URL]; running != nil && running.Issuer == named {
-			next.issuers[named.URL] = running
-			continue
+func (a *Authenticator) install(p *Policy, sources Sources) error {
+	for _, profile := range p.profiles {
+		if sources[profile.Name] == nil {
+			return fmt.Errorf("profile %s has no source", profile.Name)
 		}
-		next.issuers[named.URL] = a.start(named)
+	}
+	old := a.state.Load()
+	next := &state{policy: p, sources: sources, issuers: make(map[string]*issuer, len(p.issuers))}
+	for _, named := range p.issuers {
+		i := old.issuers[named.URL]
+		if i == nil || i.Issuer != named {
+			i = a.start(named)
+		}
+		next.issuers[named.URL] = i
 	}
 	a.state.Store(next)
-	for url, running := range old.issuers {
-		if next.issuers[url] != running {
-			running.stop()
+	for url, i := range old.issuers {
+		if next.issuers[url] != i {
+			i.stop()
 		}
 	}
+	return nil
 }
 
-func (a *Authenticator) start(named Issuer) *runningIssuer {
+func (a *Authenticator) start(named Issuer) *issuer {
 	ctx, stop := context.WithCancel(context.Background())
-	i := &issuer{Issuer: named, transport: a.transport, timing: a.timing, log: a.log}
+	i := &issuer{
+		Issuer: named, roots: a.cfg.RootCAs, timing: a.cfg.timing, log: a.cfg.Logger,
+		stop: stop, stopped: ctx.Done(), wanted: make(chan struct{}),
+	}
+	i.last.Store(&fetched{next: make(chan struct{})})
 	a.wg.Go(func() { i.run(ctx) })
-	return &runningIssuer{issuer: i, stop: stop}
+	return i
 }
 
-// Close stops asking the issuers. Calls with an OIDC token may fail from then on.
+// Close stops asking the issuers. Calls with an OIDC token may fail from then on. The sources are their owner's to close.
 func (a *Authenticator) Close() {
 	a.mu.Lock()
 	a.closed = true
-	for _, running := range a.state.Load().issuers {
-		running.stop()
+	for _, i := range a.state.Load().issuers {
+		i.stop()
 	}
 	a.mu.Unlock()
 	a.wg.Wait()
-	if t, ok := a.transport.(interface{ CloseIdleConnections() }); ok && a.transport != http.DefaultTransport {
-		t.CloseIdleConnections()
-	}
 }
 
-// Check returns an error for each issuer whose callers cannot be checked at present: for readiness, in words.
+// Check returns an error for each profile that Atlas does not let in at present, and for each issuer whose callers cannot be
+// checked: for readiness, in words.
 func (a *Authenticator) Check() error {
 	s := a.state.Load()
-	if s.policy == nil {
-		return nil
-	}
 	var errs []error
-	for _, named := range s.policy.issuers {
-		if i := s.issuers[named.URL]; i.ready.Load() == nil {
-			if failed := i.failed.Load(); failed != nil {
-				errs = append(errs, fmt.Errorf("OIDC issuer %s: %w", i.URL, *failed))
-			} else {
-				errs = append(errs, fmt.Errorf("OIDC issuer %s has not answered yet", i.URL))
-			}
+	for _, profile := range slices.Sorted(maps.Keys(s.sources)) {
+		if err := s.sources[profile].Err(); err != nil {
+			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
 		}
+	}
+	for _, url := range slices.Sorted(maps.Keys(s.issuers)) {
+		errs = append(errs, s.issuers[url].last.Load().check(url))
 	}
 	return errors.Join(errs...)
 }
@@ -182,14 +178,15 @@ func (a *Authenticator) AllowsWithoutCertificate() bool {
 func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant, error) {
 	var room [4]Caller
 	leaf := verifiedLeaf(ctx)
-	identities := room[:0]
+	callers := room[:0] // all that this one has been verified to be
 	if leaf != nil {
-		identities = appendCertificateCallers(identities, leaf)
+		callers = appendCertificateCallers(callers, leaf)
 	}
-	var refused Grant
-	if len(identities) > 0 {
-		refused.Caller = identities[0]
+	var known Caller
+	if len(callers) > 0 {
+		known = callers[0]
 	}
+	refused := Grant{Caller: known}
 
 	jwt, bearer, err := parseCredential(callCredentials(ctx))
 	brought := err == nil
@@ -198,16 +195,17 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	}
 	s := a.state.Load()
 	switch {
-	case s.policy == nil && a.profile == "":
-		if !brought {
-			return refused, ErrMissing
+	case s.policy == nil && a.cfg.DefaultProfile != "":
+		if err := a.byCertificate(leaf, brought, method); err != nil {
+			return refused, err
 		}
-		if refused.Caller == (Caller{}) {
-			refused.Caller.Kind = KindAtlas
-		}
-		return Grant{Caller: refused.Caller, Profile: Passthrough, JWT: jwt}, nil
+		return s.grant(known, a.cfg.DefaultProfile, ""), nil
+	case s.policy == nil && !brought:
+		return refused, ErrMissing
+	case s.policy == nil && known == (Caller{}):
+		return s.grant(Caller{Kind: KindAtlas}, Passthrough, jwt), nil
 	case s.policy == nil:
-		return a.byCertificate(leaf, refused, brought, method)
+		return s.grant(known, Passthrough, jwt), nil
 	}
 
 	isAtlas := brought
@@ -222,47 +220,51 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 			if err != nil {
 				return refused, err
 			}
-			identities = append(identities, caller)
+			callers = append(callers, caller)
 		}
 	}
 	if isAtlas {
-		identities = append(identities, Caller{Kind: KindAtlas})
+		callers = append(callers, Caller{Kind: KindAtlas})
 	}
 	switch {
-	case len(identities) == 0 && leaf != nil:
+	case len(callers) == 0 && leaf != nil:
 		return refused, fmt.Errorf("%w, and its client certificate names nobody: it has no DNS name, or a SPIFFE ID that is not valid", ErrMissing)
-	case len(identities) == 0:
+	case len(callers) == 0:
 		return refused, ErrMissing
 	}
-	d, err := s.policy.Decide(identities, method)
-	if err != nil {
-		return Grant{Caller: d.Caller}, err
-	}
-	switch {
-	case d.Profile == Passthrough && !isAtlas:
-		return Grant{Caller: d.Caller}, fmt.Errorf("%w: %s is to bring its own Atlas JWT", ErrMissing, d.Caller)
-	case d.Profile == Passthrough:
-		return Grant{Caller: d.Caller, Profile: Passthrough, JWT: jwt}, nil
+	d, err := s.policy.Decide(callers, method)
+	switch passthrough := d.Profile == Passthrough; {
+	case err != nil:
+	case passthrough && !isAtlas:
+		err = fmt.Errorf("%w: %s is to bring its own Atlas JWT", ErrMissing, d.Caller)
+	case passthrough:
+		return s.grant(d.Caller, Passthrough, jwt), nil
 	case isAtlas:
-		return Grant{Caller: d.Caller}, fmt.Errorf("%w: %s has profile %s and brings an Atlas JWT", ErrAmbiguous, d.Caller, d.Profile)
+		err = fmt.Errorf("%w: %s has profile %s and brings an Atlas JWT", ErrAmbiguous, d.Caller, d.Profile)
+	default:
+		return s.grant(d.Caller, d.Profile, ""), nil
 	}
-	return Grant{Caller: d.Caller, Profile: d.Profile, UserauthtokenFile: s.policy.files[d.Profile]}, nil
+	return Grant{Caller: d.Caller}, err
 }
 
 // byCertificate lets in whoever the TLS layer has verified, and nobody else.
-func (a *Authenticator) byCertificate(leaf *x509.Certificate, caller Grant, brought bool, method string) (Grant, error) {
+func (a *Authenticator) byCertificate(leaf *x509.Certificate, brought bool, method string) error {
 	switch {
 	case leaf == nil && brought:
-		return caller, ErrUnknownCaller
+		return ErrUnknownCaller
 	case leaf == nil:
-		return caller, ErrMissing
+		return ErrMissing
 	case brought:
-		return caller, fmt.Errorf("%w: callers have profile %s, and this one brings an authorization value", ErrAmbiguous, a.profile)
-	case methodBit(method) == 0:
-		return caller, ErrNotPermitted
+		return fmt.Errorf("%w: callers have profile %s, and this one brings an authorization value", ErrAmbiguous, a.cfg.DefaultProfile)
+	case !slices.Contains(methods, methodName(method)):
+		return ErrNotPermitted
 	}
-	caller.Profile = a.profile
-	return caller, nil
+	return nil
+}
+
+// grant lets a caller in, with the source of its profile.
+func (s *state) grant(caller Caller, profile string, jwt atlas.JWT) Grant {
+	return Grant{Caller: caller, Profile: profile, JWT: jwt, Source: s.sources[profile]}
 }
 
 // verifyToken has the issuer that a token claims to be from verify it.

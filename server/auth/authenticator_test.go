@@ -14,6 +14,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
 )
@@ -150,7 +151,7 @@ func TestCallersMethodsCredentials(t *testing.T) {
 	}
 	methods := []string{"CreateToken", "DeleteToken"}
 	for _, withAtlas := range []bool{false, true} {
-		a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, withAtlas)), HTTPClient: issuer.Client()})
+		a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, withAtlas)), RootCAs: issuer.RootCAs})
 		untilReady(t, a)
 		for _, caller := range callers {
 			for i, credential := range credentials {
@@ -168,6 +169,9 @@ func TestCallersMethodsCredentials(t *testing.T) {
 						wantJWT := ""
 						if want.profile == auth.Passthrough {
 							wantJWT = atlasJWT
+						}
+						if (got.Source != nil) != (want.profile == "acme") {
+							t.Errorf("the grant has a source: %t", got.Source != nil)
 						}
 						if string(got.JWT) != wantJWT {
 							t.Errorf("the wrong JWT goes on")
@@ -224,7 +228,7 @@ func TestHandshakeRefuses(t *testing.T) {
 			}
 			// Even if a listener went on after that, nothing would have been verified.
 			issuer := authtest.NewIssuer(t)
-			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, false)), HTTPClient: issuer.Client()})
+			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, false)), RootCAs: issuer.RootCAs})
 			got, err := a.Authenticate(call(t.Context(), &state), "CreateToken")
 			if (err == nil) != tc.ok || (err != nil && !errors.Is(err, auth.ErrMissing)) {
 				t.Errorf("got %+v, %v", got, err)
@@ -262,10 +266,12 @@ func TestNoPolicy(t *testing.T) {
 			}
 		})
 	}
-	if err := a.SetPolicy(mustPolicy(t, testPolicy("https://issuer.internal", true))); err == nil {
+	if err := setPolicy(a, mustPolicy(t, testPolicy("https://issuer.internal", true))); err == nil {
 		t.Error("a policy turned an open service into another one")
 	}
 }
+
+var defaultSources = auth.Sources{"default": atlas.NewTokenSource(atlas.TokenSourceConfig{})}
 
 func TestDefaultProfile(t *testing.T) {
 	ca := newAuthority(t)
@@ -275,7 +281,7 @@ func TestDefaultProfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newAuthenticator(t, auth.Config{DefaultProfile: "default"})
+	a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
 	for _, tc := range []struct {
 		name   string
 		state  *tls.ConnectionState
@@ -298,7 +304,7 @@ func TestDefaultProfile(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := a.Authenticate(call(t.Context(), tc.state, tc.md...), tc.method)
-			if !errors.Is(err, tc.err) || (err == nil) != (got.Profile == "default") || got.JWT != "" {
+			if !errors.Is(err, tc.err) || (err == nil) != (got.Profile == "default") || (err == nil) != (got.Source == defaultSources["default"]) || got.JWT != "" {
 				t.Errorf("got %+v, %v; want %v", got, err, tc.err)
 			}
 		})
@@ -307,7 +313,12 @@ func TestDefaultProfile(t *testing.T) {
 
 func TestConfigContradicts(t *testing.T) {
 	p := mustPolicy(t, testPolicy("https://issuer.internal", false))
-	for _, cfg := range []auth.Config{{Policy: p, DefaultProfile: "default"}, {DefaultProfile: auth.Passthrough}} {
+	for _, cfg := range []auth.Config{
+		{Policy: p, DefaultProfile: "default", Sources: defaultSources},
+		{DefaultProfile: auth.Passthrough, Sources: auth.Sources{auth.Passthrough: defaultSources["default"]}},
+		{DefaultProfile: "default"},
+		{DefaultProfile: "default", Sources: auth.Sources{"other": defaultSources["default"]}},
+	} {
 		if a, err := auth.New(cfg); err == nil {
 			a.Close()
 			t.Errorf("%+v was accepted", cfg)
@@ -316,7 +327,7 @@ func TestConfigContradicts(t *testing.T) {
 }
 
 func TestNoPeer(t *testing.T) {
-	a := newAuthenticator(t, auth.Config{DefaultProfile: "default"})
+	a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
 	if _, err := a.Authenticate(t.Context(), "CreateToken"); !errors.Is(err, auth.ErrMissing) {
 		t.Errorf("got %v, want ErrMissing", err)
 	}
@@ -326,10 +337,13 @@ func TestGrantFromContext(t *testing.T) {
 	if _, err := auth.GrantFromContext(t.Context()); !errors.Is(err, auth.ErrMissing) {
 		t.Errorf("without a grant: %v, want ErrMissing", err)
 	}
-	if _, err := auth.GrantFromContext(auth.NewGrantContext(t.Context(), auth.Grant{})); !errors.Is(err, auth.ErrMissing) {
-		t.Errorf("with an empty one: %v, want ErrMissing", err)
+	source := defaultSources["default"]
+	for _, unusable := range []auth.Grant{{}, {Profile: "acme"}, {Profile: auth.Passthrough, Source: source}, {Source: source}} {
+		if _, err := auth.GrantFromContext(auth.NewGrantContext(t.Context(), unusable)); !errors.Is(err, auth.ErrMissing) {
+			t.Errorf("with %+v: %v, want ErrMissing", unusable, err)
+		}
 	}
-	want := auth.Grant{Caller: auth.Caller{Kind: auth.KindDNS, Name: "a.internal"}, Profile: "acme"}
+	want := auth.Grant{Caller: auth.Caller{Kind: auth.KindDNS, Name: "a.internal"}, Profile: "acme", Source: source}
 	if got, err := auth.GrantFromContext(auth.NewGrantContext(t.Context(), want)); got != want || err != nil {
 		t.Errorf("got %+v, %v", got, err)
 	}

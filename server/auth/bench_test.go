@@ -28,7 +28,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	}
 	fmt.Fprintf(&rules, "- {oidc: {issuer: %q, audience: tokend, subject: \"ci-*\"}, allow: [CreateToken], profile: acme}\n", issuer.URL)
 	rules.WriteString("- {atlas_jwt: true, allow: [CreateToken], profile: passthrough}\n")
-	a := newAuthenticator(b, auth.Config{Policy: mustPolicy(b, rules.String()), HTTPClient: issuer.Client()})
+	a := newAuthenticator(b, auth.Config{Policy: mustPolicy(b, rules.String()), RootCAs: issuer.RootCAs})
 	untilReady(b, a)
 	for _, bc := range []struct {
 		name  string

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -39,6 +41,30 @@ func (c Caller) String() string {
 		return selectorAtlas
 	}
 	return c.Kind + ":" + c.Name
+}
+
+// parseCaller reads what String writes.
+func parseCaller(text string) (Caller, error) {
+	kind, name, _ := strings.Cut(text, ":")
+	c, err := Caller{Kind: kind, Name: name}, error(nil)
+	switch {
+	case text == selectorAtlas:
+		return Caller{Kind: KindAtlas}, nil
+	case kind == KindSPIFFE:
+		c.Name, err = text, checkSPIFFEID(text)
+	case kind == KindDNS:
+		c.Name = strings.ToLower(name)
+		err = checkDNSName(c.Name)
+	case kind == KindOIDC:
+		issuer, subject, _ := strings.Cut(name, "#")
+		err = errors.Join(checkIssuer(issuer), checkSubject(subject))
+	default:
+		err = fmt.Errorf("give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or %s", selectorAtlas)
+	}
+	if err != nil {
+		return Caller{}, fmt.Errorf("%q is no caller: %w", text, err)
+	}
+	return c, nil
 }
 
 // verifiedLeaf returns the certificate with which the call's client has authenticated itself, nil if there is none. What

@@ -40,15 +40,9 @@ var (
 // maxCredential bounds an authorization value, in bytes. Atlas's JWTs have some 300.
 const maxCredential = 8 << 10
 
-// ParseCredential returns the Atlas JWT in the authorization values of one call: exactly one value, `JWT <jwt>` or
-// `Bearer <jwt>`. The scheme's case does not matter (RFC 9110 §11.1). The JWT is checked for its shape only, which
-// also means that CR, LF, NUL and non-ASCII never travel on.
-func ParseCredential(values []string) (atlas.JWT, error) {
-	jwt, _, err := parseCredential(values)
-	return jwt, err
-}
-
-// parseCredential also says whether the scheme was Bearer: behind that word there may be an OIDC token instead.
+// parseCredential returns the JWT in the authorization values of one call: exactly one value, `JWT <jwt>` or
+// `Bearer <jwt>`. The scheme's case does not matter (RFC 9110 §11.1). The JWT is checked for its shape only, which also
+// means that CR, LF, NUL and non-ASCII never travel on. Behind Bearer there may be an OIDC token instead of an Atlas JWT.
 func parseCredential(values []string) (jwt atlas.JWT, bearer bool, err error) {
 	switch len(values) {
 	case 0:

@@ -1,15 +1,25 @@
 package auth
 
-import "time"
+import (
+	"time"
 
-// Impatient makes discovery be retried, and keys be fetched again, after that time.
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// Impatient makes a failed fetch of an issuer's keys be tried again, and one for an unknown key be made, after that time.
 func (c Config) Impatient(retry, keys time.Duration) Config {
 	c.timing = timing{retryMin: retry, retryMax: retry, again: time.Hour, keys: keys}
 	return c
 }
 
-// GlobMatch and PeekIssuer are globMatch and peekIssuer.
+// MatchGlob and PeekIssuer are matchGlob and peekIssuer.
 var (
-	GlobMatch  = globMatch
+	MatchGlob  = matchGlob
 	PeekIssuer = peekIssuer
 )
+
+// ParseCredential is parseCredential, without its scheme.
+func ParseCredential(values []string) (atlas.JWT, error) {
+	jwt, _, err := parseCredential(values)
+	return jwt, err
+}

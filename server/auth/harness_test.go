@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
 )
@@ -144,9 +145,21 @@ func mustPolicy(t testing.TB, text string) *auth.Policy {
 	return p
 }
 
-// newAuthenticator closes it at the end, and waits until its issuers have answered.
+// sourcesOf makes a source for each profile of a policy. None of them can log in.
+func sourcesOf(p *auth.Policy) auth.Sources {
+	sources := auth.Sources{}
+	for _, profile := range p.Profiles() {
+		sources[profile.Name] = atlas.NewTokenSource(atlas.TokenSourceConfig{})
+	}
+	return sources
+}
+
+// newAuthenticator closes it at the end. If the Config has a policy and no sources, it gets some.
 func newAuthenticator(t testing.TB, cfg auth.Config) *auth.Authenticator {
 	t.Helper()
+	if cfg.Policy != nil && cfg.Sources == nil {
+		cfg.Sources = sourcesOf(cfg.Policy)
+	}
 	a, err := auth.New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -2,16 +2,21 @@ package auth
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // What is wrong with a caller's OIDC token, or with asking about it.
@@ -28,189 +33,245 @@ const clockLeeway = time.Minute
 // signingAlgorithms are those accepted, whatever an issuer offers: asymmetric ones, so that a public key is never taken for
 // a secret (RFC 8725 §3.1).
 var signingAlgorithms = []string{
-	oidc.RS256, oidc.RS384, oidc.RS512,
-	oidc.PS256, oidc.PS384, oidc.PS512,
-	oidc.ES256, oidc.ES384, oidc.ES512,
-	oidc.EdDSA,
+	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 }
+
+// The bounds of a request to an issuer.
+const (
+	issuerTimeout     = 5 * time.Second
+	maxIssuerResponse = 1 << 20
+)
 
 // timing is how often an issuer is asked; tests are less patient.
 type timing struct {
-	retryMin, retryMax time.Duration // between attempts at discovery, doubling, with jitter
-	again              time.Duration // between discoveries when all is well: an issuer may move its keys
-	keys               time.Duration // at least, between fetches of the keys
+	retryMin, retryMax time.Duration // between attempts that fail, doubling, with jitter
+	again              time.Duration // between fetches when all is well: an issuer may withdraw a key
+	keys               time.Duration // at least, between fetches for tokens with a key that is not known
 }
 
 var defaultTiming = timing{retryMin: time.Second, retryMax: time.Minute, again: time.Hour, keys: 2 * time.Second}
 
-// issuer verifies the OIDC tokens of one issuer. Where its keys are, it finds out in the background.
+// issuer verifies the OIDC tokens of one issuer. Its keys are fetched in the background, by run alone, so that no caller's
+// deadline ends what others wait for.
 type issuer struct {
 	Issuer
 
-	transport http.RoundTripper
-	timing    timing
-	log       *slog.Logger
+	roots  func() *x509.CertPool // nil: the system's
+	timing timing
+	log    *slog.Logger
 
-	ready  atomic.Pointer[verifier]
-	failed atomic.Pointer[error] // why the last discovery failed, nil if it did not
+	stop    context.CancelFunc
+	stopped <-chan struct{}
+	wanted  chan struct{} // asks for a fetch
+	last    atomic.Pointer[fetched]
 }
 
-type verifier struct {
-	*oidc.IDTokenVerifier
-
-	keysURL string
+// fetched is how things are after a fetch.
+type fetched struct {
+	keys  []jose.JSONWebKey // nil until a fetch has succeeded; those of the last one that did
+	err   error             // nil if this one did
+	began time.Time         // zero until the first one
+	next  chan struct{}     // closed when there is a newer one
 }
 
-// run discovers the issuer's keys until ctx is done, first until it succeeds and then from time to time.
+// run fetches the issuer's keys until ctx is done: until it succeeds, then from time to time, and when a token needs it.
 func (i *issuer) run(ctx context.Context) {
-	transport := issuerTransport{base: i.transport, life: ctx}
 	delay := i.timing.retryMin
 	for {
+		last, now := i.last.Load(), &fetched{began: time.Now(), next: make(chan struct{})}
 		wait := i.timing.again
-		if err := i.discover(ctx, transport); ctx.Err() != nil {
+		if now.keys, now.err = i.fetch(ctx); ctx.Err() != nil {
 			return
-		} else if err != nil {
+		} else if now.err != nil {
+			now.keys = last.keys
 			wait = delay/2 + rand.N(delay/2+1) //nolint:gosec // jitter needs no secrecy
 			delay = min(2*delay, i.timing.retryMax)
-			if last := i.failed.Swap(&err); last == nil || (*last).Error() != err.Error() {
-				i.log.WarnContext(ctx, "OIDC issuer cannot be used, trying again", slog.String("issuer", i.URL), slog.Any("error", err))
+			if last.err == nil || last.err.Error() != now.err.Error() {
+				i.log.WarnContext(ctx, "OIDC issuer cannot be used, trying again", slog.String("issuer", i.URL), slog.Any("error", now.err))
 			}
 		} else {
-			i.failed.Store(nil)
 			delay = i.timing.retryMin
+			if last.keys == nil || last.err != nil {
+				i.log.InfoContext(ctx, "OIDC issuer is ready", slog.String("issuer", i.URL), slog.String("audience", i.Audience))
+			}
 		}
+		i.last.Store(now)
+		close(last.next)
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
+		case <-i.wanted:
 		}
 	}
 }
 
-// discover reads the issuer's configuration. A verifier that is in use stays, with the keys it has, unless they moved.
-func (i *issuer) discover(ctx context.Context, transport issuerTransport) error {
-	provider, err := oidc.NewProvider(oidc.ClientContext(ctx, issuerClient(transport)), i.URL)
-	var other *oidc.IssuerMismatchError
-	if errors.As(err, &other) {
-		return fmt.Errorf("its configuration is that of %s", quotable(other.Discovered))
-	} else if err != nil {
-		return err
+// fetch reads the issuer's configuration (OpenID Connect Discovery §4), and the keys that this points to. Connections do not
+// outlive it: the next one believes the authorities that there are then.
+func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
+	if i.roots != nil {
+		tlsConfig.RootCAs = i.roots()
 	}
-	var document struct {
-		KeysURL string `json:"jwks_uri"`
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: tlsConfig, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true,
 	}
-	if err := provider.Claims(&document); err != nil {
-		return err
-	}
-	if u, err := url.Parse(document.KeysURL); err != nil || u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("%w: its jwks_uri is not one", errNotHTTPS)
-	}
-	if v := i.ready.Load(); v != nil && v.keysURL == document.KeysURL {
-		return nil
-	}
-	client := issuerClient(&keyTransport{base: transport, every: i.timing.keys})
-	keys := oidc.NewRemoteKeySet(oidc.ClientContext(ctx, client), document.KeysURL)
-	i.ready.Store(&verifier{
-		IDTokenVerifier: oidc.NewVerifier(i.URL, sharedKeys{keys}, &oidc.Config{
-			ClientID:             i.Audience,
-			SupportedSigningAlgs: signingAlgorithms,
-		}),
-		keysURL: document.KeysURL,
-	})
-	i.log.InfoContext(ctx, "OIDC issuer is ready", slog.String("issuer", i.URL), slog.String("audience", i.Audience))
-	return nil
-}
-
-func issuerClient(transport http.RoundTripper) *http.Client {
-	return &http.Client{
-		Transport: transport,
+	defer transport.CloseIdleConnections()
+	client := &http.Client{
+		Transport: transport, Timeout: issuerTimeout,
 		// Never anywhere else than where the issuer said.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-}
-
-// sharedKeys is go-oidc's key set, which fetches the keys once for all who wait for them, detached from each of them. It
-// tells the one who waits how that went: go-oidc flattens it into the text of an error.
-type sharedKeys struct{ *oidc.RemoteKeySet }
-
-type outcomeKey struct{}
-
-// keyOutcome is how it went for one token.
-type keyOutcome struct {
-	verified bool
-	fetch    error // why the keys could not be fetched
-}
-
-func (k sharedKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
-	payload, err := k.RemoteKeySet.VerifySignature(ctx, jwt)
-	if outcome, ok := ctx.Value(outcomeKey{}).(*keyOutcome); ok {
-		outcome.verified = err == nil
-		// A signature that does not verify is an error that wraps nothing, keys that cannot be fetched one that does.
-		outcome.fetch = errors.Unwrap(err)
+	var configuration struct {
+		Issuer  string `json:"issuer"`
+		KeysURL string `json:"jwks_uri"`
 	}
-	return payload, err
+	if err := getJSON(ctx, client, strings.TrimSuffix(i.URL, "/")+"/.well-known/openid-configuration", &configuration); err != nil {
+		return nil, err
+	}
+	if configuration.Issuer != i.URL {
+		return nil, fmt.Errorf("its configuration is that of %s", quotable(configuration.Issuer))
+	}
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := getJSON(ctx, client, configuration.KeysURL, &set); err != nil {
+		return nil, fmt.Errorf("its keys: %w", err)
+	}
+	keys := make([]jose.JSONWebKey, 0, len(set.Keys))
+	for _, text := range set.Keys {
+		var key jose.JSONWebKey
+		if json.Unmarshal(text, &key) == nil { // kinds that are not understood are to be ignored (RFC 7517 §5)
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+// getJSON fetches a document over HTTPS, whole or not at all. No error quotes it.
+func getJSON(ctx context.Context, client *http.Client, url string, to any) error {
+	if !strings.HasPrefix(url, "https://") {
+		return errors.New("the issuer's documents must be at https URLs")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the issuer answered with status %d", resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxIssuerResponse+1))
+	switch {
+	case err != nil:
+		return err
+	case len(body) > maxIssuerResponse:
+		return errors.New("the issuer's answer is larger than 1 MiB")
+	case json.Unmarshal(body, to) != nil:
+		return errors.New("the issuer's answer is not the JSON that it should be")
+	}
+	return nil
+}
+
+// check is why no token can be verified at present, nil if tokens can be.
+func (f *fetched) check(url string) error {
+	switch {
+	case f.keys != nil:
+		return nil
+	case f.err != nil:
+		return fmt.Errorf("OIDC issuer %s: %w", url, f.err)
+	}
+	return fmt.Errorf("OIDC issuer %s has not answered yet", url)
+}
+
+// newer waits for a fetch after last, unless that has just been: whoever sends tokens that no key verifies would have us
+// flood the issuer otherwise.
+func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
+	if time.Since(last.began) < i.timing.keys {
+		return last, nil
+	}
+	wanted := i.wanted
+	for {
+		select {
+		case wanted <- struct{}{}:
+			wanted = nil // run has it
+		case <-last.next:
+			return i.last.Load(), nil
+		case <-i.stopped:
+			return nil, fmt.Errorf("%w: issuer %s is no longer asked", ErrCallerCheckUnavailable, i.URL)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // verify returns the caller for whom the issuer has made the token. No error quotes what has not been verified.
 func (i *issuer) verify(ctx context.Context, token string) (Caller, error) {
-	v := i.ready.Load()
-	if v == nil {
-		if err := i.failed.Load(); err != nil {
-			return Caller{}, fmt.Errorf("%w: issuer %s: %w", ErrCallerCheckUnavailable, i.URL, *err)
+	last := i.last.Load()
+	if err := last.check(i.URL); err != nil {
+		return Caller{}, fmt.Errorf("%w: %w", ErrCallerCheckUnavailable, err)
+	}
+	claims, err := i.parse(token, last.keys)
+	if errors.Is(err, errNoKey) { // there may be new ones (OpenID Connect Core §10.1.1)
+		if last, err = i.newer(ctx, last); err != nil {
+			return Caller{}, err
 		}
-		return Caller{}, fmt.Errorf("%w: issuer %s has not answered yet", ErrCallerCheckUnavailable, i.URL)
+		if claims, err = i.parse(token, last.keys); errors.Is(err, errNoKey) && last.err != nil {
+			return Caller{}, fmt.Errorf("%w: keys of issuer %s: %w", ErrCallerCheckUnavailable, i.URL, last.err)
+		}
 	}
-	var outcome keyOutcome
-	verified, err := v.Verify(context.WithValue(ctx, outcomeKey{}, &outcome), token)
-	if err == nil {
-		err = i.check(verified)
+	if err != nil {
+		return Caller{}, fmt.Errorf("%w: issuer %s: %w", ErrCallerRejected, i.URL, err)
 	}
-	var expired *oidc.TokenExpiredError
+	return Caller{Kind: KindOIDC, Name: i.URL + "#" + claims.Subject}, nil
+}
+
+// errNoKey: the token cannot be verified with the keys that there are.
+var errNoKey = errors.New("no key verifies it")
+
+// parse verifies the token's signature with one of the keys, and only then looks at its claims.
+func (i *issuer) parse(token string, keys []jose.JSONWebKey) (*tokenClaims, error) {
+	claims, readable := &tokenClaims{}, false
+	_, err := jwt.ParseWithClaims(token, claims, func(token *jwt.Token) (any, error) {
+		if token.Header["crit"] != nil { // nothing that it could name is understood here (RFC 7515 §4.1.11)
+			return nil, jwt.ErrTokenUnverifiable
+		}
+		readable = true
+		kid, named := token.Header["kid"]
+		var candidates jwt.VerificationKeySet
+		for _, key := range keys {
+			if !named || kid == key.KeyID {
+				candidates.Keys = append(candidates.Keys, key.Key)
+			}
+		}
+		return candidates, nil
+	}, jwt.WithValidMethods(signingAlgorithms), jwt.WithIssuer(i.URL), jwt.WithAudience(i.Audience),
+		jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockLeeway))
 	switch {
 	case err == nil:
-		return Caller{Kind: KindOIDC, Name: i.URL + "#" + verified.Subject}, nil
-	case outcome.fetch != nil && ctx.Err() != nil:
-		return Caller{}, ctx.Err()
-	case outcome.fetch != nil:
-		return Caller{}, fmt.Errorf("%w: keys of issuer %s: %w", ErrCallerCheckUnavailable, i.URL, unquoted(outcome.fetch))
-	case !outcome.verified:
-		return Caller{}, fmt.Errorf("%w: no key of issuer %s verifies it", ErrCallerRejected, i.URL)
-	case errors.As(err, &expired) && expired.Expiry.Unix() <= 0:
-		return Caller{}, fmt.Errorf("%w: it has no exp", ErrCallerRejected)
+		return claims, nil
+	case errors.Is(err, jwt.ErrTokenInvalidClaims): // found after the signature, so it may be said
+		return nil, err
+	case !readable:
+		return nil, errors.New("it is not a JWT, or signed in a way that is not accepted")
 	}
-	return Caller{}, fmt.Errorf("%w: %w", ErrCallerRejected, err)
+	return nil, errNoKey
 }
 
-// unquoted is why keys could not be fetched. Of a document that it cannot read, go-oidc quotes all.
-func unquoted(err error) error {
-	var request *url.Error
-	if errors.As(err, &request) {
-		return request
-	}
-	return errKeysUnreadable
-}
+// tokenClaims are those that matter.
+type tokenClaims struct{ jwt.RegisteredClaims }
 
-// check is what go-oidc leaves to us, or sees less strictly.
-func (i *issuer) check(token *oidc.IDToken) error {
-	// Whoever else a token is for could use it here (OpenID Connect Core §3.1.3.7).
-	if len(token.Audience) != 1 {
-		return errors.New("it is for several audiences")
+// Validate is what golang-jwt leaves to us, or sees less strictly.
+func (c *tokenClaims) Validate() error {
+	switch {
+	case c.ExpiresAt != nil && !time.Now().Before(c.ExpiresAt.Time): // the leeway is not for this end
+		return fmt.Errorf("it expired at %s", c.ExpiresAt.UTC().Format(time.RFC3339))
+	case len(c.Audience) != 1: // whoever else it is for could use it here (OpenID Connect Core §3.1.3.7)
+		return errors.New("it is for several audiences, or for none")
 	}
-	if err := checkSubject(token.Subject); err != nil {
-		return err
-	}
-	latest := time.Now().Add(clockLeeway)
-	if token.IssuedAt.After(latest) {
-		return errors.New("it was issued in the future")
-	}
-	var claims struct {
-		NotBefore *float64 `json:"nbf"`
-	}
-	if err := token.Claims(&claims); err != nil {
-		return errors.New("its nbf is not a number")
-	}
-	if claims.NotBefore != nil && *claims.NotBefore > float64(latest.Unix()) {
-		return errors.New("it is not valid yet")
-	}
-	return nil
+	return checkSubject(c.Subject)
 }

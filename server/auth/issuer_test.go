@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -39,7 +40,7 @@ func TestKeyRotation(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	first, second := authtest.NewKey(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"1": first})
-	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, 0))
+	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, 0))
 	untilReady(t, a)
 	old := authtest.Sign(t, jwt.SigningMethodES256, "1", first, issuer.Claims(nil))
 	fresh := authtest.Sign(t, jwt.SigningMethodES256, "2", second, issuer.Claims(nil))
@@ -81,7 +82,7 @@ func TestKeysAreFetchedSeldom(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"k": key})
-	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, time.Hour))
+	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, time.Hour))
 	untilReady(t, a)
 	good := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
 	bad := authtest.Sign(t, jwt.SigningMethodES256, "other", key, issuer.Claims(nil))
@@ -132,7 +133,7 @@ func TestDiscoveryIsRetried(t *testing.T) {
 			})
 			var logged syncBuffer
 			a := newAuthenticator(t, auth.Config{
-				Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client(),
+				Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs,
 				Logger: slog.New(slog.NewTextHandler(&logged, nil)),
 			}.Impatient(time.Millisecond, 0))
 			token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
@@ -190,41 +191,71 @@ func TestKeysCannotBeFetched(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			issuer := authtest.NewIssuer(t)
-			key := authtest.NewKey(t)
-			issuer.Publish(map[string]crypto.Signer{"k": key})
+			first, second := authtest.NewKey(t), authtest.NewKey(t)
+			issuer.Publish(map[string]crypto.Signer{"1": first})
 			issuer.Answer(authtest.PathKeys, handler)
-			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, 0))
-			untilReady(t, a)
-			token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
-			if _, err := create(t.Context(), a, token); !errors.Is(err, auth.ErrCallerCheckUnavailable) || strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("got %v, want ErrCallerCheckUnavailable", err)
+			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, 0))
+			known := authtest.Sign(t, jwt.SigningMethodES256, "1", first, issuer.Claims(nil))
+			fresh := authtest.Sign(t, jwt.SigningMethodES256, "2", second, issuer.Claims(nil))
+			for issuer.Fetches() < 2 { // it goes on asking
+				if _, err := create(t.Context(), a, known); !errors.Is(err, auth.ErrCallerCheckUnavailable) || strings.Contains(err.Error(), "hunter2") {
+					t.Fatalf("from the start: %v, want ErrCallerCheckUnavailable", err)
+				}
+			}
+			if err := a.Check(); err == nil || !strings.Contains(err.Error(), "keys") || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("readiness says %v", err)
 			}
 			issuer.Answer(authtest.PathKeys, nil)
-			becomes(t, a, token, nil)
+			untilReady(t, a)
+			becomes(t, a, known, nil)
+
+			issuer.Answer(authtest.PathKeys, handler)
+			issuer.Publish(map[string]crypto.Signer{"1": first, "2": second})
+			if _, err := create(t.Context(), a, fresh); !errors.Is(err, auth.ErrCallerCheckUnavailable) || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("a key that is not known yet: %v, want ErrCallerCheckUnavailable", err)
+			}
+			if _, err := create(t.Context(), a, known); err != nil || a.Check() != nil {
+				t.Errorf("a key that is known: %v; readiness says %v", err, a.Check())
+			}
+			issuer.Answer(authtest.PathKeys, nil)
+			becomes(t, a, fresh, nil)
 		})
 	}
 }
 
-// TestWaitersKeepTheirDeadlines: one leaves while the keys are fetched, the other gets them from the same fetch.
-func TestWaitersKeepTheirDeadlines(t *testing.T) {
-	issuer := authtest.NewIssuer(t)
-	key := authtest.NewKey(t)
-	issuer.Publish(map[string]crypto.Signer{"k": key})
-	asked, release := make(chan struct{}), make(chan struct{})
-	issuer.Answer(authtest.PathKeys, func(w http.ResponseWriter, _ *http.Request) {
-		close(asked) // a second time would panic
-		<-release
-		issuer.WriteKeys(w)
-	})
-	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, time.Hour))
+// rotated is an issuer with a key that the Authenticator does not know yet, a token that is signed with it, and another that
+// is signed with the known one. answer is what comes in place of the keys.
+func rotated(t *testing.T, answer func(*authtest.Issuer) http.HandlerFunc) (a *auth.Authenticator, issuer *authtest.Issuer, fresh, known string) {
+	t.Helper()
+	issuer = authtest.NewIssuer(t)
+	first, second := authtest.NewKey(t), authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"1": first})
+	a = newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, 0))
 	untilReady(t, a)
-	token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
+	issuer.Publish(map[string]crypto.Signer{"1": first, "2": second})
+	issuer.Answer(authtest.PathKeys, answer(issuer))
+	return a, issuer, authtest.Sign(t, jwt.SigningMethodES256, "2", second, issuer.Claims(nil)), authtest.Sign(t, jwt.SigningMethodES256, "1", first, issuer.Claims(nil))
+}
 
+// TestWaitersKeepTheirDeadlines: one leaves while the keys are fetched, the other gets them from the same fetch; who needs no
+// new key does not wait.
+func TestWaitersKeepTheirDeadlines(t *testing.T) {
+	asked, release := make(chan struct{}), make(chan struct{})
+	a, issuer, fresh, known := rotated(t, func(issuer *authtest.Issuer) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			close(asked) // a second time would panic
+			<-release
+			issuer.WriteKeys(w)
+		}
+	})
 	ctx, leave := context.WithCancel(t.Context())
 	left, stayed := make(chan error, 1), make(chan error, 1)
-	go func() { _, err := create(ctx, a, token); left <- err }()
+	go func() { _, err := create(ctx, a, fresh); left <- err }()
 	<-asked
-	go func() { _, err := create(t.Context(), a, token); stayed <- err }()
+	go func() { _, err := create(t.Context(), a, fresh); stayed <- err }()
+	if _, err := create(t.Context(), a, known); err != nil {
+		t.Errorf("a known key meanwhile: %v", err)
+	}
 	leave()
 	if err := <-left; !errors.Is(err, context.Canceled) || errors.Is(err, auth.ErrCallerRejected) {
 		t.Errorf("who left got %v", err)
@@ -233,25 +264,22 @@ func TestWaitersKeepTheirDeadlines(t *testing.T) {
 	if err := <-stayed; err != nil {
 		t.Errorf("who stayed got %v", err)
 	}
-	if n := issuer.Fetches(); n != 1 {
-		t.Errorf("the keys were fetched %d times", n)
+	if n := issuer.Fetches(); n != 2 {
+		t.Errorf("the keys were fetched %d times, want twice", n)
 	}
 }
 
 // TestCloseEndsAFetch: an issuer that does not answer holds nothing up.
 func TestCloseEndsAFetch(t *testing.T) {
-	issuer := authtest.NewIssuer(t)
-	key := authtest.NewKey(t)
 	asked := make(chan struct{})
-	issuer.Answer(authtest.PathKeys, func(_ http.ResponseWriter, r *http.Request) {
-		close(asked)
-		<-r.Context().Done()
+	a, issuer, fresh, _ := rotated(t, func(*authtest.Issuer) http.HandlerFunc {
+		return func(_ http.ResponseWriter, r *http.Request) {
+			close(asked)
+			<-r.Context().Done()
+		}
 	})
-	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()})
-	untilReady(t, a)
 	done := make(chan error, 1)
-	token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
-	go func() { _, err := create(context.Background(), a, token); done <- err }()
+	go func() { _, err := create(context.Background(), a, fresh); done <- err }()
 	<-asked
 	closing := time.Now()
 	a.Close()
@@ -261,7 +289,7 @@ func TestCloseEndsAFetch(t *testing.T) {
 	if d := time.Since(closing); d > 3*time.Second { // the fetch has five to itself
 		t.Errorf("it took %v", d)
 	}
-	if err := a.SetPolicy(mustPolicy(t, oidcPolicy(issuer.URL))); err == nil {
+	if err := setPolicy(a, mustPolicy(t, oidcPolicy(issuer.URL))); err == nil {
 		t.Error("a policy was set after Close")
 	}
 }
@@ -269,7 +297,7 @@ func TestCloseEndsAFetch(t *testing.T) {
 // TestIssuerNotTrusted: its certificate is checked as everybody's.
 func TestIssuerNotTrusted(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
-	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: &http.Client{Transport: &http.Transport{}}}.Impatient(time.Millisecond, 0))
+	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: x509.NewCertPool}.Impatient(time.Millisecond, 0))
 	deadline := time.After(10 * time.Second)
 	for {
 		if err := a.Check(); err != nil && strings.Contains(err.Error(), "certificate") {

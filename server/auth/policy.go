@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -21,8 +22,8 @@ var (
 // Policy says which caller may call which method, as whom. It does not change; all its methods may be called from anywhere.
 //
 // The first rule whose selector matches decides, in the order of the file. What that rule does not allow is denied: no later
-// rule is asked. If several identities of a caller are verified, by certificate and by OIDC token, a rule matches if it
-// matches one of them.
+// rule is asked. If a caller is verified in several ways, by certificate and by OIDC token, a rule matches if it matches one
+// of them.
 //
 // In a selector * stands for any number of characters, also none, and a selector has to match from the first character
 // to the last. It can be used in three places, and never goes beyond its own part of the name:
@@ -35,13 +36,9 @@ type Policy struct {
 	profiles []Profile
 	issuers  []Issuer
 	rules    []rule
-
-	exact map[Caller]int    // index of the rule that names this one caller
-	globs []int             // indices of the rules with a *, ascending
-	files map[string]string // UserauthtokenFile, by profile
 }
 
-// Profile is an Atlas identity of the service.
+// Profile is an Atlas identity that the service holds.
 type Profile struct {
 	// Name is what rules call it.
 	Name string
@@ -61,7 +58,7 @@ type Issuer struct {
 
 // Decision is what a policy lets a caller do.
 type Decision struct {
-	// Caller is the one of its identities that the rule matches.
+	// Caller is the one of those given that the rule matches.
 	Caller Caller
 	// Profile is Passthrough or the name of a profile; empty if the method is not allowed.
 	Profile string
@@ -69,44 +66,12 @@ type Decision struct {
 	Rule, Line int
 }
 
-// methodSet is a set of the API's methods, one bit each.
-type methodSet uint8
+// methods are those of the API, as a policy calls them.
+var methods = []string{"CreateToken", "DeleteToken"}
 
-const (
-	methodCreate methodSet = 1 << iota
-	methodDelete
-)
-
-type methodName struct {
-	name string
-	bit  methodSet
-}
-
-// methodNames are the methods of the API, as a policy calls them.
-var methodNames = []methodName{
-	{"CreateToken", methodCreate},
-	{"DeleteToken", methodDelete},
-}
-
-// methodBit takes a method's short name or its full gRPC name. What is neither is in no set.
-func methodBit(method string) methodSet {
-	switch method {
-	case "CreateToken", ephemeraltokenv1.EphemeralTokenService_CreateToken_FullMethodName:
-		return methodCreate
-	case "DeleteToken", ephemeraltokenv1.EphemeralTokenService_DeleteToken_FullMethodName:
-		return methodDelete
-	}
-	return 0
-}
-
-func (s methodSet) String() string {
-	var names []string
-	for _, m := range methodNames {
-		if s&m.bit != 0 {
-			names = append(names, m.name)
-		}
-	}
-	return strings.Join(names, ", ")
+// methodName takes a method's short name or its full gRPC name, and returns the short one. Of another service's it makes none.
+func methodName(method string) string {
+	return strings.TrimPrefix(method, "/"+ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName+"/")
 }
 
 // The keys of the selectors.
@@ -124,35 +89,37 @@ type rule struct {
 	kind    string
 	prefix  string // taken literally: the trust domain, the issuer
 	pattern string
-	allow   methodSet
+	allow   []string // short names, sorted
 	profile string
 }
 
-// separators are what a * in a rule for this kind never matches.
-func separators(kind string) string {
-	switch kind {
-	case KindSPIFFE:
-		return "/"
-	case KindDNS:
-		return "."
-	case KindOIDC:
-		return "/:"
-	}
-	return ""
-}
-
-func (r rule) isGlob() bool { return strings.Contains(r.pattern, "*") }
+// separators are what a * never matches, beside the slash.
+var separators = map[string]string{KindSPIFFE: "/", KindDNS: ".", KindOIDC: ":"}
 
 func (r rule) matches(c Caller) bool {
-	if r.kind != c.Kind || !strings.HasPrefix(c.Name, r.prefix) {
-		return false
-	}
-	return globMatch(r.pattern, c.Name[len(r.prefix):], separators(r.kind))
+	return r.kind == c.Kind && strings.HasPrefix(c.Name, r.prefix) && matchGlob(r.pattern, c.Name[len(r.prefix):], separators[r.kind])
 }
 
-// covers reports whether every caller that other matches is matched by r.
+// covers reports whether every caller that other matches is matched by r. Only a * matches the * of another pattern, and what
+// that can stand for is just what it can be replaced with.
 func (r rule) covers(other rule) bool {
-	return r.kind == other.kind && r.prefix == other.prefix && globMatch(r.pattern, other.pattern, separators(r.kind))
+	return r.kind == other.kind && r.prefix == other.prefix && matchGlob(r.pattern, other.pattern, separators[r.kind])
+}
+
+// matchGlob is path.Match for patterns whose only special character is a *, which does not cross the separator either.
+func matchGlob(pattern, name, separator string) bool {
+	if !strings.Contains(pattern, "*") {
+		return pattern == name // so it may have what is special to path.Match in it
+	}
+	for morePattern, moreName := true, true; morePattern; {
+		var p, n string
+		p, pattern, morePattern = strings.Cut(pattern, separator)
+		n, name, moreName = strings.Cut(name, separator)
+		if ok, err := path.Match(p, n); !ok || err != nil || morePattern != moreName {
+			return false
+		}
+	}
+	return true
 }
 
 // selector is how the rule reads in a listing.
@@ -168,6 +135,8 @@ func (r rule) selector() string {
 	return selectorAtlas
 }
 
+func (r rule) may() string { return strings.Join(r.allow, ", ") }
+
 func (r rule) as() string {
 	if r.profile == Passthrough {
 		return "with the caller's own Atlas JWT"
@@ -175,60 +144,34 @@ func (r rule) as() string {
 	return "as profile " + r.profile
 }
 
-// index prepares the policy for Decide: rules for one caller each are looked up, only those with a * are tried in turn.
-func (p *Policy) index() {
-	p.files = make(map[string]string, len(p.profiles))
-	for _, profile := range p.profiles {
-		p.files[profile.Name] = profile.UserauthtokenFile
-	}
-	p.exact = make(map[Caller]int, len(p.rules))
+// find returns the index of the first rule that matches, and which of the callers it matches; -1 if there is none.
+func (p *Policy) find(callers []Caller) (int, Caller) {
 	for i, r := range p.rules {
-		if r.isGlob() {
-			p.globs = append(p.globs, i)
-			continue
-		}
-		c := Caller{Kind: r.kind, Name: r.prefix + r.pattern}
-		if _, taken := p.exact[c]; !taken {
-			p.exact[c] = i
-		}
-	}
-}
-
-// find returns the first rule that matches, and which of the identities it matches.
-func (p *Policy) find(identities []Caller) (index int, caller Caller, found bool) {
-	index = len(p.rules)
-	for _, c := range identities {
-		if i, ok := p.exact[c]; ok && i < index {
-			index, caller = i, c
-		}
-		for _, i := range p.globs {
-			if i >= index {
-				break
-			}
-			if p.rules[i].matches(c) {
-				index, caller = i, c
-				break
+		for _, c := range callers {
+			if r.matches(c) {
+				return i, c
 			}
 		}
 	}
-	return index, caller, index < len(p.rules)
+	return -1, Caller{}
 }
 
-// Decide says what a caller with these verified identities may do. The method is its short name, CreateToken, or its full
-// gRPC name. The error is ErrNotPermitted or ErrUnknownCaller; the Decision with it tells the caller and the rule, if any.
-func (p *Policy) Decide(identities []Caller, method string) (Decision, error) {
-	i, caller, found := p.find(identities)
-	if !found {
-		known := slices.IndexFunc(identities, func(c Caller) bool { return c.Kind != "" && c.Kind != KindAtlas })
+// Decide says what a caller that has been verified to be all of these may do. The method is its short name, CreateToken, or
+// its full gRPC name. The error is ErrNotPermitted or ErrUnknownCaller; the Decision with it tells the caller and the rule,
+// if any.
+func (p *Policy) Decide(callers []Caller, method string) (Decision, error) {
+	i, caller := p.find(callers)
+	if i < 0 {
+		known := slices.IndexFunc(callers, func(c Caller) bool { return c.Kind != "" && c.Kind != KindAtlas })
 		if known < 0 {
 			return Decision{}, ErrUnknownCaller
 		}
-		return Decision{Caller: identities[known]}, fmt.Errorf("%w: no rule in %s matches %s", ErrNotPermitted, p.name, identities[known])
+		return Decision{Caller: callers[known]}, fmt.Errorf("%w: no rule in %s matches %s", ErrNotPermitted, p.name, callers[known])
 	}
 	r := p.rules[i]
 	d := Decision{Caller: caller, Rule: i + 1, Line: r.line}
-	if r.allow&methodBit(method) == 0 {
-		return d, fmt.Errorf("%w: %s:%d (rule %d) allows %s only", ErrNotPermitted, p.name, r.line, i+1, r.allow)
+	if !slices.Contains(r.allow, methodName(method)) {
+		return d, fmt.Errorf("%w: %s:%d (rule %d) allows %s only", ErrNotPermitted, p.name, r.line, i+1, r.may())
 	}
 	d.Profile = r.profile
 	return d, nil
@@ -241,42 +184,15 @@ func (p *Policy) Explain(caller string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	i, _, found := p.find([]Caller{c})
-	if !found {
+	i, _ := p.find([]Caller{c})
+	if i < 0 {
 		return fmt.Sprintf("%s matches none of the %d rules in %s: it may do nothing", c, len(p.rules), p.name), nil
 	}
 	r := p.rules[i]
-	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.allow, r.as()), nil
+	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.may(), r.as()), nil
 }
 
-// parseCaller reads what Caller.String writes.
-func parseCaller(text string) (Caller, error) {
-	kind, name, _ := strings.Cut(text, ":")
-	switch {
-	case text == selectorAtlas:
-		return Caller{Kind: KindAtlas}, nil
-	case kind == KindSPIFFE:
-		if err := checkSPIFFEID(text); err != nil {
-			return Caller{}, fmt.Errorf("%q is no caller: %w", text, err)
-		}
-		return Caller{Kind: KindSPIFFE, Name: text}, nil
-	case kind == KindDNS:
-		name = strings.ToLower(name)
-		if err := checkDNSName(name); err != nil {
-			return Caller{}, fmt.Errorf("%q is no caller: %w", text, err)
-		}
-		return Caller{Kind: KindDNS, Name: name}, nil
-	case kind == KindOIDC:
-		issuer, subject, _ := strings.Cut(name, "#")
-		if err := errors.Join(checkIssuer(issuer), checkSubject(subject)); err != nil {
-			return Caller{}, fmt.Errorf("%q is no caller: %w", text, err)
-		}
-		return Caller{Kind: KindOIDC, Name: name}, nil
-	}
-	return Caller{}, fmt.Errorf("%q is no caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or %s", text, selectorAtlas)
-}
-
-// Profiles are the service's Atlas identities, in the order of the file.
+// Profiles are the service's own, in the order of the file.
 func (p *Policy) Profiles() []Profile { return slices.Clone(p.profiles) }
 
 // Issuers are those whose OIDC tokens are accepted, each once, in the order of the file.
@@ -299,7 +215,7 @@ func (p *Policy) String() string {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "policy %s: the first rule whose selector matches decides; who matches none may do nothing\n", p.name)
 	for i, r := range p.rules {
-		fmt.Fprintf(w, "rule %d\tline %d\t%s\tmay call %s\t%s\n", i+1, r.line, r.selector(), r.allow, r.as())
+		fmt.Fprintf(w, "rule %d\tline %d\t%s\tmay call %s\t%s\n", i+1, r.line, r.selector(), r.may(), r.as())
 	}
 	_ = w.Flush() // aligns each block by itself; a strings.Builder does not fail
 	for _, profile := range p.profiles {

@@ -96,6 +96,9 @@ func checkDNSPattern(pattern string) error {
 
 // checkIssuer is for the URL of an OIDC issuer (OpenID Connect Core §2), which must be given as its tokens have it.
 func checkIssuer(issuer string) error {
+	if err := checkPrintable("issuer", issuer, 2048); err != nil {
+		return err
+	}
 	u, err := url.Parse(issuer)
 	switch {
 	case err != nil:
@@ -111,7 +114,7 @@ func checkIssuer(issuer string) error {
 	case strings.Contains(issuer, "*"):
 		return errors.New("the issuer must not have a * in it")
 	}
-	return checkPrintable("issuer", issuer, 2048)
+	return nil
 }
 
 func checkAudience(audience string) error {
@@ -128,8 +131,11 @@ func checkSubjectPattern(pattern string) error {
 	if err := errors.Join(checkSubject(pattern), checkStars(pattern)); err != nil {
 		return err
 	}
-	if strings.IndexFunc(pattern, isLetterOrDigit) < 0 {
+	switch {
+	case strings.IndexFunc(pattern, isLetterOrDigit) < 0:
 		return errors.New("the subject would match everybody that the issuer knows: it must have a letter or digit besides each *")
+	case strings.Contains(pattern, "*") && strings.ContainsAny(pattern, `?[\`):
+		return errors.New(`?, [ and \ do not go with a *: only that is special here`)
 	}
 	return nil
 }
@@ -151,3 +157,15 @@ func checkPrintable(what, s string, most int) error {
 	}
 	return nil
 }
+
+func checkProfileName(name string) error {
+	switch {
+	case name == Passthrough:
+		return errors.New("the name is reserved for the caller's own Atlas JWT")
+	case len(name) == 0 || len(name) > maxName || strings.IndexFunc(name, notNameRune) >= 0 || name[0] == '-':
+		return fmt.Errorf("a name must have 1 to %d lower-case letters, digits and hyphens, and not begin with a hyphen", maxName)
+	}
+	return nil
+}
+
+func notNameRune(r rune) bool { return r == '_' || notLabelRune(r) }

@@ -49,6 +49,15 @@ func TestOIDCTokens(t *testing.T) {
 		claims = bytes.Replace(claims, []byte("dev-1"), []byte("ci-42"), 1)
 		return header + "." + base64.RawURLEncoding.EncodeToString(claims) + "." + signature
 	}
+	critical := func() string { // that nobody knows of, so nobody may pass over it (RFC 7515 §4.1.11)
+		token := jwt.NewWithClaims(jwt.SigningMethodES256, issuer.Claims(nil))
+		token.Header["kid"], token.Header["crit"], token.Header["x"] = "ec", []string{"x"}, 1
+		signed, err := token.SignedString(ec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
 	for _, tc := range []struct {
 		name  string
 		token string
@@ -97,6 +106,7 @@ func TestOIDCTokens(t *testing.T) {
 		{"HS256 with the public key as its secret", authtest.Sign(t, jwt.SigningMethodHS256, "rsa", publicPEM, issuer.Claims(nil)), auth.ErrCallerRejected},
 		{"HS256 with the public key's bytes", authtest.Sign(t, jwt.SigningMethodHS256, "rsa", der, issuer.Claims(nil)), auth.ErrCallerRejected},
 		{"HS256 without a kid", authtest.Sign(t, jwt.SigningMethodHS256, "", publicPEM, issuer.Claims(nil)), auth.ErrCallerRejected},
+		{"a critical extension", critical(), auth.ErrCallerRejected},
 		{"unknown kid", authtest.Sign(t, jwt.SigningMethodES256, "none", ec, issuer.Claims(nil)), auth.ErrCallerRejected},
 		{"the wrong kid", authtest.Sign(t, jwt.SigningMethodES256, "rsa", ec, issuer.Claims(nil)), auth.ErrCallerRejected},
 		{"tampered payload", tampered(), auth.ErrCallerRejected},
@@ -104,7 +114,7 @@ func TestOIDCTokens(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), HTTPClient: issuer.Client()}.Impatient(time.Millisecond, 0))
+			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, 0))
 			untilReady(t, a)
 			got, err := create(t.Context(), a, tc.token)
 			if !errors.Is(err, tc.want) || (err == nil) != (got.Profile == "acme") || got.JWT != "" {

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -95,6 +96,13 @@ func (i *Issuer) Publish(keys map[string]crypto.Signer) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.keys = maps.Clone(keys)
+}
+
+// RootCAs has the authority of the issuer's certificate, and no other.
+func (i *Issuer) RootCAs() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(i.Certificate())
+	return pool
 }
 
 // Fetches is how often the keys were asked for.
