@@ -46,7 +46,8 @@ func (c Caller) String() string {
 // parseCaller reads what String writes.
 func parseCaller(text string) (Caller, error) {
 	kind, name, _ := strings.Cut(text, ":")
-	c, err := Caller{Kind: kind, Name: name}, error(nil)
+	c := Caller{Kind: kind, Name: name}
+	var err error
 	switch {
 	case text == selectorAtlas:
 		return Caller{Kind: KindAtlas}, nil

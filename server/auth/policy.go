@@ -111,15 +111,17 @@ func matchGlob(pattern, name, separator string) bool {
 	if !strings.Contains(pattern, "*") {
 		return pattern == name // so it may have what is special to path.Match in it
 	}
-	for morePattern, moreName := true, true; morePattern; {
-		var p, n string
-		p, pattern, morePattern = strings.Cut(pattern, separator)
-		n, name, moreName = strings.Cut(name, separator)
+	for {
+		p, restOfPattern, morePattern := strings.Cut(pattern, separator)
+		n, restOfName, moreName := strings.Cut(name, separator)
 		if ok, err := path.Match(p, n); !ok || err != nil || morePattern != moreName {
 			return false
 		}
+		if !morePattern {
+			return true
+		}
+		pattern, name = restOfPattern, restOfName
 	}
-	return true
 }
 
 // selector is how the rule reads in a listing.
