@@ -146,6 +146,9 @@ func TestDiscoveryIsRetried(t *testing.T) {
 			if err := a.Check(); err == nil || !strings.Contains(err.Error(), issuer.URL) || strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("readiness says %v", err)
 			}
+			if err := a.Check(); name == "keys without TLS" && !strings.Contains(err.Error(), "must be at https URLs") || name == "redirect" && !strings.Contains(err.Error(), "status 302") {
+				t.Errorf("it was asked where it must not be: %v", err)
+			}
 			issuer.Answer(authtest.PathDiscovery, nil)
 			untilReady(t, a)
 			if got, err := create(t.Context(), a, token); err != nil || got.Profile != "acme" {
