@@ -190,6 +190,8 @@ func toCallError(err error) *callError {
 		return e
 	case errors.As(err, &refused): // before atlasErr, which is its cause
 		return &callError{reason: reasonServiceCredential, retryAfter: refused.RetryAfter, cause: err}
+	case errors.Is(err, atlas.ErrOrgChanged): // nothing was done, and a repeat is for the new org
+		return &callError{reason: reasonServiceCredential, cause: err}
 	case errors.As(err, &atlasErr):
 		return fromAtlas(atlasErr)
 	}
