@@ -35,7 +35,7 @@ func BenchmarkREST(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(cache.Close)
-	svc, calls := &service{atlas: instantAtlas{}, cache: cache}, chain(callChain(cfg))
+	svc, calls := &service{atlas: instantAtlas{}, cache: cache}, chain(callChain(cfg)...)
 
 	local, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {
@@ -47,7 +47,7 @@ func BenchmarkREST(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	grpcServer := newGRPCServer(svc, calls, newHealthService(), nil, cfg.Logger)
+	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), calls, nil, cfg.Logger))
 	go func() { _ = grpcServer.Serve(listener) }()
 	b.Cleanup(grpcServer.Stop)
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -21,7 +21,7 @@ func callChain(cfg Config) []grpc.UnaryServerInterceptor {
 }
 
 // chain makes one interceptor of several, the first outermost.
-func chain(interceptors []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+func chain(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		next := handler
 		for i := len(interceptors) - 1; i >= 0; i-- {

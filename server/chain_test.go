@@ -37,6 +37,13 @@ func TestChainOrder(t *testing.T) {
 	}
 }
 
+// TestNoStreamingMethods: the chain is of unary calls. A streaming method would be let in past it, so it needs a chain first.
+func TestNoStreamingMethods(t *testing.T) {
+	if streams := ephemeraltokenv1.EphemeralTokenService_ServiceDesc.Streams; len(streams) != 0 {
+		t.Errorf("the service has streaming methods, which no chain covers: %v", streams)
+	}
+}
+
 func TestChainNests(t *testing.T) {
 	var trail []string
 	step := func(name string) grpc.UnaryServerInterceptor {
@@ -46,7 +53,7 @@ func TestChainNests(t *testing.T) {
 			return handler(ctx, req)
 		}
 	}
-	_, _ = chain([]grpc.UnaryServerInterceptor{step("a"), step("b")})(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) {
+	_, _ = chain(step("a"), step("b"))(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) {
 		trail = append(trail, "handler")
 		return nil, nil
 	})
@@ -60,7 +67,7 @@ func runChain(t *testing.T, cfg Config, handler grpc.UnaryHandler) (any, error) 
 	t.Helper()
 	cfg.setDefaults()
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
-	return chain(callChain(cfg))(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
+	return chain(callChain(cfg)...)(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
 }
 
 // TestPanic: a panic fails its own call. What it was about may be a secret, so only its type is told, and where it was.
@@ -97,7 +104,7 @@ func TestPanic(t *testing.T) {
 func TestOverload(t *testing.T) {
 	cfg := Config{MaxCalls: 1}
 	cfg.setDefaults()
-	calls := chain(callChain(cfg))
+	calls := chain(callChain(cfg)...)
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
 	run := func(handler grpc.UnaryHandler) error {
 		_, err := calls(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)

@@ -4,11 +4,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 )
-
-// silentGrace is how long a connection may stay silent once the server drains.
-const silentGrace = 500 * time.Millisecond
 
 // drainListener knows its connections, so that a drain need not wait for those that have nothing to say. Port probes and
 // load balancers open connections and send nothing; grpc-go and net/http each wait some seconds for a first byte.

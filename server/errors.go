@@ -89,7 +89,7 @@ var answers = map[reason]answer{
 	reasonDeadlineExceeded:     {codes.DeadlineExceeded, http.StatusGatewayTimeout, false, "the deadline passed before Atlas answered"},
 	reasonCancelled:            {codes.Canceled, 499, false, "the caller cancelled the call"},
 	reasonOverloaded:           {codes.ResourceExhausted, http.StatusTooManyRequests, true, "too many calls are in progress: wait before the next one"},
-	reasonRequestMalformed:     {codes.InvalidArgument, http.StatusBadRequest, false, "the request cannot be read: send an empty message, or `{}` as JSON; a Grpc-Timeout has up to 8 digits and a unit, such as 2S"},
+	reasonRequestMalformed:     {codes.InvalidArgument, http.StatusBadRequest, false, "the request cannot be read: send no body, or `{}` as JSON; a Grpc-Timeout has up to 8 digits and a unit, such as 2S"},
 	reasonRequestTooLarge:      {codes.ResourceExhausted, http.StatusRequestEntityTooLarge, false, "the request is larger than 64 KiB"},
 	reasonHeadersTooLarge:      {codes.ResourceExhausted, http.StatusRequestHeaderFieldsTooLarge, false, "the headers are larger than 16 KiB"},
 	reasonUnsupportedMedia:     {codes.InvalidArgument, http.StatusUnsupportedMediaType, false, "the body must be uncompressed `application/json`"},
@@ -105,7 +105,6 @@ var answers = map[reason]answer{
 // callError is how a call fails: the reason goes to the caller, the cause to the log and nowhere else.
 type callError struct {
 	reason         reason
-	code           codes.Code // overrides the answer's, where the transports differ
 	retryAfter     time.Duration
 	outcomeUnknown bool // a delete that may have taken effect
 	cause          error
@@ -122,10 +121,6 @@ func (e *callError) reasonName() string {
 // GRPCStatus is the error as the caller gets it. grpc-go and the gateway both look for this method.
 func (e *callError) GRPCStatus() *status.Status {
 	a := answers[e.reason]
-	code := a.code
-	if e.code != codes.OK {
-		code = e.code
-	}
 	info := &errdetails.ErrorInfo{Reason: e.reasonName(), Domain: errorDomain}
 	if e.outcomeUnknown {
 		info.Metadata = map[string]string{"outcome": "unknown"}
@@ -134,7 +129,7 @@ func (e *callError) GRPCStatus() *status.Status {
 	if d := e.retryDelay(); d > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
 	}
-	st := status.New(code, a.message)
+	st := status.New(a.code, a.message)
 	if detailed, err := st.WithDetails(details...); err == nil {
 		return detailed
 	}

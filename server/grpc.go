@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,13 +23,12 @@ const (
 	maxBodyBytes   = 64 << 10 // message or body of one call
 )
 
-// grpcOptions are the hardened defaults of the gRPC listener.
-func grpcOptions(tlsConfig *tls.Config, draining <-chan struct{}, log *slog.Logger) []grpc.ServerOption {
+// grpcOptions are the hardened defaults of the gRPC listener. Streams of health and reflection are let go when ended is done.
+func grpcOptions(ended context.Context, calls grpc.UnaryServerInterceptor, tlsConfig *tls.Config, log *slog.Logger) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.MaxRecvMsgSize(maxWireBytes),
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(maxBodyBytes),
 		grpc.MaxSendMsgSize(maxBodyBytes),
 		grpc.ConnectionTimeout(10 * time.Second), // TLS and HTTP/2 handshake
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -42,9 +42,9 @@ func grpcOptions(tlsConfig *tls.Config, draining <-chan struct{}, log *slog.Logg
 		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnknownServiceHandler(unknownMethod(log)),
-		grpc.InTapHandle(streamTap(draining)),
-		grpc.UnaryInterceptor(recoverPanic), // of health; calls have their own chain
-		grpc.StreamInterceptor(recoverStream),
+		grpc.InTapHandle(tapStream),
+		grpc.ChainUnaryInterceptor(messageArrived, onlyCalls(calls)),
+		grpc.ChainStreamInterceptor(endStreams(ended)),
 		grpc.WaitForHandlers(true),
 	}
 	if tlsConfig != nil {
@@ -64,42 +64,23 @@ func unknownMethod(log *slog.Logger) grpc.StreamHandler {
 	}
 }
 
-// newGRPCServer registers the service inside the call chain, and health and reflection outside it: probes and grpcurl
-// have no credential, and both tell only what is public.
-func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc.UnaryServerInterceptor, h *healthService, tlsConfig *tls.Config, log *slog.Logger) *grpc.Server {
-	s := grpc.NewServer(grpcOptions(tlsConfig, h.draining, log)...)
-	ephemeraltokenv1.RegisterEphemeralTokenServiceServer(chained{s, calls}, svc)
+// newGRPCServer has the service, and health and reflection beside it: probes and grpcurl have no credential, and both tell
+// only what is public.
+func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, h healthpb.HealthServer, opts []grpc.ServerOption) *grpc.Server {
+	s := grpc.NewServer(opts...)
+	ephemeraltokenv1.RegisterEphemeralTokenServiceServer(s, svc)
 	healthpb.RegisterHealthServer(s, h)
 	reflection.Register(s) // v1 and v1alpha
 	return s
 }
 
-// chained registers unary services so that each of their calls runs inside an interceptor, decoding included.
-// grpc.ChainUnaryInterceptor runs after a message is decoded, so a malformed one would get an answer that is not of our
-// contract and would be on no record.
-type chained struct {
-	registrar grpc.ServiceRegistrar
-	intercept grpc.UnaryServerInterceptor
-}
-
-// RegisterService implements grpc.ServiceRegistrar.
-func (c chained) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	if len(desc.Streams) > 0 {
-		panic("server: " + desc.ServiceName + " has a streaming method, which the call chain does not cover")
-	}
-	wrapped := *desc
-	wrapped.Methods = make([]grpc.MethodDesc, len(desc.Methods))
-	for i, method := range desc.Methods {
-		wrapped.Methods[i] = grpc.MethodDesc{MethodName: method.MethodName, Handler: c.handler(desc.ServiceName, method)}
-	}
-	c.registrar.RegisterService(&wrapped, impl)
-}
-
-func (c chained) handler(service string, method grpc.MethodDesc) grpc.MethodHandler {
-	info := &grpc.UnaryServerInfo{FullMethod: "/" + service + "/" + method.MethodName}
-	return func(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		return c.intercept(ctx, nil, info, func(ctx context.Context, _ any) (any, error) {
-			return method.Handler(srv, ctx, decodeInbound(ctx, decode), nil)
-		})
+// onlyCalls runs the service's own calls inside the call chain. Health is outside of it, but for a panic.
+func onlyCalls(calls grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+	own := "/" + ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName + "/"
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if strings.HasPrefix(info.FullMethod, own) {
+			return calls(ctx, req, info, handler)
+		}
+		return recoverPanic(ctx, req, info, handler)
 	}
 }

@@ -92,7 +92,11 @@ func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *callError {
 	return nil
 }
 
-var errBodyUnreadable = errors.New("the body ended early or came too slowly")
+// Why a body was not read, without a word of it.
+var (
+	errBodyUnreadable = errors.New("the body ended early or came too slowly")
+	errUndecodable    = errors.New("the body is not one JSON object, or nests too deep")
+)
 
 // headerBytes is the size of a request's headers as HTTP/2 counts it for SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113
 // §6.5.2), so that both transports have the same limit.

@@ -308,6 +308,22 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
+// TestHeadersAloneTakeNoSlot: a call takes its place among those in progress once it is whole. Streams without a message
+// keep nobody out but the streams of their own connection.
+func TestHeadersAloneTakeNoSlot(t *testing.T) {
+	t.Parallel()
+	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 4 })
+	for range 3 {
+		openRawStreams(t, s, 100, createMethod, "authorization", credential(s.atlas)[1])
+	}
+	callers := s.callers(t)
+	for range 20 {
+		for _, c := range callers {
+			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+		}
+	}
+}
+
 // TestMessageTimeout: a call whose message does not come is ended, so that nobody can keep streams for nothing.
 func TestMessageTimeout(t *testing.T) {
 	t.Parallel()
