@@ -146,7 +146,8 @@ func TestCeiling(t *testing.T) {
 	}
 }
 
-// TestAnswers: every reason that the proto promises has an answer, and every answer is fit to be sent.
+// TestAnswers: every reason that the proto promises has an answer, and every answer is fit to be sent. What only an operator
+// can mend is an error in the log.
 func TestAnswers(t *testing.T) {
 	for number, name := range ephemeraltokenv1.ErrorReason_name {
 		if number == 0 {
@@ -163,6 +164,13 @@ func TestAnswers(t *testing.T) {
 		st := (&callError{reason: reason(number)}).GRPCStatus()
 		if len(st.Details()) == 0 {
 			t.Errorf("%s: no details", name)
+		}
+	}
+	for _, forOperators := range []reason{
+		reasonAtlasRoute, reasonAtlasInvalidResponse, reasonAtlasRedirect, reasonAtlasTLS, reasonServiceCredential, reasonInternal,
+	} {
+		if level := answers[forOperators].level; level != slog.LevelError {
+			t.Errorf("%v is logged at %v", forOperators, level)
 		}
 	}
 	if len(answers) != len(ephemeraltokenv1.ErrorReason_name)-1 {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -65,41 +66,49 @@ const (
 type answer struct {
 	code    codes.Code
 	http    int
-	retry   bool // waiting helps: RetryInfo and Retry-After
+	retry   bool       // waiting helps: RetryInfo and Retry-After
+	level   slog.Level // of its log line
 	message string
 }
 
+// Levels by who has to do something about it.
+const (
+	onCaller   = slog.LevelInfo  // the caller did something wrong, or gave up
+	transient  = slog.LevelWarn  // it may pass by itself
+	onOperator = slog.LevelError // it does not pass before somebody mends this service, its settings or Atlas
+)
+
 var answers = map[reason]answer{
-	reasonCredentialMissing:    {codes.Unauthenticated, http.StatusUnauthorized, false, "no credential: show a client certificate or a token that this service trusts, or send `authorization: JWT <jwt>` with an Atlas JWT"},
-	reasonCredentialMalformed:  {codes.Unauthenticated, http.StatusUnauthorized, false, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>` with an Atlas JWT"},
-	reasonCredentialAmbiguous:  {codes.InvalidArgument, http.StatusBadRequest, false, "the call carries more than one credential: send one authorization value, and no Atlas JWT where this service holds the identity"},
-	reasonCredentialRejected:   {codes.Unauthenticated, http.StatusUnauthorized, false, "Atlas refused the credential: log in to Atlas again for a fresh JWT"},
-	reasonServiceCredential:    {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas refused this service's own credential: its operator has to look"},
-	reasonAtlasForbidden:       {codes.PermissionDenied, http.StatusForbidden, false, "Atlas does not permit this for the credential"},
-	reasonAtlasRoute:           {codes.Unimplemented, http.StatusNotImplemented, false, "Atlas does not know this operation: the operator has to check the Atlas URL"},
-	reasonAtlasConflict:        {codes.Aborted, http.StatusConflict, false, "Atlas reports a conflict with another change"},
-	reasonAtlasRateLimited:     {codes.ResourceExhausted, http.StatusTooManyRequests, true, "Atlas is throttling this credential: wait before the next call"},
-	reasonAtlasUnreachable:     {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas could not be reached"},
-	reasonAtlasTLS:             {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas's certificate could not be verified"},
-	reasonAtlasTimeout:         {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas did not answer in time"},
-	reasonAtlasUnavailable:     {codes.Unavailable, http.StatusServiceUnavailable, true, "Atlas failed to answer"},
-	reasonAtlasRedirect:        {codes.Unknown, http.StatusInternalServerError, false, "Atlas answered with a redirect, which is not followed"},
-	reasonAtlasInvalidResponse: {codes.Internal, http.StatusInternalServerError, false, "Atlas's answer could not be understood"},
-	reasonDeleteUnknown:        {codes.Unknown, http.StatusInternalServerError, false, "the delete was sent, but Atlas did not confirm it: the token may or may not be gone"},
-	reasonDeadlineExceeded:     {codes.DeadlineExceeded, http.StatusGatewayTimeout, false, "the deadline passed before Atlas answered"},
-	reasonCancelled:            {codes.Canceled, 499, false, "the caller cancelled the call"},
-	reasonOverloaded:           {codes.ResourceExhausted, http.StatusTooManyRequests, true, "too many calls are in progress: wait before the next one"},
-	reasonRequestMalformed:     {codes.InvalidArgument, http.StatusBadRequest, false, "the request cannot be read: send no body, or `{}` as JSON; a Grpc-Timeout has up to 8 digits and a unit, such as 2S"},
-	reasonRequestTooLarge:      {codes.ResourceExhausted, http.StatusRequestEntityTooLarge, false, "the request is larger than 64 KiB"},
-	reasonHeadersTooLarge:      {codes.ResourceExhausted, http.StatusRequestHeaderFieldsTooLarge, false, "the headers are larger than 16 KiB"},
-	reasonUnsupportedMedia:     {codes.InvalidArgument, http.StatusUnsupportedMediaType, false, "the body must be uncompressed `application/json`"},
-	reasonRouteNotFound:        {codes.Unimplemented, http.StatusNotFound, false, "there is no such route"},
-	reasonMethodNotAllowed:     {codes.Unimplemented, http.StatusMethodNotAllowed, false, "the route does not support this method: `Allow` lists those it does"},
-	reasonInternal:             {codes.Internal, http.StatusInternalServerError, false, "internal error: it is logged under this call's request id"},
-	reasonCallerRejected:       {codes.Unauthenticated, http.StatusUnauthorized, false, "the caller's token is not valid here: get a fresh one for this service's audience"},
-	reasonCallerUnknown:        {codes.Unauthenticated, http.StatusUnauthorized, false, "the caller is unknown: show a client certificate or a token that this service trusts"},
-	reasonCallerNotPermitted:   {codes.PermissionDenied, http.StatusForbidden, false, "this service's policy does not permit the caller to do this"},
-	reasonCallerCheck:          {codes.Unavailable, http.StatusServiceUnavailable, true, "the caller's token cannot be checked at present"},
+	reasonCredentialMissing:    {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "no credential: show a client certificate or a token that this service trusts, or send `authorization: JWT <jwt>` with an Atlas JWT"},
+	reasonCredentialMalformed:  {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>` with an Atlas JWT"},
+	reasonCredentialAmbiguous:  {codes.InvalidArgument, http.StatusBadRequest, false, onCaller, "the call carries more than one credential: send one authorization value, and no Atlas JWT where this service holds the identity"},
+	reasonCredentialRejected:   {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "Atlas refused the credential: log in to Atlas again for a fresh JWT"},
+	reasonServiceCredential:    {codes.Unavailable, http.StatusServiceUnavailable, true, onOperator, "Atlas refused this service's own credential: its operator has to look"},
+	reasonAtlasForbidden:       {codes.PermissionDenied, http.StatusForbidden, false, onCaller, "Atlas does not permit this for the credential"},
+	reasonAtlasRoute:           {codes.Unimplemented, http.StatusNotImplemented, false, onOperator, "Atlas does not know this operation: the operator has to check the Atlas URL"},
+	reasonAtlasConflict:        {codes.Aborted, http.StatusConflict, false, onCaller, "Atlas reports a conflict with another change"},
+	reasonAtlasRateLimited:     {codes.ResourceExhausted, http.StatusTooManyRequests, true, transient, "Atlas is throttling this credential: wait before the next call"},
+	reasonAtlasUnreachable:     {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "Atlas could not be reached"},
+	reasonAtlasTLS:             {codes.Unavailable, http.StatusServiceUnavailable, true, onOperator, "Atlas's certificate could not be verified"},
+	reasonAtlasTimeout:         {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "Atlas did not answer in time"},
+	reasonAtlasUnavailable:     {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "Atlas failed to answer"},
+	reasonAtlasRedirect:        {codes.Unknown, http.StatusInternalServerError, false, onOperator, "Atlas answered with a redirect, which is not followed"},
+	reasonAtlasInvalidResponse: {codes.Internal, http.StatusInternalServerError, false, onOperator, "Atlas's answer could not be understood"},
+	reasonDeleteUnknown:        {codes.Unknown, http.StatusInternalServerError, false, transient, "the delete was sent, but Atlas did not confirm it: the token may or may not be gone"},
+	reasonDeadlineExceeded:     {codes.DeadlineExceeded, http.StatusGatewayTimeout, false, onCaller, "the deadline passed before Atlas answered"},
+	reasonCancelled:            {codes.Canceled, 499, false, onCaller, "the caller cancelled the call"},
+	reasonOverloaded:           {codes.ResourceExhausted, http.StatusTooManyRequests, true, transient, "too many calls are in progress: wait before the next one"},
+	reasonRequestMalformed:     {codes.InvalidArgument, http.StatusBadRequest, false, onCaller, "the request cannot be read: send no body, or `{}` as JSON; a Grpc-Timeout has up to 8 digits and a unit, such as 2S"},
+	reasonRequestTooLarge:      {codes.ResourceExhausted, http.StatusRequestEntityTooLarge, false, onCaller, "the request is larger than 64 KiB"},
+	reasonHeadersTooLarge:      {codes.ResourceExhausted, http.StatusRequestHeaderFieldsTooLarge, false, onCaller, "the headers are larger than 16 KiB"},
+	reasonUnsupportedMedia:     {codes.InvalidArgument, http.StatusUnsupportedMediaType, false, onCaller, "the body must be uncompressed `application/json`"},
+	reasonRouteNotFound:        {codes.Unimplemented, http.StatusNotFound, false, onCaller, "there is no such route"},
+	reasonMethodNotAllowed:     {codes.Unimplemented, http.StatusMethodNotAllowed, false, onCaller, "the route does not support this method: `Allow` lists those it does"},
+	reasonInternal:             {codes.Internal, http.StatusInternalServerError, false, onOperator, "internal error: it is logged under this call's request id"},
+	reasonCallerRejected:       {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the caller's token is not valid here: get a fresh one for this service's audience"},
+	reasonCallerUnknown:        {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the caller is unknown: show a client certificate or a token that this service trusts"},
+	reasonCallerNotPermitted:   {codes.PermissionDenied, http.StatusForbidden, false, onCaller, "this service's policy does not permit the caller to do this"},
+	reasonCallerCheck:          {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "the caller's token cannot be checked at present"},
 }
 
 // callError is how a call fails: the reason goes to the caller, the cause to the log and nowhere else.
@@ -149,6 +158,8 @@ func (e *callError) retryDelay() time.Duration {
 }
 
 func (e *callError) httpStatus() int { return answers[e.reason].http }
+
+func (e *callError) level() slog.Level { return answers[e.reason].level }
 
 // authReasons are the reasons for what package auth refuses.
 var authReasons = []struct {

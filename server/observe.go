@@ -47,13 +47,13 @@ type call struct {
 	err       error
 }
 
-// logCall leaves one line: quiet for what went well, a warning for what an operator may have to look at. The cause of an
-// error is here and nowhere else.
+// logCall leaves one line: at level debug if it went well, else at the level of its reason. The cause of an error is here and
+// nowhere else.
 func logCall(ctx context.Context, log *slog.Logger, c call) {
 	if c.err == nil && !log.Enabled(ctx, slog.LevelDebug) {
 		return // most calls: nothing is put together that nobody reads
 	}
-	level, attrs := slog.LevelDebug, []slog.Attr{
+	attrs := []slog.Attr{
 		slog.String("method", c.method),
 		slog.String("request_id", c.requestID),
 		slog.Float64("duration_ms", float64(c.duration.Microseconds())/1000),
@@ -63,29 +63,16 @@ func logCall(ctx context.Context, log *slog.Logger, c call) {
 	}
 	if c.err == nil {
 		attrs = append(attrs, slog.String("code", codes.OK.String()))
-		log.LogAttrs(ctx, level, "call", attrs...)
+		log.LogAttrs(ctx, slog.LevelDebug, "call", attrs...)
 		return
 	}
 	e := toCallError(c.err)
-	code := e.GRPCStatus().Code()
-	attrs = append(attrs, slog.String("code", code.String()), slog.String("reason", e.reasonName()))
+	attrs = append(attrs, slog.String("code", e.GRPCStatus().Code().String()), slog.String("reason", e.reasonName()))
 	if e.cause != nil {
 		attrs = append(attrs, slog.String("cause", e.cause.Error()))
 	}
 	if p := (*panicError)(nil); errors.As(c.err, &p) {
 		attrs = append(attrs, slog.String("stack", p.stack))
 	}
-	log.LogAttrs(ctx, errorLevel(code), "call failed", attrs...)
-}
-
-// errorLevel tells what a caller did wrong, or gave up on, from what is wrong here or at Atlas.
-func errorLevel(code codes.Code) slog.Level {
-	switch code {
-	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.Canceled, codes.DeadlineExceeded,
-		codes.Unimplemented, codes.Aborted:
-		return slog.LevelInfo
-	case codes.Internal:
-		return slog.LevelError
-	}
-	return slog.LevelWarn
+	log.LogAttrs(ctx, e.level(), "call failed", attrs...)
 }
