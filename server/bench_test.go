@@ -47,7 +47,7 @@ func BenchmarkREST(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), calls, nil, cfg.Logger))
+	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), cfg, calls, nil))
 	go func() { _ = grpcServer.Serve(listener) }()
 	b.Cleanup(grpcServer.Stop)
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -46,6 +46,7 @@ type Config struct {
 	Metrics *prometheus.Registry
 
 	reloadInterval time.Duration // between two looks at the TLS files; tests have no second to wait
+	connectionAge  time.Duration // after which gRPC clients have to connect again; tests have no half an hour to wait
 	cache          Cache         // in place of one that Cache describes; of tests
 }
 
@@ -67,6 +68,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.reloadInterval == 0 {
 		c.reloadInterval = reload.Interval
+	}
+	if c.connectionAge == 0 {
+		c.connectionAge = 30 * time.Minute
 	}
 	if c.Audit == nil {
 		c.Audit = slog.New(slog.DiscardHandler)

@@ -155,6 +155,30 @@ func TestDrainWithOpenStreams(t *testing.T) {
 	}
 }
 
+// TestConnectionAge: a connection that has to end waits for its calls as long as a call may take, no less and not much longer.
+func TestConnectionAge(t *testing.T) {
+	for name, tc := range map[string]struct{ ceiling, least, most time.Duration }{
+		"short": {200 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second},
+		"long":  {3 * time.Second, 3 * time.Second, 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) {
+				c.CallCeiling = tc.ceiling
+				c.SetConnectionAge(50 * time.Millisecond)
+			})
+			start := time.Now()
+			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{}) // it has no end
+			for err == nil {
+				_, err = watch.Recv()
+			}
+			if took := time.Since(start); took < tc.least || took > tc.most {
+				t.Errorf("the connection ended after %v, want %v to %v", took, tc.least, tc.most)
+			}
+		})
+	}
+}
+
 // TestStopAtOnce: a stop that comes before the listeners serve is as clean as any.
 func TestStopAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

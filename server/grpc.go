@@ -24,7 +24,7 @@ const (
 )
 
 // grpcOptions are the hardened defaults of the gRPC listener. Streams of health and reflection are let go when ended is done.
-func grpcOptions(ended context.Context, calls grpc.UnaryServerInterceptor, tlsConfig *tls.Config, log *slog.Logger) []grpc.ServerOption {
+func grpcOptions(ended context.Context, cfg Config, calls grpc.UnaryServerInterceptor, tlsConfig *tls.Config) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -34,14 +34,14 @@ func grpcOptions(ended context.Context, calls grpc.UnaryServerInterceptor, tlsCo
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: 15 * time.Minute,
 			// Connections end now and then so that clients find replicas that were added since.
-			MaxConnectionAge:      30 * time.Minute,
-			MaxConnectionAgeGrace: 30 * time.Second,
+			MaxConnectionAge:      cfg.connectionAge,
+			MaxConnectionAgeGrace: cfg.CallCeiling + time.Second, // for the last call, and its answer
 			Time:                  time.Minute,
 			Timeout:               10 * time.Second,
 		}),
 		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnknownServiceHandler(unknownMethod(log)),
+		grpc.UnknownServiceHandler(unknownMethod(cfg.Logger)),
 		grpc.InTapHandle(tapStream),
 		grpc.ChainUnaryInterceptor(messageArrived, onlyCalls(calls)),
 		grpc.ChainStreamInterceptor(endStreams(ended)),

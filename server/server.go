@@ -76,7 +76,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	ended, endStreams := context.WithCancel(context.Background())
 	s.endStreams = endStreams
-	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, calls, grpcTLS, cfg.Logger))
+	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, cfg, calls, grpcTLS))
 	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
 	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
