@@ -79,7 +79,7 @@ func IsLocal(addr string) bool {
 func listen(addr string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, unixPrefix)
 	if !isUnix {
-		l, err := net.Listen("tcp", addr)
+		l, err := (&net.ListenConfig{Control: setUserTimeout}).Listen(context.Background(), "tcp", addr)
 		return l, explainListen(err)
 	}
 	l, err := net.Listen("unix", path)
