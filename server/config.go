@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
@@ -106,7 +107,7 @@ func (c Config) Validate() error {
 		errs = append(errs, ErrNoAtlas)
 	}
 	errs = append(errs,
-		validateAddr("gRPC", c.GRPCAddr), validateAddr("HTTP", c.HTTPAddr), validateAddr("admin", c.AdminAddr))
+		listen.Validate("gRPC", c.GRPCAddr), listen.Validate("HTTP", c.HTTPAddr), listen.Validate("admin", c.AdminAddr))
 	if c.TLS.Enabled() {
 		_, err := c.TLS.open(slog.New(slog.DiscardHandler)) // New is who uses them, and says what is odd about them
 		errs = append(errs, err)
@@ -121,4 +122,12 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("a timeout or limit is negative"))
 	}
 	return errors.Join(errs...)
+}
+
+// validateLocal reports an address that other machines can reach.
+func validateLocal(name, addr string) error {
+	if addr == "" || listen.IsLocal(addr) {
+		return nil
+	}
+	return &listen.Error{Listener: name, Addr: addr, Err: ErrExposed}
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
@@ -34,7 +35,7 @@ type Server struct {
 	httpServer   *http.Server
 	adminServer  *http.Server
 
-	grpcListener, httpListener, adminListener *drainListener // nil where off
+	grpcListener, httpListener, adminListener *listen.Listener // nil where off
 }
 
 // New validates cfg, loads the TLS files and binds every address, so that whatever is wrong is known before the first
@@ -103,7 +104,7 @@ func (s *Server) listen() error {
 	var errs []error
 	for _, l := range []struct {
 		name, addr string
-		listener   **drainListener
+		listener   **listen.Listener
 	}{
 		{"gRPC", s.cfg.GRPCAddr, &s.grpcListener},
 		{"HTTP", s.cfg.HTTPAddr, &s.httpListener},
@@ -112,12 +113,12 @@ func (s *Server) listen() error {
 		if l.addr == "" {
 			continue
 		}
-		bound, err := listen(l.addr)
+		bound, err := listen.On(l.addr)
 		if err != nil {
-			errs = append(errs, &ListenError{Listener: l.name, Addr: l.addr, Err: err})
+			errs = append(errs, &listen.Error{Listener: l.name, Addr: l.addr, Err: err})
 			continue
 		}
-		*l.listener = newDrainListener(bound)
+		*l.listener = bound
 	}
 	return errors.Join(errs...)
 }
@@ -131,7 +132,7 @@ func (s *Server) HTTPAddr() net.Addr { return boundAddr(s.httpListener) }
 // AdminAddr is the bound admin address, nil if it is off.
 func (s *Server) AdminAddr() net.Addr { return boundAddr(s.adminListener) }
 
-func boundAddr(l *drainListener) net.Addr {
+func boundAddr(l *listen.Listener) net.Addr {
 	if l == nil {
 		return nil
 	}
@@ -140,7 +141,7 @@ func boundAddr(l *drainListener) net.Addr {
 
 // Close releases the addresses of a server that does not run. One that runs is stopped by its context.
 func (s *Server) Close() {
-	for _, l := range []*drainListener{s.grpcListener, s.httpListener, s.adminListener} {
+	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
 			_ = l.Close() // it may be closed already
 		}
@@ -229,9 +230,9 @@ const idleGrace = 500 * time.Millisecond
 // endIdle ends the streams that have no end of their own, and closes the connections on which nothing has arrived.
 func (s *Server) endIdle() {
 	s.endStreams()
-	for _, l := range []*drainListener{s.grpcListener, s.httpListener} {
+	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener} {
 		if l != nil {
-			l.closeSilent()
+			l.CloseSilent()
 		}
 	}
 }
@@ -249,7 +250,7 @@ func (s *Server) stopGRPC(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		s.grpcListener.closeAll() // Stop waits for handshakes otherwise
+		s.grpcListener.CloseAll() // Stop waits for handshakes otherwise
 		s.grpcServer.Stop()
 		<-done
 		return errDrainTimeout

@@ -1,4 +1,4 @@
-package server
+package listen
 
 import (
 	"net"
@@ -12,7 +12,7 @@ import (
 // TestDeadPeer: the kernel gives up on a peer that acknowledges nothing. It would try for a quarter of an hour otherwise.
 func TestDeadPeer(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-		l, err := listen(addr)
+		l, err := On(addr)
 		if err != nil {
 			t.Skip(err) // a machine without IPv6
 		}
@@ -27,7 +27,7 @@ func TestDeadPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer accepted.Close()
-		raw, err := accepted.(*net.TCPConn).SyscallConn()
+		raw, err := accepted.(*conn).Conn.(*net.TCPConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func TestDeadPeer(t *testing.T) {
 			t.Errorf("%s: TCP_USER_TIMEOUT is %v, want 10 s", addr, got)
 		}
 	}
-	l, err := listen("unix:" + filepath.Join(t.TempDir(), "s"))
+	l, err := On("unix:" + filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatalf("a socket file: %v", err)
 	}
