@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // record is what is found out about a call on its way in, for the audit.
@@ -43,7 +45,7 @@ func auditCall(ctx context.Context, audit *slog.Logger, c call, rec *record) {
 	}
 	outcome := codes.OK.String()
 	if c.err != nil {
-		outcome = toCallError(c.err).reasonName()
+		outcome = apierror.From(c.err).ReasonName()
 	}
 	address := ""
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {

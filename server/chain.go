@@ -6,6 +6,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // callChain is what every call passes on its way to its handler, outermost first. gRPC and REST both use this one
@@ -36,7 +38,7 @@ func chain(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerIntercep
 func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
 	if err != nil {
-		return nil, toCallError(err)
+		return nil, apierror.From(err)
 	}
 	return resp, nil
 }

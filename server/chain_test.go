@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // TestChainOrder pins the order in which a call passes the chain: who is inside whom decides what is logged, recovered
@@ -120,8 +122,8 @@ func TestOverload(t *testing.T) {
 	}()
 	<-entered
 	ok := func(context.Context, any) (any, error) { return nil, nil }
-	var e *callError
-	if err := run(ok); !errors.As(err, &e) || e.reason != reasonOverloaded || e.retryDelay() == 0 {
+	var e *apierror.Error
+	if err := run(ok); !errors.As(err, &e) || e.Reason != apierror.Overloaded || e.RetryDelay() == 0 {
 		t.Errorf("got %v, want OVERLOADED with a delay", err)
 	}
 	close(leave)
@@ -143,38 +145,6 @@ func TestCeiling(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
-	}
-}
-
-// TestAnswers: every reason that the proto promises has an answer, and every answer is fit to be sent. What only an operator
-// can mend is an error in the log.
-func TestAnswers(t *testing.T) {
-	for number, name := range ephemeraltokenv1.ErrorReason_name {
-		if number == 0 {
-			continue
-		}
-		a, ok := answers[reason(number)]
-		if !ok {
-			t.Errorf("%s has no answer", name)
-			continue
-		}
-		if a.code == codes.OK || a.http < 400 || a.message == "" {
-			t.Errorf("%s: %+v", name, a)
-		}
-		st := (&callError{reason: reason(number)}).GRPCStatus()
-		if len(st.Details()) == 0 {
-			t.Errorf("%s: no details", name)
-		}
-	}
-	for _, forOperators := range []reason{
-		reasonAtlasRoute, reasonAtlasInvalidResponse, reasonAtlasRedirect, reasonAtlasTLS, reasonServiceCredential, reasonInternal,
-	} {
-		if level := answers[forOperators].level; level != slog.LevelError {
-			t.Errorf("%v is logged at %v", forOperators, level)
-		}
-	}
-	if len(answers) != len(ephemeraltokenv1.ErrorReason_name)-1 {
-		t.Errorf("%d answers for %d reasons", len(answers), len(ephemeraltokenv1.ErrorReason_name)-1)
 	}
 }
 

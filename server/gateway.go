@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
 
@@ -101,9 +102,9 @@ func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message)
 // gatewayErrorHandler writes a failed call's error, and makes one of what the gateway itself could not read.
 func gatewayErrorHandler(log *slog.Logger) runtime.ErrorHandlerFunc {
 	return func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
-		var failed *callError
+		var failed *apierror.Error
 		if !errors.As(err, &failed) {
-			failed = &callError{reason: reasonRequestMalformed, cause: errUndecodable}
+			failed = &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
 			_, id := ensureRequestID(ctx)
 			w.Header().Set(requestIDHeader, id)
 			logCall(ctx, log, call{method: r.Method + " " + r.URL.Path, requestID: id, err: failed})
@@ -120,7 +121,7 @@ func gatewayErrorHandler(log *slog.Logger) runtime.ErrorHandlerFunc {
 }
 
 // writeError answers with google.rpc.Status as JSON: {"code", "message", "details"}.
-func writeError(w http.ResponseWriter, e *callError) {
+func writeError(w http.ResponseWriter, e *apierror.Error) {
 	st := e.GRPCStatus()
 	body, err := protojson.Marshal(st.Proto())
 	if err != nil {
@@ -130,11 +131,11 @@ func writeError(w http.ResponseWriter, e *callError) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	if st.Code() == codes.Unauthenticated {
-		h.Set(challengeHeader, challenge)
+		h.Set(apierror.ChallengeHeader, apierror.Challenge)
 	}
-	if d := e.retryDelay(); d > 0 {
+	if d := e.RetryDelay(); d > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
 	}
-	w.WriteHeader(e.httpStatus())
+	w.WriteHeader(e.HTTPStatus())
 	_, _ = w.Write(body) // the client has gone if this fails
 }

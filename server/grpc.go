@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // Limits of both listeners. A request has no fields and a credential is some hundred bytes, so they are tight.
@@ -58,7 +60,7 @@ func unknownMethod(log *slog.Logger) grpc.StreamHandler {
 	observed, info := observe(log, slog.New(slog.DiscardHandler)), &grpc.UnaryServerInfo{FullMethod: "unknown method"}
 	return func(_ any, stream grpc.ServerStream) error {
 		_, err := observed(stream.Context(), nil, info, func(context.Context, any) (any, error) {
-			return nil, &callError{reason: reasonRouteNotFound}
+			return nil, &apierror.Error{Reason: apierror.RouteNotFound}
 		})
 		return err
 	}

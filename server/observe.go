@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // observe gives every call its request id and leaves one log line about it. Headers that an error asks for are set
@@ -21,8 +23,8 @@ func observe(log, audit *slog.Logger) grpc.UnaryServerInterceptor {
 		ctx, rec := withRecord(ctx)
 		resp, err := handler(ctx, req)
 		headers := metadata.Pairs(requestIDHeader, id)
-		if err != nil && toCallError(err).GRPCStatus().Code() == codes.Unauthenticated {
-			headers.Set(challengeHeader, challenge)
+		if err != nil && apierror.From(err).GRPCStatus().Code() == codes.Unauthenticated {
+			headers.Set(apierror.ChallengeHeader, apierror.Challenge)
 		}
 		// It fails only if the headers have gone out already, and nothing sends them before this.
 		_ = grpc.SetHeader(ctx, headers)
@@ -32,12 +34,6 @@ func observe(log, audit *slog.Logger) grpc.UnaryServerInterceptor {
 		return resp, err
 	}
 }
-
-// RFC 9110 §11.6.1: an unauthenticated answer names the scheme to use.
-const (
-	challengeHeader = "www-authenticate"
-	challenge       = "JWT"
-)
 
 // call is what the log says about one call.
 type call struct {
@@ -66,13 +62,13 @@ func logCall(ctx context.Context, log *slog.Logger, c call) {
 		log.LogAttrs(ctx, slog.LevelDebug, "call", attrs...)
 		return
 	}
-	e := toCallError(c.err)
-	attrs = append(attrs, slog.String("code", e.GRPCStatus().Code().String()), slog.String("reason", e.reasonName()))
-	if e.cause != nil {
-		attrs = append(attrs, slog.String("cause", e.cause.Error()))
+	e := apierror.From(c.err)
+	attrs = append(attrs, slog.String("code", e.GRPCStatus().Code().String()), slog.String("reason", e.ReasonName()))
+	if e.Cause != nil {
+		attrs = append(attrs, slog.String("cause", e.Cause.Error()))
 	}
 	if p := (*panicError)(nil); errors.As(c.err, &p) {
 		attrs = append(attrs, slog.String("stack", p.stack))
 	}
-	log.LogAttrs(ctx, e.level(), "call failed", attrs...)
+	log.LogAttrs(ctx, e.Level(), "call failed", attrs...)
 }

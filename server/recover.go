@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"google.golang.org/grpc"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // panicError is a recovered panic. A panic value may hold anything, a credential too, so unless the runtime made it
@@ -34,6 +36,6 @@ func recoverPanic(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 }
 
 // panicked is how a call fails whose panic was just recovered.
-func panicked(value any) *callError {
-	return &callError{reason: reasonInternal, cause: &panicError{value, string(debug.Stack())}}
+func panicked(value any) *apierror.Error {
+	return &apierror.Error{Reason: apierror.Internal, Cause: &panicError{value, string(debug.Stack())}}
 }

@@ -18,6 +18,8 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // restHandler is the REST listener's front: it refuses what is not a well-formed request for one of the routes before
@@ -39,7 +41,7 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	w.Header().Set("Cache-Control", "no-store") // RFC 9111 §5.2.2.5: a token must not stay in any cache
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	refuse := func(e *callError) {
+	refuse := func(e *apierror.Error) {
 		w.Header().Set(requestIDHeader, id)
 		writeError(w, e)
 		logCall(r.Context(), h.log, call{method: h.routes.logName(r), requestID: id, duration: time.Since(start), err: e})
@@ -55,38 +57,38 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !timeoutOK {
-		refuse(&callError{reason: reasonRequestMalformed, cause: errTimeoutHeader})
+		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: errTimeoutHeader})
 		return
 	}
 	h.gateway.ServeHTTP(w, r)
 }
 
 // check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
-func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *callError {
+func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
 	if headerBytes(r) > maxHeaderBytes {
-		return &callError{reason: reasonHeadersTooLarge}
+		return &apierror.Error{Reason: apierror.HeadersTooLarge}
 	}
 	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
 	methods, ok := h.routes[r.URL.EscapedPath()]
 	if !ok || r.URL.EscapedPath() != r.URL.Path {
-		return &callError{reason: reasonRouteNotFound}
+		return &apierror.Error{Reason: apierror.RouteNotFound}
 	}
 	if !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		return &callError{reason: reasonMethodNotAllowed}
+		return &apierror.Error{Reason: apierror.MethodNotAllowed}
 	}
 	if !isPlainJSON(r.Header) {
-		return &callError{reason: reasonUnsupportedMedia}
+		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return &callError{reason: reasonRequestTooLarge}
+		return &apierror.Error{Reason: apierror.RequestTooLarge}
 	case err != nil:
-		return &callError{reason: reasonRequestMalformed, cause: errBodyUnreadable}
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errBodyUnreadable}
 	case !isShallowJSON(body):
-		return &callError{reason: reasonRequestMalformed, cause: errUndecodable}
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
