@@ -19,12 +19,13 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
 // The only headers that cross from REST into a call's metadata and back. grpc-timeout the gateway handles itself.
 var (
-	headersIn  = []string{auth.Header, auth.SecondHeader, requestIDHeader, "traceparent", "tracestate", cacheControlHeader}
-	headersOut = []string{requestIDHeader, cacheStatusHeader, ageHeader}
+	headersIn  = []string{auth.Header, auth.SecondHeader, chain.RequestIDHeader, "traceparent", "tracestate", cacheControlHeader}
+	headersOut = []string{chain.RequestIDHeader, cacheStatusHeader, ageHeader}
 )
 
 // newRESTHandler serves svc's routes. It does not dial the gRPC listener: a request becomes a call in this process and
@@ -105,9 +106,9 @@ func gatewayErrorHandler(log *slog.Logger) runtime.ErrorHandlerFunc {
 		var failed *apierror.Error
 		if !errors.As(err, &failed) {
 			failed = &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
-			_, id := ensureRequestID(ctx)
-			w.Header().Set(requestIDHeader, id)
-			logCall(ctx, log, call{method: r.Method + " " + r.URL.Path, requestID: id, err: failed})
+			_, id := chain.EnsureRequestID(ctx)
+			w.Header().Set(chain.RequestIDHeader, id)
+			chain.Log(ctx, log, chain.Call{Method: r.Method + " " + r.URL.Path, RequestID: id, Err: failed})
 		}
 		if md, ok := runtime.ServerMetadataFromContext(ctx); ok {
 			for _, name := range headersOut {

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -15,23 +14,19 @@ import (
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
-// Limits of both listeners. A request has no fields and a credential is some hundred bytes, so they are tight.
-const (
-	maxStreams     = 100      // concurrent calls on one HTTP/2 connection
-	maxHeaderBytes = 16 << 10 // metadata or headers of one call
-	maxBodyBytes   = 64 << 10 // message or body of one call
-)
+// maxStreams is how many calls one HTTP/2 connection may have open, on either listener.
+const maxStreams = 100
 
 // grpcOptions are the hardened defaults of the gRPC listener. Streams of health and reflection are let go when ended is done.
 func grpcOptions(ended context.Context, cfg Config, calls grpc.UnaryServerInterceptor, tlsConfig *tls.Config) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.MaxRecvMsgSize(maxBodyBytes),
-		grpc.MaxSendMsgSize(maxBodyBytes),
+		grpc.MaxHeaderListSize(chain.MaxHeaderBytes),
+		grpc.MaxRecvMsgSize(chain.MaxMessageBytes),
+		grpc.MaxSendMsgSize(chain.MaxMessageBytes),
 		grpc.ConnectionTimeout(10 * time.Second), // TLS and HTTP/2 handshake
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: 15 * time.Minute,
@@ -43,7 +38,7 @@ func grpcOptions(ended context.Context, cfg Config, calls grpc.UnaryServerInterc
 		}),
 		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnknownServiceHandler(unknownMethod(cfg.Logger)),
+		grpc.UnknownServiceHandler(chain.UnknownMethod(cfg.Logger)),
 		grpc.InTapHandle(tapStream),
 		grpc.ChainUnaryInterceptor(messageArrived, onlyCalls(calls)),
 		grpc.ChainStreamInterceptor(endStreams(ended)),
@@ -53,17 +48,6 @@ func grpcOptions(ended context.Context, cfg Config, calls grpc.UnaryServerInterc
 		opts = append(opts, grpc.Creds(credentials.NewTLS(tlsConfig)))
 	}
 	return opts
-}
-
-// unknownMethod answers calls of methods that nobody has. Their names are not logged: somebody may have put a secret there.
-func unknownMethod(log *slog.Logger) grpc.StreamHandler {
-	observed, info := observe(log, slog.New(slog.DiscardHandler)), &grpc.UnaryServerInfo{FullMethod: "unknown method"}
-	return func(_ any, stream grpc.ServerStream) error {
-		_, err := observed(stream.Context(), nil, info, func(context.Context, any) (any, error) {
-			return nil, &apierror.Error{Reason: apierror.RouteNotFound}
-		})
-		return err
-	}
 }
 
 // newGRPCServer has the service, and health and reflection beside it: probes and grpcurl have no credential, and both tell
@@ -83,6 +67,6 @@ func onlyCalls(calls grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 		if strings.HasPrefix(info.FullMethod, own) {
 			return calls(ctx, req, info, handler)
 		}
-		return recoverPanic(ctx, req, info, handler)
+		return chain.Recover(ctx, req, info, handler)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
 // restHandler is the REST listener's front: it refuses what is not a well-formed request for one of the routes before
@@ -32,7 +33,7 @@ type restHandler struct {
 
 func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	ctx, id := withRequestID(r.Context(), r.Header.Values(requestIDHeader))
+	ctx, id := chain.WithRequestID(r.Context(), r.Header.Values(chain.RequestIDHeader))
 	timeout, timeoutOK := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -42,14 +43,14 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store") // RFC 9111 §5.2.2.5: a token must not stay in any cache
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	refuse := func(e *apierror.Error) {
-		w.Header().Set(requestIDHeader, id)
+		w.Header().Set(chain.RequestIDHeader, id)
 		writeError(w, e)
-		logCall(r.Context(), h.log, call{method: h.routes.logName(r), requestID: id, duration: time.Since(start), err: e})
+		chain.Log(r.Context(), h.log, chain.Call{Method: h.routes.logName(r), RequestID: id, Duration: time.Since(start), Err: e})
 	}
 	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
 	defer func() {
 		if v := recover(); v != nil {
-			refuse(panicked(v))
+			refuse(chain.Panicked(v))
 		}
 	}()
 	if refusal := h.check(w, r); refusal != nil {
@@ -65,7 +66,7 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
 func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
-	if headerBytes(r) > maxHeaderBytes {
+	if headerBytes(r) > chain.MaxHeaderBytes {
 		return &apierror.Error{Reason: apierror.HeadersTooLarge}
 	}
 	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
@@ -80,7 +81,7 @@ func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *apierror.Er
 	if !isPlainJSON(r.Header) {
 		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, chain.MaxMessageBytes))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):

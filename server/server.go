@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
@@ -68,7 +69,9 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	calls := chain(callChain(cfg)...)
+	calls := chain.New(chain.Config{
+		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
+	})
 	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache, identities: cfg.Identities}
 	rest, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {

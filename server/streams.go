@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/tap"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
 // messageTimeout is how long the message of a call may take to arrive once its headers have.
@@ -53,7 +55,7 @@ func endStreams(ended context.Context) grpc.StreamServerInterceptor {
 		defer context.AfterFunc(ended, open.end)()
 		defer func() {
 			if v := recover(); v != nil {
-				err = panicked(v)
+				err = chain.Panicked(v)
 			}
 		}()
 		return handler(srv, stream)

@@ -1,4 +1,4 @@
-package server
+package chain
 
 import (
 	"context"
@@ -8,6 +8,12 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+)
+
+// Limits of one call, on both transports. A request has no fields and a credential is some hundred bytes, so they are tight.
+const (
+	MaxHeaderBytes  = 16 << 10 // metadata or headers
+	MaxMessageBytes = 64 << 10 // message or body
 )
 
 // minTimeLeft is the least time in which Atlas could answer. A call with less is not worth Atlas's effort.
