@@ -14,6 +14,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
@@ -35,7 +36,9 @@ func BenchmarkREST(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(cache.Close)
-	svc, calls := &service{atlas: instantAtlas{}, cache: cache}, chain(callChain(cfg))
+	svc, calls := &service{atlas: instantAtlas{}, cache: cache}, chain.New(chain.Config{
+		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
+	})
 
 	local, err := newRESTHandler(svc, calls, cfg.Logger)
 	if err != nil {
@@ -47,7 +50,7 @@ func BenchmarkREST(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	grpcServer := newGRPCServer(svc, calls, newHealthService(), nil, cfg.Logger)
+	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), cfg, calls, nil))
 	go func() { _ = grpcServer.Serve(listener) }()
 	b.Cleanup(grpcServer.Stop)
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
@@ -46,6 +47,7 @@ type Config struct {
 	Metrics *prometheus.Registry
 
 	reloadInterval time.Duration // between two looks at the TLS files; tests have no second to wait
+	connectionAge  time.Duration // after which gRPC clients have to connect again; tests have no half an hour to wait
 	cache          Cache         // in place of one that Cache describes; of tests
 }
 
@@ -67,6 +69,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.reloadInterval == 0 {
 		c.reloadInterval = reload.Interval
+	}
+	if c.connectionAge == 0 {
+		c.connectionAge = 30 * time.Minute
 	}
 	if c.Audit == nil {
 		c.Audit = slog.New(slog.DiscardHandler)
@@ -102,7 +107,7 @@ func (c Config) Validate() error {
 		errs = append(errs, ErrNoAtlas)
 	}
 	errs = append(errs,
-		validateAddr("gRPC", c.GRPCAddr), validateAddr("HTTP", c.HTTPAddr), validateAddr("admin", c.AdminAddr))
+		listen.Validate("gRPC", c.GRPCAddr), listen.Validate("HTTP", c.HTTPAddr), listen.Validate("admin", c.AdminAddr))
 	if c.TLS.Enabled() {
 		_, err := c.TLS.open(slog.New(slog.DiscardHandler)) // New is who uses them, and says what is odd about them
 		errs = append(errs, err)
@@ -117,4 +122,12 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("a timeout or limit is negative"))
 	}
 	return errors.Join(errs...)
+}
+
+// validateLocal reports an address that other machines can reach.
+func validateLocal(name, addr string) error {
+	if addr == "" || listen.IsLocal(addr) {
+		return nil
+	}
+	return &listen.Error{Listener: name, Addr: addr, Err: ErrExposed}
 }

@@ -7,3 +7,6 @@ func (c *Config) SetReloadInterval(d time.Duration) { c.reloadInterval = d }
 
 // SetCache puts another cache in the place of the one that Config.Cache describes.
 func (c *Config) SetCache(cache Cache) { c.cache = cache }
+
+// SetConnectionAge makes gRPC connections end sooner than after half an hour.
+func (c *Config) SetConnectionAge(d time.Duration) { c.connectionAge = d }

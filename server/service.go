@@ -11,6 +11,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
@@ -54,7 +55,7 @@ func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTok
 	if id.source != nil && result.Org != id.credential.Org() {
 		return nil, atlas.ErrOrgChanged
 	}
-	recordFrom(ctx).org = result.Org
+	chain.RecordFrom(ctx).Org = result.Org
 	return &ephemeraltokenv1.CreateTokenResponse{Token: string(result.Token)}, nil
 }
 
@@ -67,7 +68,7 @@ func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTok
 		return withJWT(ctx, id, func(ctx context.Context, jwt atlas.JWT) (atlas.JWT, error) {
 			err := s.atlas.DeleteEphemeralToken(ctx, jwt)
 			if err == nil { // what Atlas has just accepted may be believed: then the org is on record
-				recordFrom(ctx).org = jwt.UnverifiedClaims().OrgID
+				chain.RecordFrom(ctx).Org = jwt.UnverifiedClaims().OrgID
 			}
 			return jwt, err
 		})
@@ -143,5 +144,5 @@ func tellStatus(ctx context.Context, status tokencache.Status) {
 		headers.Set(ageHeader, status.AgeSeconds())
 	}
 	_ = grpc.SetHeader(ctx, headers) // fails only if the headers have gone out, and nothing sends them before this
-	recordFrom(ctx).cache = status.String()
+	chain.RecordFrom(ctx).Cache = status.String()
 }

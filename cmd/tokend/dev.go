@@ -12,6 +12,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 )
 
 // devCommand is serve with an Atlas of its own. It has no setting of Atlas or TLS and is for this machine only, so it
@@ -69,7 +70,7 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 func (c *devCommand) checkLocal() []error {
 	var errs []error
 	for _, l := range []struct{ flag, addr string }{{"grpc-addr", c.GRPCAddr}, {"http-addr", c.HTTPAddr}, {"admin-addr", c.AdminAddr}} {
-		if l.addr != "" && !server.IsLocal(l.addr) {
+		if l.addr != "" && !listen.IsLocal(l.addr) {
 			errs = append(errs, fmt.Errorf("--%s: tokend dev listens on loopback only, not on %s", l.flag, l.addr))
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 )
 
 // Values that can be wrong are strings here and are parsed in check: the flag parser stops at the first bad one, and the
@@ -107,7 +108,7 @@ func secretFileError(flag, file string, err error) error {
 
 // nameFlag puts the flag's name in front of what is wrong with an address.
 func nameFlag(err error) error {
-	var wrong *server.ListenError
+	var wrong *listen.Error
 	if !errors.As(err, &wrong) {
 		return err
 	}
