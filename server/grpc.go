@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -25,6 +27,8 @@ func grpcOptions(ended context.Context, cfg Config, calls grpc.UnaryServerInterc
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(chain.MaxHeaderBytes),
+		// Named, because grpc-go logs the content-subtype of a call that asks for another: whatever its caller put there.
+		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
 		grpc.MaxRecvMsgSize(chain.MaxMessageBytes),
 		grpc.MaxSendMsgSize(chain.MaxMessageBytes),
 		grpc.ConnectionTimeout(10 * time.Second), // TLS and HTTP/2 handshake
