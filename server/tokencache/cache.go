@@ -25,7 +25,10 @@ type Cache struct {
 	keys    *hasher
 	flights *flights
 	store   store // nil: nothing is remembered
-	metrics *metrics
+	stale   bool  // Config.StaleIfError is set
+	// accepted are the callers' own credentials that Atlas has accepted of late.
+	accepted *recent
+	metrics  *metrics
 }
 
 // New returns a Cache. It does not wait for Redis: until that answers, every create goes to Atlas.
@@ -39,7 +42,7 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{keys: newHasher(), flights: flights, metrics: m}
+	c := &Cache{keys: newHasher(), flights: flights, metrics: m, stale: cfg.StaleIfError > 0, accepted: newRecent(cfg.MaxTokens)}
 	switch {
 	case cfg.Redis != nil:
 		if c.store, err = newRedisStore(cfg, m); err != nil {
@@ -93,9 +96,16 @@ func (c *Cache) Create(ctx context.Context, cred Credential, fresh bool, ask fun
 			return c.counted(found.result()), nil
 		}
 	}
-	result, err := c.flights.join(ctx, key, fresh, func(ctx context.Context, fresh bool) (Result, error) {
+	var kept func(context.Context) (Result, bool)
+	if c.stale && !fresh {
+		kept = func(ctx context.Context) (Result, bool) {
+			found, _ := c.store.look(ctx, key, cred.read())
+			return found.result(), found.there()
+		}
+	}
+	result, err := c.flights.joinOr(ctx, key, fresh, func(ctx context.Context, fresh bool) (Result, error) {
 		return c.fly(ctx, key, cred, fresh, ask)
-	})
+	}, kept)
 	if fresh && !result.Status.Hit {
 		result.Status.Forward = ForwardRequest
 	}
@@ -136,6 +146,7 @@ func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, a
 	case err != nil:
 		return missed, err
 	}
+	c.accepted.add(key)
 	claims := answer.JWT.UnverifiedClaims() // Atlas has just accepted them
 	if claims.OrgID != "" && claims.OrgID == cred.Org() {
 		life := unlimited
@@ -160,6 +171,25 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 		return err
 	}
 	cred = cred.read()
+	key := c.keys.key(cred)
+	if cred.kind == kindUserAuthToken || c.accepted.has(key) {
+		return c.heldDelete(ctx, key, cred, send)
+	}
+	// What Atlas has not accepted may be made up, and then it has no say in what others are answered. If Atlas confirms the
+	// delete, the fence moves before anybody hears of it; if nobody knows, others may be given the old token for the TTL.
+	jwt, err := c.send(ctx, send)
+	if err != nil {
+		if isRefusal(err) || outcomeUnknown(err) {
+			c.store.drop(ctx, key, cred)
+		}
+		return err
+	}
+	c.accepted.add(key)
+	return c.store.hold(ctx, cred.Org()).end(ctx, ended{done: true, ok: true, everything: jwt.UnverifiedClaims().OrgID != cred.Org()})
+}
+
+// heldDelete is a delete with a credential that Atlas has accepted before: the org is held until it has ended.
+func (c *Cache) heldDelete(ctx context.Context, key key, cred Credential, send func(context.Context) (atlas.JWT, error)) error {
 	held := c.store.hold(ctx, cred.Org())
 	end := ended{unknown: true} // unless it returns, as after a panic
 	defer func() {
@@ -173,7 +203,7 @@ func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.C
 	end.everything = (end.ok || end.unknown) && jwt.UnverifiedClaims().OrgID != cred.Org()
 	settled := held.end(ctx, end)
 	if isRefusal(err) {
-		c.store.drop(ctx, c.keys.key(cred), cred)
+		c.store.drop(ctx, key, cred)
 	}
 	if err != nil {
 		return err

@@ -83,6 +83,7 @@ func TestADeleteForgetsWhateverComesOfIt(t *testing.T) {
 func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+		d.accept(other)
 		d.want(jwt, miss)
 		s := newSlowly()
 		deleted := begin(func() {
@@ -107,6 +108,7 @@ func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
 func TestDeletesHoldTheFenceTogether(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
 		jwt := newJWT(orgA, "u", time.Time{})
+		d.accept(jwt)
 		first, second := newSlowly(), newSlowly()
 		var done []<-chan struct{}
 		for _, s := range []slowly{first, second} {
@@ -130,6 +132,7 @@ func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 1}, func(t *testing.T, d *desk) {
 				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+				d.accept(other)
 				old, s := d.world.token(orgA), newSlowly()
 				created := begin(func() {
 					result, err := d.Create(t.Context(), CallersJWT(jwt), false, s.ask(d.world.ask(jwt)))
@@ -183,6 +186,7 @@ func TestAnUnknownOutcomeHoldsTheFence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
 				jwt := newJWT(orgA, "u", time.Time{})
+				d.accept(jwt)
 				_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) { return jwt, outcome })
 				after(20*time.Second - 1)
 				d.want(jwt, miss)
@@ -199,6 +203,7 @@ func TestAnUnknownOutcomeHoldsTheFence(t *testing.T) {
 func TestACreateThatBeganInTheSettleTimeDoesNotFill(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
 		jwt := newJWT(orgA, "u", time.Time{})
+		d.accept(jwt)
 		_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) {
 			return jwt, statusError(atlas.OpDelete, 504)
 		})
@@ -284,4 +289,82 @@ func TestADeleteOfAnotherOrgThanItSeemedForgetsEverything(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAMadeUpDeleteDisturbsNobody: a credential that Atlas has not accepted changes nothing for anybody else, neither while its
+// delete is in progress nor when Atlas has refused it or has not answered, whatever org it names.
+func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
+	outcomes := unknownOutcomes()
+	outcomes["401"], outcomes["403"] = statusError(atlas.OpDelete, 401), statusError(atlas.OpDelete, 403)
+	for name, outcome := range outcomes {
+		for org, madeUp := range map[string]atlas.JWT{
+			"the same org": newJWT(orgA, "nobody", time.Time{}), "no org": newJWT("", "nobody", time.Time{}), "no JWT": "a.b.c",
+		} {
+			t.Run(name+", "+org, func(t *testing.T) {
+				bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+					jwt, new := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "new", time.Time{})
+					d.want(jwt, miss)
+					s := newSlowly()
+					deleted := begin(func() {
+						err := d.Delete(t.Context(), CallersJWT(madeUp), s.send(func(context.Context) (atlas.JWT, error) { return madeUp, outcome }))
+						if !errors.Is(err, outcome) {
+							t.Errorf("got %v, want %v", err, outcome)
+						}
+					})
+					d.want(jwt, hit(3600))
+					d.want(new, miss)
+					d.want(new, hit(3600))
+					close(s.effect)
+					close(s.answer)
+					<-deleted
+					d.want(jwt, hit(3600))
+					d.want(new, hit(3600))
+				})
+			})
+		}
+	}
+}
+
+// TestAFirstDeleteForgets: what Atlas confirms to a credential that it has not accepted before counts from then on.
+func TestAFirstDeleteForgets(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		d.want(jwt, miss)
+		d.delete(newJWT(orgA, "new", time.Time{}))
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+// TestTheNewTokenEndsTheOld: while a delete with a credential that is new to us is in progress, whoever comes may still be given
+// the old token, but nobody after one who was given the new one.
+func TestTheNewTokenEndsTheOld(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+		jwt, other, deleter := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{}), newJWT(orgA, "new", time.Time{})
+		d.want(jwt, miss)
+		old, slow := d.world.token(orgA), newSlowly()
+		late := newJWT(orgA, "late", time.Time{})
+		asked := begin(func() {
+			result, err := d.Create(t.Context(), CallersJWT(late), false, slow.ask(d.world.ask(late)))
+			if err != nil || result.Token != old {
+				t.Errorf("got %q, %v", string(result.Token), err)
+			}
+		})
+		close(slow.effect) // it has the old token, and is not answered yet
+		s := newSlowly()
+		deleted := begin(func() { _ = d.Delete(t.Context(), CallersJWT(deleter), s.send(d.world.send(deleter))) })
+		d.want(jwt, hit(3600))
+		close(s.effect)
+		synctest.Wait()
+		d.wantToken(jwt, old, hit(3600))
+		d.want(other, miss) // is given the new one
+		close(slow.answer)
+		<-asked // an old one, which comes late and must not stay
+		d.want(jwt, miss)
+		d.want(late, miss)
+		close(s.answer)
+		<-deleted
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
 }

@@ -56,6 +56,26 @@ func newFlights(timeout time.Duration) *flights {
 // join takes the next flight for k and returns what its call returns, or ctx's error. The first aboard brings the call; it
 // runs in a context of its own, which ends when nobody is aboard any more.
 func (f *flights) join(ctx context.Context, k key, fresh bool, call func(context.Context, bool) (Result, error)) (Result, error) {
+	return f.joinOr(ctx, k, fresh, call, nil)
+}
+
+// lastMoment is how long before a caller's deadline he is given what is kept for when Atlas fails, because an Atlas that hangs
+// has failed: enough for a look in Redis and the way back. Of a short time it is a quarter.
+const lastMoment = 150 * time.Millisecond
+
+// nearlyUp fires at the last moment of ctx; never, if ctx has none.
+func nearlyUp(ctx context.Context) (fires <-chan time.Time, stop func() bool) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return nil, func() bool { return true }
+	}
+	left := time.Until(deadline)
+	timer := time.NewTimer(left - min(lastMoment, left/4))
+	return timer.C, timer.Stop
+}
+
+// joinOr is join for a caller who takes what kept has when his time is nearly up. Without it, nil, he waits to the end.
+func (f *flights) joinOr(ctx context.Context, k key, fresh bool, call func(context.Context, bool) (Result, error), kept func(context.Context) (Result, bool)) (Result, error) {
 	if err := ctx.Err(); err != nil { // nothing is begun for a caller who has gone
 		return Result{Status: Status{Forward: ForwardMiss}}, err
 	}
@@ -65,11 +85,26 @@ func (f *flights) join(ctx context.Context, k key, fresh bool, call func(context
 	}
 	f.waiting.Add(1)
 	defer f.waiting.Add(-1)
-	select {
-	case <-fl.landed:
-	case <-ctx.Done():
-		f.leave(k, fl)
-		return Result{Status: Status{Forward: ForwardMiss, Collapsed: collapsed}}, ctx.Err()
+	var last <-chan time.Time
+	if kept != nil {
+		fires, stop := nearlyUp(ctx)
+		defer stop()
+		last = fires
+	}
+	for landed := false; !landed; {
+		select {
+		case <-fl.landed:
+			landed = true
+		case <-last:
+			if result, ok := kept(ctx); ok {
+				f.leave(k, fl)
+				return result, nil
+			}
+			last = nil // there is none: he waits for as long as he can
+		case <-ctx.Done():
+			f.leave(k, fl)
+			return Result{Status: Status{Forward: ForwardMiss, Collapsed: collapsed}}, ctx.Err()
+		}
 	}
 	if fl.panics != nil {
 		panic(fl.panics) // as it would in a call of one's own

@@ -162,3 +162,10 @@ const stale = "tokend; hit; detail=stale"
 func profile(secret atlas.UserAuthToken, jwt atlas.JWT) Credential {
 	return Identity("acme", atlas.Credential{JWT: jwt, Profile: "acme", Secret: secret})
 }
+
+// accept notes that Atlas has accepted the JWTs.
+func (d *desk) accept(jwts ...atlas.JWT) {
+	for _, jwt := range jwts {
+		d.accepted.add(d.keys.key(CallersJWT(jwt)))
+	}
+}

@@ -33,7 +33,10 @@ type fence struct {
 	deletes   int       // in progress
 	heldUntil time.Time // after a delete whose outcome nobody knows
 	tokens    map[key]*remembered
-	idle      *list.Element // in memory.idle
+	// answered is what Atlas last answered, "" if nothing since the fence moved. Another answer than that means that somebody has
+	// deleted the one behind our back, or that the other is the older: nobody knows which, so the fence moves and neither is kept.
+	answered atlas.Token
+	idle     *list.Element // in memory.idle
 }
 
 func (f *fence) held(now time.Time) bool { return f.deletes > 0 || now.Before(f.heldUntil) }
@@ -93,12 +96,18 @@ func (m *memory) fill(_ context.Context, v view, k key, cred Credential, token a
 	r.until = earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.fence(cred.Org())
-	if m.closed || !v.valid || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
+	if m.closed {
 		return
 	}
-	if f.contradicts(token, now) {
+	f := m.fence(cred.Org())
+	if f.answered != "" && f.answered != token {
 		m.move(f)
+		f.answered = token
+		return
+	}
+	f.answered = token
+	m.file(f)
+	if !v.valid || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
 		return
 	}
 	m.forget(k)
@@ -119,18 +128,6 @@ func (m *memory) fence(org string) *fence {
 		return f
 	}
 	return &fence{name: name, tokens: map[key]*remembered{}}
-}
-
-// contradicts reports whether another token is remembered for the org. Then somebody has deleted that one behind our back,
-// at Atlas itself, or this one is the older: nobody knows which, so neither is kept. So all that are there are the same,
-// and the first speaks for them.
-func (f *fence) contradicts(token atlas.Token, now time.Time) bool {
-	for _, other := range f.tokens {
-		if now.Before(other.until) {
-			return other.token != token
-		}
-	}
-	return false
 }
 
 func earliest(a, b time.Time) time.Time {
@@ -197,10 +194,13 @@ func (m *memory) file(f *fence) {
 // move moves a fence and forgets what is behind it. The caller holds mu.
 func (m *memory) move(f *fence) {
 	m.seq++
-	f.moved = m.seq
+	f.moved, f.answered = m.seq, ""
 	behind := f.tokens
 	if f == &m.all {
 		behind = m.tokens
+		for _, of := range m.orgs {
+			of.answered = ""
+		}
 	}
 	for k := range behind {
 		m.forget(k)

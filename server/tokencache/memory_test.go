@@ -148,6 +148,41 @@ func TestStaleIfError(t *testing.T) {
 	}
 }
 
+// TestStaleIfAtlasHangs: a caller who has less time than a call to Atlas may take is given the stale token shortly before his
+// time is up, and one for whom there is none waits to the end.
+func TestStaleIfAtlasHangs(t *testing.T) {
+	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+		jwt, unknown := newJWT(orgA, "u", time.Time{}), newJWT(orgB, "u", time.Time{})
+		d.want(jwt, miss)
+		after(time.Minute)
+		hang := func(ctx context.Context) (Answer, error) {
+			<-ctx.Done()
+			return Answer{}, &atlas.Error{Op: atlas.OpCreate, Kind: atlas.KindCanceled, Err: ctx.Err()}
+		}
+		for _, patience := range []time.Duration{100 * time.Millisecond, 2 * time.Second, 20 * time.Second} {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			start := time.Now()
+			result, err := d.Create(ctx, CallersJWT(jwt), false, hang)
+			if got := result.Status.String(); err != nil || got != stale {
+				t.Errorf("with %v: %s, %v; want the stale token", patience, got, err)
+			}
+			if took := time.Since(start); took < patience*3/4 || took >= patience {
+				t.Errorf("with %v: after %v, want shortly before", patience, took)
+			}
+			for cred, fresh := range map[atlas.JWT]bool{unknown: false, jwt: true} {
+				start, end := time.Now(), time.Duration(0)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				_, err := d.Create(ctx, CallersJWT(cred), fresh, hang)
+				if end = time.Since(start); !errors.Is(err, context.DeadlineExceeded) || end != patience {
+					t.Errorf("with %v, fresh %v: %v after %v, want the deadline", patience, fresh, err, end)
+				}
+			}
+		}
+	})
+}
+
 func TestNoStaleTokenForWhoeverIsToBlame(t *testing.T) {
 	for name, failure := range map[string]error{
 		"400":                statusError(atlas.OpCreate, 400),

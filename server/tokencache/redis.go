@@ -81,8 +81,11 @@ func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, vie
 	}
 	at := time.Now() // after Redis looked at its clock, so what is reckoned from both is too early rather than too late
 	seen, value, held, err := readLook(message)
-	if err != nil || held {
+	if err != nil {
 		return found{}, view{}
+	}
+	if held {
+		seen.all, seen.org = "", "" // nothing is stored under these
 	}
 	v := view{at: at, valid: true, redis: seen}
 	if value == nil {
@@ -150,7 +153,7 @@ func (s *redisStore) fill(_ context.Context, v view, _ key, cred Credential, tok
 	value := header.seal(cred, name, token)
 	_, _ = s.client.run("fill", scriptFill, []string{keyAll, orgKey(cred.Org()), name}, []string{
 		string(header.all), string(header.org), publicID("token "+cred.Org(), string(token)), string(value),
-		strconv.FormatInt(header.until, 10), newEpoch(),
+		strconv.FormatInt(header.until, 10), newEpoch(), milliseconds(s.keepFences),
 	}) // if it fails, nothing is remembered, and the client has reported it
 }
 

@@ -232,6 +232,7 @@ func TestFault57RefusedDeletesLeaveNothingBehind(t *testing.T) {
 		t.Errorf("%d moves and %d drops go on", moves, drops)
 	}
 	unknown := statusError(atlas.OpDelete, 504)
+	r.accept(newJWT(orgA, "u", time.Time{}))
 	for range 2 * maxLateMoves {
 		r.deleteAnd(newJWT(orgA, "u", time.Time{}), unknown)
 	}

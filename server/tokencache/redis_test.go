@@ -269,6 +269,7 @@ func TestAnUnknownOutcomeHoldsTheFenceInRedis(t *testing.T) {
 	one := newReplica(t, w, server.URL(), Config{SettleTime: time.Second}).connected()
 	two := newReplica(t, w, server.URL(), Config{SettleTime: time.Second}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
+	one.accept(jwt)
 	start := time.Now()
 	one.deleteAnd(jwt, statusError(atlas.OpDelete, 504))
 	two.wantMiss(jwt)
