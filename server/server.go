@@ -20,6 +20,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
@@ -73,7 +74,7 @@ func New(cfg Config) (*Server, error) {
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
 	})
 	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache, identities: cfg.Identities}
-	rest, err := newRESTHandler(svc, calls, cfg.Logger)
+	restHandler, err := rest.NewHandler(svc, calls, cfg.Logger)
 	if err != nil {
 		s.Close()
 		return nil, err
@@ -81,7 +82,7 @@ func New(cfg Config) (*Server, error) {
 	ended, endStreams := context.WithCancel(context.Background())
 	s.endStreams = endStreams
 	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, cfg, calls, grpcTLS))
-	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
+	s.httpServer = newHTTPServer(restHandler, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
 	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
