@@ -40,13 +40,13 @@ type singleFlight struct {
 }
 
 func (m *singleFlight) Create(ctx context.Context, cred tokencache.Credential, _ bool, ask asker) (tokencache.Result, error) {
-	result, err, _ := m.group.Do(fmt.Sprint(cred), func() (any, error) { return asked(context.WithoutCancel(ctx), ask) })
+	result, err, _ := m.group.Do(cred.Org(), func() (any, error) { return asked(context.WithoutCancel(ctx), ask) })
 	return result.(tokencache.Result), err
 }
 
 func (m *singleFlight) Delete(ctx context.Context, cred tokencache.Credential, send sender) error {
 	if m.forget {
-		m.group.Forget(fmt.Sprint(cred))
+		m.group.Forget(cred.Org())
 	}
 	_, err := send(ctx)
 	return err
@@ -140,7 +140,7 @@ func (m *apart) do(ctx context.Context, words ...string) string {
 }
 
 func (m *apart) Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask asker) (tokencache.Result, error) {
-	key := fmt.Sprintf("%v", cred)
+	key := "token " + cred.Org()
 	if !fresh && m.do(ctx, "GET", "held "+cred.Org()) == "" {
 		if token := m.do(ctx, "GET", key); token != "" {
 			return tokencache.Result{Token: atlas.Token(token)}, nil

@@ -51,6 +51,10 @@ func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTok
 	if err != nil {
 		return nil, err
 	}
+	// Whatever the token was found by: one of another org than the credential's is not handed over.
+	if id.source != nil && result.Org != id.credential.Org() {
+		return nil, atlas.ErrOrgChanged
+	}
 	chain.RecordFrom(ctx).Org = result.Org
 	return &ephemeraltokenv1.CreateTokenResponse{Token: string(result.Token)}, nil
 }
@@ -78,8 +82,9 @@ func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTok
 // identity is as whom a call goes on to Atlas.
 type identity struct {
 	credential tokencache.Credential
-	jwt        atlas.JWT          // the caller's own
-	source     *atlas.TokenSource // or else that of a profile
+	jwt        atlas.JWT
+	profile    atlas.Credential   // of a profile: what jwt was had with
+	source     *atlas.TokenSource // of a profile
 }
 
 // identify finds the credential that the call's grant names.
@@ -95,11 +100,14 @@ func (s *service) identify(ctx context.Context) (identity, error) {
 	if !ok {
 		return identity{}, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
 	}
-	jwt, secret, err := source.Credential(ctx)
+	cred, err := source.Credential(ctx)
 	if err != nil {
 		return identity{}, err
 	}
-	return identity{credential: tokencache.Identity(secret, jwt), source: source}, nil
+	if cred.Secret == "" { // it would look like that of any other profile without one
+		return identity{}, fmt.Errorf("profile %s has a JWT and no userauthtoken that it was traded for", grant.Profile)
+	}
+	return identity{credential: tokencache.Identity(grant.Profile, cred), jwt: cred.JWT, profile: cred, source: source}, nil
 }
 
 // withJWT runs call with the caller's JWT, or with that of a profile, which a 401 heals once.
@@ -107,7 +115,7 @@ func withJWT[T any](ctx context.Context, id identity, call func(context.Context,
 	if id.source == nil {
 		return call(ctx, id.jwt)
 	}
-	return atlas.WithJWT(ctx, id.source, call)
+	return atlas.WithReLogin(ctx, id.source, id.profile, call)
 }
 
 // Headers about remembering, in both directions.

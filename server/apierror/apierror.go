@@ -207,6 +207,8 @@ func From(err error) *Error {
 		return e
 	case errors.As(err, &refused): // before atlasErr, which is its cause
 		return &Error{Reason: ServiceCredentialRejected, RetryAfter: refused.RetryAfter, Cause: err}
+	case errors.Is(err, atlas.ErrOrgChanged): // nothing was done, and a repeat is for the new org
+		return &Error{Reason: ServiceCredentialRejected, Cause: err}
 	case errors.As(err, &atlasErr):
 		return fromAtlas(atlasErr)
 	}

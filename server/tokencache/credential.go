@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"hash"
+	"io"
 	"sync"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -30,10 +32,11 @@ func CallersJWT(jwt atlas.JWT) Credential {
 	return Credential{kind: kindJWT, secret: string(jwt), jwt: jwt}
 }
 
-// Identity is an Atlas identity of the service, by its userauthtoken, which all replicas have in common; jwt is the
-// present JWT that it was traded for.
-func Identity(secret atlas.UserAuthToken, jwt atlas.JWT) Credential {
-	return Credential{kind: kindUserAuthToken, secret: string(secret), jwt: jwt}
+// Identity is the Atlas identity of a profile, by its userauthtoken, which all replicas have in common. Profile and org are
+// part of what is shared and remembered by, so that two identities never hang on their secrets alone to be told apart.
+func Identity(profile string, cred atlas.Credential) Credential {
+	org := cred.Claims().OrgID
+	return Credential{kind: kindUserAuthToken, secret: profile + "\x00" + org + "\x00" + string(cred.Secret), org: org}
 }
 
 // Org is the org that the credential says it is of: a UUID, or "" if it does not say. It decides which fence a call stands
@@ -50,6 +53,9 @@ func (c Credential) read() Credential {
 	c.org, c.jwt = c.Org(), ""
 	return c
 }
+
+// Format writes "[redacted]" whatever the verb.
+func (Credential) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "[redacted]") }
 
 // isOf reports whether c is of the org under which it is remembered. The same JWT always is; a secret may have been given
 // a JWT of another org since.

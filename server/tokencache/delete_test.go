@@ -259,9 +259,9 @@ func TestADeleteOfAnotherOrgThanItSeemedForgetsEverything(t *testing.T) {
 	}{
 		"org unknown":          {CallersJWT(newJWT("", "u", time.Time{})), newJWT("", "u", time.Time{}), nil, false},
 		"not a JWT":            {CallersJWT("nothing"), "nothing", nil, false},
-		"another org":          {Identity("secret", said), newJWT(orgB, "u", time.Time{}), nil, false},
-		"org no longer told":   {Identity("secret", said), newJWT("", "u", time.Time{}), nil, false},
-		"another, and unknown": {Identity("secret", said), newJWT(orgB, "u", time.Time{}), statusError(atlas.OpDelete, 504), true},
+		"another org":          {profile("secret", said), newJWT(orgB, "u", time.Time{}), nil, false},
+		"org no longer told":   {profile("secret", said), newJWT("", "u", time.Time{}), nil, false},
+		"another, and unknown": {profile("secret", said), newJWT(orgB, "u", time.Time{}), statusError(atlas.OpDelete, 504), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {

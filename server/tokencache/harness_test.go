@@ -157,3 +157,8 @@ const miss = "tokend; fwd=miss"
 func hit(seconds int) string { return fmt.Sprintf("tokend; hit; ttl=%d", seconds) }
 
 const stale = "tokend; hit; detail=stale"
+
+// profile is the credential of an Atlas identity of the service.
+func profile(secret atlas.UserAuthToken, jwt atlas.JWT) Credential {
+	return Identity("acme", atlas.Credential{JWT: jwt, Profile: "acme", Secret: secret})
+}

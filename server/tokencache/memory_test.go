@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,12 +198,11 @@ func TestARefusedCredentialIsForgotten(t *testing.T) {
 
 func TestADeleteOfARefusedCredentialForgetsItToo(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
-		cred := Identity("secret", newJWT(orgA, "u", time.Time{}))
+		cred := profile("secret", newJWT(orgA, "u", time.Time{}))
 		jwt := newJWT(orgA, "u", time.Time{})
 		if _, err := d.Create(t.Context(), cred, false, d.world.ask(jwt)); err != nil {
 			t.Fatal(err)
 		}
-		cred = Identity("secret", newJWT(orgB, "u", time.Time{})) // its JWT says so now
 		refusal := statusError(atlas.OpDelete, 401)
 		err := d.Delete(t.Context(), cred, func(context.Context) (atlas.JWT, error) { return "", refusal })
 		if !errors.Is(err, refusal) || d.kept() != 0 {
@@ -216,15 +216,45 @@ func TestAnIdentityThatChangesItsOrg(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
 		a, b := newJWT(orgA, "u", time.Time{}), newJWT(orgB, "u", time.Time{})
 		for _, jwt := range []atlas.JWT{a, b} {
-			result, err := d.Create(t.Context(), Identity("secret", jwt), false, d.world.ask(jwt))
+			result, err := d.Create(t.Context(), profile("secret", jwt), false, d.world.ask(jwt))
 			if err != nil || result.Token != d.world.token(jwt.UnverifiedClaims().OrgID) {
 				t.Errorf("got %q, %v", string(result.Token), err)
 			}
 		}
-		if n := d.kept(); n != 1 {
-			t.Errorf("%d tokens are kept, want 1", n)
+		if n := d.kept(); n != 2 {
+			t.Errorf("%d tokens are kept, want one for each org", n)
 		}
 	})
+}
+
+// Two identities whose secrets were the same, or both empty, are still told apart by profile and by org.
+func TestProfileAndOrgAreInTheKey(t *testing.T) {
+	keys, seen := newHasher(), map[key]bool{}
+	for _, name := range []string{"acme", "other"} {
+		for _, org := range []string{orgA, orgB} {
+			for _, secret := range []atlas.UserAuthToken{"", "secret"} {
+				cred := atlas.Credential{JWT: newJWT(org, "u", time.Time{}), Profile: name, Secret: secret}
+				seen[keys.key(Identity(name, cred))] = true
+			}
+		}
+	}
+	if len(seen) != 8 {
+		t.Errorf("%d keys for 8 identities", len(seen))
+	}
+}
+
+// A credential is never printed, whatever the verb and however deep it is.
+func TestACredentialDoesNotPrint(t *testing.T) {
+	creds := []Credential{profile("planted-secret", newJWT(orgA, "u", time.Time{})), CallersJWT("planted-jwt")}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		for _, cred := range creds {
+			for _, value := range []any{cred, &cred, []Credential{cred}, map[string]Credential{"": cred}, struct{ C Credential }{cred}} {
+				if got := fmt.Sprintf(verb, value); strings.Contains(got, "planted") || strings.Contains(got, "706c616e746564") {
+					t.Errorf("%s of a %T prints the secret", verb, value)
+				}
+			}
+		}
+	}
 }
 
 func TestNoCache(t *testing.T) {

@@ -234,7 +234,7 @@ func TestRedisHoldsNoSecret(t *testing.T) {
 	secrets := []string{string(jwt), string(other), userAuthToken, orgA, orgB, string(w.token(orgA)), string(w.token(orgB)), "planted-user"}
 	r.wantMiss(jwt)
 	r.wantMiss(other)
-	if _, err := r.Create(t.Context(), Identity(userAuthToken, jwt), false, w.ask(jwt)); err != nil {
+	if _, err := r.Create(t.Context(), profile(userAuthToken, jwt), false, w.ask(jwt)); err != nil {
 		t.Fatal(err)
 	}
 	r.delete(other)
