@@ -37,11 +37,11 @@ func BenchmarkREST(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(cache.Close)
-	svc, calls := &service{atlas: instantAtlas{}, cache: cache}, chain.New(chain.Config{
+	svc, intercept := &service{atlas: instantAtlas{}, cache: cache}, chain.New(chain.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
 	})
 
-	local, err := rest.NewHandler(svc, calls, cfg.Logger)
+	local, err := rest.NewHandler(svc, intercept, cfg.Logger)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func BenchmarkREST(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), cfg, calls, nil))
+	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), cfg, intercept, nil))
 	go func() { _ = grpcServer.Serve(listener) }()
 	b.Cleanup(grpcServer.Stop)
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
