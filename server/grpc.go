@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -26,6 +28,8 @@ func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerIn
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(chain.MaxHeaderBytes),
 		grpc.MaxRecvMsgSize(chain.MaxMessageBytes),
+		// grpc-go would log the name of any other codec that a caller asks for, and that may be a secret.
+		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
 		grpc.MaxSendMsgSize(chain.MaxMessageBytes),
 		grpc.ConnectionTimeout(10 * time.Second), // TLS and HTTP/2 handshake
 		grpc.KeepaliveParams(keepalive.ServerParameters{
