@@ -84,8 +84,8 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// troubles are what an operator should know of, nil if all is well.
-func (c *Config) troubles() error {
+// warnings are what an operator should know of, nil if all is well.
+func (c *Config) warnings() error {
 	return errors.Join(c.Auth.Check(), c.Identities.Check(), c.cache.Check())
 }
 

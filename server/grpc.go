@@ -23,13 +23,15 @@ import (
 const maxStreams = 100
 
 // grpcOptions are the hardened defaults of the gRPC listener. Streams of health and reflection are let go when ended is done.
-func grpcOptions(ended context.Context, cfg Config, calls grpc.UnaryServerInterceptor, tlsConfig *tls.Config) []grpc.ServerOption {
+func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerInterceptor, tlsConfig *tls.Config) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(chain.MaxHeaderBytes),
 		// Named, because grpc-go logs the content-subtype of a call that asks for another: whatever its caller put there.
 		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
 		grpc.MaxRecvMsgSize(chain.MaxMessageBytes),
+		// grpc-go would log the name of any other codec that a caller asks for, and that may be a secret.
+		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
 		grpc.MaxSendMsgSize(chain.MaxMessageBytes),
 		grpc.ConnectionTimeout(10 * time.Second), // TLS and HTTP/2 handshake
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -44,7 +46,7 @@ func grpcOptions(ended context.Context, cfg Config, calls grpc.UnaryServerInterc
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnknownServiceHandler(chain.UnknownMethod(cfg.Logger)),
 		grpc.InTapHandle(tapStream),
-		grpc.ChainUnaryInterceptor(messageArrived, onlyCalls(calls)),
+		grpc.ChainUnaryInterceptor(messageArrived, onlyCalls(intercept)),
 		grpc.ChainStreamInterceptor(endStreams(ended)),
 		grpc.WaitForHandlers(true),
 	}
@@ -65,11 +67,11 @@ func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, h healthpb.
 }
 
 // onlyCalls runs the service's own calls inside the call chain. Health is outside of it, but for a panic.
-func onlyCalls(calls grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+func onlyCalls(intercept grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	own := "/" + ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName + "/"
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		if strings.HasPrefix(info.FullMethod, own) {
-			return calls(ctx, req, info, handler)
+			return intercept(ctx, req, info, handler)
 		}
 		return chain.Recover(ctx, req, info, handler)
 	}

@@ -1,7 +1,11 @@
 // Package server is the ephemeral-token service: two RPCs, over gRPC and as REST routes, behind one call chain.
 //
-// Both transports run the same handler behind the same interceptors (chain.go), and every failure leaves by the same
-// table (errors.go). The package reads no flags and no environment; Config has everything it needs to know.
+// The way of a call: grpc-go decodes its message, or package rest makes one of a request; package chain gives it an id, a place
+// among those in progress and an answer to who is calling; service.go has the two RPCs; package tokencache shares the call with
+// others that ask for the same token, and remembers; Atlas is asked. What goes wrong on the way comes back as it is, and leaves
+// by one table, that of package apierror.
+//
+// The package reads no flags and no environment; Config has everything it needs to know.
 package server
 
 import (
@@ -20,6 +24,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
@@ -69,21 +74,21 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	calls := chain.New(chain.Config{
+	intercept := chain.New(chain.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
 	})
 	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache, identities: cfg.Identities}
-	rest, err := newRESTHandler(svc, calls, cfg.Logger)
+	restHandler, err := rest.NewHandler(svc, intercept, cfg.Logger)
 	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	ended, endStreams := context.WithCancel(context.Background())
 	s.endStreams = endStreams
-	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, cfg, calls, grpcTLS))
-	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
+	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, cfg, intercept, grpcTLS))
+	s.httpServer = newHTTPServer(restHandler, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.troubles, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.warnings, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err

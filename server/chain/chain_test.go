@@ -101,10 +101,10 @@ func TestPanic(t *testing.T) {
 
 // TestOverload: the call beyond the limit is refused at once, and a place is free again when a call ends.
 func TestOverload(t *testing.T) {
-	calls := New(testConfig())
+	intercept := New(testConfig())
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
 	run := func(handler grpc.UnaryHandler) error {
-		_, err := calls(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
+		_, err := intercept(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
 		return err
 	}
 	entered, leave, done := make(chan struct{}), make(chan struct{}), make(chan error)

@@ -16,17 +16,17 @@ func TestDeadPeer(t *testing.T) {
 		if err != nil {
 			t.Skip(err) // a machine without IPv6
 		}
-		defer l.Close()
+		t.Cleanup(func() { _ = l.Close() })
 		client, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer client.Close()
+		t.Cleanup(func() { _ = client.Close() })
 		accepted, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer accepted.Close()
+		t.Cleanup(func() { _ = accepted.Close() })
 		raw, err := accepted.(*conn).Conn.(*net.TCPConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)

@@ -1,4 +1,6 @@
-package server
+// Package rest is the service over HTTP/1.1 and HTTP/2: a strict front that knows the routes, the gateway behind it that turns a
+// request into a call, and the answers in the form that Atlas gives them.
+package rest
 
 import (
 	"bytes"
@@ -23,15 +25,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
-// restHandler is the REST listener's front: it refuses what is not a well-formed request for one of the routes before
+// handler is the front: it refuses what is not a well-formed request for one of the routes before
 // the gateway sees it. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
-type restHandler struct {
+type handler struct {
 	routes  routes
 	gateway http.Handler
 	log     *slog.Logger
 }
 
-func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	ctx, id := chain.WithRequestID(r.Context(), r.Header.Values(chain.RequestIDHeader))
 	timeout, timeoutOK := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
@@ -65,7 +67,7 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
-func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
+func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
 	if headerBytes(r) > chain.MaxHeaderBytes {
 		return &apierror.Error{Reason: apierror.HeadersTooLarge}
 	}

@@ -1,4 +1,4 @@
-package server
+package rest
 
 import (
 	"context"
@@ -24,13 +24,13 @@ import (
 
 // The only headers that cross from REST into a call's metadata and back. grpc-timeout the gateway handles itself.
 var (
-	headersIn  = []string{auth.Header, auth.SecondHeader, chain.RequestIDHeader, "traceparent", "tracestate", cacheControlHeader}
-	headersOut = []string{chain.RequestIDHeader, cacheStatusHeader, ageHeader}
+	headersIn  = []string{auth.Header, auth.SecondHeader, chain.RequestIDHeader, "traceparent", "tracestate", "cache-control"}
+	headersOut = []string{chain.RequestIDHeader, "cache-status", "age"}
 )
 
-// newRESTHandler serves svc's routes. It does not dial the gRPC listener: a request becomes a call in this process and
+// NewHandler serves svc's routes. It does not dial the gRPC listener: a request becomes a call in this process and
 // passes the same chain.
-func newRESTHandler(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc.UnaryServerInterceptor, log *slog.Logger) (http.Handler, error) {
+func NewHandler(svc ephemeraltokenv1.EphemeralTokenServiceServer, intercept grpc.UnaryServerInterceptor, log *slog.Logger) (http.Handler, error) {
 	mux := runtime.NewServeMux(
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // incomingMetadata has them all
 		runtime.WithMetadata(incomingMetadata),
@@ -42,11 +42,11 @@ func newRESTHandler(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithWriteContentLength(),
 	)
-	local := inProcess{svc: svc, intercept: calls}
+	local := inProcess{svc: svc, intercept: intercept}
 	if err := ephemeraltokenv1.RegisterEphemeralTokenServiceHandlerServer(context.Background(), mux, local); err != nil {
 		return nil, err
 	}
-	return &restHandler{routes: serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto), gateway: mux, log: log}, nil
+	return &handler{routes: serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto), gateway: mux, log: log}, nil
 }
 
 // inProcess runs the service's RPCs inside the call chain, under the names that they have on the wire.
