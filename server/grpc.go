@@ -27,8 +27,6 @@ func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerIn
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(chain.MaxHeaderBytes),
-		// Named, because grpc-go logs the content-subtype of a call that asks for another: whatever its caller put there.
-		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
 		grpc.MaxRecvMsgSize(chain.MaxMessageBytes),
 		// grpc-go would log the name of any other codec that a caller asks for, and that may be a secret.
 		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
