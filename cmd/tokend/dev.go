@@ -20,7 +20,12 @@ import (
 type devCommand struct {
 	listenFlags
 
-	ServiceIdentity bool `name:"service-identity" help:"Hold the identity of an emulated org, for a caller that has a client certificate and no Atlas secret. The certificates are made for the occasion."`
+	ServiceIdentity bool
+}
+
+func (c *devCommand) declare(flags flags) {
+	c.listenFlags.declare(flags)
+	flags.boolean(&c.ServiceIdentity, "service-identity", "Hold the identity of an emulated org, for a caller that has a client certificate and no Atlas secret. The certificates are made for the occasion.")
 }
 
 // devJWTLifetime spares whoever tries it from a JWT that has expired over lunch.
@@ -40,9 +45,9 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 		return err
 	}
 	defer client.CloseIdleConnections()
-	cfg, errs := c.config(in.stderr)
+	cfg := c.config(in.stderr)
 	cfg.Atlas = client
-	errs = append(errs, c.checkLocal()...)
+	errs := c.checkLocal()
 	for _, err := range flatten(cfg.Validate()) {
 		if !errors.Is(err, server.ErrExposed) { // checkLocal has said it
 			errs = append(errs, nameFlag(err))
