@@ -302,7 +302,7 @@ func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
 		} {
 			t.Run(name+", "+org, func(t *testing.T) {
 				bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
-					jwt, new := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "new", time.Time{})
+					jwt, later := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "new", time.Time{})
 					d.want(jwt, miss)
 					s := newSlowly()
 					deleted := begin(func() {
@@ -312,13 +312,13 @@ func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
 						}
 					})
 					d.want(jwt, hit(3600))
-					d.want(new, miss)
-					d.want(new, hit(3600))
+					d.want(later, miss)
+					d.want(later, hit(3600))
 					close(s.effect)
 					close(s.answer)
 					<-deleted
 					d.want(jwt, hit(3600))
-					d.want(new, hit(3600))
+					d.want(later, hit(3600))
 				})
 			})
 		}
@@ -327,7 +327,7 @@ func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
 
 // TestAFirstDeleteForgets: what Atlas confirms to a credential that it has not accepted before counts from then on.
 func TestAFirstDeleteForgets(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour}, func(_ *testing.T, d *desk) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
 		d.delete(newJWT(orgA, "new", time.Time{}))
