@@ -87,7 +87,7 @@ func (f flags) add(name, initial, placeholder, help string, complete cobra.Compl
 		help += " Default: " + initial + "."
 	}
 	flag := f.command.Flags().VarPF(v, name, "", help+" ($"+envName(name)+")")
-	flag.DefValue = "" // pflag would add it to the help, unless it is 0
+	flag.DefValue = ""         // pflag would add it to the help, unless it is 0
 	if placeholder != "FILE" { // which the shell completes by itself
 		_ = f.command.RegisterFlagCompletionFunc(name, complete) // fails for a flag that is not there
 	}
