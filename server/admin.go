@@ -23,7 +23,7 @@ func (r *readiness) get() string {
 }
 
 // newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own.
-func newAdminHandler(ready *readiness, troubles func() error, metrics *prometheus.Registry) http.Handler {
+func newAdminHandler(ready *readiness, warnings func() error, metrics *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	// Alive: the process answers. Whether Atlas does is no reason to restart it.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, "ok") })
@@ -32,8 +32,8 @@ func newAdminHandler(ready *readiness, troubles func() error, metrics *prometheu
 		if state != stateReady {
 			status = http.StatusServiceUnavailable
 		}
-		// Told in words only: every replica has the same troubles with Atlas, and without one there is nobody to say so.
-		if err := troubles(); err != nil {
+		// Told in words only: every replica has the same with Atlas, and without one there is nobody to say so.
+		if err := warnings(); err != nil {
 			state += "\n" + err.Error()
 		}
 		writePlain(w, status, state)

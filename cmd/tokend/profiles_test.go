@@ -103,7 +103,11 @@ func (c *changing) token(ctx context.Context, grant auth.Grant) (atlas.Token, er
 	if !ok {
 		return "", fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
 	}
-	return atlas.WithJWT(ctx, source, c.client.CreateEphemeralToken)
+	cred, err := source.Credential(ctx)
+	if err != nil {
+		return "", err
+	}
+	return atlas.WithReLogin(ctx, cred, c.client.CreateEphemeralToken)
 }
 
 // TestProfilesUnderLoad: whatever comes and goes, each call gets a token, and it is that of the identity which the policy
@@ -204,7 +208,7 @@ func TestCallOutlivesItsProfile(t *testing.T) {
 				t.Fatal("it is still there")
 			}
 		}
-		if _, err := source.Token(t.Context()); !errors.Is(err, atlas.ErrClosed) {
+		if _, err := source.Credential(t.Context()); !errors.Is(err, atlas.ErrClosed) {
 			t.Errorf("it is not closed: %v", err)
 		}
 		if err := c.replace(c.only("one", 0)); err != nil {

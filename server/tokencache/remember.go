@@ -108,7 +108,7 @@ func (m *remembering) deleteAndForget(ctx context.Context, r request) (org strin
 				err = unsettled
 			}
 		}
-		if how == outcomeUnknown || isRefusal(err) {
+		if isRefusal(err) || how == outcomeUnknown && !held {
 			m.store.forget(ctx, r)
 		}
 	}()

@@ -1,4 +1,6 @@
-package server
+// Package rest is the service over HTTP/1.1 and HTTP/2: a strict front that knows the routes, the gateway behind it that turns a
+// request into a call, and the answers in the form that Atlas gives them.
+package rest
 
 import (
 	"bytes"
@@ -18,19 +20,22 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
-// restHandler is the REST listener's front: it refuses what is not a well-formed request for one of the routes before
+// handler is the front: it refuses what is not a well-formed request for one of the routes before
 // the gateway sees it. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
-type restHandler struct {
+type handler struct {
 	routes  routes
 	gateway http.Handler
 	log     *slog.Logger
 }
 
-func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	ctx, id := withRequestID(r.Context(), r.Header.Values(requestIDHeader))
+	ctx, id := chain.WithRequestID(r.Context(), r.Header.Values(chain.RequestIDHeader))
 	timeout, timeoutOK := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -39,15 +44,15 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	w.Header().Set("Cache-Control", "no-store") // RFC 9111 §5.2.2.5: a token must not stay in any cache
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	refuse := func(e *callError) {
-		w.Header().Set(requestIDHeader, id)
+	refuse := func(e *apierror.Error) {
+		w.Header().Set(chain.RequestIDHeader, id)
 		writeError(w, e)
-		logCall(r.Context(), h.log, call{method: h.routes.logName(r), requestID: id, duration: time.Since(start), err: e})
+		chain.Log(r.Context(), h.log, chain.Call{Method: h.routes.logName(r), RequestID: id, Duration: time.Since(start), Err: e})
 	}
 	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
 	defer func() {
 		if v := recover(); v != nil {
-			refuse(panicked(v))
+			refuse(chain.Panicked(v))
 		}
 	}()
 	if refusal := h.check(w, r); refusal != nil {
@@ -55,44 +60,48 @@ func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !timeoutOK {
-		refuse(&callError{reason: reasonRequestMalformed, cause: errTimeoutHeader})
+		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: errTimeoutHeader})
 		return
 	}
 	h.gateway.ServeHTTP(w, r)
 }
 
 // check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
-func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *callError {
-	if headerBytes(r) > maxHeaderBytes {
-		return &callError{reason: reasonHeadersTooLarge}
+func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
+	if headerBytes(r) > chain.MaxHeaderBytes {
+		return &apierror.Error{Reason: apierror.HeadersTooLarge}
 	}
 	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
 	methods, ok := h.routes[r.URL.EscapedPath()]
 	if !ok || r.URL.EscapedPath() != r.URL.Path {
-		return &callError{reason: reasonRouteNotFound}
+		return &apierror.Error{Reason: apierror.RouteNotFound}
 	}
 	if !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		return &callError{reason: reasonMethodNotAllowed}
+		return &apierror.Error{Reason: apierror.MethodNotAllowed}
 	}
 	if !isPlainJSON(r.Header) {
-		return &callError{reason: reasonUnsupportedMedia}
+		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, chain.MaxMessageBytes))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return &callError{reason: reasonRequestTooLarge}
+		return &apierror.Error{Reason: apierror.RequestTooLarge}
 	case err != nil:
-		return &callError{reason: reasonRequestMalformed, cause: errBodyUnreadable}
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errBodyUnreadable}
 	case !isShallowJSON(body):
-		return &callError{reason: reasonRequestMalformed, cause: errUndecodable}
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
 }
 
-var errBodyUnreadable = errors.New("the body ended early or came too slowly")
+// Why a body was not read, without a word of it.
+var (
+	errBodyUnreadable = errors.New("the body ended early or came too slowly")
+	errUndecodable    = errors.New("the body is not one JSON object, or nests too deep")
+)
 
 // headerBytes is the size of a request's headers as HTTP/2 counts it for SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113
 // §6.5.2), so that both transports have the same limit.
