@@ -77,7 +77,7 @@ func newTestGroup(t *testing.T, timeout time.Duration) *testGroup {
 // join waits for a shared call of k.
 func (tg *testGroup) join(ctx context.Context, k key, fresh bool, f createFunc) (Result, error) {
 	cred := atlas.Credential{JWT: atlas.JWT(k[:]), Secret: tg.layer.bring(f)}
-	return tg.group.create(ctx, request{cred: cred, key: k, fresh: fresh})
+	return tg.create(ctx, request{cred: cred, key: k, fresh: fresh})
 }
 
 // call ends when the test says so, or with its context.
