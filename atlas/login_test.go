@@ -92,7 +92,7 @@ func TestTokenSourceHeals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := atlas.WithReLogin(t.Context(), source, cred, client.CreateEphemeralToken); err != nil {
+		if _, err := atlas.WithReLogin(t.Context(), cred, client.CreateEphemeralToken); err != nil {
 			t.Fatal(err)
 		}
 		em.Org(0).RevokeJWTs()

@@ -38,7 +38,8 @@ type Credential struct {
 	Profile string
 	Secret  UserAuthToken
 
-	claims *Claims // of the JWT, if they have been read already
+	claims *Claims      // of the JWT, if they have been read already
+	source *TokenSource // of a profile
 }
 
 // Claims reads what the JWT says of itself: to be believed only if Atlas has issued it to this process, as it has for a
@@ -48,6 +49,22 @@ func (c Credential) Claims() Claims {
 		return *c.claims
 	}
 	return c.JWT.UnverifiedClaims()
+}
+
+// WithClaims is c with its claims read, which costs more than all else that is done with one: whoever asks for them twice
+// does that first.
+func (c Credential) WithClaims() Credential {
+	claims := c.Claims()
+	c.claims = &claims
+	return c
+}
+
+// Renewed is what the profile of c has at present; c itself, if it is a caller's own.
+func (c Credential) Renewed(ctx context.Context) (Credential, error) {
+	if c.source == nil {
+		return c, nil
+	}
+	return c.source.Credential(ctx)
 }
 
 // CredentialError says that Atlas refuses the credential that a TokenSource holds. No caller can do anything about it.
@@ -325,19 +342,19 @@ func backOff(least, most time.Duration, failures int) time.Duration {
 	return wait + rand.N(wait/5) //nolint:gosec // not a secret
 }
 
-// WithReLogin runs call with cred, which source has given. If Atlas refuses that with a 401, it is dropped, and call runs
+// WithReLogin runs call with the JWT of cred. If Atlas refuses one of a profile with a 401, it is dropped, and call runs
 // exactly once more after a new login. That is safe for a delete too: a 401 means that Atlas did not do it.
 //
 // A new login may be to another org, when the secret has been replaced by one of another Atlas user. What was begun for one
 // org does not go on for another: that is [ErrOrgChanged].
-func WithReLogin[T any](ctx context.Context, source *TokenSource, cred Credential, call func(context.Context, JWT) (T, error)) (T, error) {
+func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.Context, JWT) (T, error)) (T, error) {
 	answer, err := call(ctx, cred.JWT)
-	if !isUnauthorized(err) {
+	if cred.source == nil || !isUnauthorized(err) {
 		return answer, err
 	}
 	var none T
-	source.Invalidate(cred.JWT)
-	next, err := source.Credential(ctx)
+	cred.source.Invalidate(cred.JWT)
+	next, err := cred.Renewed(ctx)
 	switch {
 	case err != nil:
 		return none, err
@@ -346,7 +363,7 @@ func WithReLogin[T any](ctx context.Context, source *TokenSource, cred Credentia
 	}
 	answer, err = call(ctx, next.JWT)
 	if isUnauthorized(err) {
-		return none, source.reject(next.JWT, err)
+		return none, cred.source.reject(next.JWT, err)
 	}
 	return answer, err
 }

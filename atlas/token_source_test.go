@@ -285,7 +285,7 @@ func withReLogin[T any](ctx context.Context, s *TokenSource, call func(context.C
 		var none T
 		return none, err
 	}
-	return WithReLogin(ctx, s, cred, call)
+	return WithReLogin(ctx, cred, call)
 }
 
 // TestFault08ReLogin: a 401 costs one login and one replay, for any number of callers; a second one is not the caller's.

@@ -32,12 +32,12 @@ func (instantAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error { ret
 func BenchmarkREST(b *testing.B) {
 	cfg := Config{Logger: slog.New(slog.DiscardHandler)}
 	cfg.setDefaults()
-	cache, err := tokencache.New(tokencache.Config{})
+	cache, err := tokencache.New(instantAtlas{}, tokencache.Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(cache.Close)
-	svc, intercept := &service{atlas: instantAtlas{}, cache: cache}, chain.New(chain.Config{
+	svc, intercept := &service{tokens: cache}, chain.New(chain.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
 	})
 

@@ -23,7 +23,7 @@ type Config struct {
 	// Plaintext allows gRPC and REST without TLS on addresses that other machines can reach.
 	Plaintext bool
 	// Atlas does the work.
-	Atlas Atlas
+	Atlas tokencache.Atlas
 	// Cache says what of Atlas's answers is remembered, and where. Default: nothing is; calls are shared in any case. Its
 	// CallTimeout, Registerer and Logger are those of this Config.
 	Cache tokencache.Config
@@ -46,9 +46,9 @@ type Config struct {
 	// one; whatever else the program counts may be registered before or after. Default: a new one.
 	Metrics *prometheus.Registry
 
-	reloadInterval time.Duration // between two looks at the TLS files; tests have no second to wait
-	connectionAge  time.Duration // after which gRPC clients have to connect again; tests have no half an hour to wait
-	cache          Cache         // in place of one that Cache describes; of tests
+	reloadInterval time.Duration                 // between two looks at the TLS files; tests have no second to wait
+	connectionAge  time.Duration                 // after which gRPC clients have to connect again; tests have no half an hour to wait
+	newTokens      func(tokencache.Atlas) Tokens // in place of a cache; of tests
 }
 
 func (c *Config) setDefaults() {
@@ -82,11 +82,6 @@ func (c *Config) setDefaults() {
 	if c.Identities == nil {
 		c.Identities = noIdentities{}
 	}
-}
-
-// warnings are what an operator should know of, nil if all is well.
-func (c *Config) warnings() error {
-	return errors.Join(c.Auth.Check(), c.Identities.Check(), c.cache.Check())
 }
 
 // Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.

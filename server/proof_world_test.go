@@ -37,8 +37,8 @@ type setup struct {
 	redis    *redistest.Server // nil: none
 	budget   time.Duration     // for Redis
 	mortal   int               // how many replicas more there are that are killed again and again
-	// cache, if set, makes a replica's cache in place of the real one.
-	cache func(t *testing.T, replica int) server.Cache
+	// tokens, if set, is what a replica has in place of the real cache.
+	tokens func(tokencache.Atlas) server.Tokens
 }
 
 // world is an Atlas, replicas of the service, and callers with two credentials for each org.
@@ -71,8 +71,8 @@ func newWorld(t *testing.T, s setup) *world {
 	for _, org := range em.Orgs() {
 		w.jwts = append(w.jwts, [2]string{org.JWT(), org.JWT()})
 	}
-	for i := range s.replicas {
-		w.replicas = append(w.replicas, w.newReplica(t, i))
+	for range s.replicas {
+		w.replicas = append(w.replicas, w.newReplica(t))
 	}
 	for range s.mortal {
 		p := w.newReplicaProcess(t)
@@ -82,7 +82,7 @@ func newWorld(t *testing.T, s setup) *world {
 	return w
 }
 
-func (w *world) newReplica(t *testing.T, i int) *proofReplica {
+func (w *world) newReplica(t *testing.T) *proofReplica {
 	t.Helper()
 	r := &proofReplica{}
 	settings := replicaSettings{TTL: w.ttl, Stale: w.stale}
@@ -94,9 +94,9 @@ func (w *world) newReplica(t *testing.T, i int) *proofReplica {
 		at := *c
 		*c = settings.config(nil)
 		c.GRPCAddr, c.HTTPAddr, c.AdminAddr = at.GRPCAddr, at.HTTPAddr, at.AdminAddr
-		if w.cache != nil {
+		if w.tokens != nil {
 			c.Cache = tokencache.Config{}
-			c.SetCache(w.cache(t, i))
+			c.SetTokens(w.tokens)
 		}
 		a.Timeout = proofAtlasTimeout
 	})

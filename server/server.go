@@ -33,8 +33,9 @@ type Server struct {
 	cfg   Config
 	ready readiness
 
-	certificates *certificates     // nil without TLS
-	cache        *tokencache.Cache // nil if a test has its own
+	certificates *certificates // nil without TLS
+	tokens       Tokens
+	cache        *tokencache.Cache // what tokens is, unless a test has its own
 	health       *health.Server
 	endStreams   context.CancelFunc // lets go of the streams of health and reflection
 	grpcServer   *grpc.Server
@@ -69,15 +70,13 @@ func New(cfg Config) (*Server, error) {
 	if err := registerMetrics(cfg.Metrics, metrics); err != nil {
 		return nil, err
 	}
-	if cfg.cache == nil {
-		if err := s.openCache(); err != nil {
-			return nil, err
-		}
+	if err := s.openTokens(); err != nil {
+		return nil, err
 	}
 	intercept := chain.New(chain.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
 	})
-	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache, identities: cfg.Identities}
+	svc := &service{tokens: s.tokens, identities: cfg.Identities}
 	restHandler, err := rest.NewHandler(svc, intercept, cfg.Logger)
 	if err != nil {
 		s.Close()
@@ -88,7 +87,7 @@ func New(cfg Config) (*Server, error) {
 	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, cfg, intercept, grpcTLS))
 	s.httpServer = newHTTPServer(restHandler, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.warnings, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.warnings, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
@@ -96,16 +95,25 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// openCache makes the cache that the Config describes.
-func (s *Server) openCache() error {
+// openTokens makes the cache that the Config describes.
+func (s *Server) openTokens() error {
+	if s.cfg.newTokens != nil {
+		s.tokens = s.cfg.newTokens(s.cfg.Atlas)
+		return nil
+	}
 	cfg := s.cfg.Cache
 	cfg.CallTimeout, cfg.Registerer, cfg.Logger = s.cfg.CallCeiling, s.cfg.Metrics, s.cfg.Logger
-	cache, err := tokencache.New(cfg)
+	cache, err := tokencache.New(s.cfg.Atlas, cfg)
 	if err != nil {
 		return err
 	}
-	s.cache, s.cfg.cache = cache, cache
+	s.cache, s.tokens = cache, cache
 	return nil
+}
+
+// warnings are what an operator should know of, nil if all is well.
+func (s *Server) warnings() error {
+	return errors.Join(s.cfg.Auth.Check(), s.cfg.Identities.Check(), s.tokens.Check())
 }
 
 func (s *Server) listen() error {

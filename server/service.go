@@ -15,107 +15,61 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
-// Atlas is what the service needs of Atlas. *atlas.Client is one. Errors are *atlas.Error.
-type Atlas interface {
-	CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error)
-	DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error
-}
-
-// Cache is what stands between the calls and Atlas. *tokencache.Cache is one.
-type Cache interface {
-	Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask func(context.Context) (tokencache.Answer, error)) (tokencache.Result, error)
-	Delete(ctx context.Context, cred tokencache.Credential, send func(context.Context) (atlas.JWT, error)) error
+// Tokens has the ephemeral tokens. *tokencache.Cache is one: it shares, remembers, and asks Atlas.
+type Tokens interface {
+	Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error)
+	Delete(ctx context.Context, cred atlas.Credential) (org string, err error)
 	Check() error
 }
 
 // service is the two RPCs, as they run at the inner end of the call chain.
 type service struct {
 	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
-	atlas      Atlas
-	cache      Cache
+	tokens     Tokens
 	identities Identities
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
-	id, err := s.identify(ctx)
+	cred, err := s.credential(ctx)
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.cache.Create(ctx, id.credential, wantsFresh(ctx), func(ctx context.Context) (tokencache.Answer, error) {
-		return withJWT(ctx, id, func(ctx context.Context, jwt atlas.JWT) (tokencache.Answer, error) {
-			token, err := s.atlas.CreateEphemeralToken(ctx, jwt)
-			return tokencache.Answer{Token: token, JWT: jwt}, err
-		})
-	})
+	result, err := s.tokens.Create(ctx, cred, wantsFresh(ctx))
 	tellStatus(ctx, result.Status)
 	if err != nil {
 		return nil, err
-	}
-	// Whatever the token was found by: one of another org than the credential's is not handed over.
-	if id.source != nil && result.Org != id.credential.Org() {
-		return nil, atlas.ErrOrgChanged
 	}
 	chain.RecordFrom(ctx).Org = result.Org
 	return &ephemeraltokenv1.CreateTokenResponse{Token: string(result.Token)}, nil
 }
 
 func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTokenRequest) (*ephemeraltokenv1.DeleteTokenResponse, error) {
-	id, err := s.identify(ctx)
+	cred, err := s.credential(ctx)
 	if err != nil {
 		return nil, err
 	}
-	err = s.cache.Delete(ctx, id.credential, func(ctx context.Context) (atlas.JWT, error) {
-		return withJWT(ctx, id, func(ctx context.Context, jwt atlas.JWT) (atlas.JWT, error) {
-			err := s.atlas.DeleteEphemeralToken(ctx, jwt)
-			if err == nil { // what Atlas has just accepted may be believed: then the org is on record
-				chain.RecordFrom(ctx).Org = jwt.UnverifiedClaims().OrgID
-			}
-			return jwt, err
-		})
-	})
+	org, err := s.tokens.Delete(ctx, cred)
 	if err != nil {
 		return nil, err
 	}
+	chain.RecordFrom(ctx).Org = org
 	return &ephemeraltokenv1.DeleteTokenResponse{}, nil
 }
 
-// identity is as whom a call goes on to Atlas.
-type identity struct {
-	credential tokencache.Credential
-	jwt        atlas.JWT
-	profile    atlas.Credential   // of a profile: what jwt was had with
-	source     *atlas.TokenSource // of a profile
-}
-
-// identify finds the credential that the call's grant names.
-func (s *service) identify(ctx context.Context) (identity, error) {
+// credential is what the call's grant goes on with.
+func (s *service) credential(ctx context.Context) (atlas.Credential, error) {
 	grant, err := auth.GrantFromContext(ctx)
 	if err != nil {
-		return identity{}, err
+		return atlas.Credential{}, err
 	}
 	if grant.Profile == auth.Passthrough {
-		return identity{credential: tokencache.CallersJWT(grant.JWT), jwt: grant.JWT}, nil
+		return atlas.Credential{JWT: grant.JWT}, nil
 	}
 	source, ok := s.identities.Identity(grant)
 	if !ok {
-		return identity{}, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
+		return atlas.Credential{}, fmt.Errorf("profile %s has no Atlas identity", grant.Profile)
 	}
-	cred, err := source.Credential(ctx)
-	if err != nil {
-		return identity{}, err
-	}
-	if cred.Secret == "" { // it would look like that of any other profile without one
-		return identity{}, fmt.Errorf("profile %s has a JWT and no userauthtoken that it was traded for", grant.Profile)
-	}
-	return identity{credential: tokencache.Identity(grant.Profile, cred), jwt: cred.JWT, profile: cred, source: source}, nil
-}
-
-// withJWT runs call with the caller's JWT, or with that of a profile, which a 401 heals once.
-func withJWT[T any](ctx context.Context, id identity, call func(context.Context, atlas.JWT) (T, error)) (T, error) {
-	if id.source == nil {
-		return call(ctx, id.jwt)
-	}
-	return atlas.WithReLogin(ctx, id.source, id.profile, call)
+	return source.Credential(ctx)
 }
 
 // Headers about remembering, in both directions.

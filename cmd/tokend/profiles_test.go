@@ -107,7 +107,7 @@ func (c *changing) token(ctx context.Context, grant auth.Grant) (atlas.Token, er
 	if err != nil {
 		return "", err
 	}
-	return atlas.WithReLogin(ctx, source, cred, c.client.CreateEphemeralToken)
+	return atlas.WithReLogin(ctx, cred, c.client.CreateEphemeralToken)
 }
 
 // TestProfilesUnderLoad: whatever comes and goes, each call gets a token, and it is that of the identity which the policy

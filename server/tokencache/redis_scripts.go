@@ -57,30 +57,31 @@ local value = held == 0 and redis.call('GET', KEYS[3])
 return {now, all, org, held, value}
 `)
 
-// scriptFill notes the token that Atlas answered with, and stores the value if the fences are where they were when Atlas was
-// asked. (Then none is held either: a hold begins with a move, and who asks while one is held notes no fence.) If the last token
-// noted is another one, somebody has deleted that behind our back, or this one is the older: nobody knows which, so the fence
-// moves and neither is kept. A note is kept for longer than any call takes, since one of them may have the other token.
+// scriptPut notes the token that Atlas answered with, and stores the value if the fences are where they were when Atlas was
+// asked. (Then none is held either: a hold begins with a move, and who is asked while one is held notes no fence.) If the last
+// token noted is another one, somebody has deleted that behind our back, or this one is the older: nobody knows which, so the
+// fence moves and neither is kept. A note is kept for longer than any call takes, since one of them may have the other token.
 //
 //	KEYS  all, org, value
 //	ARGV  epoch of all, epoch of the org, hash of the token, the value, its end (ms), an epoch to move to, how long to keep
-//	      the note (ms)
+//	      the fence (ms)
 //	      1 if it was stored
-var scriptFill = rueidis.NewLuaScript(luaStart + `
+var scriptPut = rueidis.NewLuaScript(luaStart + `
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'token', 'until')
-local epoch, ends = known[1], tonumber(ARGV[5])
-if not epoch then return 0 end
-local last = math.max(ends, now + tonumber(ARGV[7]))
-if known[2] and known[3] and tonumber(known[3]) > now then
+if not known[1] then return 0 end
+local last = math.max(tonumber(ARGV[5]), now + tonumber(ARGV[7]))
+if known[2] and tonumber(known[3]) > now then
   if known[2] ~= ARGV[3] then
-    epoch = ARGV[6]
-    redis.call('HSET', KEYS[2], 'epoch', epoch)
+    redis.call('HSET', KEYS[2], 'epoch', ARGV[6])
+    known[1] = ARGV[6]
+  else
+    last = math.max(last, tonumber(known[3]))
   end
-  last = math.max(last, tonumber(known[3]))
 end
 redis.call('HSET', KEYS[2], 'token', ARGV[3], 'until', string.format('%.0f', last))
 keep(KEYS[2], last - now + 1000)
-if ends <= now or epoch ~= ARGV[2] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+local ends = tonumber(ARGV[5])
+if ends <= now or known[1] ~= ARGV[2] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[3], ARGV[4], 'PX', string.format('%.0f', ends - now))
 keep(KEYS[1], ends - now + 1000)
 return 1
