@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"mime"
 	"net"
 	"net/http"
@@ -36,9 +37,12 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	ctx, id := chain.WithRequestID(r.Context(), r.Header.Values(chain.RequestIDHeader))
-	timeout, timeoutOK := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	timeout, timeoutErr := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
+	if timeout != noTimeout {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
 	r = r.WithContext(peer.NewContext(ctx, requestPeer(r)))
 	r.Header.Del(grpcTimeoutHeader) // the gateway would read it again, and take zero for none
 
@@ -59,8 +63,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(refusal)
 		return
 	}
-	if !timeoutOK {
-		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: errTimeoutHeader})
+	if timeoutErr != nil {
+		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: timeoutErr})
 		return
 	}
 	h.gateway.ServeHTTP(w, r)
@@ -157,30 +161,30 @@ func isShallowJSON(body []byte) bool {
 // grpcTimeoutHeader carries a REST call's deadline, in gRPC's notation.
 const grpcTimeoutHeader = "Grpc-Timeout"
 
-// noTimeout stands for a call that brings no deadline. The call chain has a ceiling for it.
-const noTimeout = 24 * time.Hour
+// noTimeout is that of a call that brings no deadline, or one so late that the call chain's own comes before it.
+const noTimeout time.Duration = math.MaxInt64
 
 var errTimeoutHeader = errors.New("the Grpc-Timeout header is not up to 8 digits and a unit")
 
 // grpcTimeout reads the values of a Grpc-Timeout header: none, or one with up to 8 digits and a unit (gRPC over HTTP/2,
 // section Requests).
-func grpcTimeout(values []string) (time.Duration, bool) {
+func grpcTimeout(values []string) (time.Duration, error) {
 	if len(values) == 0 {
-		return noTimeout, true
+		return noTimeout, nil
 	}
 	value := values[0]
 	if len(values) > 1 || len(value) < 2 || len(value) > 9 {
-		return noTimeout, false
+		return noTimeout, errTimeoutHeader
 	}
 	unit, ok := timeoutUnits[value[len(value)-1]]
-	n, err := strconv.ParseInt(value[:len(value)-1], 10, 64)
-	if !ok || err != nil || strings.ContainsAny(value, "+-") {
-		return noTimeout, false
+	n, err := strconv.ParseUint(value[:len(value)-1], 10, 32)
+	switch {
+	case !ok || err != nil:
+		return noTimeout, errTimeoutHeader
+	case time.Duration(n) > noTimeout/unit: //nolint:gosec // it has 32 bits
+		return noTimeout, nil
 	}
-	if n > int64(noTimeout/unit) {
-		return noTimeout, true
-	}
-	return time.Duration(n) * unit, true
+	return time.Duration(n) * unit, nil //nolint:gosec // as above
 }
 
 var timeoutUnits = map[byte]time.Duration{

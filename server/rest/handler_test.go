@@ -13,8 +13,8 @@ func FuzzGRPCTimeout(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		if d, ok := grpcTimeout([]string{value}); d < 0 || !ok && d != noTimeout {
-			t.Errorf("%q: %v, %v", value, d, ok)
+		if d, err := grpcTimeout([]string{value}); d < 0 || err != nil && d != noTimeout {
+			t.Errorf("%q: %v, %v", value, d, err)
 		}
 	})
 }
