@@ -20,7 +20,12 @@ type fakeIdentity struct {
 	loginErr          error           // guarded by mu
 	refreshErr        error           // guarded by mu
 	wrong             []UserAuthToken // guarded by mu; refused whatever loginErr is
+	claims            fakeClaims      // guarded by mu; those that its JWTs have beside exp
+	org               string          // guarded by mu
+	loggedIn          int64           // guarded by mu; when, by its clock
 }
+
+type fakeClaims struct{ iat, origIat bool }
 
 func (f *fakeIdentity) set(change func()) {
 	f.mu.Lock()
@@ -39,7 +44,17 @@ func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT,
 	*count++
 	latency, err := f.latency, *fail
 	n := f.logins*1000 + f.refreshes
-	exp := time.Now().Add(f.skew + f.life).Unix()
+	now := time.Now().Add(f.skew)
+	if count == &f.logins {
+		f.loggedIn = now.Unix()
+	}
+	payload := fmt.Sprintf(`"exp":%d,"n":%d,"org_id":%q`, now.Add(f.life).Unix(), n, f.org)
+	if f.claims.iat {
+		payload += fmt.Sprintf(`,"iat":%d`, now.Unix())
+	}
+	if f.claims.origIat {
+		payload += fmt.Sprintf(`,"orig_iat":%d`, f.loggedIn)
+	}
 	f.mu.Unlock()
 	select {
 	case <-time.After(latency):
@@ -49,8 +64,7 @@ func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT,
 	if err != nil {
 		return "", err
 	}
-	payload := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d,"n":%d}`, exp, n))
-	return JWT("e30." + payload + ".c2ln"), nil
+	return JWT("e30." + base64.RawURLEncoding.EncodeToString([]byte("{"+payload+"}")) + ".c2ln"), nil
 }
 
 func (f *fakeIdentity) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {

@@ -48,7 +48,10 @@ func decodeJWT(body []byte) (JWT, error) {
 type Claims struct {
 	OrgID  string    // UUID
 	UserID string    // UUID
-	Expiry time.Time // zero: the JWT does not say
+	Expiry time.Time // exp; zero: the JWT does not say
+
+	IssuedAt   time.Time // iat; zero: the JWT does not say
+	LoggedInAt time.Time // orig_iat, which a refresh leaves as it is; zero: the JWT does not say
 }
 
 // UnverifiedClaims reads the payload of a JWT; the zero Claims if there is none to be read.
@@ -64,14 +67,25 @@ func (j JWT) UnverifiedClaims() Claims {
 	var raw struct {
 		OrgID  string  `json:"org_id"`
 		UserID string  `json:"user_id"`
-		Exp    float64 `json:"exp"` // seconds; RFC 7519 section 2 allows fractions
+		Exp    seconds `json:"exp"`
+		Iat    seconds `json:"iat"`
+		Orig   seconds `json:"orig_iat"`
 	}
 	if err := json.Unmarshal(payload, &raw); err != nil {
 		return Claims{}
 	}
-	c := Claims{OrgID: raw.OrgID, UserID: raw.UserID}
-	if raw.Exp > 0 && raw.Exp < 1<<40 { // far beyond any date, and far within an int64
-		c.Expiry = time.Unix(int64(raw.Exp), 0)
+	return Claims{
+		OrgID: raw.OrgID, UserID: raw.UserID,
+		Expiry: raw.Exp.time(), IssuedAt: raw.Iat.time(), LoggedInAt: raw.Orig.time(),
 	}
-	return c
+}
+
+// seconds is a NumericDate, of which fractions are allowed (RFC 7519 section 2).
+type seconds float64
+
+func (s seconds) time() time.Time {
+	if s <= 0 || s >= 1<<40 { // far beyond any date, and far within an int64
+		return time.Time{}
+	}
+	return time.Unix(int64(s), 0)
 }

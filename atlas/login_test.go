@@ -88,7 +88,11 @@ func TestTokenSourceHeals(t *testing.T) {
 	})
 	t.Cleanup(source.Close)
 	for range 2 {
-		if _, err := atlas.WithJWT(t.Context(), source, client.CreateEphemeralToken); err != nil {
+		cred, err := source.Credential(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := atlas.WithReLogin(t.Context(), cred, client.CreateEphemeralToken); err != nil {
 			t.Fatal(err)
 		}
 		em.Org(0).RevokeJWTs()

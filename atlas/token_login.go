@@ -5,55 +5,77 @@ import (
 	"net/http"
 )
 
-// obtain refreshes present, and logs in if there is none or Atlas will not refresh it.
-func (s *TokenSource) obtain(present JWT) (JWT, error) {
-	if present != "" {
-		jwt, err := s.atlas.RefreshJWT(s.ctx, present)
+// obtain refreshes the present session, and logs in if there is none or Atlas will not refresh it.
+func (s *TokenSource) obtain(present *session) (*session, error) {
+	if present != nil {
+		jwt, err := s.atlas.RefreshJWT(s.ctx, present.cred.JWT)
 		s.onEvent(TokenEvent{OpRefresh, err})
-		if err == nil || !isRefusal(err) {
-			return jwt, err
+		if err == nil {
+			return s.newSession(jwt, present.cred.Secret, present), nil
+		}
+		if !isRefusal(err) {
+			return nil, err
 		}
 	}
 	secret, err := s.secret()
 	if err != nil {
-		return "", &CredentialError{Err: err}
+		return nil, &CredentialError{Err: err}
 	}
 	// A secret that has just come may be half of one, or a wrong one. The one before is not worse for that.
 	first, second := secret, s.accepted
 	if second != "" && secret == s.refused {
 		first, second = second, first
 	}
-	jwt, err := s.logIn(first)
+	next, err := s.logIn(first)
 	if isRefusal(err) && second != "" && second != first {
-		jwt, err = s.logIn(second)
+		next, err = s.logIn(second)
 	}
 	if isRefusal(err) {
 		err = &CredentialError{Err: err}
 	}
-	return jwt, err
+	return next, err
 }
 
 // logIn tries one secret. One that was refused is not tried beside another again, so no two refused logins follow each other
 // more than once.
-func (s *TokenSource) logIn(secret UserAuthToken) (JWT, error) {
+func (s *TokenSource) logIn(secret UserAuthToken) (*session, error) {
 	jwt, err := s.atlas.LogIn(s.ctx, secret)
 	s.onEvent(TokenEvent{OpLogIn, err})
-	switch {
-	case err == nil:
-		s.accepted = secret
-	case isRefusal(err):
-		s.refused = secret
-		if s.accepted == secret {
-			s.accepted = ""
+	if err != nil {
+		if isRefusal(err) {
+			s.refused = secret
+			if s.accepted == secret {
+				s.accepted = ""
+			}
 		}
+		return nil, err
 	}
-	return jwt, err
+	s.accepted = secret
+	return s.newSession(jwt, secret, nil), nil
+}
+
+// newSession is a JWT that Atlas has just issued for secret, at a login or to refresh the session before.
+func (s *TokenSource) newSession(jwt JWT, secret UserAuthToken, before *session) *session {
+	claims := jwt.UnverifiedClaims()
+	next := &session{cred: Credential{JWT: jwt, Profile: s.profile, Secret: secret, claims: &claims, source: s}}
+	// When it was issued is now, so where Atlas says when that was, the difference is our clock's.
+	issued := claims.IssuedAt
+	switch {
+	case issued.IsZero() && before == nil:
+		issued = claims.LoggedInAt
+	case issued.IsZero():
+		next.ahead = before.ahead
+	}
+	if !issued.IsZero() {
+		next.ahead = issued.Sub(s.clock.Now())
+	}
+	return next
 }
 
 // isRefusal reports whether Atlas understood a login or refresh and said no.
 func isRefusal(err error) bool {
-	var e *Error
-	if !errors.As(err, &e) || e.Kind != KindStatus {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Kind != KindStatus {
 		return false
 	}
 	switch e.StatusCode {

@@ -1,6 +1,7 @@
 package atlas
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -40,12 +41,56 @@ func TestFault35SecretRefused(t *testing.T) {
 		s.Invalidate(jwt)
 		for _, want := range []string{"12 logins, 0 refreshes", "13 logins, 0 refreshes"} {
 			for range 3 {
-				if _, err := s.Token(t.Context()); !errors.As(err, new(*CredentialError)) {
+				if _, err := s.Credential(t.Context()); !errors.As(err, new(*CredentialError)) {
 					t.Errorf("got %v, want a CredentialError", err)
 				}
 				wantCounts(t, f, want)
 			}
 			advance(40 * time.Second)
+		}
+	})
+}
+
+// TestSecretStaysWithItsJWT: while Atlas refuses refresh and login for a time, the JWT stays and so does the secret that it was
+// traded for. To forget the one and keep the other made every profile in that state look like the same one.
+func TestSecretStaysWithItsJWT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour}
+		s := newTokenSource(f, TokenSourceConfig{Profile: "acme", Secret: plantedSecret})
+		defer s.Close()
+		mustToken(t, s)
+		f.set(func() { f.refreshErr, f.loginErr = refusal(), refusal() })
+		advance(35 * time.Minute) // at least one refresh and one login, all refused
+		for _, recovered := range []bool{false, true} {
+			if recovered {
+				f.set(func() { f.refreshErr, f.loginErr = nil, nil })
+				advance(10 * time.Minute)
+			}
+			cred, err := s.Credential(t.Context())
+			if err != nil || cred.Secret != "planted" || cred.Profile != "acme" {
+				t.Errorf("recovered %v: the secret of the JWT is gone, or its profile: %q, %v", recovered, cred.Profile, err)
+			}
+		}
+	})
+}
+
+// TestOrgChanged: what was begun for one org does not go on for another that the secret has come to be of.
+func TestOrgChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour, org: "one"}
+		s := newTokenSource(f, TokenSourceConfig{Secret: plantedSecret})
+		defer s.Close()
+		mustToken(t, s)
+		calls := 0
+		for _, org := range []string{"two", "two"} {
+			f.set(func() { f.org = org })
+			_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { calls++; return "", unauthorized() })
+			if calls == 1 && !errors.Is(err, ErrOrgChanged) {
+				t.Errorf("got %v, want ErrOrgChanged", err)
+			}
+		}
+		if calls != 3 { // one, and then one with its replay
+			t.Errorf("%d calls, want 3", calls)
 		}
 	})
 }

@@ -14,7 +14,7 @@ func TestRetire(t *testing.T) {
 			f.set(func() { f.latency = time.Second })
 			first := make(chan error)
 			go func() {
-				_, err := s.Token(t.Context())
+				_, err := s.Credential(t.Context())
 				first <- err
 			}()
 			synctest.Wait()

@@ -28,6 +28,45 @@ const (
 // ErrClosed is returned by a TokenSource after Close.
 var ErrClosed = errors.New("the token source is closed")
 
+// Credential is what one call shows to Atlas.
+type Credential struct {
+	// JWT is what travels.
+	JWT JWT
+	// Profile names the service's own Atlas identity that the JWT is of, and Secret is what the JWT was traded for: the same
+	// for every process that has this identity, whereas each logs in to a JWT of its own. Both are empty for a caller's own
+	// JWT.
+	Profile string
+	Secret  UserAuthToken
+
+	claims *Claims      // of the JWT, if they have been read already
+	source *TokenSource // of a profile
+}
+
+// Claims reads what the JWT says of itself: to be believed only if Atlas has issued it to this process, as it has for a
+// profile, or has just accepted it.
+func (c Credential) Claims() Claims {
+	if c.claims != nil {
+		return *c.claims
+	}
+	return c.JWT.UnverifiedClaims()
+}
+
+// WithClaims is c with its claims read, which costs more than all else that is done with one: whoever asks for them twice
+// does that first.
+func (c Credential) WithClaims() Credential {
+	claims := c.Claims()
+	c.claims = &claims
+	return c
+}
+
+// Renewed is what the profile of c has at present; c itself, if it is a caller's own.
+func (c Credential) Renewed(ctx context.Context) (Credential, error) {
+	if c.source == nil {
+		return c, nil
+	}
+	return c.source.Credential(ctx)
+}
+
 // CredentialError says that Atlas refuses the credential that a TokenSource holds. No caller can do anything about it.
 type CredentialError struct {
 	RetryAfter time.Duration // until the next login is tried
@@ -50,6 +89,8 @@ type identityProvider interface {
 type TokenSourceConfig struct {
 	// Client logs in and refreshes. Required.
 	Client *Client
+	// Profile is what every Credential is marked with: no two sources that are in use at once have the same. Required.
+	Profile string
 	// Secret returns the bot's userauthtoken. It is asked at each login, so that a replaced secret is used. If Atlas refuses
 	// that, the last one that it took is used as long as it takes it. Required.
 	Secret func() (UserAuthToken, error)
@@ -65,13 +106,18 @@ type TokenEvent struct {
 	Err error
 }
 
+// Routine reports whether it is a failure that is nobody's concern: Atlas refuses a refresh once the login behind it is too
+// old, and a login follows.
+func (e TokenEvent) Routine() bool { return e.Op == OpRefresh && isRefusal(e.Err) }
+
 // TokenSource has the JWT of one Atlas identity: it logs in when first asked, refreshes at about half of the JWT's
 // remaining life, and logs in anew when a refresh is refused. All callers share one login; each waits no longer than its
 // own context allows, and none ends it for the others.
 //
-// Whether a JWT still works is Atlas's to say: a wrong clock here leads to an early refresh or to a 401 that [WithJWT]
+// Whether a JWT still works is Atlas's to say: a wrong clock here leads to an early refresh or to a 401 that [WithReLogin]
 // heals, never to a failed call.
 type TokenSource struct {
+	profile string
 	atlas   identityProvider
 	secret  func() (UserAuthToken, error)
 	onEvent func(TokenEvent)
@@ -82,26 +128,32 @@ type TokenSource struct {
 	work   sync.WaitGroup
 
 	mu       sync.Mutex
-	jwt      JWT           // guarded by mu; "" if there is none
-	had      UserAuthToken // guarded by mu; what jwt was had with
-	expires  time.Time     // guarded by mu; when jwt is given up, on the monotonic clock
-	renewal  *renewal      // guarded by mu; in progress, nil if none is
-	stop     func() bool   // guarded by mu; keeps the next refresh from starting, nil if there never was one
-	failures int           // guarded by mu; in a row
-	nextTry  time.Time     // guarded by mu; no login before this
-	err      error         // guarded by mu; why the last login or refresh failed, nil if it did not
-	closed   bool          // guarded by mu
-	retired  bool          // guarded by mu
+	present  *session    // guarded by mu; nil if there is none
+	renewal  *renewal    // guarded by mu; in progress, nil if none is
+	stop     func() bool // guarded by mu; keeps the next refresh from starting, nil if there never was one
+	failures int         // guarded by mu; in a row
+	nextTry  time.Time   // guarded by mu; no login before this
+	err      error       // guarded by mu; why the last login or refresh failed, nil if it did not
+	closed   bool        // guarded by mu
+	retired  bool        // guarded by mu
 
-	accepted UserAuthToken // of the renewal in progress; the last one that Atlas took, "" if it takes none any more
-	refused  UserAuthToken // of the renewal in progress; the last one that Atlas did not take
+	// Of the renewal in progress.
+	accepted UserAuthToken // the last one that Atlas took, "" if it takes none any more
+	refused  UserAuthToken // the last one that Atlas did not take
+}
+
+// session is a JWT with the secret that it was traded for, from the login to the last refresh: the two are never put together
+// from different places.
+type session struct {
+	cred    Credential
+	ahead   time.Duration // how far Atlas's clock is ahead of ours, as far as a JWT has told
+	expires time.Time     // when the JWT is given up, on the monotonic clock
 }
 
 // renewal is one shared login or refresh.
 type renewal struct {
 	done chan struct{} // closed at the end
-	jwt  JWT           // valid after done
-	had  UserAuthToken // valid after done; what jwt was had with
+	cred Credential    // valid after done
 	err  error         // valid after done
 }
 
@@ -111,7 +163,7 @@ func NewTokenSource(config TokenSourceConfig) *TokenSource {
 }
 
 func newTokenSource(atlas identityProvider, config TokenSourceConfig) *TokenSource {
-	s := &TokenSource{atlas: atlas, secret: config.Secret, onEvent: config.OnEvent, clock: config.Clock.withDefaults()}
+	s := &TokenSource{profile: config.Profile, atlas: atlas, secret: config.Secret, onEvent: config.OnEvent, clock: config.Clock.withDefaults()}
 	if s.onEvent == nil {
 		s.onEvent = func(TokenEvent) {}
 	}
@@ -119,30 +171,23 @@ func newTokenSource(atlas identityProvider, config TokenSourceConfig) *TokenSour
 	return s
 }
 
-// Token returns the present JWT at once, or waits for a login. It fails with a [*CredentialError] while Atlas refuses the
-// identity, with the [*Error] of the last login while that is not to be repeated yet, and with ctx's error.
-func (s *TokenSource) Token(ctx context.Context) (JWT, error) {
-	jwt, _, err := s.Credential(ctx)
-	return jwt, err
-}
-
-// Credential is Token with the userauthtoken that the JWT was had with: the same for every process that has this
-// identity, whereas each logs in to a JWT of its own.
-func (s *TokenSource) Credential(ctx context.Context) (JWT, UserAuthToken, error) {
+// Credential returns the present JWT at once, or waits for a login. It fails with a [*CredentialError] while Atlas refuses
+// the identity, with the [*Error] of the last login while that is not to be repeated yet, and with ctx's error.
+func (s *TokenSource) Credential(ctx context.Context) (Credential, error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return "", "", ErrClosed
+		return Credential{}, ErrClosed
 	}
-	if s.jwt != "" && s.clock.Now().Before(s.expires) {
+	if s.present != nil && s.clock.Now().Before(s.present.expires) {
 		defer s.mu.Unlock()
-		return s.jwt, s.had, nil
+		return s.present.cred, nil
 	}
-	s.jwt = ""
+	s.present = nil
 	if s.renewal == nil {
 		if wait := s.clock.until(s.nextTry); wait > 0 {
 			defer s.mu.Unlock()
-			return "", "", s.waitError(wait)
+			return Credential{}, s.waitError(wait)
 		}
 		s.renew()
 	}
@@ -151,17 +196,21 @@ func (s *TokenSource) Credential(ctx context.Context) (JWT, UserAuthToken, error
 
 	select {
 	case <-current.done:
-		return current.jwt, current.had, current.err
+		return current.cred, current.err
 	case <-ctx.Done():
-		return "", "", ctx.Err()
+		return Credential{}, ctx.Err()
 	}
 }
 
 // waitError is the last error, with the time that is left. The caller holds mu.
 func (s *TokenSource) waitError(wait time.Duration) error {
-	var refused *CredentialError
-	if errors.As(s.err, &refused) {
+	if refused, ok := errors.AsType[*CredentialError](s.err); ok {
 		return &CredentialError{RetryAfter: wait, Err: refused.Err}
+	}
+	if failed, ok := errors.AsType[*Error](s.err); ok && failed.RetryAfter > 0 {
+		left := *failed
+		left.RetryAfter = wait
+		return &left
 	}
 	return s.err
 }
@@ -171,9 +220,16 @@ func (s *TokenSource) waitError(wait time.Duration) error {
 func (s *TokenSource) Invalidate(jwt JWT) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.jwt == jwt {
-		s.jwt = ""
+	s.drop(jwt)
+}
+
+// drop reports whether jwt was the present one, which there is none of from then on. The caller holds mu.
+func (s *TokenSource) drop(jwt JWT) bool {
+	if s.present == nil || s.present.cred.JWT != jwt {
+		return false
 	}
+	s.present = nil
+	return true
 }
 
 // reject drops jwt, which Atlas has refused although it had just issued it. Another login would not help, and one for
@@ -181,8 +237,7 @@ func (s *TokenSource) Invalidate(jwt JWT) {
 func (s *TokenSource) reject(jwt JWT, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.jwt == jwt {
-		s.jwt = ""
+	if s.drop(jwt) {
 		s.failed(&CredentialError{Err: err})
 	}
 	return &CredentialError{RetryAfter: max(s.clock.until(s.nextTry), time.Second), Err: err}
@@ -225,37 +280,37 @@ func (s *TokenSource) Close() {
 	s.work.Wait()
 }
 
-// renew starts the one renewal: a refresh of the present JWT, or a login if there is none. The caller holds mu.
+// renew starts the one renewal: a refresh of the present session, or a login if there is none. The caller holds mu.
 func (s *TokenSource) renew() {
 	r := &renewal{done: make(chan struct{})}
 	s.renewal = r
-	present := s.jwt
+	present := s.present
 	s.work.Go(func() {
-		jwt, err := s.obtain(present)
-		had := s.accepted
+		next, err := s.obtain(present)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.renewal = nil
 		if err != nil {
 			s.failed(err)
-			err = s.err
+			r.err = s.err
 		} else {
-			s.succeeded(jwt, had)
+			s.succeeded(next)
+			r.cred = next.cred
 		}
-		r.jwt, r.had, r.err = jwt, had, err
 		close(r.done)
 	})
 }
 
-// succeeded takes a new JWT. The caller holds mu.
-func (s *TokenSource) succeeded(jwt JWT, had UserAuthToken) {
-	s.jwt, s.had = jwt, had
+// succeeded takes a new session. The caller holds mu.
+func (s *TokenSource) succeeded(next *session) {
+	s.present = next
 	s.err, s.failures, s.nextTry = nil, 0, time.Time{}
+	now := s.clock.Now()
 	life := assumedLife
-	if expiry := jwt.UnverifiedClaims().Expiry; !expiry.IsZero() {
-		life = max(s.clock.until(expiry), minLife)
+	if expiry := next.cred.claims.Expiry; !expiry.IsZero() {
+		life = max(expiry.Sub(now.Add(next.ahead)), minLife)
 	}
-	s.expires = s.clock.Now().Add(life)
+	next.expires = now.Add(life)
 	// Half of the life is a margin for a wrong clock, and the jitter keeps replicas that started together apart.
 	s.schedule(life * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
 }
@@ -273,7 +328,7 @@ func (s *TokenSource) failed(err error) {
 		wait = max(wait, e.RetryAfter)
 	}
 	s.err, s.nextTry = err, s.clock.Now().Add(wait)
-	if s.jwt != "" {
+	if s.present != nil {
 		s.schedule(wait)
 	}
 }
@@ -290,7 +345,7 @@ func (s *TokenSource) schedule(wait time.Duration) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		// Without a JWT there is nothing to refresh, and the next caller logs in.
-		if !s.closed && s.renewal == nil && s.jwt != "" {
+		if !s.closed && s.renewal == nil && s.present != nil {
 			s.renew()
 		}
 	})
@@ -302,28 +357,35 @@ func backOff(least, most time.Duration, failures int) time.Duration {
 	return wait + rand.N(wait/5) //nolint:gosec // not a secret
 }
 
-// WithJWT runs call with source's JWT. If Atlas refuses that with a 401, it is dropped, and call runs exactly once more
-// with a new one. That is safe for a delete too: a 401 means that Atlas did not do it.
-func WithJWT[T any](ctx context.Context, source *TokenSource, call func(context.Context, JWT) (T, error)) (T, error) {
-	var none T
-	jwt, err := source.Token(ctx)
-	if err != nil {
-		return none, err
-	}
-	answer, err := call(ctx, jwt)
-	if !isUnauthorized(err) {
+// WithReLogin runs call with the JWT of cred. If Atlas refuses one of a profile with a 401, it is dropped, and call runs
+// exactly once more after a new login. That is safe for a delete too: a 401 means that Atlas did not do it.
+//
+// A new login may be to another org, when the secret has been replaced by one of another Atlas user. What was begun for one
+// org does not go on for another: that is [ErrOrgChanged].
+func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.Context, JWT) (T, error)) (T, error) {
+	answer, err := call(ctx, cred.JWT)
+	if cred.source == nil || !isUnauthorized(err) {
 		return answer, err
 	}
-	source.Invalidate(jwt)
-	if jwt, err = source.Token(ctx); err != nil {
+	var none T
+	cred.source.Invalidate(cred.JWT)
+	next, err := cred.Renewed(ctx)
+	switch {
+	case err != nil:
 		return none, err
+	case next.Claims().OrgID != cred.Claims().OrgID:
+		return none, ErrOrgChanged
 	}
-	answer, err = call(ctx, jwt)
+	answer, err = call(ctx, next.JWT)
 	if isUnauthorized(err) {
-		return none, source.reject(jwt, err)
+		return none, cred.source.reject(next.JWT, err)
 	}
 	return answer, err
 }
+
+// ErrOrgChanged says that the identity behind a call is now one of another org. Nothing was done; a call with the source's
+// present Credential is for the new one.
+var ErrOrgChanged = errors.New("the service's own credential is now one of another org")
 
 func isUnauthorized(err error) bool {
 	var e *Error

@@ -31,11 +31,11 @@ func wantCounts(t *testing.T, f *fakeIdentity, want string) {
 
 func mustToken(t *testing.T, s *TokenSource) JWT {
 	t.Helper()
-	jwt, err := s.Token(t.Context())
+	cred, err := s.Credential(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return jwt
+	return cred.JWT
 }
 
 // TestFault33SharedLogin: a thousand callers, one login, and each waits only as long as it may.
@@ -50,7 +50,7 @@ func TestFault33SharedLogin(t *testing.T) {
 			late.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 				defer cancel()
-				if _, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				if _, err := s.Credential(ctx); !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("a caller with half the time got %v", err)
 				}
 			})
@@ -67,13 +67,13 @@ func TestFault34FirstWaiterCancels(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		first := make(chan error)
 		go func() {
-			_, err := s.Token(ctx)
+			_, err := s.Credential(ctx)
 			first <- err
 		}()
 		synctest.Wait()
 		second := make(chan error)
 		go func() {
-			_, err := s.Token(t.Context())
+			_, err := s.Credential(t.Context())
 			second <- err
 		}()
 		synctest.Wait()
@@ -163,7 +163,7 @@ func TestFault30LoginRefused(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		f.set(func() { f.loginErr = refusal() })
 		for range 100 {
-			_, err := s.Token(t.Context())
+			_, err := s.Credential(t.Context())
 			var refused *CredentialError
 			if !errors.As(err, &refused) || refused.RetryAfter <= 0 || refused.RetryAfter > 40*time.Second {
 				t.Fatalf("got %v, want a CredentialError with a time to wait", err)
@@ -174,12 +174,12 @@ func TestFault30LoginRefused(t *testing.T) {
 		}
 		wantCounts(t, f, "1 logins, 0 refreshes")
 		advance(29 * time.Second)
-		_, _ = s.Token(t.Context())
+		_, _ = s.Credential(t.Context())
 		wantCounts(t, f, "1 logins, 0 refreshes")
 		advance(8 * time.Second)
-		_, _ = s.Token(t.Context())
+		_, _ = s.Credential(t.Context())
 		wantCounts(t, f, "2 logins, 0 refreshes")
-		_, _ = s.Token(t.Context())
+		_, _ = s.Credential(t.Context())
 		wantCounts(t, f, "2 logins, 0 refreshes")
 		f.set(func() { f.loginErr = nil })
 		s.SecretChanged()
@@ -193,13 +193,16 @@ func TestLoginFails(t *testing.T) {
 		f.set(func() {
 			f.loginErr = &Error{Op: OpLogIn, Kind: KindStatus, StatusCode: 429, RetryAfter: 7 * time.Second, Err: errors.New("429")}
 		})
-		_, err := s.Token(t.Context())
+		_, err := s.Credential(t.Context())
 		var e *Error
 		if !errors.As(err, &e) || e.StatusCode != 429 {
 			t.Fatalf("got %v, want Atlas's own 429", err)
 		}
 		advance(6 * time.Second)
-		_, _ = s.Token(t.Context())
+		_, err = s.Credential(t.Context())
+		if !errors.As(err, &e) || e.RetryAfter != time.Second {
+			t.Errorf("got %v after six of seven seconds, want to wait for one more", err)
+		}
 		wantCounts(t, f, "1 logins, 0 refreshes")
 		f.set(func() { f.loginErr = nil })
 		advance(time.Second)
@@ -232,6 +235,30 @@ func TestFault32Clock(t *testing.T) {
 	}
 }
 
+// TestLifeByAtlasClock: with a clock here that is hours off, a JWT is refreshed at half of the life that Atlas gave it, also
+// after refreshes, whose orig_iat is that of the login.
+func TestLifeByAtlasClock(t *testing.T) {
+	for name, claims := range map[string]fakeClaims{"iat": {iat: true}, "orig_iat": {origIat: true}, "both": {true, true}} {
+		for _, skew := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
+			t.Run(fmt.Sprint(name, skew), func(t *testing.T) {
+				withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+					f.set(func() { f.skew, f.claims, f.latency = skew, claims, 0 })
+					mustToken(t, s)
+					for range 10 {
+						advance(35 * time.Minute)
+						mustToken(t, s)
+					}
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					if f.logins != 1 || f.refreshes < 10 || f.refreshes > 13 { // one in 27 to 33 of the 350 minutes
+						t.Errorf("%d logins and %d refreshes in 350 minutes", f.logins, f.refreshes)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestInvalidate(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		first := mustToken(t, s)
@@ -251,15 +278,25 @@ func unauthorized() error {
 	return &Error{Op: OpCreate, Kind: KindStatus, StatusCode: 401, Err: errors.New("401")}
 }
 
-// TestFault08WithJWT: a 401 costs one login and one replay, for any number of callers; a second one is not the caller's.
-func TestFault08WithJWT(t *testing.T) {
+// withReLogin is WithReLogin with what the source has at present.
+func withReLogin[T any](ctx context.Context, s *TokenSource, call func(context.Context, JWT) (T, error)) (T, error) {
+	cred, err := s.Credential(ctx)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return WithReLogin(ctx, cred, call)
+}
+
+// TestFault08ReLogin: a 401 costs one login and one replay, for any number of callers; a second one is not the caller's.
+func TestFault08ReLogin(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		revoked := mustToken(t, s)
 		var callers sync.WaitGroup
 		for range 1000 {
 			callers.Go(func() {
 				calls := 0
-				got, err := WithJWT(t.Context(), s, func(_ context.Context, jwt JWT) (string, error) {
+				got, err := withReLogin(t.Context(), s, func(_ context.Context, jwt JWT) (string, error) {
 					calls++
 					advance(10 * time.Millisecond)
 					if jwt == revoked {
@@ -278,7 +315,7 @@ func TestFault08WithJWT(t *testing.T) {
 	t.Run("refused for good", func(t *testing.T) {
 		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 			for range 10 {
-				_, err := WithJWT(t.Context(), s, func(context.Context, JWT) (string, error) { return "", unauthorized() })
+				_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "", unauthorized() })
 				var refused *CredentialError
 				if !errors.As(err, &refused) || refused.RetryAfter <= 0 {
 					t.Fatalf("got %v, want a CredentialError with a time to wait", err)
@@ -290,7 +327,7 @@ func TestFault08WithJWT(t *testing.T) {
 	t.Run("another error", func(t *testing.T) {
 		withSource(t, func(t *testing.T, _ *fakeIdentity, s *TokenSource) {
 			calls, broken := 0, errors.New("broken")
-			_, err := WithJWT(t.Context(), s, func(context.Context, JWT) (string, error) { calls++; return "", broken })
+			_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { calls++; return "", broken })
 			if !errors.Is(err, broken) || calls != 1 {
 				t.Errorf("got %v after %d calls", err, calls)
 			}
@@ -304,7 +341,7 @@ func TestClose(t *testing.T) {
 		s := newTokenSource(f, TokenSourceConfig{Secret: plantedSecret})
 		waiting := make(chan error)
 		go func() {
-			_, err := s.Token(t.Context())
+			_, err := s.Credential(t.Context())
 			waiting <- err
 		}()
 		synctest.Wait()
@@ -312,7 +349,7 @@ func TestClose(t *testing.T) {
 		if err := <-waiting; err == nil {
 			t.Error("a login went on after Close")
 		}
-		if _, err := s.Token(t.Context()); !errors.Is(err, ErrClosed) {
+		if _, err := s.Credential(t.Context()); !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
 	})
@@ -323,7 +360,7 @@ func TestUnreadableSecret(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
 		s := newTokenSource(f, TokenSourceConfig{Secret: func() (UserAuthToken, error) { return "", errors.New("no file") }})
 		defer s.Close()
-		_, err := s.Token(t.Context())
+		_, err := s.Credential(t.Context())
 		var refused *CredentialError
 		if !errors.As(err, &refused) {
 			t.Errorf("got %v, want a CredentialError", err)

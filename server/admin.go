@@ -32,7 +32,7 @@ func newAdminHandler(ready *readiness, warnings func() error, metrics *prometheu
 		if state != stateReady {
 			status = http.StatusServiceUnavailable
 		}
-		// Told in words only: every replica has the same ones about Atlas, and without one there is nobody to say so.
+		// Told in words only: every replica has the same with Atlas, and without one there is nobody to say so.
 		if err := warnings(); err != nil {
 			state += "\n" + err.Error()
 		}

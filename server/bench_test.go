@@ -8,12 +8,14 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
@@ -30,14 +32,16 @@ func (instantAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error { ret
 func BenchmarkREST(b *testing.B) {
 	cfg := Config{Logger: slog.New(slog.DiscardHandler)}
 	cfg.setDefaults()
-	cache, err := tokencache.New(tokencache.Config{})
+	cache, err := tokencache.New(instantAtlas{}, tokencache.Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(cache.Close)
-	svc, calls := &service{atlas: instantAtlas{}, cache: cache}, chain(callChain(cfg))
+	svc, intercept := &service{tokens: cache}, chain.New(chain.Config{
+		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
+	})
 
-	local, err := newRESTHandler(svc, calls, cfg.Logger)
+	local, err := rest.NewHandler(svc, intercept, cfg.Logger)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -47,7 +51,7 @@ func BenchmarkREST(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	grpcServer := newGRPCServer(svc, calls, newHealthService(), nil, cfg.Logger)
+	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), cfg, intercept, nil))
 	go func() { _ = grpcServer.Serve(listener) }()
 	b.Cleanup(grpcServer.Stop)
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -55,17 +59,26 @@ func BenchmarkREST(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = conn.Close() })
-	mux := runtime.NewServeMux(
-		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
-		runtime.WithMetadata(incomingMetadata),
-		runtime.WithForwardResponseOption(successStatus),
-		runtime.WithWriteContentLength(),
-	)
-	if err := ephemeraltokenv1.RegisterEphemeralTokenServiceHandler(b.Context(), mux, conn); err != nil {
+	client := dialled{client: ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
+	direct := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		return handler(ctx, req)
+	}
+	loopback, err := rest.NewHandler(client, direct, cfg.Logger)
+	if err != nil {
 		b.Fatal(err)
 	}
-	dialled := &restHandler{routes: serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto), gateway: mux, log: cfg.Logger}
-	b.Run("loopback", func(b *testing.B) { benchmarkREST(b, dialled) })
+	b.Run("loopback", func(b *testing.B) { benchmarkREST(b, loopback) })
+}
+
+// dialled is the service at the other end of a connection.
+type dialled struct {
+	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
+	client ephemeraltokenv1.EphemeralTokenServiceClient
+}
+
+func (d dialled) CreateToken(ctx context.Context, req *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return d.client.CreateToken(metadata.NewOutgoingContext(ctx, md), req)
 }
 
 func benchmarkREST(b *testing.B, handler http.Handler) {

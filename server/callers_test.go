@@ -130,7 +130,7 @@ callers:
 			t.Fatal(s.auth.Check())
 		}
 	}
-	if _, err := s.source.Token(testContext(t)); err != nil { // so that each call below is one call of Atlas at most
+	if _, err := s.source.Credential(testContext(t)); err != nil { // so that each call below is one call of Atlas at most
 		t.Fatal(err)
 	}
 

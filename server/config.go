@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
@@ -22,7 +23,7 @@ type Config struct {
 	// Plaintext allows gRPC and REST without TLS on addresses that other machines can reach.
 	Plaintext bool
 	// Atlas does the work.
-	Atlas Atlas
+	Atlas tokencache.Atlas
 	// Cache says what of Atlas's answers is remembered, and where. Default: nothing is; calls are shared in any case. Its
 	// CallTimeout, Registerer and Logger are those of this Config.
 	Cache tokencache.Config
@@ -43,8 +44,9 @@ type Config struct {
 	// one; whatever else the program counts may be registered before or after. Default: a new one.
 	Metrics *prometheus.Registry
 
-	reloadInterval time.Duration // between two looks at the TLS files; tests have no second to wait
-	cache          Cache         // in place of one that Cache describes; of tests
+	reloadInterval time.Duration                 // between two looks at the TLS files; tests have no second to wait
+	connectionAge  time.Duration                 // after which gRPC clients have to connect again; tests have no half an hour to wait
+	newTokens      func(tokencache.Atlas) Tokens // in place of a cache; of tests
 }
 
 func (c *Config) setDefaults() {
@@ -66,17 +68,15 @@ func (c *Config) setDefaults() {
 	if c.reloadInterval == 0 {
 		c.reloadInterval = reload.Interval
 	}
+	if c.connectionAge == 0 {
+		c.connectionAge = 30 * time.Minute
+	}
 	if c.Audit == nil {
 		c.Audit = slog.New(slog.DiscardHandler)
 	}
 	if c.Auth == nil {
 		c.Auth = auth.PassThrough()
 	}
-}
-
-// warnings are what an operator should know of, nil if all is well.
-func (c *Config) warnings() error {
-	return errors.Join(c.Auth.Check(), c.cache.Check())
 }
 
 // Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.
@@ -97,7 +97,7 @@ func (c Config) Validate() error {
 		errs = append(errs, ErrNoAtlas)
 	}
 	errs = append(errs,
-		validateAddr("gRPC", c.GRPCAddr), validateAddr("HTTP", c.HTTPAddr), validateAddr("admin", c.AdminAddr))
+		listen.Validate("gRPC", c.GRPCAddr), listen.Validate("HTTP", c.HTTPAddr), listen.Validate("admin", c.AdminAddr))
 	if c.TLS.Enabled() {
 		_, err := c.TLS.open(slog.New(slog.DiscardHandler)) // New is who uses them, and says what is odd about them
 		errs = append(errs, err)
@@ -112,4 +112,12 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("a timeout or limit is negative"))
 	}
 	return errors.Join(errs...)
+}
+
+// validateLocal reports an address that other machines can reach.
+func validateLocal(name, addr string) error {
+	if addr == "" || listen.IsLocal(addr) {
+		return nil
+	}
+	return &listen.Error{Listener: name, Addr: addr, Err: ErrExposed}
 }

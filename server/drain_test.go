@@ -109,25 +109,73 @@ func TestDrainTimeout(t *testing.T) {
 	}
 }
 
-// TestDrainWithOpenStreams: neither an idle reflection stream nor a call whose message never comes is a call in progress.
+// TestDrainWithOpenStreams: streams that have no end of their own are let go, and a call whose message never comes is not a
+// call in progress.
 func TestDrainWithOpenStreams(t *testing.T) {
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 10 * time.Second })
-	stream, err := reflectionpb.NewServerReflectionClient(s.grpcConn(t)).ServerReflectionInfo(testContext(t))
-	if err != nil {
-		t.Fatal(err)
+	for name, tc := range map[string]struct {
+		open func(*testing.T, *service)
+		most time.Duration // that it may hold up the stop
+	}{
+		"reflection": {func(t *testing.T, s *service) {
+			stream, err := reflectionpb.NewServerReflectionClient(s.grpcConn(t)).ServerReflectionInfo(testContext(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := stream.Recv(); err != nil {
+				t.Fatal(err)
+			}
+		}, 5 * time.Second},
+		"health": {func(t *testing.T, s *service) {
+			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := watch.Recv(); err != nil {
+				t.Fatal(err)
+			}
+		}, 5 * time.Second},
+		"call without its message":         {func(t *testing.T, s *service) { openRawStreams(t, s, 100, createMethod) }, 10 * time.Second},
+		"health check without its message": {func(t *testing.T, s *service) { openRawStreams(t, s, 1, healthpb.Health_Check_FullMethodName) }, 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 15 * time.Second })
+			tc.open(t, s)
+			start := time.Now()
+			if err := s.stop(); err != nil {
+				t.Errorf("stop: %v", err)
+			}
+			if took := time.Since(start); took > tc.most {
+				t.Errorf("an open stream held up the stop for %v", took)
+			}
+		})
 	}
-	if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := stream.Recv(); err != nil {
-		t.Fatal(err)
-	}
-	start := time.Now()
-	if err := s.stop(); err != nil {
-		t.Errorf("stop: %v", err)
-	}
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("an idle stream held up the stop for %v", took)
+}
+
+// TestConnectionAge: a connection that has to end waits for its calls as long as a call may take, no less and not much longer.
+func TestConnectionAge(t *testing.T) {
+	for name, tc := range map[string]struct{ ceiling, least, most time.Duration }{
+		"short": {200 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second},
+		"long":  {3 * time.Second, 3 * time.Second, 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) {
+				c.CallCeiling = tc.ceiling
+				c.SetConnectionAge(50 * time.Millisecond)
+			})
+			start := time.Now()
+			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{}) // it has no end
+			for err == nil {
+				_, err = watch.Recv()
+			}
+			if took := time.Since(start); took < tc.least || took > tc.most {
+				t.Errorf("the connection ended after %v, want %v to %v", took, tc.least, tc.most)
+			}
+		})
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
 // newHTTPServer has the limits of every HTTP listener. A client that sends slowly is gone after ReadTimeout.
@@ -11,7 +13,7 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 	return &http.Server{
 		Handler:        handler,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		MaxHeaderBytes: maxHeaderBytes,
+		MaxHeaderBytes: chain.MaxHeaderBytes,
 		// OPTIONS * is a route that does not exist, like any other, and not for net/http to answer.
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            5 * time.Second,

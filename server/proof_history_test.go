@@ -24,6 +24,8 @@ type event struct {
 	harmless        bool   // of a delete that failed: Atlas provably did not carry it out
 	token           string // of a create
 	hit             bool   // of a create: from memory
+	replica, jwt    int    // which of the replicas, and of the org's credentials
+	madeUp          bool   // of a delete: its JWT is nobody's
 }
 
 // history is what many callers saw, and what Atlas knows of the tokens.
@@ -39,6 +41,8 @@ type birth struct {
 }
 
 func newHistory(events []event, em *emulator.Emulator) history {
+	// Atlas refuses what is made up. Whatever its caller was told, nothing happened, and nobody else may see anything of it.
+	events = slices.DeleteFunc(events, func(e event) bool { return e.madeUp })
 	orgs, count := map[string]int{}, map[int]int{}
 	for i, org := range em.Orgs() {
 		orgs[org.ID] = i
@@ -98,14 +102,27 @@ func (h history) violations() int {
 
 // dead counts the creates that returned a token that was deleted at Atlas before they began. The emulator knows when that
 // was, so this needs no model, and sees what a model lets pass because a delete of unknown outcome may happen at any time.
-// Where not all replicas reach Redis, a token may be handed out until its delete is acknowledged, or for longer if it never
-// is.
+// Where not all replicas reach Redis, or the replica that deletes has not seen Atlas accept the credential before, a token may
+// be handed out until its delete is acknowledged, or for longer if it never is.
 func (h history) dead(lenient bool) int {
 	deletes := map[int][]event{}
 	for _, e := range h.events {
 		if e.op == remove && !e.harmless {
 			deletes[e.org] = append(deletes[e.org], e)
 		}
+	}
+	type credential struct{ org, replica, jwt int }
+	accepted := map[credential]uint64{} // when a replica first saw Atlas accept it
+	for _, e := range h.events {
+		c := credential{e.org, e.replica, e.jwt}
+		if at, seen := accepted[c]; e.ok && !e.hit && (!seen || e.ended < at) {
+			accepted[c] = e.ended
+		}
+	}
+	// A replica holds nothing for a delete with a credential that it does not know. What is handed out meanwhile may be dead.
+	known := func(d event) bool {
+		at, seen := accepted[credential{d.org, d.replica, d.jwt}]
+		return seen && at < d.callTick
 	}
 	n := 0
 	for _, e := range h.events {
@@ -115,9 +132,9 @@ func (h history) dead(lenient bool) int {
 		b := h.born[e.token]
 		died := b.deleted != 0 && b.deleted < e.callTick
 		excused := func(d event) bool {
-			return d.callTick < b.deleted && (!d.ok || d.ended > e.callTick)
+			return d.callTick < b.deleted && (!d.ok || d.ended > e.callTick) && (lenient || !known(d))
 		}
-		if died && !(lenient && slices.ContainsFunc(deletes[e.org], excused)) {
+		if died && !slices.ContainsFunc(deletes[e.org], excused) {
 			n++
 		}
 	}

@@ -22,42 +22,47 @@ import (
 // Common ways to share and remember, each wrong in its own way. TestProofRejects shows that the proof would find them out,
 // so that its silence about the real one means something.
 
-type (
-	asker  = func(context.Context) (tokencache.Answer, error)
-	sender = func(context.Context) (atlas.JWT, error)
-)
+// upstream is what every mutant does when it has nothing, and when it deletes.
+type upstream struct{ atlas tokencache.Atlas }
 
-// asked is what every mutant does when it has nothing.
-func asked(ctx context.Context, ask asker) (tokencache.Result, error) {
-	answer, err := ask(ctx)
-	return tokencache.Result{Token: answer.Token}, err
+func (u upstream) ask(ctx context.Context, cred atlas.Credential) (tokencache.Result, error) {
+	token, err := atlas.WithReLogin(ctx, cred, u.atlas.CreateEphemeralToken)
+	return tokencache.Result{Token: token, Org: cred.Claims().OrgID}, err
 }
+
+func (u upstream) send(ctx context.Context, cred atlas.Credential) (string, error) {
+	return cred.Claims().OrgID, u.atlas.DeleteEphemeralToken(ctx, cred.JWT)
+}
+
+func (upstream) Check() error { return nil }
 
 // singleFlight joins a call that has already begun.
 type singleFlight struct {
+	upstream
+
 	group  singleflight.Group
 	forget bool // a delete makes the callers after it begin a new one
 }
 
-func (m *singleFlight) Create(ctx context.Context, cred tokencache.Credential, _ bool, ask asker) (tokencache.Result, error) {
-	result, err, _ := m.group.Do(fmt.Sprint(cred), func() (any, error) { return asked(context.WithoutCancel(ctx), ask) })
+func (m *singleFlight) Create(ctx context.Context, cred atlas.Credential, _ bool) (tokencache.Result, error) {
+	result, err, _ := m.group.Do(cred.Claims().OrgID, func() (any, error) { return m.ask(context.WithoutCancel(ctx), cred) })
 	return result.(tokencache.Result), err
 }
 
-func (m *singleFlight) Delete(ctx context.Context, cred tokencache.Credential, send sender) error {
+func (m *singleFlight) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
 	if m.forget {
-		m.group.Forget(fmt.Sprint(cred))
+		m.group.Forget(cred.Claims().OrgID)
 	}
-	_, err := send(ctx)
-	return err
+	org, err := m.send(ctx, cred)
+	return org, err
 }
-
-func (m *singleFlight) Check() error { return nil }
 
 // unfenced remembers by time alone. A delete forgets what is there, but not what is on its way.
 type unfenced struct {
+	upstream
+
 	mu     sync.Mutex
-	tokens map[tokencache.Credential]remembered // guarded by mu
+	tokens map[atlas.JWT]remembered // guarded by mu
 }
 
 type remembered struct {
@@ -66,70 +71,70 @@ type remembered struct {
 	until time.Time
 }
 
-func (m *unfenced) Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask asker) (tokencache.Result, error) {
+func (m *unfenced) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
 	m.mu.Lock()
-	found := m.tokens[cred]
+	found := m.tokens[cred.JWT]
 	m.mu.Unlock()
 	if !fresh && time.Now().Before(found.until) {
 		return tokencache.Result{Token: found.token}, nil
 	}
-	result, err := asked(ctx, ask)
+	result, err := m.ask(ctx, cred)
 	if err == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.tokens[cred] = remembered{token: result.Token, until: time.Now().Add(proofTTL)}
+		m.tokens[cred.JWT] = remembered{token: result.Token, until: time.Now().Add(proofTTL)}
 	}
 	return result, err
 }
 
-func (m *unfenced) Delete(ctx context.Context, _ tokencache.Credential, send sender) error {
-	_, err := send(ctx)
+func (m *unfenced) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
+	org, err := m.send(ctx, cred)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.tokens)
-	return err
+	return org, err
 }
-
-func (m *unfenced) Check() error { return nil }
 
 // fencedAfter has a fence that moves when a delete has ended, and not before it begins: until then one caller is given the
 // old token after another has the new one.
 type fencedAfter struct {
-	unfenced
+	*unfenced
 
 	moved map[string]int // guarded by mu; by org
 	seq   int            // guarded by mu
 }
 
-func (m *fencedAfter) Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask asker) (tokencache.Result, error) {
+func (m *fencedAfter) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
 	m.mu.Lock()
-	found, seq := m.tokens[cred], m.seq
-	usable := found.seq >= m.moved[cred.Org()] && time.Now().Before(found.until)
+	found, seq := m.tokens[cred.JWT], m.seq
+	usable := found.seq >= m.moved[cred.Claims().OrgID] && time.Now().Before(found.until)
 	m.mu.Unlock()
 	if usable && !fresh {
 		return tokencache.Result{Token: found.token}, nil
 	}
-	result, err := asked(ctx, ask)
+	result, err := m.ask(ctx, cred)
 	if err == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.tokens[cred] = remembered{result.Token, seq, time.Now().Add(proofTTL)}
+		m.tokens[cred.JWT] = remembered{result.Token, seq, time.Now().Add(proofTTL)}
 	}
 	return result, err
 }
 
-func (m *fencedAfter) Delete(ctx context.Context, cred tokencache.Credential, send sender) error {
-	_, err := send(ctx)
+func (m *fencedAfter) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
+	org, err := m.send(ctx, cred)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.seq++
-	m.moved[cred.Org()] = m.seq
-	return err
+	m.moved[cred.Claims().OrgID] = m.seq
+	return org, err
 }
 
 // apart keeps tokens in Redis, and looks at the fence in a round trip of its own: between the two, and before what was asked
 // for is stored, a delete can begin and end.
 type apart struct {
+	upstream
+
 	client rueidis.Client
 }
 
@@ -139,74 +144,75 @@ func (m *apart) do(ctx context.Context, words ...string) string {
 	return value
 }
 
-func (m *apart) Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask asker) (tokencache.Result, error) {
-	key := fmt.Sprintf("%v", cred)
-	if !fresh && m.do(ctx, "GET", "held "+cred.Org()) == "" {
+func (m *apart) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
+	key := "token " + cred.Claims().OrgID
+	if !fresh && m.do(ctx, "GET", "held "+cred.Claims().OrgID) == "" {
 		if token := m.do(ctx, "GET", key); token != "" {
 			return tokencache.Result{Token: atlas.Token(token)}, nil
 		}
 	}
-	result, err := asked(ctx, ask)
-	if err == nil && m.do(ctx, "GET", "held "+cred.Org()) == "" {
+	result, err := m.ask(ctx, cred)
+	if err == nil && m.do(ctx, "GET", "held "+cred.Claims().OrgID) == "" {
 		m.do(ctx, "SET", key, string(result.Token), "PX", fmt.Sprint(proofTTL.Milliseconds()))
-		m.do(ctx, "SADD", "of "+cred.Org(), key)
+		m.do(ctx, "SADD", "of "+cred.Claims().OrgID, key)
 	}
 	return result, err
 }
 
-func (m *apart) Delete(ctx context.Context, cred tokencache.Credential, send sender) error {
-	m.do(ctx, "SET", "held "+cred.Org(), rand.Text())
+func (m *apart) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
+	m.do(ctx, "SET", "held "+cred.Claims().OrgID, rand.Text())
 	forget := func() {
-		for key := range strings.Lines(m.do(ctx, "EVAL", "return table.concat(redis.call('SMEMBERS', KEYS[1]), '\\n')", "1", "of "+cred.Org())) {
+		for key := range strings.Lines(m.do(ctx, "EVAL", "return table.concat(redis.call('SMEMBERS', KEYS[1]), '\\n')", "1", "of "+cred.Claims().OrgID)) {
 			m.do(ctx, "DEL", strings.TrimSpace(key))
 		}
 	}
 	forget()
-	_, err := send(ctx)
+	org, err := m.send(ctx, cred)
 	forget()
-	m.do(ctx, "DEL", "held "+cred.Org())
-	return err
+	m.do(ctx, "DEL", "held "+cred.Claims().OrgID)
+	return org, err
 }
 
-func (m *apart) Check() error { return nil }
+func newUnfenced(a tokencache.Atlas) *unfenced {
+	return &unfenced{upstream: upstream{a}, tokens: map[atlas.JWT]remembered{}}
+}
 
-func newUnfenced() unfenced { return unfenced{tokens: map[tokencache.Credential]remembered{}} }
-
-var mutants = []struct {
+// mutant is one of them, and the world in which it is found out.
+type mutant struct {
 	name     string
 	replicas int
 	ttl      time.Duration // of the real cache, where only its set-up is wrong
-	make     func(t *testing.T, redis *redistest.Server) func(*testing.T, int) server.Cache
-}{
-	{"plain single flight", 1, 0, func(*testing.T, *redistest.Server) func(*testing.T, int) server.Cache {
-		return func(*testing.T, int) server.Cache { return &singleFlight{} }
+	make     func(t *testing.T) func(tokencache.Atlas) server.Tokens
+}
+
+var mutants = []mutant{
+	{"plain single flight", 1, 0, func(*testing.T) func(tokencache.Atlas) server.Tokens {
+		return func(a tokencache.Atlas) server.Tokens { return &singleFlight{upstream: upstream{a}} }
 	}},
-	{"single flight with Forget", 1, 0, func(*testing.T, *redistest.Server) func(*testing.T, int) server.Cache {
-		return func(*testing.T, int) server.Cache { return &singleFlight{forget: true} }
+	{"single flight with Forget", 1, 0, func(*testing.T) func(tokencache.Atlas) server.Tokens {
+		return func(a tokencache.Atlas) server.Tokens { return &singleFlight{upstream: upstream{a}, forget: true} }
 	}},
-	{"a memory without a fence", 1, 0, func(*testing.T, *redistest.Server) func(*testing.T, int) server.Cache {
-		return func(*testing.T, int) server.Cache { m := newUnfenced(); return &m }
+	{"a memory without a fence", 1, 0, func(*testing.T) func(tokencache.Atlas) server.Tokens {
+		return func(a tokencache.Atlas) server.Tokens { return newUnfenced(a) }
 	}},
-	{"a fence that moves only after the delete", 1, 0, func(*testing.T, *redistest.Server) func(*testing.T, int) server.Cache {
-		return func(*testing.T, int) server.Cache {
-			return &fencedAfter{unfenced: newUnfenced(), moved: map[string]int{}}
+	{"a fence that moves only after the delete", 1, 0, func(*testing.T) func(tokencache.Atlas) server.Tokens {
+		return func(a tokencache.Atlas) server.Tokens {
+			return &fencedAfter{unfenced: newUnfenced(a), moved: map[string]int{}}
 		}
 	}},
 	{"a memory of its own on each of two replicas", 2, proofTTL, nil},
-	{"a value in Redis read apart from its fence", 2, 0, func(t *testing.T, redis *redistest.Server) func(*testing.T, int) server.Cache {
-		return func(*testing.T, int) server.Cache {
-			options, err := rueidis.ParseURL(redis.URL())
-			if err != nil {
-				t.Fatal(err)
-			}
-			options.DisableCache = true
-			client, err := rueidis.NewClient(options)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(client.Close)
-			return &apart{client}
+	{"a value in Redis read apart from its fence", 2, 0, func(t *testing.T) func(tokencache.Atlas) server.Tokens {
+		options, err := rueidis.ParseURL(redistest.Start(t).URL())
+		if err != nil {
+			t.Fatal(err)
 		}
+		options.DisableCache = true
+		client, err := rueidis.NewClient(options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		return func(a tokencache.Atlas) server.Tokens { return &apart{upstream{a}, client} }
 	}},
 }
 
@@ -220,11 +226,7 @@ func TestProofRejects(t *testing.T) {
 			for range most {
 				s := setup{replicas: mutant.replicas, orgs: 4, ttl: mutant.ttl}
 				if mutant.make != nil {
-					var redis *redistest.Server
-					if strings.Contains(mutant.name, "Redis") {
-						redis = redistest.Start(t)
-					}
-					s.cache = mutant.make(t, redis)
+					s.tokens = mutant.make(t)
 				}
 				w := newWorld(t, s)
 				stopWeather := w.weather(slowAnswers...)

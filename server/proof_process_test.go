@@ -40,7 +40,7 @@ type replicaSettings struct {
 }
 
 // config is what the settings mean.
-func (s replicaSettings) config(atlasClient server.Atlas) server.Config {
+func (s replicaSettings) config(atlasClient tokencache.Atlas) server.Config {
 	c := server.Config{
 		GRPCAddr: s.GRPCAddr, HTTPAddr: s.HTTPAddr, Atlas: atlasClient, Logger: slog.New(slog.DiscardHandler),
 		CallCeiling: proofCeiling, DrainTimeout: proofCeiling,

@@ -61,7 +61,7 @@ func TestProof(t *testing.T) {
 		t.Run(run.name, func(t *testing.T) {
 			t.Parallel()
 			l := run.l
-			l.operations, l.clients, l.deletes, l.fresh = *proofOperations/len(proofRuns), 16, .06, .1
+			l.operations, l.clients, l.deletes, l.fresh, l.madeUp = *proofOperations/len(proofRuns), 16, .06, .1, .05
 			// Short histories: what checking one costs grows faster than it, and faster yet where more is legal.
 			each := 150
 			if run.lenient || run.redis { // which a busy machine can make lenient

@@ -37,8 +37,8 @@ type setup struct {
 	redis    *redistest.Server // nil: none
 	budget   time.Duration     // for Redis
 	mortal   int               // how many replicas more there are that are killed again and again
-	// cache, if set, makes a replica's cache in place of the real one.
-	cache func(t *testing.T, replica int) server.Cache
+	// tokens, if set, is what a replica has in place of the real cache.
+	tokens func(tokencache.Atlas) server.Tokens
 }
 
 // world is an Atlas, replicas of the service, and callers with two credentials for each org.
@@ -71,8 +71,8 @@ func newWorld(t *testing.T, s setup) *world {
 	for _, org := range em.Orgs() {
 		w.jwts = append(w.jwts, [2]string{org.JWT(), org.JWT()})
 	}
-	for i := range s.replicas {
-		w.replicas = append(w.replicas, w.newReplica(t, i))
+	for range s.replicas {
+		w.replicas = append(w.replicas, w.newReplica(t))
 	}
 	for range s.mortal {
 		p := w.newReplicaProcess(t)
@@ -82,7 +82,7 @@ func newWorld(t *testing.T, s setup) *world {
 	return w
 }
 
-func (w *world) newReplica(t *testing.T, i int) *proofReplica {
+func (w *world) newReplica(t *testing.T) *proofReplica {
 	t.Helper()
 	r := &proofReplica{}
 	settings := replicaSettings{TTL: w.ttl, Stale: w.stale}
@@ -94,9 +94,9 @@ func (w *world) newReplica(t *testing.T, i int) *proofReplica {
 		at := *c
 		*c = settings.config(nil)
 		c.GRPCAddr, c.HTTPAddr, c.AdminAddr = at.GRPCAddr, at.HTTPAddr, at.AdminAddr
-		if w.cache != nil {
+		if w.tokens != nil {
 			c.Cache = tokencache.Config{}
-			c.SetCache(w.cache(t, i))
+			c.SetTokens(w.tokens)
 		}
 		a.Timeout = proofAtlasTimeout
 	})
@@ -114,6 +114,7 @@ type traffic struct {
 	deletes    float64 // of all operations
 	fresh      float64 // of the creates
 	impatient  float64 // of the operations: given up after a few milliseconds
+	madeUp     float64 // of what is neither a delete nor fresh: deletes with a JWT that nobody has issued
 }
 
 // run has the callers call, and returns what they saw. Each org is used for a stretch of the run, by all callers at once.
@@ -143,12 +144,16 @@ func (w *world) run(t *testing.T, l traffic) history {
 // call makes one call of a random replica, over a random transport.
 func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	e := event{client: client, org: org, op: create}
-	headers := []string{"authorization", "JWT " + w.jwts[org][random.IntN(2)]}
+	e.jwt, e.replica = random.IntN(2), random.IntN(len(w.callers))
+	headers := []string{"authorization", "JWT " + w.jwts[org][e.jwt]}
 	switch dice := random.Float64(); {
 	case dice < l.deletes:
 		e.op = remove
 	case dice < l.deletes+(1-l.deletes)*l.fresh:
 		headers = append(headers, "cache-control", "no-cache")
+	case random.Float64() < l.madeUp: // by somebody who knows the org and no more
+		e.op, e.madeUp = remove, true
+		headers[1] = "JWT " + madeUp(w.jwts[org][e.jwt])
 	}
 	patience := proofCeiling
 	if random.Float64() < l.impatient {
@@ -156,7 +161,7 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	through := w.callers[random.IntN(len(w.callers))][random.IntN(2)]
+	through := w.callers[e.replica][random.IntN(2)]
 
 	e.callTick, e.call = w.atlas.Tick(), int64(time.Since(w.began))
 	out := through.call(ctx, e.op, headers...)
@@ -169,6 +174,9 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	}
 	return e
 }
+
+// madeUp is a JWT with the claims of another, and a signature of nobody's.
+func madeUp(jwt string) string { return jwt[:strings.LastIndexByte(jwt, '.')+1] + "bWFkZSB1cA" }
 
 // refusedConnection is in the message of a call that no replica ever saw.
 const refusedConnection = "connect: connection refused"

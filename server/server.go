@@ -1,7 +1,11 @@
 // Package server is the ephemeral-token service: two RPCs, over gRPC and as REST routes, behind one call chain.
 //
-// Both transports run the same handler behind the same interceptors (chain.go), and every failure leaves by the same
-// table (errors.go). The package reads no flags and no environment; Config has everything it needs to know.
+// The way of a call: grpc-go decodes its message, or package rest makes one of a request; package chain gives it an id, a place
+// among those in progress and an answer to who is calling; service.go has the two RPCs; package tokencache shares the call with
+// others that ask for the same token, and remembers; Atlas is asked. What goes wrong on the way comes back as it is, and leaves
+// by one table, that of package apierror.
+//
+// The package reads no flags and no environment; Config has everything it needs to know.
 package server
 
 import (
@@ -16,7 +20,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
 
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
@@ -25,14 +33,16 @@ type Server struct {
 	cfg   Config
 	ready readiness
 
-	certificates *certificates     // nil without TLS
-	cache        *tokencache.Cache // nil if a test has its own
-	health       *healthService
+	certificates *certificates // nil without TLS
+	tokens       Tokens
+	cache        *tokencache.Cache // what tokens is, unless a test has its own
+	health       *health.Server
+	endStreams   context.CancelFunc // lets go of the streams of health and reflection
 	grpcServer   *grpc.Server
 	httpServer   *http.Server
 	adminServer  *http.Server
 
-	grpcListener, httpListener, adminListener *drainListener // nil where off
+	grpcListener, httpListener, adminListener *listen.Listener // nil where off
 }
 
 // New validates cfg, loads the TLS files and binds every address, so that whatever is wrong is known before the first
@@ -42,7 +52,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Server{cfg: cfg, health: newHealthService()}
+	s := &Server{cfg: cfg, health: newHealth()}
 	var (
 		grpcTLS, httpTLS *tls.Config
 		metrics          []prometheus.Collector
@@ -60,22 +70,24 @@ func New(cfg Config) (*Server, error) {
 	if err := registerMetrics(cfg.Metrics, metrics); err != nil {
 		return nil, err
 	}
-	if cfg.cache == nil {
-		if err := s.openCache(); err != nil {
-			return nil, err
-		}
+	if err := s.openTokens(); err != nil {
+		return nil, err
 	}
-	calls := chain(callChain(cfg))
-	svc := &service{atlas: cfg.Atlas, cache: s.cfg.cache}
-	rest, err := newRESTHandler(svc, calls, cfg.Logger)
+	intercept := chain.New(chain.Config{
+		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
+	})
+	svc := &service{tokens: s.tokens}
+	restHandler, err := rest.NewHandler(svc, intercept, cfg.Logger)
 	if err != nil {
 		s.Close()
 		return nil, err
 	}
-	s.grpcServer = newGRPCServer(svc, calls, s.health, grpcTLS, cfg.Logger)
-	s.httpServer = newHTTPServer(rest, cfg.CallCeiling, cfg.Logger)
+	ended, endStreams := context.WithCancel(context.Background())
+	s.endStreams = endStreams
+	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, cfg, intercept, grpcTLS))
+	s.httpServer = newHTTPServer(restHandler, cfg.CallCeiling, cfg.Logger)
 	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.cfg.warnings, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
+	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.warnings, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
@@ -83,23 +95,32 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// openCache makes the cache that the Config describes.
-func (s *Server) openCache() error {
+// openTokens makes the cache that the Config describes.
+func (s *Server) openTokens() error {
+	if s.cfg.newTokens != nil {
+		s.tokens = s.cfg.newTokens(s.cfg.Atlas)
+		return nil
+	}
 	cfg := s.cfg.Cache
 	cfg.CallTimeout, cfg.Registerer, cfg.Logger = s.cfg.CallCeiling, s.cfg.Metrics, s.cfg.Logger
-	cache, err := tokencache.New(cfg)
+	cache, err := tokencache.New(s.cfg.Atlas, cfg)
 	if err != nil {
 		return err
 	}
-	s.cache, s.cfg.cache = cache, cache
+	s.cache, s.tokens = cache, cache
 	return nil
+}
+
+// warnings are what an operator should know of, nil if all is well.
+func (s *Server) warnings() error {
+	return errors.Join(s.cfg.Auth.Check(), s.tokens.Check())
 }
 
 func (s *Server) listen() error {
 	var errs []error
 	for _, l := range []struct {
 		name, addr string
-		listener   **drainListener
+		listener   **listen.Listener
 	}{
 		{"gRPC", s.cfg.GRPCAddr, &s.grpcListener},
 		{"HTTP", s.cfg.HTTPAddr, &s.httpListener},
@@ -108,12 +129,12 @@ func (s *Server) listen() error {
 		if l.addr == "" {
 			continue
 		}
-		bound, err := listen(l.addr)
+		bound, err := listen.On(l.addr)
 		if err != nil {
-			errs = append(errs, &ListenError{Listener: l.name, Addr: l.addr, Err: err})
+			errs = append(errs, &listen.Error{Listener: l.name, Addr: l.addr, Err: err})
 			continue
 		}
-		*l.listener = newDrainListener(bound)
+		*l.listener = bound
 	}
 	return errors.Join(errs...)
 }
@@ -127,7 +148,7 @@ func (s *Server) HTTPAddr() net.Addr { return boundAddr(s.httpListener) }
 // AdminAddr is the bound admin address, nil if it is off.
 func (s *Server) AdminAddr() net.Addr { return boundAddr(s.adminListener) }
 
-func boundAddr(l *drainListener) net.Addr {
+func boundAddr(l *listen.Listener) net.Addr {
 	if l == nil {
 		return nil
 	}
@@ -136,7 +157,7 @@ func boundAddr(l *drainListener) net.Addr {
 
 // Close releases the addresses of a server that does not run. One that runs is stopped by its context.
 func (s *Server) Close() {
-	for _, l := range []*drainListener{s.grpcListener, s.httpListener, s.adminListener} {
+	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
 			_ = l.Close() // it may be closed already
 		}
@@ -163,7 +184,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.certificates != nil {
 		group.Go(func() error { return s.certificates.run(ctx, s.cfg.reloadInterval) })
 	}
-	s.health.serving()
+	setServing(s.health)
 	s.ready.set(stateReady)
 	group.Go(func() error {
 		<-ctx.Done()
@@ -198,64 +219,68 @@ func serveHTTP(srv *http.Server, l net.Listener) error {
 func (s *Server) drain() error {
 	s.cfg.Logger.Info("draining", slog.String("timeout", s.cfg.DrainTimeout.String()))
 	s.ready.set("draining")
-	s.health.drain()
+	s.health.Shutdown() // watchers are told
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer cancel()
+	defer time.AfterFunc(idleGrace, s.endIdle).Stop()
 	var group errgroup.Group
 	if s.grpcListener != nil {
-		group.Go(func() error { return stop(ctx, s.grpcListener, stopGRPC(s.grpcServer, s.grpcListener)) })
+		group.Go(func() error { return s.stopGRPC(ctx) })
 	}
 	if s.httpListener != nil {
-		group.Go(func() error { return stop(ctx, s.httpListener, stopHTTP(s.httpServer)) })
+		group.Go(func() error { return stopHTTP(ctx, s.httpServer) })
 	}
 	err := group.Wait()
 	if s.adminListener != nil {
 		// Nobody's call is lost with a probe, so what is open after a moment is cut off without a word.
-		ctx, cancel := context.WithTimeout(context.Background(), silentGrace)
+		ctx, cancel := context.WithTimeout(context.Background(), idleGrace)
 		defer cancel()
-		_ = stop(ctx, s.adminListener, stopHTTP(s.adminServer))
+		_ = stopHTTP(ctx, s.adminServer)
 	}
 	return err
+}
+
+// idleGrace is how long a drain waits for what is open and has no call in progress.
+const idleGrace = 500 * time.Millisecond
+
+// endIdle ends the streams that have no end of their own, and closes the connections on which nothing has arrived.
+func (s *Server) endIdle() {
+	s.endStreams()
+	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener} {
+		if l != nil {
+			l.CloseSilent()
+		}
+	}
 }
 
 var errDrainTimeout = errors.New("some calls did not finish within the drain timeout and were cut off")
 
-// stop runs graceful until ctx is done. Connections that stay silent are closed on the way.
-func stop(ctx context.Context, l *drainListener, graceful func(context.Context) error) error {
-	defer time.AfterFunc(silentGrace, l.closeSilent).Stop()
-	err := graceful(ctx)
+// stopGRPC is stopHTTP for gRPC.
+func (s *Server) stopGRPC(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		s.grpcServer.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		s.grpcListener.CloseAll() // Stop waits for handshakes otherwise
+		s.grpcServer.Stop()
+		<-done
+		return errDrainTimeout
+	}
+}
+
+// stopHTTP answers the calls in progress until ctx is done, and cuts off what is left then.
+func stopHTTP(ctx context.Context, srv *http.Server) error {
+	err := srv.Shutdown(ctx)
+	if err != nil {
+		_ = srv.Close()
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return errDrainTimeout
 	}
 	return err
-}
-
-// stopGRPC is http.Server.Shutdown and, if that was in vain, Close, for a grpc.Server.
-func stopGRPC(srv *grpc.Server, l *drainListener) func(context.Context) error {
-	return func(ctx context.Context) error {
-		done := make(chan struct{})
-		go func() {
-			srv.GracefulStop()
-			close(done)
-		}()
-		select {
-		case <-done:
-			return nil
-		case <-ctx.Done():
-			l.closeAll() // Stop waits for handshakes otherwise
-			srv.Stop()
-			<-done
-			return ctx.Err()
-		}
-	}
-}
-
-func stopHTTP(srv *http.Server) func(context.Context) error {
-	return func(ctx context.Context) error {
-		err := srv.Shutdown(ctx)
-		if err != nil {
-			_ = srv.Close()
-		}
-		return err
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +25,7 @@ import (
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -112,6 +114,43 @@ func TestRequestID(t *testing.T) {
 			t.Error("a JWT sent as a request id is in the log")
 		}
 	})
+}
+
+// TestLogLevel: what an operator has to look at is in the log at level warn too, and what a caller did wrong is not.
+func TestLogLevel(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		fault   emulator.Fault
+		headers []string // in place of a good credential
+		want    string
+	}{
+		{"wrong URL", emulator.Fault{On: emulator.Create, Status: 404}, nil, `"level":"ERROR","msg":"call failed"`},
+		{"redirect", emulator.Fault{On: emulator.Create, Status: 302}, nil, `"level":"ERROR","msg":"call failed"`},
+		{"no JSON", emulator.Fault{On: emulator.Create, Body: "<html>"}, nil, `"level":"ERROR","msg":"call failed"`},
+		{"Atlas fails", emulator.Fault{On: emulator.Create, Status: 503}, nil, `"level":"WARN","msg":"call failed"`},
+		{"refused by Atlas", emulator.Fault{On: emulator.Create, Status: 403}, nil, ""},
+		{"no credential", emulator.Fault{}, []string{"x-a", "b"}, ""},
+		{"headers too large", emulator.Fault{}, []string{"x-large", strings.Repeat("x", 16<<10)}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			log := &lockedBuffer{}
+			s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) {
+				c.Logger = slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			})
+			headers := tc.headers
+			if headers == nil {
+				headers = credential(s.atlas)
+				defer s.atlas.Inject(tc.fault)()
+			}
+			if got := s.restCaller(t).call(testContext(t), create, headers...); got.Code == codes.OK {
+				t.Fatal("the call went well")
+			}
+			_ = s.stop() // then every line is written
+			if got := log.String(); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
+				t.Errorf("at level warn the log has %q, want %q", got, tc.want)
+			}
+		})
+	}
 }
 
 // TestMutualTLS: a caller without a certificate of the authority gets nowhere, on either listener.
@@ -305,6 +344,22 @@ func TestUnixSocket(t *testing.T) {
 	wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
 	if _, err := server.New(server.Config{GRPCAddr: "unix:" + path, Atlas: &atlas.Client{}}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a socket that is served: %v, want that it is in use", err)
+	}
+}
+
+// TestHeadersAloneTakeNoSlot: a call takes its place among those in progress once it is whole. Streams without a message
+// keep nobody out but the streams of their own connection.
+func TestHeadersAloneTakeNoSlot(t *testing.T) {
+	t.Parallel()
+	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 4 })
+	for range 3 {
+		openRawStreams(t, s, 100, createMethod, "authorization", credential(s.atlas)[1])
+	}
+	callers := s.callers(t)
+	for range 20 {
+		for _, c := range callers {
+			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+		}
 	}
 }
 

@@ -10,97 +10,60 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
 
-// Atlas is what the service needs of Atlas. *atlas.Client is one. Errors are *atlas.Error.
-type Atlas interface {
-	CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error)
-	DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error
-}
-
-// Cache is what stands between the calls and Atlas. *tokencache.Cache is one.
-type Cache interface {
-	Create(ctx context.Context, cred tokencache.Credential, fresh bool, ask func(context.Context) (tokencache.Answer, error)) (tokencache.Result, error)
-	Delete(ctx context.Context, cred tokencache.Credential, send func(context.Context) (atlas.JWT, error)) error
+// Tokens has the ephemeral tokens. *tokencache.Cache is one: it shares, remembers, and asks Atlas.
+type Tokens interface {
+	Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error)
+	Delete(ctx context.Context, cred atlas.Credential) (org string, err error)
 	Check() error
 }
 
 // service is the two RPCs, as they run at the inner end of the call chain.
 type service struct {
 	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
-	atlas Atlas
-	cache Cache
+	tokens Tokens
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
-	id, err := s.identify(ctx)
+	cred, err := s.credential(ctx)
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.cache.Create(ctx, id.credential, wantsFresh(ctx), func(ctx context.Context) (tokencache.Answer, error) {
-		return withJWT(ctx, id, func(ctx context.Context, jwt atlas.JWT) (tokencache.Answer, error) {
-			token, err := s.atlas.CreateEphemeralToken(ctx, jwt)
-			return tokencache.Answer{Token: token, JWT: jwt}, err
-		})
-	})
+	result, err := s.tokens.Create(ctx, cred, wantsFresh(ctx))
 	tellStatus(ctx, result.Status)
 	if err != nil {
 		return nil, err
 	}
-	recordFrom(ctx).org = result.Org
+	chain.RecordFrom(ctx).Org = result.Org
 	return &ephemeraltokenv1.CreateTokenResponse{Token: string(result.Token)}, nil
 }
 
 func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTokenRequest) (*ephemeraltokenv1.DeleteTokenResponse, error) {
-	id, err := s.identify(ctx)
+	cred, err := s.credential(ctx)
 	if err != nil {
 		return nil, err
 	}
-	err = s.cache.Delete(ctx, id.credential, func(ctx context.Context) (atlas.JWT, error) {
-		return withJWT(ctx, id, func(ctx context.Context, jwt atlas.JWT) (atlas.JWT, error) {
-			err := s.atlas.DeleteEphemeralToken(ctx, jwt)
-			if err == nil { // what Atlas has just accepted may be believed: then the org is on record
-				recordFrom(ctx).org = jwt.UnverifiedClaims().OrgID
-			}
-			return jwt, err
-		})
-	})
+	org, err := s.tokens.Delete(ctx, cred)
 	if err != nil {
 		return nil, err
 	}
+	chain.RecordFrom(ctx).Org = org
 	return &ephemeraltokenv1.DeleteTokenResponse{}, nil
 }
 
-// identity is as whom a call goes on to Atlas.
-type identity struct {
-	credential tokencache.Credential
-	jwt        atlas.JWT          // the caller's own
-	source     *atlas.TokenSource // or else that of a profile
-}
-
-// identify finds the credential that the call's grant names.
-func (s *service) identify(ctx context.Context) (identity, error) {
+// credential is what the call's grant goes on with.
+func (s *service) credential(ctx context.Context) (atlas.Credential, error) {
 	grant, err := auth.GrantFromContext(ctx)
 	if err != nil {
-		return identity{}, err
+		return atlas.Credential{}, err
 	}
 	if grant.Profile == auth.Passthrough {
-		return identity{credential: tokencache.CallersJWT(grant.JWT), jwt: grant.JWT}, nil
+		return atlas.Credential{JWT: grant.JWT}, nil
 	}
-	jwt, secret, err := grant.Source.Credential(ctx)
-	if err != nil {
-		return identity{}, err
-	}
-	return identity{credential: tokencache.Identity(secret, jwt), source: grant.Source}, nil
-}
-
-// withJWT runs call with the caller's JWT, or with that of a profile, which a 401 heals once.
-func withJWT[T any](ctx context.Context, id identity, call func(context.Context, atlas.JWT) (T, error)) (T, error) {
-	if id.source == nil {
-		return call(ctx, id.jwt)
-	}
-	return atlas.WithJWT(ctx, id.source, call)
+	return grant.Source.Credential(ctx)
 }
 
 // Headers about remembering, in both directions.
@@ -129,5 +92,5 @@ func tellStatus(ctx context.Context, status tokencache.Status) {
 		headers.Set(ageHeader, status.AgeSeconds())
 	}
 	_ = grpc.SetHeader(ctx, headers) // fails only if the headers have gone out, and nothing sends them before this
-	recordFrom(ctx).cache = status.String()
+	chain.RecordFrom(ctx).Cache = status.String()
 }

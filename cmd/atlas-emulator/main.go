@@ -33,7 +33,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/pflag"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
@@ -46,11 +46,9 @@ Faults and counters: see /_emulator in the documentation of package atlas/emulat
 
 // flags are the program's settings.
 type flags struct {
-	Addr          string        `default:"127.0.0.1:0" placeholder:"HOST:PORT" help:"Loopback address to listen on; port 0 picks a free one. Default: ${default}."`
-	CAFile        string        `name:"ca-file" required:"" placeholder:"PATH" help:"File to write the certificate authority to trust to, in PEM."`
-	Orgs          int           `default:"2" placeholder:"N" help:"Number of orgs, each with a bot user. Default: ${default}."`
-	JWTLifetime   time.Duration `name:"jwt-lifetime" default:"1h" placeholder:"DURATION" help:"Time from a JWT's issue to its exp. Default: ${default}."`
-	RefreshWindow time.Duration `default:"168h" placeholder:"DURATION" help:"Time after a login in which its JWT can be refreshed. Default: ${default}."`
+	addr, caFile               string
+	orgs                       int
+	jwtLifetime, refreshWindow time.Duration
 }
 
 func main() {
@@ -65,16 +63,16 @@ func main() {
 
 // run serves until ctx ends.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	f, err := parse(args, stdout, stderr)
+	f, err := parse(args, stdout)
 	if f == nil || err != nil {
 		return err
 	}
-	caFile, err := filepath.Abs(f.CAFile)
+	caFile, err := filepath.Abs(f.caFile)
 	if err != nil {
 		return err
 	}
 	em, err := emulator.Start(emulator.Config{
-		Addr: f.Addr, Orgs: f.Orgs, JWTLifetime: f.JWTLifetime, RefreshWindow: f.RefreshWindow,
+		Addr: f.addr, Orgs: f.orgs, JWTLifetime: f.jwtLifetime, RefreshWindow: f.refreshWindow,
 	})
 	if err != nil {
 		return err
@@ -92,22 +90,29 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 // parse returns nil flags when the arguments asked for help only.
-func parse(args []string, stdout, stderr io.Writer) (*flags, error) {
+func parse(args []string, stdout io.Writer) (*flags, error) {
 	var f flags
-	helped := false
-	parser, err := kong.New(&f,
-		kong.Name("atlas-emulator"), kong.Description(description),
-		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }))
-	if err != nil {
-		return nil, err
+	set := pflag.NewFlagSet("atlas-emulator", pflag.ContinueOnError)
+	set.SortFlags = false
+	set.StringVar(&f.addr, "addr", "127.0.0.1:0", "Loopback address `HOST:PORT` to listen on; port 0 picks a free one.")
+	set.StringVar(&f.caFile, "ca-file", "", "`FILE` to write the certificate authority to trust to, in PEM. Required.")
+	set.IntVar(&f.orgs, "orgs", 2, "Number `N` of orgs, each with a bot user.")
+	set.DurationVar(&f.jwtLifetime, "jwt-lifetime", time.Hour, "Time from a JWT's issue to its exp.")
+	set.DurationVar(&f.refreshWindow, "refresh-window", 7*24*time.Hour, "Time after a login in which its JWT can be refreshed.")
+	set.Usage = func() {
+		fmt.Fprintf(stdout, "Usage: atlas-emulator --ca-file FILE [flags]\n\n%s\n\nFlags:\n%s", description, set.FlagUsagesWrapped(100))
 	}
-	_, err = parser.Parse(args)
+	err := set.Parse(args)
 	switch {
-	case helped:
+	case errors.Is(err, pflag.ErrHelp):
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case f.Orgs < 1:
+	case set.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", set.Arg(0))
+	case f.caFile == "":
+		return nil, errors.New("--ca-file: its value is missing")
+	case f.orgs < 1:
 		return nil, errors.New("--orgs: want 1 or more")
 	}
 	return &f, nil

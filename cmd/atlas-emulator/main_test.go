@@ -249,8 +249,9 @@ func TestRunRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no CA file":          {nil, "missing flags: --ca-file=PATH"},
-		"unknown flag":        {[]string{"--ca-file", caFile, "--x"}, "unknown flag --x"},
+		"no CA file":          {nil, "--ca-file: its value is missing"},
+		"unknown flag":        {[]string{"--ca-file", caFile, "--x"}, "unknown flag: --x"},
+		"argument":            {[]string{"--ca-file", caFile, "x"}, `unexpected argument "x"`},
 		"all interfaces":      {[]string{"--ca-file", caFile, "--addr", "0.0.0.0:0"}, "not a loopback address"},
 		"port taken":          {[]string{"--ca-file", caFile, "--addr", busy.Addr().String()}, "address already in use"},
 		"no orgs":             {[]string{"--ca-file", caFile, "--orgs", "0"}, "--orgs: want 1 or more"},

@@ -23,14 +23,13 @@ type atlasClient struct {
 	cert  *certificate.File[tls.Certificate] // nil: there is none
 }
 
-// client makes the Atlas client that the flags describe, or reports every mistake in them; its Client is nil if they are of no
+// client makes the Atlas client that the flags describe, or reports all validation errors; its Client is nil if they are of no
 // use.
-func (f atlasFlags) client(log *slog.Logger) (*atlasClient, []error) {
+func (f *atlasFlags) client(log *slog.Logger) (*atlasClient, []error) {
 	c := &atlasClient{}
-	timeout, timeoutErr := positiveDuration("atlas-timeout", f.Timeout)
-	errs := flatten(timeoutErr, c.watchRoots(f.CAFile, log), c.watchCertificate(f.ClientCertFile, f.ClientKeyFile, log))
+	errs := flatten(c.watchRoots(f.CAFile, log), c.watchCertificate(f.ClientCertFile, f.ClientKeyFile, log))
 	roots, cert := c.tls()
-	client, err := atlas.New(atlas.Config{BaseURL: f.URL, Timeout: timeout, UserAgent: userAgent(), RootCAs: roots, Certificate: cert})
+	client, err := atlas.New(atlas.Config{BaseURL: f.URL, Timeout: f.Timeout, UserAgent: userAgent(), RootCAs: roots, Certificate: cert})
 	for _, err := range flatten(err) {
 		if !strings.HasPrefix(err.Error(), "HTTPS_PROXY") { // the one thing that is not about the URL
 			err = fmt.Errorf("--atlas-url: %w", err)

@@ -13,27 +13,28 @@ import (
 
 // cacheFlags say what is remembered, and where.
 type cacheFlags struct {
-	TTL          string `name:"cache-ttl" default:"0" placeholder:"DURATION" help:"Remember a token for so long; 0 remembers nothing. Without --cache-redis-url that is right for one replica only."`
-	StaleIfError string `name:"cache-stale-if-error" default:"0" placeholder:"DURATION" help:"Keep a token for so much longer, to hand it out when Atlas fails; never across a delete."`
-	RedisURL     string `name:"cache-redis-url" placeholder:"URL" help:"Redis or Valkey in which replicas remember together: redis://HOST:PORT, rediss:// for TLS, or unix:///PATH. ?master_set=NAME is for Sentinel, ?addr=HOST:PORT for more sentinels or nodes of a cluster."`
-	RedisCAFile  string `name:"cache-redis-ca-file" placeholder:"FILE" help:"Authorities to trust for rediss:// beside the system's, PEM. A replaced file is picked up."`
-
-	RedisPasswordFile string `name:"cache-redis-password-file" placeholder:"FILE" help:"File with the password of Redis, which its sentinels are given as well. A replaced file is picked up."`
+	TTL, StaleIfError                        time.Duration
+	RedisURL, RedisCAFile, RedisPasswordFile string
 }
 
-// config is what the flags mean, or the mistakes in them, but for those that tokencache finds.
-func (f cacheFlags) config(log *slog.Logger) (tokencache.Config, upkeep, []error) {
-	var files upkeep
-	ttl, ttlErr := notNegativeDuration("cache-ttl", f.TTL)
-	stale, staleErr := notNegativeDuration("cache-stale-if-error", f.StaleIfError)
-	errs := flatten(ttlErr, staleErr)
-	if ttlErr != nil {
-		ttl = time.Second // any: it is given, and wrong, so nobody needs to hear that it is missing
-	}
-	cfg := tokencache.Config{TTL: ttl, StaleIfError: stale}
+func (f *cacheFlags) declare(flags flags) {
+	flags.duration(&f.TTL, "cache-ttl", "0", "Remember a token for so long; 0 remembers nothing. Without --cache-redis-url that is right for one replica only.")
+	flags.duration(&f.StaleIfError, "cache-stale-if-error", "0", "Keep a token for so much longer, to hand it out when Atlas fails; never across a delete.")
+	flags.text(&f.RedisURL, "cache-redis-url", "", "URL", "Redis or Valkey in which replicas remember together: redis://HOST:PORT, rediss:// for TLS, or unix:///PATH. ?master_set=NAME is for Sentinel, ?addr=HOST:PORT for more sentinels or nodes of a cluster.")
+	flags.file(&f.RedisCAFile, "cache-redis-ca-file", "Authorities to trust for rediss:// beside the system's, PEM. A replaced file is picked up.")
+	flags.file(&f.RedisPasswordFile, "cache-redis-password-file", "File with the password of Redis, which its sentinels are given as well. A replaced file is picked up.")
+}
+
+// config is what the flags mean, or the validation errors, but for those that tokencache finds.
+func (f *cacheFlags) config(log *slog.Logger) (tokencache.Config, upkeep, []error) {
+	var (
+		files upkeep
+		errs  []error
+		cfg   = tokencache.Config{TTL: f.TTL, StaleIfError: f.StaleIfError}
+	)
 	if f.RedisURL != "" {
 		cfg.Redis = &tokencache.RedisConfig{URL: f.RedisURL}
-		errs = append(errs, flatten(f.openRedisCA(&files, cfg.Redis, log), f.openRedisPassword(&files, cfg.Redis, log))...)
+		errs = flatten(f.openRedisCA(&files, cfg.Redis, log), f.openRedisPassword(&files, cfg.Redis, log))
 		return cfg, files, errs
 	}
 	if f.RedisCAFile != "" {
@@ -45,7 +46,7 @@ func (f cacheFlags) config(log *slog.Logger) (tokencache.Config, upkeep, []error
 	return cfg, files, errs
 }
 
-func (f cacheFlags) openRedisCA(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
+func (f *cacheFlags) openRedisCA(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
 	switch {
 	case f.RedisCAFile == "":
 		return nil
@@ -60,7 +61,7 @@ func (f cacheFlags) openRedisCA(files *upkeep, cfg *tokencache.RedisConfig, log 
 	return nil
 }
 
-func (f cacheFlags) openRedisPassword(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
+func (f *cacheFlags) openRedisPassword(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
 	if f.RedisPasswordFile == "" {
 		return nil
 	}
@@ -111,11 +112,3 @@ func describeCache(cfg tokencache.Config) string {
 
 // oneReplicaOnly is what cannot be checked from inside one process.
 const oneReplicaOnly = "That is right for one replica only: another would go on handing out a token that was deleted here. Give --cache-redis-url for more."
-
-func notNegativeDuration(flag, value string) (time.Duration, error) {
-	d, err := time.ParseDuration(value)
-	if err != nil || d < 0 {
-		return 0, fmt.Errorf("--%s: %q is not a duration such as 30s or 5m, or 0", flag, value)
-	}
-	return d, nil
-}

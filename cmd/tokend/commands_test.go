@@ -18,15 +18,17 @@ func TestHelp(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"--help"}, []string{"Usage: tokend <command>", "\n  serve ", "\n  dev ", "\n  config ", "\n  healthcheck ", "\n  version "}},
+		{[]string{"--help"}, []string{"Usage: tokend <command>", "\n  serve ", "\n  dev ", "\n  config ", "\n  healthcheck ", "\n  version ", "\n  completion "}},
 		{[]string{"serve", "--help"}, []string{
-			"--grpc-addr=", "Default: 127.0.0.1:9090", "($TOKEND_GRPC_ADDR)", "--http-addr=", "--admin-addr=", "--tls-cert-file=",
-			"--tls-key-file=", "--tls-client-ca-file=", "--plaintext", "--atlas-url=", "Default: https://atlas.forsta.io/v1", "--atlas-ca-file=",
-			"--atlas-timeout=", "--cache-ttl=", "Default: 0.", "--drain-timeout=", "Default: 25s", "--log-level=", "--log-format=", "($TOKEND_LOG_FORMAT)",
+			"--grpc-addr HOST:PORT", "Default: 127.0.0.1:9090", "($TOKEND_GRPC_ADDR)", "--http-addr HOST:PORT", "--admin-addr HOST:PORT", "--tls-cert-file FILE",
+			"--tls-key-file FILE", "--tls-client-ca-file FILE", "--plaintext", "--atlas-url URL", "Default: https://atlas.forsta.io/v1", "--atlas-ca-file FILE",
+			"--atlas-timeout DURATION", "--cache-ttl DURATION", "Default: 0.", "--drain-timeout DURATION", "Default: 25s", "--log-level LEVEL", "--log-format FORMAT", "($TOKEND_LOG_FORMAT)",
 		}},
-		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr=", "--service-identity", "($TOKEND_SERVICE_IDENTITY)"}},
-		{[]string{"config", "--help"}, []string{"--atlas-url="}},
-		{[]string{"healthcheck", "--help"}, []string{"--admin-addr="}},
+		{[]string{"help", "config"}, []string{"Usage: tokend config", "--explain CALLER"}},
+		{[]string{"completion", "--help"}, []string{"bash", "zsh", "fish", "powershell"}},
+		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr HOST:PORT", "--service-identity", "($TOKEND_SERVICE_IDENTITY)"}},
+		{[]string{"config", "--help"}, []string{"--atlas-url URL"}},
+		{[]string{"healthcheck", "--help"}, []string{"--admin-addr HOST:PORT"}},
 	} {
 		got := tokend(t, test.args...)
 		if got.code != 0 || got.stderr != "" {
@@ -46,6 +48,43 @@ func TestVersion(t *testing.T) {
 	got := tokend(t, "version")
 	if got.code != 0 || !regexp.MustCompile(`^tokend \S+ go1\.\S+ \w+/\w+\n$`).MatchString(got.stdout) || got.stderr != "" {
 		t.Errorf("%+v", got)
+	}
+	flag := invocation{args: []string{"--version"}, env: []string{"TOKEND_LOG_LEVEL=debug"}}.run(t)
+	if want := strings.Replace(got.stdout, "tokend ", "tokend version ", 1); flag != (result{0, want, ""}) {
+		t.Errorf("%+v, want %s", flag, want)
+	}
+}
+
+// The shell is told which commands, flags and values there are, and to look for files where a flag takes one.
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	const files, noFiles = ":0\n", ":4\n"
+	for _, test := range []struct {
+		typed []string
+		want  []string
+		ends  string
+	}{
+		{[]string{""}, []string{"serve\t", "dev\t", "completion\t"}, noFiles},
+		{[]string{"serve", "--tls"}, []string{"--tls-cert-file\t", "--tls-key-file\t"}, noFiles},
+		{[]string{"serve", "--log-level", ""}, []string{"debug\n", "warn\n"}, noFiles},
+		{[]string{"serve", "--policy-file", "/et"}, nil, files},
+		{[]string{"serve", "--drain-timeout", ""}, nil, noFiles},
+		{[]string{"serve", ""}, nil, noFiles},
+	} {
+		got := tokend(t, append([]string{"__complete"}, test.typed...)...)
+		if got.code != 0 || !strings.HasSuffix(got.stdout, test.ends) {
+			t.Errorf("%q: exit status %d\n%s", test.typed, got.code, got.stdout)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(got.stdout, want) {
+				t.Errorf("%q does not complete %q:\n%s", test.typed, want, got.stdout)
+			}
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if got := tokend(t, "completion", shell); got.code != 0 || !strings.Contains(got.stdout, "__complete") || got.stderr != "" {
+			t.Errorf("%s: %+v", shell, got)
+		}
 	}
 }
 

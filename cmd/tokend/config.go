@@ -11,7 +11,12 @@ import (
 type configCommand struct {
 	serveFlags
 
-	Explain string `name:"explain" placeholder:"CALLER" help:"Say only which rule of the policy this caller matches: spiffe://…, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt."`
+	Explain string
+}
+
+func (c *configCommand) declare(flags flags) {
+	c.serveFlags.declare(flags)
+	flags.text(&c.Explain, "explain", "", "CALLER", "Say only which rule of the policy this caller matches: spiffe://…, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt.")
 }
 
 func (c *configCommand) execute(_ context.Context, in *invocation) error {

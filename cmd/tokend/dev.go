@@ -12,6 +12,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
 )
 
 // devCommand is serve with an Atlas of its own. It has no setting of Atlas or TLS and is for this machine only, so it
@@ -19,7 +20,12 @@ import (
 type devCommand struct {
 	listenFlags
 
-	ServiceIdentity bool `name:"service-identity" help:"Hold the identity of an emulated org, for a caller that has a client certificate and no Atlas secret. The certificates are made for the occasion."`
+	ServiceIdentity bool
+}
+
+func (c *devCommand) declare(flags flags) {
+	c.listenFlags.declare(flags)
+	flags.boolean(&c.ServiceIdentity, "service-identity", "Hold the identity of an emulated org, for a caller that has a client certificate and no Atlas secret. The certificates are made for the occasion.")
 }
 
 // devJWTLifetime spares whoever tries it from a JWT that has expired over lunch.
@@ -39,9 +45,9 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 		return err
 	}
 	defer client.CloseIdleConnections()
-	cfg, errs := c.config(in.stderr)
+	cfg := c.config(in.stderr)
 	cfg.Atlas = client
-	errs = append(errs, c.checkLocal()...)
+	errs := c.checkLocal()
 	for _, err := range flatten(cfg.Validate()) {
 		if !errors.Is(err, server.ErrExposed) { // checkLocal has said it
 			errs = append(errs, nameFlag(err))
@@ -69,7 +75,7 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 func (c *devCommand) checkLocal() []error {
 	var errs []error
 	for _, l := range []struct{ flag, addr string }{{"grpc-addr", c.GRPCAddr}, {"http-addr", c.HTTPAddr}, {"admin-addr", c.AdminAddr}} {
-		if l.addr != "" && !server.IsLocal(l.addr) {
+		if l.addr != "" && !listen.IsLocal(l.addr) {
 			errs = append(errs, fmt.Errorf("--%s: tokend dev listens on loopback only, not on %s", l.flag, l.addr))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
@@ -72,9 +73,8 @@ callers:
 	return serveFlags{
 		listenFlags:   c.listenFlags,
 		tlsFlags:      tlsFlags{CertFile: file("server.pem"), KeyFile: file("server-key.pem"), ClientCAFile: file("ca.pem")},
-		atlasFlags:    atlasFlags{URL: em.URL(), CAFile: file("atlas-ca.pem"), Timeout: "10s"},
+		atlasFlags:    atlasFlags{URL: em.URL(), CAFile: file("atlas-ca.pem"), Timeout: 10 * time.Second},
 		identityFlags: identityFlags{PolicyFile: file("policy.yaml")},
-		cacheFlags:    cacheFlags{TTL: "0", StaleIfError: "0"},
 	}, nil
 }
 

@@ -9,8 +9,10 @@ import (
 )
 
 // healthcheckCommand asks a running tokend whether it is alive. An image without a shell has nothing else to ask with.
-type healthcheckCommand struct {
-	AdminAddr string `name:"admin-addr" default:"127.0.0.1:9091" placeholder:"HOST:PORT" help:"The running tokend's --admin-addr."`
+type healthcheckCommand struct{ AdminAddr string }
+
+func (c *healthcheckCommand) declare(flags flags) {
+	flags.text(&c.AdminAddr, "admin-addr", "127.0.0.1:9091", "HOST:PORT", "The running tokend's --admin-addr.")
 }
 
 func (c *healthcheckCommand) execute(ctx context.Context, in *invocation) error {

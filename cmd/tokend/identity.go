@@ -16,12 +16,16 @@ import (
 
 // identityFlags say who may call, and as which Atlas user.
 type identityFlags struct {
-	UserauthtokenFile string `name:"atlas-userauthtoken-file" placeholder:"FILE" help:"Hold an Atlas identity: the file with its userauthtoken. Every caller with a client certificate may use it, so it needs --tls-client-ca-file; for more than that, write a policy."`
-	PolicyFile        string `name:"policy-file" placeholder:"FILE" help:"Who may do what, as whom: YAML. A replaced file is picked up."`
-	OIDCCAFile        string `name:"oidc-ca-file" placeholder:"FILE" help:"Authorities to trust for the policy's OIDC issuers beside the system's, PEM. A replaced file is picked up."`
-	AuditFile         string `name:"audit-file" placeholder:"FILE" help:"Append one JSON record per call to this file; - is standard output; empty turns it off. A request that is refused before it is a call, such as a 404 or 413, is in the log only."`
+	UserauthtokenFile, PolicyFile, OIDCCAFile, AuditFile string
 
 	trial bool // the settings are checked, and nothing is served
+}
+
+func (f *identityFlags) declare(flags flags) {
+	flags.file(&f.UserauthtokenFile, "atlas-userauthtoken-file", "Hold an Atlas identity: the file with its userauthtoken. Every caller with a client certificate may use it, so it needs --tls-client-ca-file; for more than that, write a policy.")
+	flags.file(&f.PolicyFile, "policy-file", "Who may do what, as whom: YAML. A replaced file is picked up.")
+	flags.file(&f.OIDCCAFile, "oidc-ca-file", "Authorities to trust for the policy's OIDC issuers beside the system's, PEM. A replaced file is picked up.")
+	flags.file(&f.AuditFile, "audit-file", "Append one JSON record per call to this file; - is standard output; empty turns it off. A request that is refused before it is a call, such as a 404 or 413, is in the log only.")
 }
 
 // defaultProfile is the profile that --atlas-userauthtoken-file makes.
@@ -86,8 +90,8 @@ func (c *callers) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// open reads the files, and reports all that is wrong with them. mutual is whether callers show client certificates.
-func (f identityFlags) open(client *atlas.Client, mutual bool, stdout io.Writer, log *slog.Logger) (*callers, []error) {
+// open reads the files, and reports all validation errors. mutual is whether callers show client certificates.
+func (f *identityFlags) open(client *atlas.Client, mutual bool, stdout io.Writer, log *slog.Logger) (*callers, []error) {
 	c := &callers{auth: auth.PassThrough(), profiles: newProfiles(client, log), mutual: mutual}
 	c.close = append(c.close, func() { c.auth.Close() }, c.profiles.Close)
 	oidcCAs, err := c.openOIDCCAs(f.OIDCCAFile, log)

@@ -10,12 +10,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/spf13/cobra"
 )
 
 func main() {
 	// net/http prints what a broken server or proxy sends unasked, which may be a token, through this logger and offers
 	// no other way out. Nothing else uses it.
 	log.SetOutput(io.Discard)
+	cobra.EnableCommandSorting = false // the help begins with what matters
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal drains; a second one must end a process that hangs in its drain.
 	context.AfterFunc(ctx, stop)
@@ -24,15 +27,15 @@ func main() {
 	os.Exit(exitCode(err, os.Stderr))
 }
 
-// exitCode reports err and chooses the process's status: 2 for a mistake in what the user asked for, 1 for anything else
+// exitCode reports err and chooses the process's status: 2 if what the user asked for is not valid, 1 for anything else
 // that went wrong.
 func exitCode(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	var mistakes mistakes
-	if errors.As(err, &mistakes) {
-		mistakes.print(stderr)
+	var invalid validationErrors
+	if errors.As(err, &invalid) {
+		invalid.print(stderr)
 		return 2
 	}
 	for _, line := range flatten(err) {
@@ -43,9 +46,11 @@ func exitCode(err error, stderr io.Writer) int {
 
 // run is the whole program, but for the process around it.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
-	invocation, err := parse(args, environ, stdout, stderr)
-	if err != nil || invocation == nil {
-		return err
+	in := parse(args, environ, stdout, stderr)
+	err := in.root.ExecuteContext(ctx)
+	var invalid validationErrors
+	if err != nil && !in.executing && !errors.As(err, &invalid) {
+		return validationErrors{err}
 	}
-	return invocation.run(ctx)
+	return err
 }

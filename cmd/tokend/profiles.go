@@ -68,10 +68,15 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 	}
 	p.secret = secret
 	p.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
-		Client: ps.client,
-		Secret: func() (atlas.UserAuthToken, error) { return secret.Get(), nil },
+		Client:  ps.client,
+		Profile: key.name,
+		Secret:  func() (atlas.UserAuthToken, error) { return secret.Get(), nil },
 		OnEvent: func(e atlas.TokenEvent) {
-			if e.Err != nil {
+			switch {
+			case e.Routine():
+				ps.log.Debug("Atlas identity is not refreshed any more, and logs in", slog.String("profile", key.name), slog.String("cause", e.Err.Error()))
+				return
+			case e.Err != nil:
 				ps.log.Error("Atlas identity failed", slog.String("profile", key.name), slog.String("operation", string(e.Op)), slog.String("cause", e.Err.Error()))
 				return
 			}

@@ -92,7 +92,11 @@ func (c *changing) grant(ctx context.Context) (auth.Grant, error) {
 
 // token goes on with a granted call as the service does.
 func (c *changing) token(ctx context.Context, grant auth.Grant) (atlas.Token, error) {
-	return atlas.WithJWT(ctx, grant.Source, c.client.CreateEphemeralToken)
+	cred, err := grant.Source.Credential(ctx)
+	if err != nil {
+		return "", err
+	}
+	return atlas.WithReLogin(ctx, cred, c.client.CreateEphemeralToken)
 }
 
 // TestProfilesUnderLoad: whatever comes and goes, each call gets a token, and it is that of the profile which the policy
@@ -187,11 +191,11 @@ func TestCallOutlivesItsProfile(t *testing.T) {
 
 func currentJWT(t *testing.T, source *atlas.TokenSource) atlas.JWT {
 	t.Helper()
-	jwt, err := source.Token(t.Context())
+	cred, err := source.Credential(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return jwt
+	return cred.JWT
 }
 
 // TestProfileKept: the same name with the same file is the same profile, logged in as it is, in one policy after another; one

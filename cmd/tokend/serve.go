@@ -17,23 +17,26 @@ import (
 
 // serveFlags are all settings of serve.
 type serveFlags struct {
-	listenFlags `embed:""`
-	tlsFlags    `embed:""`
-	atlasFlags  `embed:""`
-
-	identityFlags `embed:""`
-	cacheFlags    `embed:""`
+	listenFlags
+	tlsFlags
+	atlasFlags
+	identityFlags
+	cacheFlags
 }
 
-// config is what the flags mean, or every mistake in them. The callers have to be closed in either case.
-func (f serveFlags) config(stdout, log io.Writer) (server.Config, *callers, []error) {
-	cfg, errs := f.listenFlags.config(log)
+func (f *serveFlags) declare(flags flags) {
+	f.listenFlags.declare(flags)
+	f.tlsFlags.declare(flags)
+	f.atlasFlags.declare(flags)
+	f.identityFlags.declare(flags)
+	f.cacheFlags.declare(flags)
+}
+
+// config is what the flags mean, or all validation errors. The callers have to be closed in either case.
+func (f *serveFlags) config(stdout, log io.Writer) (server.Config, *callers, []error) {
+	cfg := f.listenFlags.config(log)
 	logger := cfg.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	client, clientErrs := f.client(logger)
-	errs = append(errs, clientErrs...)
+	client, errs := f.client(logger)
 	if client.Client != nil {
 		cfg.Atlas = client
 	}
@@ -54,7 +57,7 @@ func (f serveFlags) config(stdout, log io.Writer) (server.Config, *callers, []er
 	}
 	for _, err := range flatten(cfg.Validate()) {
 		switch {
-		case errors.Is(err, server.ErrNoAtlas): // the client's own mistakes say why
+		case errors.Is(err, server.ErrNoAtlas): // the client's own errors say why
 		case errors.Is(err, server.ErrExposed):
 			errs = append(errs, fmt.Errorf("%w: give --tls-cert-file and --tls-key-file, or --plaintext if something in front of tokend encrypts", nameFlag(err)))
 		case errors.Is(err, server.ErrTLSIncomplete):

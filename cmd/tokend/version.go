@@ -12,12 +12,18 @@ var version string
 
 type versionCommand struct{}
 
-func (*versionCommand) execute(_ context.Context, in *invocation) error {
+func (versionCommand) declare(flags) {}
+
+func (versionCommand) execute(_ context.Context, in *invocation) error {
 	if err := in.check(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(in.stdout, "tokend %s %s %s/%s\n", programVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintln(in.stdout, "tokend", versionLine())
 	return err
+}
+
+func versionLine() string {
+	return fmt.Sprintf("%s %s %s/%s", programVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // programVersion is the release, or what the Go command knows of the build.

@@ -146,7 +146,7 @@ callers:
 	noSecret := func(why string) *atlas.TokenSource {
 		s := atlas.NewTokenSource(atlas.TokenSourceConfig{Secret: func() (atlas.UserAuthToken, error) { return "", errors.New(why) }})
 		t.Cleanup(s.Close)
-		if _, err := s.Token(t.Context()); err == nil {
+		if _, err := s.Credential(t.Context()); err == nil {
 			t.Fatal("there is a token without a secret")
 		}
 		return s

@@ -1,76 +1,99 @@
 // Package tokencache shares and remembers calls for an org's ephemeral token, so that many callers cost Atlas few calls,
 // and never hands out a token that has been deleted.
 //
+// A call passes layers of one shape, each of which knows only the next: group (share.go) → remembering (remember.go) →
+// upstream (upstream.go), which is Atlas.
+//
 // Sharing is always on. For each credential at most one CreateToken is in flight to Atlas; whoever arrives meanwhile
-// shares the next one (flight.go). So the call to Atlas begins after every caller that shares its answer, and the answer
-// is as fresh as if each had called alone. Plain single flight is not: a caller that comes after a delete can join a call
-// that began before it.
+// shares the next one. So the call to Atlas begins after every caller that shares its answer, and the answer is as fresh as
+// if each had called alone. Plain single flight is not: a caller that comes after a delete can join a call that began
+// before it.
 //
 // Remembering is off unless Config.TTL is set. What is remembered stands behind a fence of its org (store.go), in the
-// memory of this process (memory.go) or in Redis for several replicas (redis.go). A delete moves the fence before and
-// after it calls Atlas, whatever comes of it, and holds it in between: then nothing is read and nothing is stored.
+// memory of this process (memory.go) or in Redis for several replicas (redis.go).
 //
-// The package knows of callers only what Credential says. It imports atlas and nothing else of this module.
+// What keeps two callers' answers apart does not hang on one string: the key is made of profile, org and secret, or of the
+// caller's own JWT; callers share a call only if these are equal themselves; and an answer of another org than the
+// caller's is not handed over.
+//
+// The package imports atlas and nothing else of this module.
 package tokencache
 
 import (
 	"context"
-	"time"
+	"errors"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// Cache shares and remembers. It is safe for concurrent use and must be closed.
-type Cache struct {
-	keys    *hasher
-	flights *flights
-	store   store // nil: nothing is remembered
-	metrics *metrics
+// Atlas is what the cache needs of Atlas. *atlas.Client is one. Errors are *atlas.Error.
+type Atlas interface {
+	CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error)
+	DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error
 }
 
-// New returns a Cache. It does not wait for Redis: until that answers, every create goes to Atlas.
-func New(cfg Config) (*Cache, error) {
+// Cache shares and remembers. It is safe for concurrent use and must be closed.
+type Cache struct {
+	keys     *hasher
+	calls    *group
+	memory   *memory      // what needs no sharing; nil without a memory of this process
+	remember *remembering // nil: nothing is remembered
+	metrics  *metrics
+}
+
+// layer is one stage on the way to Atlas.
+type layer interface {
+	// create returns the ephemeral token of the request's org.
+	create(ctx context.Context, r request) (Result, error)
+	// delete deletes that token, and returns the org: a UUID, or "" if the JWT does not say.
+	delete(ctx context.Context, r request) (org string, err error)
+	// kept returns a token that may be handed out because Atlas does not answer.
+	kept(ctx context.Context, r request) (Result, bool)
+}
+
+// New returns a Cache in front of client. It does not wait for Redis: until that answers, every create goes to Atlas.
+func New(client Atlas, cfg Config) (*Cache, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	cfg.setDefaults()
-	flights := newFlights(cfg.CallTimeout)
-	m, err := newMetrics(cfg.Registerer, flights.waiting.Load)
-	if err != nil {
+	c := &Cache{keys: newHasher()}
+	c.calls = newGroup(upstream{client}, cfg.CallTimeout, cfg.StaleIfError > 0)
+	var err error
+	if c.metrics, err = newMetrics(cfg.Registerer, c.calls.waiting.Load); err != nil {
 		return nil, err
 	}
-	c := &Cache{keys: newHasher(), flights: flights, metrics: m}
+	var remembered store
 	switch {
 	case cfg.Redis != nil:
-		if c.store, err = newRedisStore(cfg, m); err != nil {
+		if remembered, err = newRedisStore(cfg, c.metrics); err != nil {
 			return nil, err
 		}
 	case cfg.TTL > 0:
-		c.store = newMemory(cfg)
+		c.memory = newMemory(cfg)
+		remembered = c.memory
+	default:
+		return c, nil
 	}
+	c.remember = newRemembering(remembered, c.calls.next, cfg)
+	c.calls.next = c.remember
 	return c, nil
 }
 
 // Close ends the calls in progress and waits for them.
 func (c *Cache) Close() {
-	c.flights.close()
-	if c.store != nil {
-		c.store.close()
+	c.calls.close()
+	if c.remember != nil {
+		c.remember.close()
 	}
 }
 
 // Check is what an operator should know of, nil if all is well.
 func (c *Cache) Check() error {
-	if c.store == nil {
+	if c.remember == nil {
 		return nil
 	}
-	return c.store.check()
-}
-
-// Answer is what Atlas answered, and to which JWT.
-type Answer struct {
-	Token atlas.Token
-	JWT   atlas.JWT // the one that Atlas accepted, whose claims may be believed for that
+	return c.remember.store.check()
 }
 
 // Result is an ephemeral token, its org (a UUID; "" if the JWT does not say) and where it comes from. When a create fails,
@@ -81,109 +104,69 @@ type Result struct {
 	Status Status
 }
 
-// Create returns the ephemeral token of the credential's org: a remembered one, or what ask gets from Atlas in a call that
-// began after this one and that others may share. With fresh set, nothing remembered is used. A caller whose ctx ends
-// leaves; the call ends when the last has left.
+// Create returns the ephemeral token of the credential's org: a remembered one, or what Atlas answers to a call that began
+// after this one and that others may share. With fresh set, nothing remembered is used. A caller whose ctx ends leaves; the
+// call ends when the last has left.
 //
-// The error is ask's, or ctx's.
-func (c *Cache) Create(ctx context.Context, cred Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
-	key := c.keys.key(cred)
-	if near, ok := c.store.(*memory); ok && !fresh {
-		if found := near.peek(key, cred); found.usable() {
-			return c.counted(found.result()), nil
+// The error is that of the credential, of Atlas, or ctx's.
+func (c *Cache) Create(ctx context.Context, cred atlas.Credential, fresh bool) (Result, error) {
+	result, err := c.create(ctx, cred, fresh)
+	if errors.Is(err, atlas.ErrOrgChanged) {
+		if cred, err = cred.Renewed(ctx); err == nil {
+			result, err = c.create(ctx, cred, fresh)
 		}
 	}
-	result, err := c.flights.join(ctx, key, fresh, func(ctx context.Context, fresh bool) (Result, error) {
-		return c.fly(ctx, key, cred, fresh, ask)
-	})
 	if fresh && !result.Status.Hit {
 		result.Status.Forward = ForwardRequest
 	}
-	return c.counted(result), err
+	c.metrics.created(result.Status)
+	return result, err
 }
 
-func (c *Cache) counted(r Result) Result {
-	c.metrics.created(r.Status)
-	return r
-}
-
-// fly is one shared call: what is remembered, else what Atlas says, else what is kept for when Atlas fails.
-func (c *Cache) fly(ctx context.Context, key key, cred Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
+func (c *Cache) create(ctx context.Context, cred atlas.Credential, fresh bool) (Result, error) {
 	missed := Result{Status: Status{Forward: ForwardMiss}}
-	if c.store == nil {
-		answer, err := ask(ctx)
-		if err != nil {
-			return missed, err
-		}
-		return Result{answer.Token, answer.JWT.UnverifiedClaims().OrgID, missed.Status}, nil
-	}
-	cred = cred.read()
-	found, view := c.store.look(ctx, key, cred)
-	if found.usable() && !fresh {
-		return found.result(), nil
-	}
-	answer, err := ask(ctx)
-	switch {
-	case isRefusal(err):
-		c.store.drop(ctx, key, cred)
-		return missed, err
-	case err != nil && !fresh && isFailure(err):
-		// It is looked for again: what was there before the call may have been deleted meanwhile.
-		if kept, _ := c.store.look(context.WithoutCancel(ctx), key, cred); kept.there() {
-			return kept.result(), nil
-		}
-		return missed, err
-	case err != nil:
-		return missed, err
-	}
-	claims := answer.JWT.UnverifiedClaims() // Atlas has just accepted them
-	if claims.OrgID != "" && claims.OrgID == cred.Org() {
-		life := unlimited
-		if !claims.Expiry.IsZero() {
-			life = time.Until(claims.Expiry)
-		}
-		c.store.fill(ctx, view, key, cred, answer.Token, life)
-	}
-	return Result{answer.Token, claims.OrgID, missed.Status}, nil
-}
-
-// unlimited is the life of a JWT that does not say when it ends.
-const unlimited = 100 * 365 * 24 * time.Hour
-
-// Delete runs send, which deletes the org's token at Atlas and returns the JWT that Atlas accepted. When Delete returns
-// nil, no copy of the deleted token is remembered anywhere.
-//
-// The error is send's, or an *UnsettledError.
-func (c *Cache) Delete(ctx context.Context, cred Credential, send func(context.Context) (atlas.JWT, error)) error {
-	if c.store == nil {
-		_, err := send(ctx)
-		return err
-	}
-	cred = cred.read()
-	held := c.store.hold(ctx, cred.Org())
-	end := ended{unknown: true} // unless it returns, as after a panic
-	defer func() {
-		if !end.done {
-			_ = held.end(ctx, end)
-		}
-	}()
-	jwt, err := c.send(ctx, send)
-	end = ended{done: true, ok: err == nil, unknown: outcomeUnknown(err)}
-	// A profile's secret may have been replaced by one of another org since.
-	end.everything = (end.ok || end.unknown) && jwt.UnverifiedClaims().OrgID != cred.Org()
-	settled := held.end(ctx, end)
-	if isRefusal(err) {
-		c.store.drop(ctx, c.keys.key(cred), cred)
-	}
+	r, err := c.request(cred, fresh)
 	if err != nil {
-		return err
+		return missed, err
 	}
-	return settled
+	if c.memory != nil && !fresh {
+		if found := c.memory.peek(r.key); found.usable() {
+			return found.result(), nil
+		}
+	}
+	result, err := c.calls.create(ctx, c.toRemember(r))
+	if err == nil && cred.Profile != "" && result.Org != cred.Claims().OrgID {
+		return missed, atlas.ErrOrgChanged // however it came about
+	}
+	return result, err
 }
 
-// send bounds a delete, because the fence is not held for ever.
-func (c *Cache) send(ctx context.Context, send func(context.Context) (atlas.JWT, error)) (atlas.JWT, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.flights.timeout)
-	defer cancel()
-	return send(ctx)
+// Delete deletes the ephemeral token of the credential's org at Atlas, and returns that org: a UUID, or "" if the JWT does
+// not say. When it returns without an error, no copy of the deleted token is remembered anywhere.
+//
+// The error is that of the credential, of Atlas, or an *UnsettledError.
+func (c *Cache) Delete(ctx context.Context, cred atlas.Credential) (org string, err error) {
+	org, err = c.delete(ctx, cred)
+	if errors.Is(err, atlas.ErrOrgChanged) {
+		if cred, err = cred.Renewed(ctx); err == nil {
+			org, err = c.delete(ctx, cred)
+		}
+	}
+	return org, err
+}
+
+func (c *Cache) delete(ctx context.Context, cred atlas.Credential) (org string, err error) {
+	r, err := c.request(cred, false)
+	if err != nil {
+		return "", err
+	}
+	return c.calls.delete(ctx, c.toRemember(r))
+}
+
+// toRemember is r with its claims read, if anything is remembered by them.
+func (c *Cache) toRemember(r request) request {
+	if c.remember != nil {
+		r.cred = r.cred.WithClaims()
+	}
+	return r
 }

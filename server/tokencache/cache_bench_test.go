@@ -11,14 +11,17 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
 )
 
-// benchAsk is Atlas, answering at once.
-func benchAsk(jwt atlas.JWT) func(context.Context) (Answer, error) {
-	return func(context.Context) (Answer, error) { return Answer{Token: "token", JWT: jwt}, nil }
+// instantAtlas answers at once.
+type instantAtlas struct{}
+
+func (instantAtlas) CreateEphemeralToken(context.Context, atlas.JWT) (atlas.Token, error) {
+	return "token", nil
 }
+func (instantAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error { return nil }
 
 func newBench(b *testing.B, cfg Config) *Cache {
 	b.Helper()
-	c, err := New(cfg)
+	c, err := New(instantAtlas{}, cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -30,7 +33,7 @@ func newBench(b *testing.B, cfg Config) *Cache {
 func BenchmarkHitInMemory(b *testing.B) {
 	c, jwt := newBench(b, Config{TTL: time.Hour}), newJWT(orgA, "u", time.Time{})
 	for b.Loop() {
-		if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+		if _, err := c.Create(b.Context(), own(jwt), false); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -39,7 +42,7 @@ func BenchmarkHitInMemory(b *testing.B) {
 func BenchmarkMissUnshared(b *testing.B) {
 	c, jwt := newBench(b, Config{}), newJWT(orgA, "u", time.Time{})
 	for b.Loop() {
-		if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+		if _, err := c.Create(b.Context(), own(jwt), false); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -50,7 +53,7 @@ func BenchmarkParallelCallersOfOneKey(b *testing.B) {
 	b.SetParallelism(50) // times GOMAXPROCS; about 100 on two cores
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+			if _, err := c.Create(b.Context(), own(jwt), false); err != nil {
 				b.Error(err)
 			}
 		}
@@ -65,7 +68,7 @@ func BenchmarkParallelHitsInRedis(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		jwt := newJWT(orgA, strconv.FormatInt(n.Add(1), 10), time.Time{})
 		for pb.Next() {
-			if _, err := c.Create(b.Context(), CallersJWT(jwt), false, benchAsk(jwt)); err != nil {
+			if _, err := c.Create(b.Context(), own(jwt), false); err != nil {
 				b.Error(err)
 			}
 		}

@@ -56,13 +56,13 @@ func TestADeleteForgetsWhateverComesOfIt(t *testing.T) {
 		"else": errors.New("else"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+			bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 				far := newJWT(orgB, "u", time.Time{})
 				for _, j := range []atlas.JWT{jwt, other, far} {
 					d.want(j, miss)
 				}
-				err := d.Delete(t.Context(), CallersJWT(jwt), d.world.sendAnd(jwt, outcome))
+				err := d.Delete(t.Context(), own(jwt), d.world.sendAnd(jwt, outcome))
 				if !errors.Is(err, outcome) {
 					t.Errorf("got %v, want %v", err, outcome)
 				}
@@ -81,12 +81,13 @@ func TestADeleteForgetsWhateverComesOfIt(t *testing.T) {
 }
 
 func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+		d.accept(other)
 		d.want(jwt, miss)
 		s := newSlowly()
 		deleted := begin(func() {
-			if err := d.Delete(t.Context(), CallersJWT(other), s.send(d.world.send(other))); err != nil {
+			if err := d.Delete(t.Context(), own(other), s.send(d.world.send(other))); err != nil {
 				t.Error(err)
 			}
 		})
@@ -105,12 +106,13 @@ func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
 
 // Two deletes overlap: the end of the first does not open the fence for the second.
 func TestDeletesHoldTheFenceTogether(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
+		d.accept(jwt)
 		first, second := newSlowly(), newSlowly()
 		var done []<-chan struct{}
 		for _, s := range []slowly{first, second} {
-			done = append(done, begin(func() { _ = d.Delete(t.Context(), CallersJWT(jwt), s.send(d.world.send(jwt))) }))
+			done = append(done, begin(func() { _ = d.Delete(t.Context(), own(jwt), s.send(d.world.send(jwt))) }))
 		}
 		close(first.effect)
 		close(first.answer)
@@ -128,18 +130,19 @@ func TestDeletesHoldTheFenceTogether(t *testing.T) {
 func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
 	for name, outcome := range map[string]error{"deleted": nil, "refused": statusError(atlas.OpDelete, 404)} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: time.Hour, SettleTime: 1}, func(t *testing.T, d *desk) {
+			bubble(t, Config{TTL: time.Hour, SettleTime: 1}, func(t *testing.T, d *testCache) {
 				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+				d.accept(other)
 				old, s := d.world.token(orgA), newSlowly()
 				created := begin(func() {
-					result, err := d.Create(t.Context(), CallersJWT(jwt), false, s.ask(d.world.ask(jwt)))
+					result, err := d.Create(t.Context(), own(jwt), false, s.ask(d.world.ask(jwt)))
 					if err != nil || result.Token != old {
 						t.Errorf("got %q, %v", string(result.Token), err)
 					}
 				})
 				close(s.effect)
 				synctest.Wait()
-				_ = d.Delete(t.Context(), CallersJWT(other), d.world.sendAnd(other, outcome))
+				_ = d.Delete(t.Context(), own(other), d.world.sendAnd(other, outcome))
 				close(s.answer)
 				<-created
 				if n := d.kept(); n != 0 {
@@ -152,12 +155,12 @@ func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
 
 // Stale copies too: the one that was there when the call began is gone when it fails.
 func TestNoStaleTokenAcrossADeleteDuringTheCall(t *testing.T) {
-	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
 		after(time.Second)
 		outage := statusError(atlas.OpCreate, 503)
-		_, err := d.Create(t.Context(), CallersJWT(jwt), false, func(context.Context) (Answer, error) {
+		_, err := d.Create(t.Context(), own(jwt), false, func(context.Context) (Answer, error) {
 			d.delete(jwt)
 			return Answer{}, outage
 		})
@@ -181,13 +184,15 @@ func unknownOutcomes() map[string]error {
 func TestAnUnknownOutcomeHoldsTheFence(t *testing.T) {
 	for name, outcome := range unknownOutcomes() {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
 				jwt := newJWT(orgA, "u", time.Time{})
-				_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) { return jwt, outcome })
+				d.accept(jwt)
+				_ = d.Delete(t.Context(), own(jwt), func(context.Context) (atlas.JWT, error) { return jwt, outcome })
 				after(20*time.Second - 1)
 				d.want(jwt, miss)
 				d.want(jwt, miss)
 				after(1)
+				synctest.Wait()
 				d.want(jwt, miss)
 				d.want(jwt, hit(3600))
 			})
@@ -197,13 +202,14 @@ func TestAnUnknownOutcomeHoldsTheFence(t *testing.T) {
 
 // A create that begins before Atlas carries the delete out, and lands when the settle time is over.
 func TestACreateThatBeganInTheSettleTimeDoesNotFill(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
-		_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) {
+		d.accept(jwt)
+		_ = d.Delete(t.Context(), own(jwt), func(context.Context) (atlas.JWT, error) {
 			return jwt, statusError(atlas.OpDelete, 504)
 		})
 		after(19 * time.Second)
-		_, err := d.Create(t.Context(), CallersJWT(jwt), false, func(ctx context.Context) (Answer, error) {
+		_, err := d.Create(t.Context(), own(jwt), false, func(ctx context.Context) (Answer, error) {
 			answer, err := d.world.ask(jwt)(ctx)
 			d.world.replace(orgA) // the delete takes effect
 			after(5 * time.Second)
@@ -217,7 +223,7 @@ func TestACreateThatBeganInTheSettleTimeDoesNotFill(t *testing.T) {
 }
 
 func TestAPanickingDeleteHoldsTheFence(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
 		func() {
@@ -226,20 +232,21 @@ func TestAPanickingDeleteHoldsTheFence(t *testing.T) {
 					t.Error("the panic was swallowed")
 				}
 			}()
-			_ = d.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) { panic("boom") })
+			_ = d.Delete(t.Context(), own(jwt), func(context.Context) (atlas.JWT, error) { panic("boom") })
 		}()
 		d.want(jwt, miss)
 		d.want(jwt, miss)
 		after(20 * time.Second)
+		synctest.Wait()
 		d.want(jwt, miss)
 		d.want(jwt, hit(3600))
 	})
 }
 
 func TestADeleteHasATimeout(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, CallTimeout: 5 * time.Second}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour, CallTimeout: 5 * time.Second}, func(t *testing.T, d *testCache) {
 		start := time.Now()
-		_ = d.Delete(t.Context(), CallersJWT(newJWT(orgA, "u", time.Time{})), func(ctx context.Context) (atlas.JWT, error) {
+		_ = d.Delete(t.Context(), own(newJWT(orgA, "u", time.Time{})), func(ctx context.Context) (atlas.JWT, error) {
 			<-ctx.Done()
 			return "", ctx.Err()
 		})
@@ -249,39 +256,143 @@ func TestADeleteHasATimeout(t *testing.T) {
 	})
 }
 
-func TestADeleteOfAnotherOrgThanItSeemedForgetsEverything(t *testing.T) {
-	said := newJWT(orgA, "u", time.Time{})
-	for name, tc := range map[string]struct {
-		cred     Credential
-		accepted atlas.JWT
-		outcome  error
-		held     bool
-	}{
-		"org unknown":          {CallersJWT(newJWT("", "u", time.Time{})), newJWT("", "u", time.Time{}), nil, false},
-		"not a JWT":            {CallersJWT("nothing"), "nothing", nil, false},
-		"another org":          {Identity("secret", said), newJWT(orgB, "u", time.Time{}), nil, false},
-		"org no longer told":   {Identity("secret", said), newJWT("", "u", time.Time{}), nil, false},
-		"another, and unknown": {Identity("secret", said), newJWT(orgB, "u", time.Time{}), statusError(atlas.OpDelete, 504), true},
-	} {
+// A JWT that names no org is of some org all the same: what Atlas confirms to it may have been any org's.
+func TestADeleteOfNobodyKnowsWhichOrgForgetsEverything(t *testing.T) {
+	for name, jwt := range map[string]atlas.JWT{"org unknown": newJWT("", "u", time.Time{}), "not a JWT": "nothing"} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
+			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
 				a, b := newJWT(orgA, "v", time.Time{}), newJWT(orgB, "v", time.Time{})
 				d.want(a, miss)
 				d.want(b, miss)
-				err := d.Delete(t.Context(), tc.cred, d.world.sendAnd(tc.accepted, tc.outcome))
-				if !errors.Is(err, tc.outcome) {
-					t.Errorf("got %v, want %v", err, tc.outcome)
-				}
+				d.delete(jwt)
 				if n := d.kept(); n != 0 {
 					t.Errorf("%d tokens are kept", n)
 				}
 				d.want(b, miss)
-				want := hit(3600)
-				if tc.held {
-					want = miss
-				}
-				d.want(b, want)
+				d.want(b, hit(3600))
 			})
 		})
 	}
+}
+
+// TestADeleteGoesOnWithoutItsCaller: who leaves is told that nobody knows, and what Atlas says then counts all the same.
+func TestADeleteGoesOnWithoutItsCaller(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+		d.want(jwt, miss)
+		ctx, leave := context.WithCancel(t.Context())
+		s := newSlowly()
+		deleted := begin(func() {
+			err := d.Delete(ctx, own(other), s.send(d.world.send(other)))
+			if !errors.As(err, new(*UnsettledError)) || !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want an UnsettledError for Canceled", err)
+			}
+		})
+		leave()
+		<-deleted
+		d.want(jwt, hit(3600))
+		close(s.effect)
+		close(s.answer)
+		synctest.Wait()
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+func TestCloseEndsDeletes(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		deleted := begin(func() {
+			err := d.Delete(t.Context(), own(jwt), func(ctx context.Context) (atlas.JWT, error) {
+				<-ctx.Done()
+				return "", ctx.Err()
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want Canceled", err)
+			}
+		})
+		d.Close()
+		<-deleted
+		if _, err := d.Cache.Delete(t.Context(), own(jwt)); !errors.Is(err, errClosed) {
+			t.Errorf("after close: %v, want errClosed", err)
+		}
+	})
+}
+
+// TestAMadeUpDeleteDisturbsNobody: a credential that Atlas has not accepted changes nothing for anybody else, neither while its
+// delete is in progress nor when Atlas has refused it or has not answered, whatever org it names.
+func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
+	outcomes := unknownOutcomes()
+	outcomes["401"], outcomes["403"] = statusError(atlas.OpDelete, 401), statusError(atlas.OpDelete, 403)
+	for name, outcome := range outcomes {
+		for org, madeUp := range map[string]atlas.JWT{
+			"the same org": newJWT(orgA, "nobody", time.Time{}), "no org": newJWT("", "nobody", time.Time{}), "no JWT": "a.b.c",
+		} {
+			t.Run(name+", "+org, func(t *testing.T) {
+				bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+					jwt, later := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "new", time.Time{})
+					d.want(jwt, miss)
+					s := newSlowly()
+					deleted := begin(func() {
+						err := d.Delete(t.Context(), own(madeUp), s.send(func(context.Context) (atlas.JWT, error) { return madeUp, outcome }))
+						if !errors.Is(err, outcome) {
+							t.Errorf("got %v, want %v", err, outcome)
+						}
+					})
+					d.want(jwt, hit(3600))
+					d.want(later, miss)
+					d.want(later, hit(3600))
+					close(s.effect)
+					close(s.answer)
+					<-deleted
+					d.want(jwt, hit(3600))
+					d.want(later, hit(3600))
+				})
+			})
+		}
+	}
+}
+
+// TestAFirstDeleteForgets: what Atlas confirms to a credential that it has not accepted before counts from then on.
+func TestAFirstDeleteForgets(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(_ *testing.T, d *testCache) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		d.want(jwt, miss)
+		d.delete(newJWT(orgA, "new", time.Time{}))
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+// TestTheNewTokenEndsTheOld: while a delete with a credential that is new to us is in progress, whoever comes may still be given
+// the old token, but nobody after one who was given the new one.
+func TestTheNewTokenEndsTheOld(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		jwt, other, deleter := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{}), newJWT(orgA, "new", time.Time{})
+		d.want(jwt, miss)
+		old, slow := d.world.token(orgA), newSlowly()
+		late := newJWT(orgA, "late", time.Time{})
+		asked := begin(func() {
+			result, err := d.Create(t.Context(), own(late), false, slow.ask(d.world.ask(late)))
+			if err != nil || result.Token != old {
+				t.Errorf("got %q, %v", string(result.Token), err)
+			}
+		})
+		close(slow.effect) // it has the old token, and is not answered yet
+		s := newSlowly()
+		deleted := begin(func() { _ = d.Delete(t.Context(), own(deleter), s.send(d.world.send(deleter))) })
+		d.want(jwt, hit(3600))
+		close(s.effect)
+		synctest.Wait()
+		d.wantToken(jwt, old, hit(3600))
+		d.want(other, miss) // is given the new one
+		close(slow.answer)
+		<-asked // an old one, which comes late and must not stay
+		d.want(jwt, miss)
+		d.want(late, miss)
+		close(s.answer)
+		<-deleted
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
 }

@@ -1,6 +1,7 @@
 package tokencache
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -11,7 +12,7 @@ import (
 
 // Somebody has deleted the token at Atlas itself.
 func TestAContradictionForgetsBoth(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 		far := newJWT(orgB, "u", time.Time{})
 		d.want(far, miss)
@@ -28,56 +29,43 @@ func TestAContradictionForgetsBoth(t *testing.T) {
 	})
 }
 
-func TestIdleFencesAreBounded(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, MaxTokens: 10}, func(t *testing.T, d *desk) {
+// A fence that nothing is behind goes once no call can be left that began before it moved, and not sooner.
+func TestFencesAreSwept(t *testing.T) {
+	cfg := Config{TTL: 2 * time.Second, CallTimeout: 30 * time.Second, SettleTime: 5 * time.Second}
+	bubble(t, cfg, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		s := newSlowly()
-		created := begin(func() { _, _ = d.Create(t.Context(), CallersJWT(jwt), false, s.ask(d.world.ask(jwt))) })
+		created := begin(func() { _, _ = d.Create(t.Context(), own(jwt), false, s.ask(d.world.ask(jwt))) })
 		close(s.effect)
 		synctest.Wait()
-		d.delete(jwt)
-		for i := range 1000 { // the fence of orgA gives way to theirs
+		d.delete(newJWT(orgA, "other", time.Time{}))
+		for i := range 1000 {
 			d.delete(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
 		}
-		m := d.memory()
-		if n := len(m.orgs); n > 10 || n != m.idle.Len() {
-			t.Errorf("%d fences, %d of them idle; want at most 10", n, m.idle.Len())
-		}
+		after(29 * time.Second)
 		close(s.answer)
 		<-created
 		if n := d.kept(); n != 0 {
-			t.Errorf("%d tokens are kept: an old one was filled", n)
+			t.Errorf("%d tokens are kept: an old one was put", n)
 		}
-		d.want(jwt, miss)
-		d.want(jwt, hit(3600))
+		after(time.Minute)
+		if n := d.fences(); n != 0 {
+			t.Errorf("%d fences are kept", n)
+		}
 	})
 }
 
-// A fence that is held gives way as well, and holds on in that of every org.
-func TestAHeldFenceThatGivesWayHoldsAll(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, MaxTokens: 2, SettleTime: 20 * time.Second}, func(t *testing.T, d *desk) {
-		jwt := newJWT(orgA, "u", time.Time{})
-		_ = d.Delete(t.Context(), CallersJWT(jwt), d.world.sendAnd(jwt, statusError(atlas.OpDelete, 504)))
-		for i := range 5 {
-			d.delete(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
+// What nobody has verified takes up no memory at all.
+func TestMadeUpOrgsAreNotKept(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		d.world.failing(statusError(atlas.OpCreate, 401))
+		for i := range 1000 {
+			jwt := newJWT(fmt.Sprintf("org %d", i), "u", time.Time{})
+			_, _ = d.create(jwt)
+			_ = d.Delete(t.Context(), own(jwt), func(context.Context) (atlas.JWT, error) { return jwt, statusError(atlas.OpDelete, 401) })
 		}
-		d.want(jwt, miss)
-		d.want(jwt, miss)
-		after(20 * time.Second)
-		d.want(jwt, miss)
-		d.want(jwt, hit(3600))
-	})
-}
-
-// What nobody has verified does not take up more memory the longer it is.
-func TestALongOrgIsKeptShort(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
-		jwt := newJWT(string(make([]byte, 8000)), "u", time.Time{})
-		d.delete(jwt)
-		for name, f := range d.memory().orgs {
-			if len(name) > 100 || len(f.name) > 100 {
-				t.Errorf("a fence has a name of %d bytes", len(name))
-			}
+		if n := d.fences() + d.held(); n != 0 {
+			t.Errorf("%d things are kept", n)
 		}
 	})
 }

@@ -38,36 +38,95 @@ func newJWT(org, user string, exp time.Time) atlas.JWT {
 	return atlas.JWT(b64([]byte(`{"alg":"none"}`)) + "." + b64(payload) + "." + b64([]byte("signature")))
 }
 
-// world is an Atlas in a few lines: one token for each org, which a delete replaces.
-type world struct {
+// fakeAtlas is an Atlas in a few lines: one token for each org, which a delete replaces.
+type fakeAtlas struct {
 	mu      sync.Mutex
-	deletes map[string]int // guarded by mu; by org
-	fail    error          // guarded by mu; what every create ends with
+	deletes map[string]int        // guarded by mu; by org
+	fail    error                 // guarded by mu; what every create ends with
+	asks    map[atlas.JWT]*hooked // guarded by mu; what the next create with a JWT does instead
+	sends   map[atlas.JWT]*hooked // guarded by mu; the same for deletes
 }
 
-func newWorld() *world { return &world{deletes: map[string]int{}} }
+// hooked is what a test lets one call to Atlas do.
+type hooked struct {
+	ask  func(context.Context) (Answer, error)
+	send func(context.Context) (atlas.JWT, error)
+}
 
-func (w *world) token(org string) atlas.Token {
+// Answer is what Atlas answered, and to which JWT.
+type Answer struct {
+	Token atlas.Token
+	JWT   atlas.JWT
+}
+
+func newFakeAtlas() *fakeAtlas {
+	return &fakeAtlas{deletes: map[string]int{}, asks: map[atlas.JWT]*hooked{}, sends: map[atlas.JWT]*hooked{}}
+}
+
+func (w *fakeAtlas) token(org string) atlas.Token {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return atlas.Token(fmt.Sprintf("token %d of %s", w.deletes[org], org))
 }
 
-func (w *world) failing(err error) {
+func (w *fakeAtlas) failing(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fail = err
 }
 
 // replace is what a delete does at Atlas.
-func (w *world) replace(org string) {
+func (w *fakeAtlas) replace(org string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.deletes[org]++
 }
 
+// hook has the next call with jwt do something else. The first to come brings what is done, as for a shared call; unhook takes
+// it back if nothing came of it.
+func (w *fakeAtlas) hook(of map[atlas.JWT]*hooked, jwt atlas.JWT, h *hooked) (unhook func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if of[jwt] == nil {
+		of[jwt] = h
+	}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if of[jwt] == h {
+			delete(of, jwt)
+		}
+	}
+}
+
+func (w *fakeAtlas) take(of map[atlas.JWT]*hooked, jwt atlas.JWT) *hooked {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h := of[jwt]
+	delete(of, jwt)
+	return h
+}
+
+func (w *fakeAtlas) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error) {
+	ask := w.ask(jwt)
+	if h := w.take(w.asks, jwt); h != nil {
+		ask = h.ask
+	}
+	answer, err := ask(ctx)
+	return answer.Token, err
+}
+
+func (w *fakeAtlas) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error {
+	send := w.send(jwt)
+	if h := w.take(w.sends, jwt); h != nil {
+		send = h.send
+	}
+	_, err := send(ctx)
+	return err
+}
+
 // ask answers jwt at once.
-func (w *world) ask(jwt atlas.JWT) func(context.Context) (Answer, error) {
+func (w *fakeAtlas) ask(jwt atlas.JWT) func(context.Context) (Answer, error) {
 	return func(ctx context.Context) (Answer, error) {
 		w.mu.Lock()
 		fail := w.fail
@@ -83,15 +142,12 @@ func (w *world) ask(jwt atlas.JWT) func(context.Context) (Answer, error) {
 }
 
 // send deletes at once.
-func (w *world) send(jwt atlas.JWT) func(context.Context) (atlas.JWT, error) {
-	return func(context.Context) (atlas.JWT, error) {
-		w.replace(jwt.UnverifiedClaims().OrgID)
-		return jwt, nil
-	}
+func (w *fakeAtlas) send(jwt atlas.JWT) func(context.Context) (atlas.JWT, error) {
+	return w.sendAnd(jwt, nil)
 }
 
 // sendAnd deletes, and ends with err all the same.
-func (w *world) sendAnd(jwt atlas.JWT, err error) func(context.Context) (atlas.JWT, error) {
+func (w *fakeAtlas) sendAnd(jwt atlas.JWT, err error) func(context.Context) (atlas.JWT, error) {
 	return func(context.Context) (atlas.JWT, error) {
 		w.replace(jwt.UnverifiedClaims().OrgID)
 		return jwt, err
@@ -106,34 +162,47 @@ func kindError(op atlas.Operation, kind atlas.Kind) error {
 	return &atlas.Error{Op: op, Kind: kind, Sent: true, Err: errors.New("an error of the test's")}
 }
 
-// desk is a Cache over a world.
-type desk struct {
+// testCache is a Cache over a fake Atlas.
+type testCache struct {
 	*Cache
 	t     testing.TB
-	world *world
+	world *fakeAtlas
 }
 
-func newDesk(t testing.TB, w *world, cfg Config) *desk {
+func newTestCache(t testing.TB, w *fakeAtlas, cfg Config) *testCache {
 	t.Helper()
-	c, err := New(cfg)
+	c, err := New(w, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return &desk{c, t, w}
+	return &testCache{c, t, w}
 }
 
-func (d *desk) create(jwt atlas.JWT) (Result, error) {
-	return d.Create(d.t.Context(), CallersJWT(jwt), false, d.world.ask(jwt))
+func (d *testCache) create(jwt atlas.JWT) (Result, error) {
+	return d.Cache.Create(d.t.Context(), own(jwt), false)
+}
+
+// Create creates; if it comes to a call to Atlas that nobody else has brought, that is ask.
+func (d *testCache) Create(ctx context.Context, cred atlas.Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
+	defer d.world.hook(d.world.asks, cred.JWT, &hooked{ask: ask})()
+	return d.Cache.Create(ctx, cred, fresh)
+}
+
+// Delete deletes, by send.
+func (d *testCache) Delete(ctx context.Context, cred atlas.Credential, send func(context.Context) (atlas.JWT, error)) error {
+	defer d.world.hook(d.world.sends, cred.JWT, &hooked{send: send})()
+	_, err := d.Cache.Delete(ctx, cred)
+	return err
 }
 
 // want creates and compares the answer with the org's present token, and how it was answered.
-func (d *desk) want(jwt atlas.JWT, status string) {
+func (d *testCache) want(jwt atlas.JWT, status string) {
 	d.t.Helper()
 	d.wantToken(jwt, d.world.token(jwt.UnverifiedClaims().OrgID), status)
 }
 
-func (d *desk) wantToken(jwt atlas.JWT, token atlas.Token, status string) {
+func (d *testCache) wantToken(jwt atlas.JWT, token atlas.Token, status string) {
 	d.t.Helper()
 	result, err := d.create(jwt)
 	if err != nil {
@@ -145,9 +214,9 @@ func (d *desk) wantToken(jwt atlas.JWT, token atlas.Token, status string) {
 	}
 }
 
-func (d *desk) delete(jwt atlas.JWT) {
+func (d *testCache) delete(jwt atlas.JWT) {
 	d.t.Helper()
-	if err := d.Delete(d.t.Context(), CallersJWT(jwt), d.world.send(jwt)); err != nil {
+	if err := d.Delete(d.t.Context(), own(jwt), d.world.send(jwt)); err != nil {
 		d.t.Errorf("delete: %v", err)
 	}
 }
@@ -157,3 +226,17 @@ const miss = "tokend; fwd=miss"
 func hit(seconds int) string { return fmt.Sprintf("tokend; hit; ttl=%d", seconds) }
 
 const stale = "tokend; hit; detail=stale"
+
+// own is a caller's own credential, and profile that of an Atlas identity of the service.
+func own(jwt atlas.JWT) atlas.Credential { return atlas.Credential{JWT: jwt} }
+
+func profile(secret atlas.UserAuthToken, jwt atlas.JWT) atlas.Credential {
+	return atlas.Credential{JWT: jwt, Profile: "acme", Secret: secret}
+}
+
+// accept notes that Atlas has accepted the JWTs.
+func (d *testCache) accept(jwts ...atlas.JWT) {
+	for _, jwt := range jwts {
+		d.remember.accepted.add(d.keys.key(own(jwt)))
+	}
+}

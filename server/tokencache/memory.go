@@ -9,128 +9,105 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// memory remembers in this process. Its fences are readings of one counter that every move advances: a token that was
-// asked for at reading n may be remembered if its org's fence has not moved since n. A move forgets what the org has, and
-// a held fence lets nothing in, so whatever is there may be handed out.
+// memory remembers in this process.
 type memory struct {
 	ttl, stale, settle time.Duration
+	idle               time.Duration // how long an org that has nothing is kept: longer than any call, so that no view is older
 	maxTokens          int
 
-	mu     sync.Mutex
-	closed bool                // guarded by mu
-	seq    uint64              // guarded by mu; the number of moves so far
-	all    fence               // guarded by mu; that of every org
-	orgs   map[string]*fence   // guarded by mu; fences that have moved or have tokens behind them
-	idle   list.List           // guarded by mu; *fence with neither tokens nor deletes, the one idle longest first
-	tokens map[key]*remembered // guarded by mu
-	oldest list.List           // guarded by mu; *remembered, the oldest first
+	mu      sync.Mutex
+	closed  bool                // guarded by mu
+	cleared uint64              // guarded by mu; how often a delete was of every org
+	orgs    map[string]*fence   // guarded by mu; those that Atlas has accepted a credential of
+	tokens  map[key]*remembered // guarded by mu
+	oldest  list.List           // guarded by mu; *remembered, the oldest first
+	sweeper *time.Timer         // guarded by mu; nil while there is nothing
 }
+
+// generation is where an org stands. An org that is not known yet stands at the beginning.
+type generation struct{ cleared, moved uint64 }
 
 // fence is that of one org.
 type fence struct {
-	name      string
-	moved     uint64    // when it last moved
-	deletes   int       // in progress
-	heldUntil time.Time // after a delete whose outcome nobody knows
-	tokens    map[key]*remembered
-	idle      *list.Element // in memory.idle
+	moved  uint64      // how often it has moved
+	holds  int         // deletes in progress, or not settled
+	token  atlas.Token // the last one that Atlas answered with
+	tokens int         // how many are remembered
+	used   time.Time   // last
 }
-
-func (f *fence) held(now time.Time) bool { return f.deletes > 0 || now.Before(f.heldUntil) }
 
 // remembered is one token, under one credential.
 type remembered struct {
 	key   key
 	org   string
 	fence *fence
+	view  generation
 	token atlas.Token
 	since time.Time // Atlas was asked
 	fresh time.Time // a hit until then
 	until time.Time // kept until then
 	order *list.Element
-
-	expiry *time.Timer // forgets it
 }
 
 func newMemory(cfg Config) *memory {
 	return &memory{
-		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime, maxTokens: cfg.MaxTokens,
+		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime, idle: cfg.CallTimeout + cfg.SettleTime, maxTokens: cfg.MaxTokens,
 		orgs: map[string]*fence{}, tokens: map[key]*remembered{},
 	}
 }
 
 // peek returns what is remembered and nothing else.
-func (m *memory) peek(k key, cred Credential) found {
+func (m *memory) peek(k key) found {
 	now := time.Now()
 	m.mu.Lock()
-	r := m.tokens[k] // what is in there never changes
-	m.mu.Unlock()
-	return r.found(cred, now)
+	defer m.mu.Unlock()
+	return m.find(k, now)
 }
 
-// found is r as cred may have it at that time. r may be nil.
-func (r *remembered) found(cred Credential, now time.Time) found {
-	if r == nil || !now.Before(r.until) || !cred.isOf(r.org) {
+// find returns what may be read. The caller holds mu.
+func (m *memory) find(k key, now time.Time) found {
+	r := m.tokens[k]
+	if r == nil || !now.Before(r.until) || r.fence.holds > 0 || r.view != (generation{m.cleared, r.fence.moved}) {
 		return found{}
 	}
 	return found{r.token, r.org, now.Sub(r.since), r.fresh.Sub(now)}
 }
 
-func (m *memory) look(_ context.Context, k key, cred Credential) (found, view) {
+func (m *memory) get(_ context.Context, r request) (found, view) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := view{at: now, seq: m.seq}
-	f := m.orgs[fenceName(cred.Org())]
-	v.valid = !m.all.held(now) && (f == nil || !f.held(now))
-	return m.tokens[k].found(cred, now), v // while a fence is held, nothing is behind it
+	v := view{at: now, memory: generation{cleared: m.cleared}}
+	if f := m.orgs[r.org()]; f != nil {
+		v.memory.moved = f.moved
+	}
+	return m.find(r.key, now), v
 }
 
-func (m *memory) fill(_ context.Context, v view, k key, cred Credential, token atlas.Token, life time.Duration) {
+func (m *memory) put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
 	now := time.Now()
-	r := &remembered{key: k, org: cred.Org(), token: token, since: v.at}
-	r.fresh = earliest(v.at.Add(m.ttl), now.Add(life))
-	r.until = earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.fence(cred.Org())
-	if m.closed || !v.valid || !now.Before(r.until) || m.all.moved > v.seq || m.all.held(now) || f.moved > v.seq || f.held(now) {
+	if m.closed {
 		return
 	}
-	if f.contradicts(token, now) {
-		m.move(f)
+	f := m.fence(r.org(), now)
+	if f.token != token && f.token != "" {
+		f.moved++
+	}
+	f.token = token
+	fresh, until := earliest(v.at.Add(m.ttl), now.Add(life)), earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
+	if !now.Before(until) || v.memory != (generation{m.cleared, f.moved}) {
 		return
 	}
-	m.forget(k)
-	m.remember(f, r)
+	m.remove(m.tokens[r.key])
+	kept := &remembered{key: r.key, org: r.org(), fence: f, view: v.memory, token: token, since: v.at, fresh: fresh, until: until}
+	kept.order = m.oldest.PushBack(kept)
+	m.tokens[r.key] = kept
+	f.tokens++
 	for len(m.tokens) > m.maxTokens {
-		m.forget(m.oldest.Front().Value.(*remembered).key)
+		m.remove(m.oldest.Front().Value.(*remembered))
 	}
-	r.expiry = time.AfterFunc(r.until.Sub(now), func() { m.expire(r) }) // also if nobody asks for it any more
-}
-
-// fenceName stands for an org: what a JWT that nobody has verified says may be of any length.
-func fenceName(org string) string { return publicID("org", org) }
-
-// fence returns the fence of an org, which may be a new one that is not filed. The caller holds mu.
-func (m *memory) fence(org string) *fence {
-	name := fenceName(org)
-	if f := m.orgs[name]; f != nil {
-		return f
-	}
-	return &fence{name: name, tokens: map[key]*remembered{}}
-}
-
-// contradicts reports whether another token is remembered for the org. Then somebody has deleted that one behind our back,
-// at Atlas itself, or this one is the older: nobody knows which, so neither is kept. So all that are there are the same,
-// and the first speaks for them.
-func (f *fence) contradicts(token atlas.Token, now time.Time) bool {
-	for _, other := range f.tokens {
-		if now.Before(other.until) {
-			return other.token != token
-		}
-	}
-	return false
 }
 
 func earliest(a, b time.Time) time.Time {
@@ -140,115 +117,112 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// remember puts r behind f. The caller holds mu.
-func (m *memory) remember(f *fence, r *remembered) {
-	r.fence, r.order = f, m.oldest.PushBack(r)
-	m.tokens[r.key], f.tokens[r.key] = r, r
-	m.file(f)
+// fence returns the fence of an org that Atlas has accepted a credential of. The caller holds mu.
+func (m *memory) fence(org string, now time.Time) *fence {
+	f := m.orgs[org]
+	if f == nil {
+		f = &fence{}
+		m.orgs[org] = f
+	}
+	f.used = now
+	if m.sweeper == nil && !m.closed {
+		m.sweeper = time.AfterFunc(m.sweepInterval(), m.sweep)
+	}
+	return f
 }
 
-// forget removes one token. The caller holds mu.
-func (m *memory) forget(k key) {
-	r := m.tokens[k]
+// remove removes one token, which may be nil. The caller holds mu.
+func (m *memory) remove(r *remembered) {
 	if r == nil {
 		return
 	}
-	if r.expiry != nil {
-		r.expiry.Stop()
-	}
 	m.oldest.Remove(r.order)
-	delete(m.tokens, k)
-	delete(r.fence.tokens, k)
-	m.file(r.fence)
+	delete(m.tokens, r.key)
+	r.fence.tokens--
 }
 
-func (m *memory) expire(r *remembered) {
+func (m *memory) forget(_ context.Context, r request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.tokens[r.key] == r {
-		m.forget(r.key)
-	}
+	m.remove(m.tokens[r.key])
 }
 
-// file keeps a fence among the idle ones if it is idle, and bounds those: the one idle longest gives way to the fence of
-// every org, so that what was asked for before it moved is still not remembered. The caller holds mu.
-func (m *memory) file(f *fence) {
-	if f == &m.all {
-		return
-	}
-	m.orgs[f.name] = f
-	if f.idle != nil {
-		m.idle.Remove(f.idle)
-		f.idle = nil
-	}
-	if f.deletes == 0 && len(f.tokens) == 0 {
-		f.idle = m.idle.PushBack(f)
-	}
-	for m.idle.Len() > m.maxTokens {
-		gone := m.idle.Remove(m.idle.Front()).(*fence)
-		delete(m.orgs, gone.name)
-		m.all.moved = max(m.all.moved, gone.moved)
-		if gone.heldUntil.After(m.all.heldUntil) {
-			m.all.heldUntil = gone.heldUntil
+// sweepInterval is how often is looked for what can go: at least twice in the life of a token.
+func (m *memory) sweepInterval() time.Duration { return max((m.ttl+m.stale)/2, time.Millisecond) }
+
+// sweepSteps bounds how much one sweep looks at, because everybody waits for it.
+const sweepSteps = 4096
+
+// sweep forgets tokens that have expired, though nobody asks for them any more, and the fences of orgs that have none.
+func (m *memory) sweep() {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := m.oldest.Front()
+	for range sweepSteps {
+		if next == nil {
+			break
+		}
+		r := next.Value.(*remembered)
+		next = next.Next()
+		if !now.Before(r.until) || r.view != (generation{m.cleared, r.fence.moved}) {
+			m.remove(r)
 		}
 	}
-}
-
-// move moves a fence and forgets what is behind it. The caller holds mu.
-func (m *memory) move(f *fence) {
-	m.seq++
-	f.moved = m.seq
-	behind := f.tokens
-	if f == &m.all {
-		behind = m.tokens
+	steps := 0
+	for org, f := range m.orgs { // in no order, so that each has its turn
+		if f.tokens == 0 && f.holds == 0 && now.Sub(f.used) > m.idle {
+			delete(m.orgs, org)
+		}
+		if steps++; steps == sweepSteps {
+			break
+		}
 	}
-	for k := range behind {
-		m.forget(k)
+	m.sweeper = nil
+	if !m.closed && len(m.orgs) > 0 {
+		m.sweeper = time.AfterFunc(m.sweepInterval(), m.sweep)
 	}
-	m.file(f)
 }
 
-func (m *memory) drop(_ context.Context, k key, _ Credential) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.forget(k)
-}
+func (m *memory) deletion(org string) deletion { return &memoryDeletion{memory: m, org: org} }
 
-func (m *memory) hold(_ context.Context, org string) hold {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	f := &m.all
-	if org != "" {
-		f = m.fence(org)
-	}
-	f.deletes++
-	m.move(f)
-	return &memoryHold{m, f}
-}
-
-type memoryHold struct {
+type memoryDeletion struct {
 	memory *memory
-	fence  *fence
+	org    string // "": every org, which cannot be held
+	held   bool
 }
 
-func (h *memoryHold) end(_ context.Context, e ended) error {
-	m := h.memory
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h.fence.deletes--
-	m.moveAfter(h.fence, e)
-	if e.everything {
-		m.moveAfter(&m.all, e)
+func (d *memoryDeletion) begin(context.Context) {
+	d.held = true
+	d.move(+1)
+}
+
+func (d *memoryDeletion) end(_ context.Context, how outcome) error {
+	switch {
+	case !d.held:
+		d.move(0)
+	case how == outcomeUnknown:
+		d.move(0)
+		time.AfterFunc(d.memory.settle, func() { d.move(-1) })
+	default:
+		d.move(-1)
 	}
 	return nil
 }
 
-// moveAfter moves a fence after a delete. The caller holds mu.
-func (m *memory) moveAfter(f *fence, e ended) {
-	if e.unknown {
-		f.heldUntil = time.Now().Add(m.settle)
+// move makes a new generation.
+func (d *memoryDeletion) move(holds int) {
+	m := d.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d.org == "" {
+		m.cleared++
+		return
 	}
-	m.move(f)
+	f := m.fence(d.org, time.Now())
+	f.moved++
+	f.holds += holds
+	f.token = "" // whatever Atlas answers who is asked from now on contradicts nobody
 }
 
 func (m *memory) check() error { return nil }
@@ -257,5 +231,9 @@ func (m *memory) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	m.move(&m.all)
+	clear(m.tokens)
+	m.oldest.Init()
+	if m.sweeper != nil {
+		m.sweeper.Stop()
+	}
 }

@@ -12,52 +12,51 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// shop is a state machine over a Cache in memory: calls begin, take effect at Atlas and are answered at any time, and
+// cacheMachine is a state machine over a Cache in memory: calls begin, take effect at Atlas and are answered at any time, and
 // time passes. The model knows one thing: when which org's token was deleted, and when that was acknowledged.
-type shop struct {
-	cache *Cache
-	world *world
-	calls []*order
+type cacheMachine struct {
+	cache *testCache
+	calls []*callInProgress
 
 	acknowledged map[string]int // by org, how many deletes had taken effect when one was last acknowledged
 }
 
-// order is a call in progress.
-type order struct {
+// callInProgress is one.
+type callInProgress struct {
 	slowly
 	took, answered bool
 	done           <-chan struct{}
 }
 
-const shopTTL, shopStale, shopSettle = 10 * time.Second, 20 * time.Second, 5 * time.Second
+const machineTTL, machineStale, machineSettle = 10 * time.Second, 20 * time.Second, 5 * time.Second
 
-func (s *shop) jwt(t *rapid.T) atlas.JWT {
+func (s *cacheMachine) jwt(t *rapid.T) atlas.JWT {
 	return newJWT(rapid.SampledFrom([]string{orgA, orgA, orgB}).Draw(t, "org"), rapid.SampledFrom([]string{"u", "v"}).Draw(t, "user"), time.Time{})
 }
 
-// generation is which token of its org one is.
-func generation(token atlas.Token) (n int, org string) {
+// tokenNumber is which token of its org one is.
+func tokenNumber(token atlas.Token) (n int, org string) {
 	if _, err := fmt.Sscanf(string(token), "token %d of %s", &n, &org); err != nil {
 		return -1, ""
 	}
 	return n, org
 }
 
-func (s *shop) create(t *rapid.T) { s.beginCreate(t) }
+func (s *cacheMachine) create(t *rapid.T) { s.beginCreate(t) }
 
-func (s *shop) wholeCreate(t *rapid.T) { s.beginCreate(t).finish() }
+func (s *cacheMachine) wholeCreate(t *rapid.T) { s.beginCreate(t).finish() }
 
-func (s *shop) beginCreate(t *rapid.T) *order {
+func (s *cacheMachine) beginCreate(t *rapid.T) *callInProgress {
 	jwt, fresh := s.jwt(t), rapid.Bool().Draw(t, "fresh")
 	org := jwt.UnverifiedClaims().OrgID
 	atLeast := s.acknowledged[org]
-	o := &order{slowly: newSlowly()}
+	o := &callInProgress{slowly: newSlowly()}
 	o.done = begin(func() {
-		result, err := s.cache.Create(context.Background(), CallersJWT(jwt), fresh, o.ask(s.world.ask(jwt)))
+		result, err := s.cache.Create(context.Background(), own(jwt), fresh, o.ask(s.cache.world.ask(jwt)))
 		if err != nil {
 			return // Atlas failed, and it was not hidden
 		}
-		n, of := generation(result.Token)
+		n, of := tokenNumber(result.Token)
 		switch {
 		case of != org:
 			t.Errorf("given another org's token")
@@ -65,9 +64,9 @@ func (s *shop) beginCreate(t *rapid.T) *order {
 			t.Errorf("given token %d of its org after the delete that made %d was acknowledged: %s", n, atLeast, result.Status)
 		case result.Status.Hit && fresh:
 			t.Errorf("no-cache was answered from memory")
-		case result.Status.Hit && !result.Status.Stale && result.Status.Age >= shopTTL:
+		case result.Status.Hit && !result.Status.Stale && result.Status.Age >= machineTTL:
 			t.Errorf("a hit of age %v", result.Status.Age)
-		case result.Status.Age >= shopTTL+shopStale:
+		case result.Status.Age >= machineTTL+machineStale:
 			t.Errorf("a stale token of age %v", result.Status.Age)
 		}
 	})
@@ -75,24 +74,24 @@ func (s *shop) beginCreate(t *rapid.T) *order {
 	return o
 }
 
-func (s *shop) delete(t *rapid.T) { s.beginDelete(t) }
+func (s *cacheMachine) delete(t *rapid.T) { s.beginDelete(t) }
 
-func (s *shop) wholeDelete(t *rapid.T) { s.beginDelete(t).finish() }
+func (s *cacheMachine) wholeDelete(t *rapid.T) { s.beginDelete(t).finish() }
 
-func (s *shop) beginDelete(t *rapid.T) *order {
+func (s *cacheMachine) beginDelete(t *rapid.T) *callInProgress {
 	jwt := s.jwt(t)
 	org := jwt.UnverifiedClaims().OrgID
 	outcome := rapid.SampledFrom([]error{
 		nil, nil, statusError(atlas.OpDelete, 504), statusError(atlas.OpDelete, 404),
 	}).Draw(t, "outcome")
-	o := &order{slowly: newSlowly()}
+	o := &callInProgress{slowly: newSlowly()}
 	made := 0
 	o.done = begin(func() {
-		err := s.cache.Delete(context.Background(), CallersJWT(jwt), o.send(func(ctx context.Context) (atlas.JWT, error) {
+		err := s.cache.Delete(context.Background(), own(jwt), o.send(func(ctx context.Context) (atlas.JWT, error) {
 			if outcome == nil || !isStatus(outcome, 404) {
-				_, _ = s.world.send(jwt)(ctx)
+				_, _ = s.cache.world.send(jwt)(ctx)
 			}
-			made, _ = generation(s.world.token(org))
+			made, _ = tokenNumber(s.cache.world.token(org))
 			return jwt, outcome
 		}))
 		if err == nil {
@@ -109,8 +108,8 @@ func isStatus(err error, code int) bool {
 }
 
 // open returns a call in progress.
-func (s *shop) open(t *rapid.T) *order {
-	var open []*order
+func (s *cacheMachine) open(t *rapid.T) *callInProgress {
+	var open []*callInProgress
 	for _, o := range s.calls {
 		select {
 		case <-o.done:
@@ -127,11 +126,11 @@ func (s *shop) open(t *rapid.T) *order {
 }
 
 // takeEffect lets a call take effect at Atlas, and answer lets it be answered too.
-func (s *shop) takeEffect(t *rapid.T) { s.open(t).take() }
+func (s *cacheMachine) takeEffect(t *rapid.T) { s.open(t).take() }
 
-func (s *shop) answer(t *rapid.T) { s.open(t).finish() }
+func (s *cacheMachine) answer(t *rapid.T) { s.open(t).finish() }
 
-func (o *order) take() {
+func (o *callInProgress) take() {
 	if !o.took {
 		o.took = true
 		close(o.effect)
@@ -139,7 +138,7 @@ func (o *order) take() {
 	synctest.Wait()
 }
 
-func (o *order) finish() {
+func (o *callInProgress) finish() {
 	o.take()
 	if !o.answered {
 		o.answered = true
@@ -148,48 +147,59 @@ func (o *order) finish() {
 	synctest.Wait()
 }
 
-func (s *shop) outage(t *rapid.T) {
-	s.world.failing(rapid.SampledFrom([]error{
+func (s *cacheMachine) outage(t *rapid.T) {
+	s.cache.world.failing(rapid.SampledFrom([]error{
 		nil, nil, statusError(atlas.OpCreate, 503), statusError(atlas.OpCreate, 401),
 	}).Draw(t, "Atlas"))
 }
 
-func (s *shop) wait(t *rapid.T) {
+func (s *cacheMachine) wait(t *rapid.T) {
 	after(time.Duration(rapid.IntRange(1, 12).Draw(t, "seconds")) * time.Second)
 	synctest.Wait()
 }
 
-func (s *shop) check(t *rapid.T) {
-	m := s.cache.store.(*memory)
+func (s *cacheMachine) check(t *rapid.T) {
+	m := s.cache.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
-	for _, r := range m.tokens {
+	now, count := time.Now(), map[*fence]int{}
+	for k, r := range m.tokens {
+		count[r.fence]++
+		found := m.find(k, now)
 		switch {
-		case !now.Before(r.until):
-			t.Fatal("an expired token is kept")
-		case m.all.deletes > 0 || r.fence.held(now): // all may be held for another org, whose fence gave way
-			t.Fatal("a token is behind a fence that is held")
-		case m.tokens[r.key] != r || r.fence.tokens[r.key] != r || m.orgs[r.fence.name] != r.fence:
-			t.Fatal("the maps disagree")
+		case m.orgs[r.org] != r.fence:
+			t.Fatal("a token is behind a fence that is not its org's")
+		case found.there() && r.fence.holds > 0:
+			t.Fatal("a token is read while a delete is in progress")
+		case found.there() && !now.Before(r.until):
+			t.Fatal("a token is read that has expired")
+		case found.there() && r.token != r.fence.token:
+			t.Fatal("a token is read that is not the last one that Atlas answered")
 		}
 	}
-	if len(m.tokens) > m.maxTokens || m.idle.Len() > m.maxTokens {
-		t.Fatalf("%d tokens and %d idle fences", len(m.tokens), m.idle.Len())
+	for org, f := range m.orgs {
+		if f.tokens != count[f] || f.holds < 0 {
+			t.Fatalf("%s: %d tokens counted, %d there, %d holds", org, f.tokens, count[f], f.holds)
+		}
+	}
+	if len(m.tokens) > m.maxTokens || len(m.tokens) != m.oldest.Len() {
+		t.Fatalf("%d tokens, %d in order", len(m.tokens), m.oldest.Len())
 	}
 }
 
 func TestMemoryProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(bubbled{t}, func(t *rapid.T) {
-			cache, err := New(Config{
-				TTL: shopTTL, StaleIfError: shopStale, SettleTime: shopSettle, CallTimeout: time.Hour,
+			world := newFakeAtlas()
+			c, err := New(world, Config{
+				TTL: machineTTL, StaleIfError: machineStale, SettleTime: machineSettle, CallTimeout: time.Hour,
 				MaxTokens: rapid.IntRange(1, 4).Draw(t, "tokens"),
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &shop{cache: cache, world: newWorld(), acknowledged: map[string]int{}}
+			cache := &testCache{c, nil, world}
+			s := &cacheMachine{cache: cache, acknowledged: map[string]int{}}
 			defer cache.Close()
 			defer func() {
 				for _, o := range s.calls {

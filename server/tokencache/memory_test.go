@@ -12,41 +12,53 @@ import (
 )
 
 // bubble runs a test over a fresh world in synthetic time.
-func bubble(t *testing.T, cfg Config, test func(t *testing.T, d *desk)) {
+func bubble(t *testing.T, cfg Config, test func(t *testing.T, d *testCache)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t, newWorld(), cfg)
+		d := newTestCache(t, newFakeAtlas(), cfg)
 		test(t, d)
 		synctest.Wait()
-		if len(d.flights.lines) != 0 {
-			t.Errorf("%d lines are left", len(d.flights.lines))
+		if n := len(d.calls.calls); n != 0 {
+			t.Errorf("%d calls are left", n)
 		}
 	})
 }
 
-func (d *desk) memory() *memory { return d.store.(*memory) }
-
-// kept returns how many tokens are in the maps, however old.
-func (d *desk) kept() int {
+// kept returns how many tokens may be read, fresh or stale.
+func (d *testCache) kept() (n int) {
 	d.t.Helper()
-	synctest.Wait() // for what expires just now
-	m := d.memory()
+	synctest.Wait() // for what goes on
+	m := d.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	behind := 0
-	for _, f := range m.orgs {
-		behind += len(f.tokens)
+	for k := range m.tokens {
+		if m.find(k, time.Now()).there() {
+			n++
+		}
 	}
-	if n := len(m.tokens); n != m.oldest.Len() || n != behind {
-		d.t.Errorf("%d tokens, %d in order, %d behind fences", n, m.oldest.Len(), behind)
-	}
-	return len(m.tokens)
+	return n
+}
+
+// held returns how many tokens are in the maps, readable or not.
+func (d *testCache) held() int {
+	synctest.Wait() // for what expires just now
+	d.memory.mu.Lock()
+	defer d.memory.mu.Unlock()
+	return len(d.memory.tokens)
+}
+
+// fences returns how many orgs are known.
+func (d *testCache) fences() int {
+	synctest.Wait()
+	d.memory.mu.Lock()
+	defer d.memory.mu.Unlock()
+	return len(d.memory.orgs)
 }
 
 func after(d time.Duration) { <-time.After(d) }
 
 func TestNothingIsRememberedByDefault(t *testing.T) {
-	bubble(t, Config{}, func(t *testing.T, d *desk) {
+	bubble(t, Config{}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
 		d.want(jwt, miss)
@@ -59,7 +71,7 @@ func TestNothingIsRememberedByDefault(t *testing.T) {
 }
 
 func TestTTLAndAge(t *testing.T) {
-	bubble(t, Config{TTL: 10 * time.Second}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: 10 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
 		d.want(jwt, hit(10))
@@ -78,9 +90,9 @@ func TestTTLAndAge(t *testing.T) {
 
 // The time that Atlas takes counts: it may have made up its mind at the beginning of the call.
 func TestTTLBeginsBeforeAtlasIsAsked(t *testing.T) {
-	bubble(t, Config{TTL: 10 * time.Second}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: 10 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
-		_, err := d.Create(t.Context(), CallersJWT(jwt), false, func(ctx context.Context) (Answer, error) {
+		_, err := d.Create(t.Context(), own(jwt), false, func(ctx context.Context) (Answer, error) {
 			after(7 * time.Second)
 			return d.world.ask(jwt)(ctx)
 		})
@@ -92,7 +104,7 @@ func TestTTLBeginsBeforeAtlasIsAsked(t *testing.T) {
 }
 
 func TestExpOfTheJWTShortens(t *testing.T) {
-	bubble(t, Config{TTL: 10 * time.Second, StaleIfError: time.Minute}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: 10 * time.Second, StaleIfError: time.Minute}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Now().Add(4*time.Second))
 		d.want(jwt, miss)
 		d.want(jwt, hit(4))
@@ -127,7 +139,7 @@ func TestStaleIfError(t *testing.T) {
 	}
 	for name, failure := range failures {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: 10 * time.Second, StaleIfError: 20 * time.Second}, func(t *testing.T, d *desk) {
+			bubble(t, Config{TTL: 10 * time.Second, StaleIfError: 20 * time.Second}, func(t *testing.T, d *testCache) {
 				jwt := newJWT(orgA, "u", time.Time{})
 				d.want(jwt, miss)
 				after(10 * time.Second)
@@ -147,6 +159,41 @@ func TestStaleIfError(t *testing.T) {
 	}
 }
 
+// TestStaleIfAtlasHangs: a caller who has less time than a call to Atlas may take is given the stale token shortly before his
+// time is up, and one for whom there is none waits to the end.
+func TestStaleIfAtlasHangs(t *testing.T) {
+	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
+		jwt, unknown := newJWT(orgA, "u", time.Time{}), newJWT(orgB, "u", time.Time{})
+		d.want(jwt, miss)
+		after(time.Minute)
+		hang := func(ctx context.Context) (Answer, error) {
+			<-ctx.Done()
+			return Answer{}, &atlas.Error{Op: atlas.OpCreate, Kind: atlas.KindCanceled, Err: ctx.Err()}
+		}
+		create := func(cred atlas.JWT, fresh bool, patience time.Duration) (Result, time.Duration, error) {
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			result, err := d.Create(ctx, own(cred), fresh, hang)
+			return result, time.Since(start), err
+		}
+		for _, patience := range []time.Duration{100 * time.Millisecond, 2 * time.Second, 20 * time.Second} {
+			result, took, err := create(jwt, false, patience)
+			if got := result.Status.String(); err != nil || got != stale {
+				t.Errorf("with %v: %s, %v; want the stale token", patience, got, err)
+			}
+			if took < patience*3/4 || took >= patience {
+				t.Errorf("with %v: after %v, want shortly before", patience, took)
+			}
+			for cred, fresh := range map[atlas.JWT]bool{unknown: false, jwt: true} {
+				if _, took, err := create(cred, fresh, patience); !errors.Is(err, context.DeadlineExceeded) || took != patience {
+					t.Errorf("with %v, fresh %v: %v after %v, want the deadline", patience, fresh, err, took)
+				}
+			}
+		}
+	})
+}
+
 func TestNoStaleTokenForWhoeverIsToBlame(t *testing.T) {
 	for name, failure := range map[string]error{
 		"400":                statusError(atlas.OpCreate, 400),
@@ -156,7 +203,7 @@ func TestNoStaleTokenForWhoeverIsToBlame(t *testing.T) {
 		"anything else":      errors.New("else"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: 10 * time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+			bubble(t, Config{TTL: 10 * time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 				jwt := newJWT(orgA, "u", time.Time{})
 				d.want(jwt, miss)
 				after(time.Minute)
@@ -176,12 +223,12 @@ func TestARefusedCredentialIsForgotten(t *testing.T) {
 		"service": &atlas.CredentialError{Err: statusError(atlas.OpLogIn, 400)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+			bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 				d.want(jwt, miss)
 				d.want(other, miss)
 				d.world.failing(refusal)
-				if _, err := d.Create(t.Context(), CallersJWT(jwt), true, d.world.ask(jwt)); !errors.Is(err, refusal) {
+				if _, err := d.Create(t.Context(), own(jwt), true, d.world.ask(jwt)); !errors.Is(err, refusal) {
 					t.Errorf("got %v, want the refusal", err)
 				}
 				outage := statusError(atlas.OpCreate, 503)
@@ -196,13 +243,12 @@ func TestARefusedCredentialIsForgotten(t *testing.T) {
 }
 
 func TestADeleteOfARefusedCredentialForgetsItToo(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
-		cred := Identity("secret", newJWT(orgA, "u", time.Time{}))
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		cred := profile("secret", newJWT(orgA, "u", time.Time{}))
 		jwt := newJWT(orgA, "u", time.Time{})
 		if _, err := d.Create(t.Context(), cred, false, d.world.ask(jwt)); err != nil {
 			t.Fatal(err)
 		}
-		cred = Identity("secret", newJWT(orgB, "u", time.Time{})) // its JWT says so now
 		refusal := statusError(atlas.OpDelete, 401)
 		err := d.Delete(t.Context(), cred, func(context.Context) (atlas.JWT, error) { return "", refusal })
 		if !errors.Is(err, refusal) || d.kept() != 0 {
@@ -213,32 +259,56 @@ func TestADeleteOfARefusedCredentialForgetsItToo(t *testing.T) {
 
 // What is remembered of one org is not for a credential that is of another now.
 func TestAnIdentityThatChangesItsOrg(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		a, b := newJWT(orgA, "u", time.Time{}), newJWT(orgB, "u", time.Time{})
 		for _, jwt := range []atlas.JWT{a, b} {
-			result, err := d.Create(t.Context(), Identity("secret", jwt), false, d.world.ask(jwt))
+			result, err := d.Create(t.Context(), profile("secret", jwt), false, d.world.ask(jwt))
 			if err != nil || result.Token != d.world.token(jwt.UnverifiedClaims().OrgID) {
 				t.Errorf("got %q, %v", string(result.Token), err)
 			}
 		}
-		if n := d.kept(); n != 1 {
-			t.Errorf("%d tokens are kept, want 1", n)
+		if n := d.kept(); n != 2 {
+			t.Errorf("%d tokens are kept, want one for each org", n)
+		}
+	})
+}
+
+// Two identities whose secrets are the same are still told apart by profile and by org, and no call is made for one that has
+// none: it would look like any other that has none.
+func TestProfileAndOrgAreInTheKey(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		seen := map[key]bool{}
+		for _, name := range []string{"acme", "other"} {
+			for _, org := range []string{orgA, orgB} {
+				cred := atlas.Credential{JWT: newJWT(org, "u", time.Time{}), Profile: name, Secret: "secret"}
+				seen[d.keys.key(cred)] = true
+				cred.Secret = ""
+				if _, err := d.Cache.Create(t.Context(), cred, false); !errors.Is(err, errNoCredential) {
+					t.Errorf("create without a secret: %v", err)
+				}
+				if _, err := d.Cache.Delete(t.Context(), cred); !errors.Is(err, errNoCredential) {
+					t.Errorf("delete without a secret: %v", err)
+				}
+			}
+		}
+		if len(seen) != 4 {
+			t.Errorf("%d keys for 4 identities", len(seen))
 		}
 	})
 }
 
 func TestNoCache(t *testing.T) {
-	bubble(t, Config{TTL: time.Minute, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Minute, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
 		after(30 * time.Second)
-		result, err := d.Create(t.Context(), CallersJWT(jwt), true, d.world.ask(jwt))
+		result, err := d.Create(t.Context(), own(jwt), true, d.world.ask(jwt))
 		if got := result.Status.String(); err != nil || got != "tokend; fwd=request" {
 			t.Errorf("%s, %v; want fwd=request", got, err)
 		}
 		d.want(jwt, hit(60)) // filled anew
 		d.world.failing(statusError(atlas.OpCreate, 503))
-		if _, err := d.Create(t.Context(), CallersJWT(jwt), true, d.world.ask(jwt)); err == nil {
+		if _, err := d.Create(t.Context(), own(jwt), true, d.world.ask(jwt)); err == nil {
 			t.Error("no-cache was answered from memory")
 		}
 		d.want(jwt, hit(60)) // a failure forgets nothing
@@ -246,7 +316,7 @@ func TestNoCache(t *testing.T) {
 }
 
 func TestTheOldestTokenGivesWay(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, MaxTokens: 3}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour, MaxTokens: 3}, func(t *testing.T, d *testCache) {
 		var jwts []atlas.JWT
 		for i := range 4 {
 			jwts = append(jwts, newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
@@ -263,30 +333,32 @@ func TestTheOldestTokenGivesWay(t *testing.T) {
 	})
 }
 
-// Not even behind one that lives longer.
+// A sweep comes at least twice in the life of a token, so nothing is there for longer than half as much again.
 func TestExpiredTokensAreForgottenUnasked(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		d.want(newJWT(orgA, "u", time.Time{}), miss)
 		d.want(newJWT(orgB, "u", time.Now().Add(time.Minute)), miss)
-		if n := d.kept(); n != 2 {
+		if n := d.held(); n != 2 {
 			t.Fatalf("%d tokens are kept, want 2", n)
 		}
-		after(time.Minute)
-		if n := d.kept(); n != 1 {
+		after(time.Hour)
+		if n := d.held(); n != 1 { // not even behind one that lives longer
 			t.Errorf("%d tokens are kept, want 1", n)
 		}
 		after(2 * time.Hour)
-		if n := d.kept(); n != 0 {
-			t.Errorf("%d tokens are kept, want none", n)
+		if n := d.held(); n != 0 || d.fences() != 0 {
+			t.Errorf("%d tokens and %d fences are kept, want none", n, d.fences())
 		}
+		d.want(newJWT(orgA, "u", time.Time{}), miss)
+		d.want(newJWT(orgA, "u", time.Time{}), hit(3600))
 	})
 }
 
 func TestCloseForgets(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *desk) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		d.want(newJWT(orgA, "u", time.Time{}), miss)
 		d.Close()
-		if n := d.kept(); n != 0 {
+		if n := d.held(); n != 0 {
 			t.Errorf("%d tokens are kept", n)
 		}
 	})

@@ -36,21 +36,32 @@ func isFailure(err error) bool {
 	return false
 }
 
-// outcomeUnknown reports whether a delete that failed may still take effect.
-func outcomeUnknown(err error) bool {
+// outcome is what came of a delete.
+type outcome int
+
+const (
+	outcomeDone    outcome = iota // Atlas has confirmed it
+	outcomeNotDone                // Atlas has not carried it out, and will not
+	outcomeUnknown                // it may have taken effect, or may yet
+)
+
+func outcomeOf(err error) outcome {
 	e, ok := errors.AsType[*atlas.Error](err)
-	if !ok || e.Op != atlas.OpDelete || !e.Sent {
-		return false
+	switch {
+	case err == nil:
+		return outcomeDone
+	case ok && e.Op == atlas.OpDelete && e.Sent && (e.Kind != atlas.KindStatus || e.StatusCode >= 500):
+		return outcomeUnknown
 	}
-	return e.Kind != atlas.KindStatus || e.StatusCode >= 500
+	return outcomeNotDone
 }
 
-// UnsettledError says that Atlas has deleted the token, but copies of it are remembered where nothing can reach them now,
-// and the caller's time was up before they expired.
+// UnsettledError says that the caller's time was up before the delete had ended: before Atlas answered, or before copies had
+// expired that are remembered where nothing can reach them now.
 type UnsettledError struct{ Err error }
 
 func (e *UnsettledError) Error() string {
-	return fmt.Sprintf("deleted at Atlas, but remembered copies may still be alive: %v", e.Err)
+	return fmt.Sprintf("the delete had not ended: %v", e.Err)
 }
 
 func (e *UnsettledError) Unwrap() error { return e.Err }

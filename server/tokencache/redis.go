@@ -63,37 +63,41 @@ func orgKey(org string) string {
 	return keyOrgPrefix + publicID("org", org)
 }
 
-func tokenKey(cred Credential) string {
-	return keyTokenPrefix + hex.EncodeToString(cred.derive("name", 16))
+func tokenKey(cred atlas.Credential) string {
+	return keyTokenPrefix + hex.EncodeToString(derive(cred, "name", 16))
 }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-func (s *redisStore) look(_ context.Context, _ key, cred Credential) (found, view) {
-	if cred.Org() == "" {
+func (s *redisStore) get(_ context.Context, r request) (found, view) {
+	org := r.org()
+	if org == "" {
 		return found{}, view{} // there is no fence to stand behind
 	}
-	name := tokenKey(cred)
-	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(cred.Org()), name},
+	name := tokenKey(r.cred)
+	message, err := s.client.run("look", scriptLook, []string{keyAll, orgKey(org), name},
 		[]string{newEpoch(), milliseconds(s.keepFences)})
 	if err != nil {
 		return found{}, view{}
 	}
 	at := time.Now() // after Redis looked at its clock, so what is reckoned from both is too early rather than too late
 	seen, value, held, err := readLook(message)
-	if err != nil || held {
+	if err != nil {
 		return found{}, view{}
 	}
-	v := view{at: at, valid: true, redis: seen}
+	if held {
+		seen.all, seen.org = "", "" // no fence stands there
+	}
+	v := view{at: at, redis: seen}
 	if value == nil {
 		return found{}, v
 	}
-	token, header, err := open(value, cred, name, seen.now, seen.all, seen.org)
+	token, header, err := open(value, r.cred, name, seen.now, seen.all, seen.org)
 	if err != nil {
 		s.metrics.rejected.WithLabelValues(rejectedFor(err)).Inc()
 		return found{}, v
 	}
-	f := found{token, cred.Org(), sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}
+	f := found{token, org, sinceThen(header.since, seen.now), sinceThen(seen.now, header.fresh)}
 	if f.age >= s.ttl+s.stale { // it was stored under a longer TTL than ours
 		return found{}, v
 	}
@@ -136,9 +140,9 @@ func readLook(m rueidis.RedisMessage) (v redisView, value []byte, held bool, err
 	return redisView{now, epoch(all), epoch(org)}, value, isHeld != 0, nil
 }
 
-func (s *redisStore) fill(_ context.Context, v view, _ key, cred Credential, token atlas.Token, life time.Duration) {
-	if !v.valid {
-		return
+func (s *redisStore) put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
+	if v.redis.now == 0 {
+		return // it is in trouble
 	}
 	since := v.redis.now
 	end := since + (time.Since(v.at) + min(life, 1000*time.Hour)).Milliseconds()
@@ -146,11 +150,11 @@ func (s *redisStore) fill(_ context.Context, v view, _ key, cred Credential, tok
 		since: since, fresh: min(since+s.ttl.Milliseconds(), end), until: min(since+(s.ttl+s.stale).Milliseconds(), end),
 		all: v.redis.all, org: v.redis.org,
 	}
-	name := tokenKey(cred)
-	value := header.seal(cred, name, token)
-	_, _ = s.client.run("fill", scriptFill, []string{keyAll, orgKey(cred.Org()), name}, []string{
-		string(header.all), string(header.org), publicID("token "+cred.Org(), string(token)), string(value),
-		strconv.FormatInt(header.until, 10), newEpoch(),
+	name := tokenKey(r.cred)
+	value := header.seal(r.cred, name, token)
+	_, _ = s.client.run("put", scriptPut, []string{keyAll, orgKey(r.org()), name}, []string{
+		string(header.all), string(header.org), publicID("token "+r.org(), string(token)), string(value),
+		strconv.FormatInt(header.until, 10), newEpoch(), milliseconds(s.keepFences),
 	}) // if it fails, nothing is remembered, and the client has reported it
 }
 

@@ -41,15 +41,15 @@ func (l *logbook) String() string {
 }
 
 // newReplicaWith is newReplica with a RedisConfig of its own, and a log.
-func newReplicaWith(t *testing.T, w *world, c RedisConfig) (*replica, *logbook) {
+func newReplicaWith(t *testing.T, w *fakeAtlas, c RedisConfig) (*replica, *logbook) {
 	t.Helper()
 	book := &logbook{}
-	r := &replica{desk: newDesk(t, w, Config{TTL: time.Hour, Redis: &c, Logger: slog.New(slog.NewTextHandler(book, nil))})}
+	r := &replica{testCache: newTestCache(t, w, Config{TTL: time.Hour, Redis: &c, Logger: slog.New(slog.NewTextHandler(book, nil))})}
 	return r, book
 }
 
 // wantShared wants what one fills to be there for the other.
-func wantShared(t *testing.T, w *world, c RedisConfig) {
+func wantShared(t *testing.T, w *fakeAtlas, c RedisConfig) {
 	t.Helper()
 	one, _ := newReplicaWith(t, w, c)
 	two, _ := newReplicaWith(t, w, c)
@@ -60,7 +60,7 @@ func wantShared(t *testing.T, w *world, c RedisConfig) {
 
 func TestRedisPassword(t *testing.T) {
 	const password = "planted-password"
-	server, w := redistest.Start(t, "--requirepass", password), newWorld()
+	server, w := redistest.Start(t, "--requirepass", password), newFakeAtlas()
 	wantShared(t, w, RedisConfig{URL: server.URL(), Password: func() string { return password }})
 	wantShared(t, w, RedisConfig{URL: "redis://default@" + server.Addr() + "/3", Password: func() string { return password }})
 
@@ -103,7 +103,7 @@ func TestAnErrorOfRedisIsNotQuoted(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { _ = l.Close(); work.Wait() })
-	r, book := newReplicaWith(t, newWorld(), RedisConfig{
+	r, book := newReplicaWith(t, newFakeAtlas(), RedisConfig{
 		URL: "redis://" + l.Addr().String(), Password: func() string { return "planted-password" },
 	})
 	r.eventually("nobody is told", func() bool { return strings.Contains(book.String(), "it answers with an error") })
@@ -115,7 +115,7 @@ func TestAnErrorOfRedisIsNotQuoted(t *testing.T) {
 func TestRedisOverAUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "redis.sock")
 	_ = redistest.Start(t, "--unixsocket", path)
-	wantShared(t, newWorld(), RedisConfig{URL: "unix://" + path})
+	wantShared(t, newFakeAtlas(), RedisConfig{URL: "unix://" + path})
 }
 
 func TestRedisOverTLS(t *testing.T) {
@@ -124,7 +124,7 @@ func TestRedisOverTLS(t *testing.T) {
 	port := freePort(t)
 	_ = redistest.Start(t, "--tls-port", port, "--tls-auth-clients", "no",
 		"--tls-cert-file", filepath.Join(dir, "cert"), "--tls-key-file", filepath.Join(dir, "key"))
-	w := newWorld()
+	w := newFakeAtlas()
 	wantShared(t, w, RedisConfig{URL: "rediss://127.0.0.1:" + port, RootCAs: func() *x509.CertPool { return ca }})
 
 	for name, c := range map[string]RedisConfig{
@@ -142,7 +142,7 @@ func TestRedisOverTLS(t *testing.T) {
 }
 
 // client reports whether there is a connection.
-func (r *replica) client() bool { return r.store.(*redisStore).client.client.Load() != nil }
+func (r *replica) client() bool { return r.remember.store.(*redisStore).client.client.Load() != nil }
 
 func freePort(t *testing.T) string {
 	t.Helper()
@@ -197,7 +197,7 @@ func TestRedisURLMistakes(t *testing.T) {
 		} else if strings.Contains(err.Error(), "planted") {
 			t.Errorf("%q is quoted: %v", url, err)
 		}
-		if _, err := New(Config{TTL: time.Second, Redis: &RedisConfig{URL: url}}); err == nil {
+		if _, err := New(newFakeAtlas(), Config{TTL: time.Second, Redis: &RedisConfig{URL: url}}); err == nil {
 			t.Errorf("%q: New takes it", url)
 		}
 	}
@@ -232,7 +232,7 @@ func TestMistakesInAConfig(t *testing.T) {
 		{TTL: -1}, {TTL: 1, StaleIfError: -1}, {MaxTokens: -1}, {CallTimeout: -1}, {SettleTime: -1},
 		{TTL: tooLong}, {TTL: 1, StaleIfError: tooLong}, {CallTimeout: tooLong}, {SettleTime: tooLong},
 	} {
-		if _, err := New(c); err == nil {
+		if _, err := New(newFakeAtlas(), c); err == nil {
 			t.Errorf("New takes %+v", c)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 // scriptDrop forgets one value.
 var scriptDrop = rueidis.NewLuaScript(`return redis.call('DEL', KEYS[1])`)
 
-func (s *redisStore) drop(_ context.Context, _ key, cred Credential) {
-	names := []string{tokenKey(cred)}
+func (s *redisStore) forget(_ context.Context, r request) {
+	names := []string{tokenKey(r.cred)}
 	if _, err := s.client.run("drop", scriptDrop, names, nil); err == nil {
 		return
 	}
@@ -28,56 +28,40 @@ func (s *redisStore) lifetime() time.Duration {
 	return last + last/100 + 100*time.Millisecond
 }
 
-func (s *redisStore) hold(_ context.Context, org string) hold {
-	h := &redisHold{store: s, key: orgKey(org), field: "hold:" + newEpoch()}
-	_ = h.move(s.client.insist, h.key, s.holdTime) // if it fails, what was stored is read until the end
-	return h
+func (s *redisStore) deletion(org string) deletion {
+	return &redisDeletion{store: s, key: orgKey(org), field: "hold:" + newEpoch()}
 }
 
-// redisHold is a delete in progress.
-type redisHold struct {
+type redisDeletion struct {
 	store      *redisStore
 	key, field string
 }
 
+// begin reports nothing: if it fails, what was stored is read until the end.
+func (h *redisDeletion) begin(context.Context) { _ = h.move(h.store.client.insist, h.store.holdTime) }
+
 // scriptRunner is redisClient.insist or redisClient.retry.
 type scriptRunner func(name string, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error)
 
-func (h *redisHold) move(run scriptRunner, key string, holdFor time.Duration) error {
-	_, err := run("move", scriptMove, []string{key},
+func (h *redisDeletion) move(run scriptRunner, holdFor time.Duration) error {
+	_, err := run("move", scriptMove, []string{h.key},
 		[]string{newEpoch(), h.field, milliseconds(holdFor), milliseconds(h.store.keepFences)})
 	return err
 }
 
-// finish makes the last move.
-func (h *redisHold) finish(run scriptRunner, e ended) error {
-	holdFor := time.Duration(0)
-	if e.unknown {
-		holdFor = h.store.settle
-	}
-	if e.everything {
-		if err := h.move(run, keyAll, holdFor); err != nil {
-			return err
-		}
-	}
-	return h.move(run, h.key, holdFor)
-}
-
-func (h *redisHold) end(ctx context.Context, e ended) error {
+func (h *redisDeletion) end(ctx context.Context, how outcome) error {
 	s := h.store
-	if h.finish(s.client.insist, e) == nil {
-		return nil
+	holdFor := time.Duration(0)
+	if how == outcomeUnknown {
+		holdFor = s.settle
 	}
-	if !e.ok && !e.unknown {
-		return nil // nothing was deleted, and a hold that was made ends by itself
+	if h.move(s.client.insist, holdFor) == nil || how == outcomeNotDone {
+		return nil // a hold that was made ends by itself
 	}
 	// A copy that was stored before the delete took effect expires so long after that at the latest.
-	last := s.lifetime()
-	if e.unknown {
-		last += s.settle
-	}
-	moved := s.lateMoves.start(last, func() error { return h.finish(s.client.retry, e) })
-	if !e.ok {
+	last := s.lifetime() + holdFor
+	moved := s.lateMoves.start(last, func() error { return h.move(s.client.retry, holdFor) })
+	if how != outcomeDone {
 		return nil // nobody is told that anything is deleted
 	}
 	expired := time.NewTimer(last)

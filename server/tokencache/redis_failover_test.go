@@ -15,7 +15,7 @@ import (
 func TestFault59FailoverLosesADelete(t *testing.T) {
 	t.Parallel()
 	const ttl = 12 * time.Second // longer than the failover and the client library take together
-	s, w := redistest.StartSentinel(t, nil), newWorld()
+	s, w := redistest.StartSentinel(t, nil), newFakeAtlas()
 	s.Watch()
 	one := newReplica(t, w, s.URL(), Config{TTL: ttl}).connected()
 	two := newReplica(t, w, s.URL(), Config{TTL: ttl}).connected()
@@ -32,11 +32,11 @@ func TestFault59FailoverLosesADelete(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	far := newJWT(orgB, "u", time.Time{})
-	if _, ok := errors.AsType[*UnsettledError](one.Delete(ctx, CallersJWT(far), w.send(far))); !ok {
+	if _, ok := errors.AsType[*UnsettledError](one.Delete(ctx, own(far), w.send(far))); !ok {
 		t.Error("a delete was acknowledged while there is no primary")
 	}
 	settled := make(chan error, 1)
-	go func() { settled <- one.Delete(t.Context(), CallersJWT(far), w.send(far)) }()
+	go func() { settled <- one.Delete(t.Context(), own(far), w.send(far)) }()
 
 	back := 0
 	for time.Now().Before(gone.Add(500 * time.Millisecond)) {
@@ -67,7 +67,7 @@ func TestFault59FailoverLosesADelete(t *testing.T) {
 // With min-replicas-to-write a primary that knows that it is alone takes no move, and the delete is not acknowledged.
 func TestFault59NoMoveWithoutAReplica(t *testing.T) {
 	t.Parallel()
-	s, w := redistest.StartSentinel(t, []string{"--min-replicas-to-write", "1"}), newWorld()
+	s, w := redistest.StartSentinel(t, []string{"--min-replicas-to-write", "1"}), newFakeAtlas()
 	s.Watch()
 	r := newReplica(t, w, s.URL(), Config{}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
@@ -79,7 +79,7 @@ func TestFault59NoMoveWithoutAReplica(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, ok := errors.AsType[*UnsettledError](r.Delete(ctx, CallersJWT(jwt), w.send(jwt))); !ok {
+	if _, ok := errors.AsType[*UnsettledError](r.Delete(ctx, own(jwt), w.send(jwt))); !ok {
 		t.Error("acknowledged by a primary that is alone")
 	}
 	if err := r.Check(); err == nil || !strings.Contains(err.Error(), "NOREPLICAS") {

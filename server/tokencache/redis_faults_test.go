@@ -25,7 +25,7 @@ func quickly(t *testing.T, what string, call func()) {
 }
 
 func TestFault55RedisDown(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	server.Stop()
 	r := newReplica(t, w, server.URL(), Config{TTL: time.Hour})
 	jwt := newJWT(orgA, "u", time.Time{})
@@ -56,7 +56,7 @@ func TestFault56RedisSlow(t *testing.T) {
 		"hangs":        func(s *redistest.Server, _ *redistest.Proxy) { s.Pause() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			server, w := redistest.Start(t), newWorld()
+			server, w := redistest.Start(t), newFakeAtlas()
 			proxy := server.NewProxy()
 			r := newReplica(t, w, proxy.URL(), Config{Redis: &RedisConfig{}}).connected()
 			jwt := newJWT(orgA, "u", time.Time{})
@@ -94,7 +94,7 @@ func TestFault56RedisSlow(t *testing.T) {
 
 // A Redis that takes a connection and says nothing holds up neither the start nor the stop.
 func TestFault56RedisHangsFromTheStart(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	server.Pause()
 	defer server.Resume()
 	r := newReplica(t, w, server.URL(), Config{})
@@ -107,7 +107,7 @@ func TestFault56RedisHangsFromTheStart(t *testing.T) {
 }
 
 func TestFault57ReaderCutOff(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
 	cut := newReplica(t, w, proxy.URL(), Config{}).connected()
 	other := newReplica(t, w, server.URL(), Config{}).connected()
@@ -129,7 +129,7 @@ func TestFault57ReaderCutOff(t *testing.T) {
 
 func TestFault57DeleterCutOff(t *testing.T) {
 	const ttl, kept = 700 * time.Millisecond, 800 * time.Millisecond
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
 	cfg := Config{TTL: ttl, StaleIfError: kept}
 	cut := newReplica(t, w, proxy.URL(), cfg).connected()
@@ -149,7 +149,7 @@ func TestFault57DeleterCutOff(t *testing.T) {
 }
 
 func TestFault57DeleterIsAcknowledgedWhenTheWayIsMended(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	for name, trouble := range map[string]func(*redistest.Proxy) (mend func()){
 		"cut": func(p *redistest.Proxy) func() { p.Cut(); return p.Mend },
 		// Slower than any create would wait for, for good.
@@ -164,7 +164,7 @@ func TestFault57DeleterIsAcknowledgedWhenTheWayIsMended(t *testing.T) {
 			mend := trouble(proxy)
 			sent, done := make(chan struct{}), make(chan error, 1)
 			go func() {
-				done <- r.Delete(t.Context(), CallersJWT(jwt), func(ctx context.Context) (atlas.JWT, error) {
+				done <- r.Delete(t.Context(), own(jwt), func(ctx context.Context) (atlas.JWT, error) {
 					defer close(sent)
 					return w.send(jwt)(ctx)
 				})
@@ -192,7 +192,7 @@ func TestFault57DeleterIsAcknowledgedWhenTheWayIsMended(t *testing.T) {
 }
 
 func TestFault57DeleterRunsOutOfTime(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
 	cut := newReplica(t, w, proxy.URL(), Config{TTL: time.Hour}).connected()
 	other := newReplica(t, w, server.URL(), Config{TTL: time.Hour}).connected()
@@ -201,7 +201,7 @@ func TestFault57DeleterRunsOutOfTime(t *testing.T) {
 	proxy.Cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	err := cut.Delete(ctx, CallersJWT(jwt), w.send(jwt))
+	err := cut.Delete(ctx, own(jwt), w.send(jwt))
 	if _, ok := errors.AsType[*UnsettledError](err); !ok || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want an UnsettledError of DeadlineExceeded", err)
 	}
@@ -215,23 +215,24 @@ func TestFault57DeleterRunsOutOfTime(t *testing.T) {
 
 // A refused delete has deleted nothing, so nobody waits and nothing goes on: anybody can have deletes refused.
 func TestFault57RefusedDeletesLeaveNothingBehind(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	server.Stop()
 	r := newReplica(t, w, server.URL(), Config{TTL: time.Hour})
 	refused := statusError(atlas.OpDelete, 401)
 	for i := range 500 {
 		jwt := newJWT(orgA, fmt.Sprint(i), time.Time{})
 		quickly(t, "a delete", func() {
-			if err := r.Delete(t.Context(), CallersJWT(jwt), func(context.Context) (atlas.JWT, error) { return jwt, refused }); !errors.Is(err, refused) {
+			if err := r.Delete(t.Context(), own(jwt), func(context.Context) (atlas.JWT, error) { return jwt, refused }); !errors.Is(err, refused) {
 				t.Errorf("got %v, want the refusal", err)
 			}
 		})
 	}
-	s := r.store.(*redisStore)
+	s := r.remember.store.(*redisStore)
 	if moves, drops := len(s.lateMoves.slots), len(s.lateDrops.slots); moves != 0 || drops > maxLateDrops {
 		t.Errorf("%d moves and %d drops go on", moves, drops)
 	}
 	unknown := statusError(atlas.OpDelete, 504)
+	r.accept(newJWT(orgA, "u", time.Time{}))
 	for range 2 * maxLateMoves {
 		r.deleteAnd(newJWT(orgA, "u", time.Time{}), unknown)
 	}
@@ -242,21 +243,21 @@ func TestFault57RefusedDeletesLeaveNothingBehind(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	jwt := newJWT(orgA, "u", time.Time{})
-	if _, ok := errors.AsType[*UnsettledError](r.Delete(ctx, CallersJWT(jwt), w.send(jwt))); !ok {
+	if _, ok := errors.AsType[*UnsettledError](r.Delete(ctx, own(jwt), w.send(jwt))); !ok {
 		t.Error("acknowledged without Redis")
 	}
 }
 
 // Close ends a delete that waits, and says that it is not settled.
 func TestFault57CloseWhileADeleteWaits(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	server.Stop()
 	r := newReplica(t, w, server.URL(), Config{TTL: time.Hour})
 	jwt := newJWT(orgA, "u", time.Time{})
 	done := make(chan error, 1)
 	sent := make(chan struct{})
 	go func() {
-		done <- r.Delete(t.Context(), CallersJWT(jwt), func(ctx context.Context) (atlas.JWT, error) {
+		done <- r.Delete(t.Context(), own(jwt), func(ctx context.Context) (atlas.JWT, error) {
 			defer close(sent)
 			return w.send(jwt)(ctx)
 		})
@@ -266,7 +267,7 @@ func TestFault57CloseWhileADeleteWaits(t *testing.T) {
 	if _, ok := errors.AsType[*UnsettledError](<-done); !ok {
 		t.Error("acknowledged without Redis")
 	}
-	if _, ok := errors.AsType[*UnsettledError](r.Delete(t.Context(), CallersJWT(jwt), w.send(jwt))); !ok {
-		t.Error("acknowledged after Close")
+	if err := r.Delete(t.Context(), own(jwt), w.send(jwt)); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v, want errClosed", err)
 	}
 }

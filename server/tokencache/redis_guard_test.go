@@ -25,7 +25,7 @@ func TestABrokenRedisDoesNotEndTheProcess(t *testing.T) {
 		proxy   *redistest.Proxy
 	}
 	var all []broken
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	for name, extra := range map[string]string{
 		"an answer too many":  ":1\r\n",
 		"several":             "+OK\r\n-ERR no\r\n*1\r\n$1\r\nx\r\n",

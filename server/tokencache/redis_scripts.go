@@ -57,30 +57,33 @@ local value = held == 0 and redis.call('GET', KEYS[3])
 return {now, all, org, held, value}
 `)
 
-// scriptFill stores a value if the fences are where they were when Atlas was asked. (Then none is held either: a hold
-// begins with a move.) If another token is remembered for the org, somebody has deleted that one behind our back, or this
-// one is the older: nobody knows which, so the fence moves and neither is kept.
+// scriptPut notes the token that Atlas answered with, and stores the value if the fences are where they were when Atlas was
+// asked. (Then none is held either: a hold begins with a move, and who is asked while one is held notes no fence.) If the last
+// token noted is another one, somebody has deleted that behind our back, or this one is the older: nobody knows which, so the
+// fence moves and neither is kept. A note is kept for longer than any call takes, since one of them may have the other token.
 //
 //	KEYS  all, org, value
-//	ARGV  epoch of all, epoch of the org, hash of the token, the value, its end (ms), an epoch to move to
+//	ARGV  epoch of all, epoch of the org, hash of the token, the value, its end (ms), an epoch to move to, how long to keep
+//	      the fence (ms)
 //	      1 if it was stored
-var scriptFill = rueidis.NewLuaScript(luaStart + `
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] or redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then return 0 end
-local last = tonumber(ARGV[5])
-if last <= now then return 0 end
-local known = redis.call('HMGET', KEYS[2], 'token', 'until')
-if known[1] and known[2] and tonumber(known[2]) > now then
-  if known[1] ~= ARGV[3] then
+var scriptPut = rueidis.NewLuaScript(luaStart + `
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'token', 'until')
+if not known[1] then return 0 end
+local last = math.max(tonumber(ARGV[5]), now + tonumber(ARGV[7]))
+if known[2] and tonumber(known[3]) > now then
+  if known[2] ~= ARGV[3] then
     redis.call('HSET', KEYS[2], 'epoch', ARGV[6])
-    redis.call('HDEL', KEYS[2], 'token', 'until')
-    return 0
+    known[1] = ARGV[6]
+  else
+    last = math.max(last, tonumber(known[3]))
   end
-  last = math.max(last, tonumber(known[2]))
 end
 redis.call('HSET', KEYS[2], 'token', ARGV[3], 'until', string.format('%.0f', last))
-redis.call('SET', KEYS[3], ARGV[4], 'PX', string.format('%.0f', tonumber(ARGV[5]) - now))
-keep(KEYS[1], last - now + 1000)
 keep(KEYS[2], last - now + 1000)
+local ends = tonumber(ARGV[5])
+if ends <= now or known[1] ~= ARGV[2] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[3], ARGV[4], 'PX', string.format('%.0f', ends - now))
+keep(KEYS[1], ends - now + 1000)
 return 1
 `)
 

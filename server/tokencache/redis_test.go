@@ -14,14 +14,14 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
 )
 
-// replica is a desk over Redis, with metrics of its own.
+// replica is a Cache over Redis, with metrics of its own.
 type replica struct {
-	*desk
+	*testCache
 	registry *prometheus.Registry
 }
 
 // newReplica does not wait for Redis.
-func newReplica(t testing.TB, w *world, url string, cfg Config) *replica {
+func newReplica(t testing.TB, w *fakeAtlas, url string, cfg Config) *replica {
 	t.Helper()
 	r := &replica{registry: prometheus.NewRegistry()}
 	if cfg.Redis == nil {
@@ -31,7 +31,7 @@ func newReplica(t testing.TB, w *world, url string, cfg Config) *replica {
 	if cfg.TTL == 0 {
 		cfg.TTL = time.Hour
 	}
-	r.desk = newDesk(t, w, cfg)
+	r.testCache = newTestCache(t, w, cfg)
 	return r
 }
 
@@ -39,8 +39,8 @@ func newReplica(t testing.TB, w *world, url string, cfg Config) *replica {
 func (r *replica) connected() *replica {
 	r.t.Helper()
 	r.eventually("Redis is not there", func() bool {
-		_, view := r.store.look(r.t.Context(), key{}, CallersJWT(newJWT("nobody's", "u", time.Time{})))
-		return view.valid
+		_, view := r.remember.store.get(r.t.Context(), request{cred: own(newJWT("nobody's", "u", time.Time{}))})
+		return view.redis.now != 0
 	})
 	return r
 }
@@ -103,7 +103,7 @@ func (r *replica) wantAnswer(jwt atlas.JWT, hit bool) {
 }
 
 func TestReplicasShareWhatTheyRemember(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	one := newReplica(t, w, server.URL(), Config{}).connected()
 	two := newReplica(t, w, server.URL(), Config{}).connected()
 	jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
@@ -131,12 +131,12 @@ func TestReplicasShareWhatTheyRemember(t *testing.T) {
 }
 
 func TestRedisForgetsARefusedCredential(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{StaleIfError: time.Hour}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
 	r.wantMiss(jwt)
 	w.failing(statusError(atlas.OpCreate, 401))
-	if _, err := r.Create(t.Context(), CallersJWT(jwt), true, w.ask(jwt)); err == nil {
+	if _, err := r.Create(t.Context(), own(jwt), true, w.ask(jwt)); err == nil {
 		t.Error("no-cache was answered from Redis")
 	}
 	w.failing(statusError(atlas.OpCreate, 503))
@@ -147,7 +147,7 @@ func TestRedisForgetsARefusedCredential(t *testing.T) {
 
 // The refusal came while Redis could not be reached.
 func TestRedisForgetsARefusedCredentialLater(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
 	cut := newReplica(t, w, proxy.URL(), Config{}).connected()
 	other := newReplica(t, w, server.URL(), Config{}).connected()
@@ -161,12 +161,12 @@ func TestRedisForgetsARefusedCredentialLater(t *testing.T) {
 	w.failing(nil)
 	proxy.Mend()
 	other.eventually("the token of a refused credential is still there", func() bool {
-		return server.Command("EXISTS", tokenKey(CallersJWT(jwt))) == "0"
+		return server.Command("EXISTS", tokenKey(own(jwt))) == "0"
 	})
 }
 
 func TestRedisTTLAgeAndStale(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{TTL: 500 * time.Millisecond, StaleIfError: time.Hour}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
 	r.wantMiss(jwt)
@@ -187,20 +187,20 @@ func TestRedisTTLAgeAndStale(t *testing.T) {
 
 func (r *replica) deleteAnd(jwt atlas.JWT, want error) {
 	r.t.Helper()
-	if err := r.Delete(r.t.Context(), CallersJWT(jwt), r.world.sendAnd(jwt, want)); !errors.Is(err, want) {
+	if err := r.Delete(r.t.Context(), own(jwt), r.world.sendAnd(jwt, want)); !errors.Is(err, want) {
 		r.t.Errorf("delete: %v, want %v", err, want)
 	}
 }
 
 // Nothing outlives the JWT, by Redis's clock, which is this machine's.
 func TestExpOfTheJWTShortensInRedis(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{}).connected()
 	exp := time.Now().Add(time.Minute).Truncate(time.Second)
 	jwt := newJWT(orgA, "u", exp)
 	r.wantMiss(jwt)
 	r.wantHit(jwt)
-	end, err := strconv.ParseInt(server.Command("PEXPIRETIME", tokenKey(CallersJWT(jwt))), 10, 64)
+	end, err := strconv.ParseInt(server.Command("PEXPIRETIME", tokenKey(own(jwt))), 10, 64)
 	if err != nil || end > exp.UnixMilli() || end < exp.Add(-2*time.Second).UnixMilli() {
 		t.Errorf("kept until %d (%v), and the JWT ends at %d", end, err, exp.UnixMilli())
 	}
@@ -211,7 +211,7 @@ func TestExpOfTheJWTShortensInRedis(t *testing.T) {
 
 // What a delete or a create leaves in Redis for an org that nobody has verified is gone after a call's time.
 func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{TTL: time.Hour, CallTimeout: 10 * time.Second, SettleTime: 5 * time.Second}).connected()
 	forged, good := newJWT(orgB, "u", time.Time{}), newJWT(orgA, "u", time.Time{})
 	left := func(key string) time.Duration {
@@ -234,7 +234,7 @@ func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
 	w.failing(nil)
 	r.wantMiss(good)
 	for _, key := range []string{keyAll, orgKey(orgA)} {
-		if fence, value := left(key), left(tokenKey(CallersJWT(good))); fence < value {
+		if fence, value := left(key), left(tokenKey(own(good))); fence < value {
 			t.Errorf("%s is kept for %v, and what is behind it for %v", key, fence, value)
 		}
 	}
@@ -242,14 +242,14 @@ func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
 
 func TestAReplicaThatDiesInMidDelete(t *testing.T) {
 	t.Parallel()
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	cfg := Config{CallTimeout: time.Second, SettleTime: time.Second}
 	dead := newReplica(t, w, server.URL(), cfg).connected()
 	r := newReplica(t, w, server.URL(), cfg).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
 	r.wantMiss(jwt)
 	start := time.Now()
-	_ = dead.store.hold(t.Context(), orgA) // it never ends
+	dead.remember.store.deletion(orgA).begin(t.Context()) // it never ends
 	dead.Close()
 	r.wantMiss(jwt)
 	r.wantMiss(jwt)
@@ -265,10 +265,11 @@ func TestAReplicaThatDiesInMidDelete(t *testing.T) {
 // An unknown outcome holds the fence for every replica.
 func TestAnUnknownOutcomeHoldsTheFenceInRedis(t *testing.T) {
 	t.Parallel()
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	one := newReplica(t, w, server.URL(), Config{SettleTime: time.Second}).connected()
 	two := newReplica(t, w, server.URL(), Config{SettleTime: time.Second}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
+	one.accept(jwt)
 	start := time.Now()
 	one.deleteAnd(jwt, statusError(atlas.OpDelete, 504))
 	two.wantMiss(jwt)
@@ -283,7 +284,7 @@ func TestAnUnknownOutcomeHoldsTheFenceInRedis(t *testing.T) {
 }
 
 func TestAContradictionForgetsBothInRedis(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{}).connected()
 	jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 	r.wantMiss(jwt)
@@ -297,14 +298,14 @@ func TestAContradictionForgetsBothInRedis(t *testing.T) {
 
 // While a delete is in flight nobody reads or fills, and a create that began before it does not fill after it.
 func TestADeleteHoldsTheFenceInRedis(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	one := newReplica(t, w, server.URL(), Config{}).connected()
 	two := newReplica(t, w, server.URL(), Config{}).connected()
 	jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 	one.wantMiss(jwt)
-	_, err := two.Create(t.Context(), CallersJWT(other), false, func(ctx context.Context) (Answer, error) {
+	_, err := two.Create(t.Context(), own(other), false, func(ctx context.Context) (Answer, error) {
 		answer, err := w.ask(other)(ctx)
-		_ = one.Delete(ctx, CallersJWT(jwt), func(ctx context.Context) (atlas.JWT, error) {
+		_ = one.Delete(ctx, own(jwt), func(ctx context.Context) (atlas.JWT, error) {
 			two.wantMiss(jwt)
 			two.wantMiss(jwt)
 			return w.send(jwt)(ctx)
@@ -322,14 +323,14 @@ func TestADeleteHoldsTheFenceInRedis(t *testing.T) {
 // A replica that remembers for less time than another is bound to its own, as after the setting was lowered: that is what a
 // deleter cut off from Redis waits for.
 func TestALowerTTLBindsWhatIsThereAlready(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	jwt := newJWT(orgA, "u", time.Time{})
 	long := newReplica(t, w, server.URL(), Config{TTL: time.Hour, StaleIfError: time.Hour}).connected()
 	short := newReplica(t, w, server.URL(), Config{TTL: 300 * time.Millisecond}).connected()
 	long.wantMiss(jwt)
 	long.wantHit(jwt)
 	<-time.After(400 * time.Millisecond)
-	if found, _ := short.store.look(t.Context(), key{}, CallersJWT(jwt)); found.there() {
+	if found, _ := short.remember.store.get(t.Context(), request{cred: own(jwt)}); found.there() {
 		t.Errorf("remembered for longer than the TTL: %v old", found.age)
 	}
 	long.wantHit(jwt)

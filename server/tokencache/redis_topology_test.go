@@ -38,7 +38,7 @@ func wantOneCache(t *testing.T, one, two *replica) {
 
 func TestRedisCluster(t *testing.T) {
 	t.Parallel()
-	cluster, w := redistest.StartCluster(t), newWorld()
+	cluster, w := redistest.StartCluster(t), newFakeAtlas()
 	early := newReplica(t, w, cluster.URL(), Config{}) // the nodes are there and have no slots yet
 	early.wantMiss(newJWT(orgA, "early", time.Time{}))
 	cluster.Join()
@@ -50,7 +50,7 @@ func TestRedisCluster(t *testing.T) {
 
 func TestRedisSentinel(t *testing.T) {
 	t.Parallel()
-	s, w := redistest.StartSentinel(t, nil), newWorld()
+	s, w := redistest.StartSentinel(t, nil), newFakeAtlas()
 	early := newReplica(t, w, s.URL(), Config{})
 	early.wantMiss(newJWT(orgA, "early", time.Time{}))
 	s.Watch()
@@ -71,7 +71,7 @@ func TestRedisSentinelPassword(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, w := redistest.StartSentinel(t, nodes, append(tc.config, "sentinel auth-pass main "+password)...), newWorld()
+			s, w := redistest.StartSentinel(t, nodes, append(tc.config, "sentinel auth-pass main "+password)...), newFakeAtlas()
 			s.Watch(tc.secret...)
 			wantShared(t, w, RedisConfig{URL: s.URL(), Password: func() string { return password }})
 			r, book := newReplicaWith(t, w, RedisConfig{URL: s.URL(), Password: func() string { return "planted-guess" }})
@@ -89,7 +89,7 @@ func TestRedisSentinelOverTLS(t *testing.T) {
 	dir := t.TempDir()
 	ca := writeCertificate(t, dir)
 	url := redistest.StartSentinelOverTLS(t, filepath.Join(dir, "cert"), filepath.Join(dir, "key"))
-	w := newWorld()
+	w := newFakeAtlas()
 	wantShared(t, w, RedisConfig{URL: url, RootCAs: func() *x509.CertPool { return ca }})
 	for name, c := range map[string]RedisConfig{
 		"the system's authorities": {URL: url},

@@ -22,7 +22,7 @@ func TestFault58FenceLost(t *testing.T) {
 		"restart":           func(s *redistest.Server) { s.Restart() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			server, w := redistest.Start(t), newWorld()
+			server, w := redistest.Start(t), newFakeAtlas()
 			r := newReplica(t, w, server.URL(), Config{}).connected()
 			jwt := newJWT(orgA, "u", time.Time{})
 			r.wantMiss(jwt)
@@ -41,10 +41,10 @@ func TestFault58FenceLost(t *testing.T) {
 
 // A create is in flight when the fence goes: it has nothing to fill under.
 func TestFault58FenceLostDuringACall(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
-	_, err := r.Create(t.Context(), CallersJWT(jwt), false, func(ctx context.Context) (Answer, error) {
+	_, err := r.Create(t.Context(), own(jwt), false, func(ctx context.Context) (Answer, error) {
 		answer, err := w.ask(jwt)(ctx)
 		w.replace(orgA)
 		server.Command("FLUSHALL")
@@ -58,11 +58,11 @@ func TestFault58FenceLostDuringACall(t *testing.T) {
 }
 
 func TestFault58FenceEvicted(t *testing.T) {
-	server, w := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru", "--maxmemory-samples", "64"), newWorld()
+	server, w := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru", "--maxmemory-samples", "64"), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
 	r.wantMiss(jwt)
-	server.Command("COPY", tokenKey(CallersJWT(jwt)), "kept")
+	server.Command("COPY", tokenKey(own(jwt)), "kept")
 	const junk = `
 for i = 1, 200 do redis.call('SET', 'junk ' .. KEYS[1] .. ' ' .. i, string.rep('x', 10000)) end
 return redis.call('GET', 'kept')`
@@ -73,7 +73,7 @@ return redis.call('GET', 'kept')`
 		return server.Command("EXISTS", orgKey(orgA)) == "0"
 	})
 	w.replace(orgA)
-	server.Command("COPY", "kept", tokenKey(CallersJWT(jwt)), "REPLACE")
+	server.Command("COPY", "kept", tokenKey(own(jwt)), "REPLACE")
 	if token, status := r.token(jwt); token != w.token(orgA) || status.Hit {
 		t.Errorf("got %q, %s", string(token), status)
 	}
@@ -82,7 +82,7 @@ return redis.call('GET', 'kept')`
 // Redis takes no writes any more: everything goes to Atlas, and deletes wait for what is there to expire.
 func TestFault58RedisFull(t *testing.T) {
 	const ttl = 2 * time.Second
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{TTL: ttl}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
 	r.wantMiss(jwt)
@@ -96,12 +96,12 @@ func TestFault58RedisFull(t *testing.T) {
 }
 
 func TestFault59WritesLostDuringADelete(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	one := newReplica(t, w, server.URL(), Config{}).connected()
 	two := newReplica(t, w, server.URL(), Config{}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
 	two.wantMiss(jwt)
-	err := one.Delete(t.Context(), CallersJWT(jwt), func(ctx context.Context) (atlas.JWT, error) {
+	err := one.Delete(t.Context(), own(jwt), func(ctx context.Context) (atlas.JWT, error) {
 		server.Command("FLUSHALL") // the first move is lost
 		two.wantMiss(jwt)
 		two.wantHit(jwt) // not deleted yet
@@ -116,13 +116,13 @@ func TestFault59WritesLostDuringADelete(t *testing.T) {
 // Redis goes back to an older state of everything: that cannot be told, and lasts no longer than the TTL.
 func TestFault59OlderStateRestored(t *testing.T) {
 	const ttl = 2 * time.Second
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{TTL: ttl}).connected()
 	jwt := newJWT(orgA, "u", time.Time{})
 	start := time.Now()
 	r.wantMiss(jwt)
 	old := w.token(orgA)
-	keys := []string{keyAll, orgKey(orgA), tokenKey(CallersJWT(jwt))}
+	keys := []string{keyAll, orgKey(orgA), tokenKey(own(jwt))}
 	for _, key := range keys {
 		server.Command("COPY", key, "old "+key)
 		server.Command("PERSIST", "old "+key)
@@ -149,7 +149,7 @@ func TestFault59OlderStateRestored(t *testing.T) {
 
 func TestFault60AlteredAndReplayedValues(t *testing.T) {
 	jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
-	name, otherName := tokenKey(CallersJWT(jwt)), tokenKey(CallersJWT(other))
+	name, otherName := tokenKey(own(jwt)), tokenKey(own(other))
 	for what, tc := range map[string]struct {
 		tamper func(*replica, *redistest.Server)
 		reason string
@@ -170,7 +170,7 @@ func TestFault60AlteredAndReplayedValues(t *testing.T) {
 		}, "fence"},
 	} {
 		t.Run(what, func(t *testing.T) {
-			server, w := redistest.Start(t), newWorld()
+			server, w := redistest.Start(t), newFakeAtlas()
 			r := newReplica(t, w, server.URL(), Config{}).connected()
 			r.wantMiss(jwt)
 			r.wantMiss(other)
@@ -193,8 +193,8 @@ func TestFault60AlteredAndReplayedValues(t *testing.T) {
 // A value of another type under our names is an error like any other.
 func TestFault60WrongTypes(t *testing.T) {
 	jwt := newJWT(orgA, "u", time.Time{})
-	for _, key := range []string{keyAll, orgKey(orgA), tokenKey(CallersJWT(jwt))} {
-		server, w := redistest.Start(t), newWorld()
+	for _, key := range []string{keyAll, orgKey(orgA), tokenKey(own(jwt))} {
+		server, w := redistest.Start(t), newFakeAtlas()
 		r := newReplica(t, w, server.URL(), Config{}).connected()
 		r.wantMiss(jwt)
 		server.Command("DEL", key)
@@ -216,7 +216,7 @@ func TestFault60AlteredFences(t *testing.T) {
 		"bad hold":    {"HSET", orgKey(orgA), "hold:x", "soon"},
 	} {
 		t.Run(what, func(t *testing.T) {
-			server, w := redistest.Start(t), newWorld()
+			server, w := redistest.Start(t), newFakeAtlas()
 			r := newReplica(t, w, server.URL(), Config{}).connected()
 			r.wantMiss(jwt)
 			server.Command(words...)
@@ -227,20 +227,20 @@ func TestFault60AlteredFences(t *testing.T) {
 }
 
 func TestRedisHoldsNoSecret(t *testing.T) {
-	server, w := redistest.Start(t), newWorld()
+	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{}).connected()
 	jwt, other := newJWT(orgA, "planted-user", time.Time{}), newJWT(orgB, "planted-user", time.Time{})
 	const userAuthToken = "planted-userauthtoken"
 	secrets := []string{string(jwt), string(other), userAuthToken, orgA, orgB, string(w.token(orgA)), string(w.token(orgB)), "planted-user"}
 	r.wantMiss(jwt)
 	r.wantMiss(other)
-	if _, err := r.Create(t.Context(), Identity(userAuthToken, jwt), false, w.ask(jwt)); err != nil {
+	if _, err := r.Create(t.Context(), profile(userAuthToken, jwt), false, w.ask(jwt)); err != nil {
 		t.Fatal(err)
 	}
 	r.delete(other)
 	r.wantMiss(other)
 	secrets = append(secrets, string(w.token(orgB)))
-	_ = r.store.hold(t.Context(), orgA)
+	r.remember.store.deletion(orgA).begin(t.Context())
 	r.deleteAnd(jwt, statusError(atlas.OpDelete, 504))
 
 	var dump strings.Builder

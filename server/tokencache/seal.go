@@ -48,14 +48,14 @@ func (s sealed) header() []byte {
 }
 
 // seal returns the value to store under name for token.
-func (s sealed) seal(cred Credential, name string, token atlas.Token) []byte {
+func (s sealed) seal(cred atlas.Credential, name string, token atlas.Token) []byte {
 	header := s.header()
 	return newAEAD(cred).Seal(header, nil, []byte(token), append([]byte(name), header...)) //nolint:gosec // it makes its own nonce
 }
 
 // open returns the token in a value that was found under name, and until when it may be used, if it belongs to the present
 // epochs.
-func open(value []byte, cred Credential, name string, now int64, all, org epoch) (atlas.Token, sealed, error) {
+func open(value []byte, cred atlas.Credential, name string, now int64, all, org epoch) (atlas.Token, sealed, error) {
 	if len(value) < headerLen || value[0] != sealVersion {
 		return "", sealed{}, errSeal
 	}
@@ -78,8 +78,8 @@ func open(value []byte, cred Credential, name string, now int64, all, org epoch)
 }
 
 // newAEAD is AES-256-GCM with random nonces. A credential would have to store 2^32 tokens for them to be used up.
-func newAEAD(cred Credential) cipher.AEAD {
-	block, err := aes.NewCipher(cred.derive("seal", 32))
+func newAEAD(cred atlas.Credential) cipher.AEAD {
+	block, err := aes.NewCipher(derive(cred, "seal", 32))
 	if err != nil {
 		panic(err) // cannot happen: the key has its length
 	}

@@ -21,14 +21,14 @@ var (
 // sample is a value and all that it takes to open it.
 type sample struct {
 	header sealed
-	cred   Credential
+	cred   atlas.Credential
 	name   string
 	token  atlas.Token
 	now    int64
 }
 
 func newSample() sample {
-	cred := CallersJWT(newJWT(orgA, "u", time.Time{}))
+	cred := own(newJWT(orgA, "u", time.Time{}))
 	return sample{
 		header: sealed{since: 1000, fresh: 2000, until: 3000, all: epochA, org: epochB},
 		cred:   cred, name: tokenKey(cred), token: "0123456789abcdef", now: 1500,
@@ -51,7 +51,10 @@ func TestSealedTokensOpen(t *testing.T) {
 				since: since, fresh: rapid.Int64Range(since, until).Draw(t, "fresh"), until: until,
 				all: epoch(anEpoch.Draw(t, "all")), org: epoch(anEpoch.Draw(t, "org")),
 			},
-			cred:  Credential{kind: rapid.String().Draw(t, "kind"), secret: rapid.String().Draw(t, "secret")},
+			cred: atlas.Credential{
+				JWT: atlas.JWT(rapid.String().Draw(t, "JWT")), Profile: rapid.String().Draw(t, "profile"),
+				Secret: atlas.UserAuthToken(rapid.String().Draw(t, "secret")),
+			},
 			name:  rapid.String().Draw(t, "name"),
 			token: atlas.Token(rapid.StringN(1, -1, -1).Draw(t, "token")),
 			now:   rapid.Int64Range(since, until-1).Draw(t, "now"),
@@ -69,8 +72,8 @@ func TestWhatIsNotOpened(t *testing.T) {
 		want   error
 	}{
 		"another name":       {func(s *sample) { s.name += "x" }, errSeal},
-		"another credential": {func(s *sample) { s.cred.secret += "x" }, errSeal},
-		"another kind":       {func(s *sample) { s.cred.kind = "userauthtoken" }, errSeal},
+		"another credential": {func(s *sample) { s.cred.JWT += "x" }, errSeal},
+		"of a profile":       {func(s *sample) { s.cred.Profile, s.cred.Secret = "acme", atlas.UserAuthToken(s.cred.JWT) }, errSeal},
 		"another org epoch":  {func(s *sample) { s.header.org = epochA }, errMoved},
 		"another epoch":      {func(s *sample) { s.header.all = epochB }, errMoved},
 		"no epoch":           {func(s *sample) { s.header.all, s.header.org = "", "" }, errMoved},
@@ -118,30 +121,36 @@ func TestASealedValueTellsNothing(t *testing.T) {
 	if bytes.Equal(one[headerLen:], two[headerLen:]) {
 		t.Error("two seals of the same token are the same")
 	}
-	for _, secret := range []string{string(s.token), s.cred.secret, s.cred.Org()} {
+	for _, secret := range []string{string(s.token), string(s.cred.JWT), s.cred.Claims().OrgID} {
 		if bytes.Contains(one, []byte(secret)) || strings.Contains(s.name, secret) {
 			t.Error("a secret is in the value or in its name")
 		}
 	}
 }
 
-// Names and keys of a credential have nothing to do with each other, nor with those of another kind.
+// Names and keys of a credential have nothing to do with each other, nor with those of another one, whatever the two have in
+// common.
 func TestDerivedValuesDiffer(t *testing.T) {
-	seen := map[string]string{}
-	for _, kind := range []string{"jwt", "userauthtoken"} {
+	creds := []atlas.Credential{
+		own("secret"), profile("secret", newJWT(orgA, "u", time.Time{})), profile("secret", newJWT(orgB, "u", time.Time{})),
+		{JWT: newJWT(orgA, "u", time.Time{}), Profile: "other", Secret: "secret"},
+		{JWT: newJWT("meorgA", "u", time.Time{}), Profile: "ac", Secret: "secret"},
+		{JWT: newJWT("orgA", "u", time.Time{}), Profile: "acme", Secret: "secret"},
+	}
+	seen := map[string]bool{}
+	for _, cred := range creds {
 		for _, purpose := range []string{"name", "seal"} {
-			b := string(Credential{kind: kind, secret: "secret"}.derive(purpose, 16))
-			if other, ok := seen[b]; ok {
-				t.Errorf("%s %s is the same as %s", kind, purpose, other)
-			}
-			seen[b] = kind + " " + purpose
+			seen[string(derive(cred, purpose, 16))] = true
 		}
+	}
+	if len(seen) != 2*len(creds) {
+		t.Errorf("%d values, want %d", len(seen), 2*len(creds))
 	}
 }
 
 // sealedSample is what newSample was sealed to once, without the header: replicas of two versions read the same.
-const sealedSample = "449b7d18ec7f1410dc898386c7ba16cd460ad15480532dd1" +
-	"5a41a46b6c8351cdad2c01870a2b7e809feec7f7"
+const sealedSample = "027d40b1c5305ee5e4accb03c86f6dd3df6c21fb3f298268" +
+	"2a5027ca6482ee3b1b870c7b9b29513e8db9dd84"
 
 func FuzzOpen(f *testing.F) {
 	s := newSample()

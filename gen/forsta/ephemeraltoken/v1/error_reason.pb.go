@@ -71,9 +71,10 @@ const (
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 18
 	// RESOURCE_EXHAUSTED / 429. The service is at its limit of concurrent calls: wait for the delay in RetryInfo.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 19
-	// INTERNAL / 500 for a message that is not protobuf; INVALID_ARGUMENT / 400 for a body or header that cannot be read.
+	// INVALID_ARGUMENT / 400. A body or header of a REST request cannot be read. Over gRPC, a message that is not protobuf is
+	// INTERNAL, without a reason: it never becomes a call.
 	ErrorReason_ERROR_REASON_REQUEST_MALFORMED ErrorReason = 20
-	// RESOURCE_EXHAUSTED / 413. The request is larger than 64 KiB.
+	// RESOURCE_EXHAUSTED / 413. The request is larger than 64 KiB. Over gRPC, there is no reason with the code.
 	ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE ErrorReason = 21
 	// RESOURCE_EXHAUSTED / 431. The headers are larger than 16 KiB.
 	ErrorReason_ERROR_REASON_HEADERS_TOO_LARGE ErrorReason = 22

@@ -1,4 +1,4 @@
-package server
+package chain
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"google.golang.org/grpc"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
 // panicError is a recovered panic. A panic value may hold anything, a credential too, so unless the runtime made it
@@ -23,17 +25,17 @@ func (e *panicError) Error() string {
 	return fmt.Sprintf("panic: a value of type %T", e.value)
 }
 
-// recoverPanic turns a panic into an internal error of this one call.
-func recoverPanic(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+// Recover turns a panic into an internal error of this one call.
+func Recover(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			resp, err = nil, panicked(v)
+			resp, err = nil, Panicked(v)
 		}
 	}()
 	return handler(ctx, req)
 }
 
-// panicked is how a call fails whose panic was just recovered.
-func panicked(value any) *callError {
-	return &callError{reason: reasonInternal, cause: &panicError{value, string(debug.Stack())}}
+// Panicked is how a call fails whose panic was just recovered.
+func Panicked(value any) *apierror.Error {
+	return &apierror.Error{Reason: apierror.Internal, Cause: &panicError{value, string(debug.Stack())}}
 }

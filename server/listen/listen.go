@@ -1,4 +1,6 @@
-package server
+// Package listen binds the addresses that the service is reached at. It knows what an address may be, and which connections
+// are open; it knows nothing of what is spoken on them.
+package listen
 
 import (
 	"context"
@@ -15,49 +17,41 @@ import (
 
 const unixPrefix = "unix:"
 
-// ListenError says which address is wrong or could not be bound. It may be one of several, joined.
-type ListenError struct {
+// Error says which address is wrong or could not be bound. It may be one of several, joined.
+type Error struct {
 	Listener string // "gRPC", "HTTP" or "admin"
 	Addr     string
 	Err      error
 }
 
-func (e *ListenError) Error() string {
+func (e *Error) Error() string {
 	return fmt.Sprintf("%s address %q: %v", e.Listener, e.Addr, e.Err)
 }
 
-func (e *ListenError) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error { return e.Err }
 
-// validateAddr reports an address that cannot be listened on.
-func validateAddr(name, addr string) error {
+// Validate reports an address that cannot be listened on, as an *Error. An empty one is no address, and no mistake.
+func Validate(name, addr string) error {
 	if addr == "" {
 		return nil
 	}
 	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
 		switch {
 		case name != "gRPC":
-			return &ListenError{name, addr, errors.New("only gRPC is served on a socket file: it must be host:port")}
+			return &Error{name, addr, errors.New("only gRPC is served on a socket file: it must be host:port")}
 		case path == "":
-			return &ListenError{name, addr, errors.New("it must be unix:/path")}
+			return &Error{name, addr, errors.New("it must be unix:/path")}
 		}
 		return nil
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return &ListenError{name, addr, errors.New("it must be host:port, such as 127.0.0.1:9090")}
+		return &Error{name, addr, errors.New("it must be host:port, such as 127.0.0.1:9090")}
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		return &ListenError{name, addr, errors.New("the port must be a number from 0 to 65535")}
+		return &Error{name, addr, errors.New("the port must be a number from 0 to 65535")}
 	}
 	return nil
-}
-
-// validateLocal reports an address that other machines can reach.
-func validateLocal(name, addr string) error {
-	if addr == "" || IsLocal(addr) {
-		return nil
-	}
-	return &ListenError{name, addr, ErrExposed}
 }
 
 // IsLocal reports whether only this machine can reach addr: a loopback address, "localhost", or a socket file. What is
@@ -74,22 +68,29 @@ func IsLocal(addr string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// listen binds host:port or unix:/path. A socket file that nobody listens on any more, as a killed process leaves it,
-// is replaced.
-func listen(addr string) (net.Listener, error) {
+// On binds host:port or unix:/path. A socket file that nobody listens on any more, as a killed process leaves it, is
+// replaced.
+func On(addr string) (*Listener, error) {
+	l, err := bind(addr)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return &Listener{Listener: l, conns: make(map[*conn]struct{})}, nil
+}
+
+func bind(addr string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, unixPrefix)
 	if !isUnix {
-		l, err := net.Listen("tcp", addr)
-		return l, explainListen(err)
+		return (&net.ListenConfig{Control: setUserTimeout}).Listen(context.Background(), "tcp", addr)
 	}
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, syscall.EADDRINUSE) && isStaleSocket(path) {
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}
-		l, err = net.Listen("unix", path)
+		return net.Listen("unix", path)
 	}
-	return l, explainListen(err)
+	return l, err
 }
 
 func isStaleSocket(path string) bool {
@@ -105,8 +106,8 @@ func isStaleSocket(path string) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// explainListen says in words what the operator can do about the usual failures.
-func explainListen(err error) error {
+// explain says in words what the operator can do about the usual failures.
+func explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return errors.New("the address is in use: stop the process that holds it, or choose another")

@@ -1,4 +1,4 @@
-package server
+package chain
 
 import (
 	"bytes"
@@ -18,21 +18,20 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
 
 // TestChainOrder pins the order in which a call passes the chain: who is inside whom decides what is logged, recovered
 // and let through.
 func TestChainOrder(t *testing.T) {
-	cfg := Config{}
-	cfg.setDefaults()
 	var names []string
-	for _, interceptor := range callChain(cfg) {
-		// Such as "…/server.recoverPanic", "…/server.callChain.observe" or "…/server.callChain.limit.func2".
+	for _, interceptor := range interceptors(testConfig()) {
+		// Such as "…/chain.Recover", "…/chain.interceptors.observe" or "…/chain.interceptors.limit.func2".
 		name := regexp.MustCompile(`(\.func\d+)+$`).ReplaceAllString(runtime.FuncForPC(reflect.ValueOf(interceptor).Pointer()).Name(), "")
 		names = append(names, name[strings.LastIndexByte(name, '.')+1:])
 	}
-	if diff := cmp.Diff([]string{"observe", "recoverPanic", "mapErrors", "limit", "authenticate"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"observe", "Recover", "mapErrors", "limit", "authenticate"}, names); diff != "" {
 		t.Errorf("chain (-want +got):\n%s", diff)
 	}
 }
@@ -46,7 +45,7 @@ func TestChainNests(t *testing.T) {
 			return handler(ctx, req)
 		}
 	}
-	_, _ = chain([]grpc.UnaryServerInterceptor{step("a"), step("b")})(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) {
+	_, _ = join(step("a"), step("b"))(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) {
 		trail = append(trail, "handler")
 		return nil, nil
 	})
@@ -55,12 +54,17 @@ func TestChainNests(t *testing.T) {
 	}
 }
 
-// call runs handler inside the whole chain, with a credential.
-func runChain(t *testing.T, cfg Config, handler grpc.UnaryHandler) (any, error) {
+// testConfig lets every Atlas JWT in and logs nothing.
+func testConfig() Config {
+	discard := slog.New(slog.DiscardHandler)
+	return Config{Logger: discard, Audit: discard, MaxCalls: 1, Ceiling: time.Minute, Auth: auth.PassThrough()}
+}
+
+// run runs handler inside the whole chain, with a credential.
+func run(t *testing.T, cfg Config, handler grpc.UnaryHandler) (any, error) {
 	t.Helper()
-	cfg.setDefaults()
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
-	return chain(callChain(cfg))(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
+	return New(cfg)(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
 }
 
 // TestPanic: a panic fails its own call. What it was about may be a secret, so only its type is told, and where it was.
@@ -68,8 +72,9 @@ func TestPanic(t *testing.T) {
 	for name, value := range map[string]any{"string": "planted", "error": errors.New("planted"), "struct": struct{ s string }{"planted"}} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			cfg := Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}
-			_, err := runChain(t, cfg, func(context.Context, any) (any, error) { panic(value) })
+			cfg := testConfig()
+			cfg.Logger = slog.New(slog.NewJSONHandler(&log, nil))
+			_, err := run(t, cfg, func(context.Context, any) (any, error) { panic(value) })
 			if status.Code(err) != codes.Internal {
 				t.Errorf("got %v, want INTERNAL", err)
 			}
@@ -83,8 +88,9 @@ func TestPanic(t *testing.T) {
 	}
 	t.Run("of the runtime", func(t *testing.T) {
 		var log bytes.Buffer
-		cfg := Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}
-		_, _ = runChain(t, cfg, func(context.Context, any) (any, error) {
+		cfg := testConfig()
+		cfg.Logger = slog.New(slog.NewJSONHandler(&log, nil))
+		_, _ = run(t, cfg, func(context.Context, any) (any, error) {
 			return make([]int, 1)[len(t.Name())], nil
 		})
 		if !strings.Contains(log.String(), "index out of range") {
@@ -95,12 +101,10 @@ func TestPanic(t *testing.T) {
 
 // TestOverload: the call beyond the limit is refused at once, and a place is free again when a call ends.
 func TestOverload(t *testing.T) {
-	cfg := Config{MaxCalls: 1}
-	cfg.setDefaults()
-	calls := chain(callChain(cfg))
+	intercept := New(testConfig())
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
 	run := func(handler grpc.UnaryHandler) error {
-		_, err := calls(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
+		_, err := intercept(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
 		return err
 	}
 	entered, leave, done := make(chan struct{}), make(chan struct{}), make(chan error)
@@ -113,8 +117,8 @@ func TestOverload(t *testing.T) {
 	}()
 	<-entered
 	ok := func(context.Context, any) (any, error) { return nil, nil }
-	var e *callError
-	if err := run(ok); !errors.As(err, &e) || e.reason != reasonOverloaded || e.retryDelay() == 0 {
+	var e *apierror.Error
+	if err := run(ok); !errors.As(err, &e) || e.Reason != apierror.Overloaded || e.RetryDelay() == 0 {
 		t.Errorf("got %v, want OVERLOADED with a delay", err)
 	}
 	close(leave)
@@ -127,7 +131,7 @@ func TestOverload(t *testing.T) {
 }
 
 func TestCeiling(t *testing.T) {
-	_, err := runChain(t, Config{CallCeiling: time.Minute}, func(ctx context.Context, _ any) (any, error) {
+	_, err := run(t, testConfig(), func(ctx context.Context, _ any) (any, error) {
 		deadline, ok := ctx.Deadline()
 		if left := time.Until(deadline); !ok || left > time.Minute || left < 50*time.Second {
 			t.Errorf("a call without a deadline got %v, %v", left, ok)
@@ -136,36 +140,5 @@ func TestCeiling(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
-	}
-}
-
-// TestAnswers: every reason that the proto promises has an answer, and every answer is fit to be sent.
-func TestAnswers(t *testing.T) {
-	for number, name := range ephemeraltokenv1.ErrorReason_name {
-		if number == 0 {
-			continue
-		}
-		a, ok := answers[reason(number)]
-		if !ok {
-			t.Errorf("%s has no answer", name)
-			continue
-		}
-		if a.code == codes.OK || a.http < 400 || a.message == "" {
-			t.Errorf("%s: %+v", name, a)
-		}
-		st := (&callError{reason: reason(number)}).GRPCStatus()
-		if len(st.Details()) == 0 {
-			t.Errorf("%s: no details", name)
-		}
-	}
-	if len(answers) != len(ephemeraltokenv1.ErrorReason_name)-1 {
-		t.Errorf("%d answers for %d reasons", len(answers), len(ephemeraltokenv1.ErrorReason_name)-1)
-	}
-}
-
-func TestRoutes(t *testing.T) {
-	got := serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto)
-	if diff := cmp.Diff(routes{"/v1/ephemeral-token": {"DELETE", "POST"}}, got); diff != "" {
-		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Whatever is wrong with what the user asked for is reported at once, a line each, and nothing starts.
-func TestMistakes(t *testing.T) {
+func TestValidation(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)
 	otherCerts := makeCertificates(t)
@@ -25,16 +25,21 @@ func TestMistakes(t *testing.T) {
 		args, env []string
 		want      []string // what each line has in it, in any order
 	}{
-		"no command":           {nil, nil, []string{`"serve", "dev", "config", "healthcheck", "version"`}},
-		"unknown command":      {[]string{"server"}, nil, []string{"server"}},
-		"argument":             {[]string{"serve", "now"}, nil, []string{"now"}},
-		"unknown flag":         {[]string{"serve", "--grpc-adr", "127.0.0.1:0"}, nil, []string{"--grpc-adr: there is no such flag; see tokend"}},
+		"no command":           {nil, nil, []string{"serve, dev, config, healthcheck, version"}},
+		"unknown command":      {[]string{"server"}, nil, []string{`there is no command "server" (did you mean serve?); see tokend --help`}},
+		"argument":             {[]string{"serve", "now"}, nil, []string{`unexpected argument "now"; see tokend serve --help`}},
+		"unknown flag":         {[]string{"serve", "--grpc-adr", "127.0.0.1:0"}, nil, []string{"--grpc-adr: there is no such flag (did you mean --grpc-addr?); see tokend serve --help"}},
 		"no value":             {[]string{"serve", "--log-level", "--http-addr"}, nil, []string{"--log-level: its value is missing", "--http-addr: its value is missing"}},
-		"not a bool":           {[]string{"serve", "--plaintext=perhaps"}, nil, []string{`--plaintext: "perhaps" is neither`}},
+		"flag for a value":     {[]string{"serve", "--atlas-ca-file", "--grpc-adr", "127.0.0.1:0", "--plaintxet", "--log-level", "loud"}, nil, []string{"--atlas-ca-file: its value is missing", "--grpc-adr: there", "(did you mean --plaintext?)", "--log-level: "}},
+		"one hyphen":           {[]string{"serve", "-grpc-addr=127.0.0.1:0", "-phunter2", "---jwt=hunter2", "-p", "hunter3"}, nil, []string{"-grpc-addr: there is no such flag (did you mean --grpc-addr?)", "-p: there is no such flag; see", "---jwt: there is no such flag; see", "-p: there is no such flag (did you mean --plaintext?)"}},
+		"unknown flag, secret": {[]string{"dev", "--password=hunter2", "--jwt", "hunter3"}, nil, []string{"--password: there is no such flag; see tokend dev --help", "--jwt: there is no such flag; see tokend dev --help"}},
+		"flag before command":  {[]string{"--grpc-adr", "serve"}, nil, []string{"--grpc-adr: there is no such flag; see tokend --help"}},
+		"completion":           {[]string{"completion", "bash", "--no-such"}, nil, []string{"--no-such"}},
+		"not a bool":           {[]string{"serve", "--plaintext=perhaps"}, nil, []string{`--plaintext: "perhaps" must be true or false`}},
 		"unknown variable":     {[]string{"serve"}, []string{"TOKEND_GRPC_ADRR=127.0.0.1:0"}, []string{"TOKEND_GRPC_ADRR: there is no such setting"}},
-		"variable not a bool":  {[]string{"serve"}, []string{"TOKEND_PLAINTEXT=perhaps"}, []string{`TOKEND_PLAINTEXT: "perhaps" is neither`}},
-		"no duration":          {[]string{"serve", "--drain-timeout=10", "--atlas-timeout", "-1s"}, nil, []string{`--drain-timeout: "10" is not a duration`, `--atlas-timeout: "-1s" is not a duration`}},
-		"no time":              {[]string{"serve"}, []string{"TOKEND_DRAIN_TIMEOUT=0s", "TOKEND_ATLAS_TIMEOUT="}, []string{`--drain-timeout: "0s"`, `--atlas-timeout: ""`}},
+		"variable not a bool":  {[]string{"serve"}, []string{"TOKEND_PLAINTEXT=perhaps"}, []string{`TOKEND_PLAINTEXT: "perhaps" must be true or false`}},
+		"no duration":          {[]string{"serve", "--drain-timeout=10", "--atlas-timeout", "-1s"}, nil, []string{`--drain-timeout: "10" must be a duration`, `--atlas-timeout: "-1s" must be a duration`}},
+		"no time":              {[]string{"serve"}, []string{"TOKEND_DRAIN_TIMEOUT=0s", "TOKEND_ATLAS_TIMEOUT="}, []string{`TOKEND_DRAIN_TIMEOUT: "0s"`, `TOKEND_ATLAS_TIMEOUT: ""`}},
 		"log":                  {[]string{"serve", "--log-level=trace", "--log-format=xml"}, nil, []string{"debug, info, warn, error", "json, text"}},
 		"plain-http Atlas":     {[]string{"serve", "--atlas-url=http://atlas.forsta.io/v1"}, nil, []string{"--atlas-url: "}},
 		"no Atlas":             {[]string{"serve", "--atlas-url="}, nil, []string{"--atlas-url: "}},
@@ -54,7 +59,7 @@ func TestMistakes(t *testing.T) {
 		"all at once": {
 			[]string{"serve", "--drain-tiemout=1s", "--atlas-url=http://x", "--log-format=xml", "--tls-cert-file=/does/not/cert.pem", "--plaintext"},
 			[]string{"TOKEND_ATLASURL=https://x", "TOKEND_ATLAS_TIMEOUT=soon"},
-			[]string{"--drain-tiemout", "TOKEND_ATLASURL", "--atlas-timeout", "--atlas-url", "--log-format", "--tls-key-file", "--plaintext"},
+			[]string{"--drain-tiemout", "TOKEND_ATLASURL", "TOKEND_ATLAS_TIMEOUT", "--atlas-url", "--log-format", "--tls-key-file", "--plaintext"},
 		},
 		"Atlas certificate alone":    {[]string{"serve", "--atlas-cert-file=" + certs.clientCert}, nil, []string{"--atlas-cert-file and --atlas-key-file"}},
 		"no Atlas certificate":       {[]string{"serve", "--atlas-cert-file=/does/not/cert.pem", "--atlas-key-file=/does/not/key.pem"}, nil, []string{"/does/not/cert.pem: no such file", "/does/not/key.pem: no such file"}},
@@ -107,7 +112,7 @@ func TestMistakes(t *testing.T) {
 				t.Errorf("a secret is repeated:\n%s", got.stderr)
 			}
 			if len(lines) != len(test.want) {
-				t.Errorf("want %d mistakes:\n%s", len(test.want), got.stderr)
+				t.Errorf("want %d errors:\n%s", len(test.want), got.stderr)
 			}
 			for _, want := range test.want {
 				i := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, want) })
@@ -118,6 +123,55 @@ func TestMistakes(t *testing.T) {
 				lines = slices.Delete(lines, i, i+1)
 			}
 		})
+	}
+}
+
+// serviceLinks are what Kubernetes puts into every pod of a namespace with Services named tokend and tokend-redis-7.
+var serviceLinks = []string{
+	"TOKEND_SERVICE_HOST=10.0.0.1", "TOKEND_SERVICE_PORT=9090", "TOKEND_SERVICE_PORT_GRPC=9090", "TOKEND_SERVICE_PORT_HTTP_2=8080",
+	"TOKEND_PORT=tcp://10.0.0.1:9090", "TOKEND_PORT_9090_TCP=tcp://10.0.0.1:9090", "TOKEND_PORT_9090_TCP_PROTO=tcp",
+	"TOKEND_PORT_9090_TCP_PORT=9090", "TOKEND_PORT_9090_TCP_ADDR=10.0.0.1",
+	"TOKEND_REDIS_7_SERVICE_HOST=fd00::7", "TOKEND_REDIS_7_SERVICE_PORT=53", "TOKEND_REDIS_7_SERVICE_PORT_DNS=53",
+	"TOKEND_REDIS_7_PORT=udp://[fd00::7]:53", "TOKEND_REDIS_7_PORT_53_UDP=udp://[fd00::7]:53", "TOKEND_REDIS_7_PORT_53_UDP_PROTO=udp",
+	"TOKEND_REDIS_7_PORT_53_UDP_PORT=53", "TOKEND_REDIS_7_PORT_53_UDP_ADDR=fd00::7",
+	"TOKEND_REDIS_7_PORT_99_SCTP=sctp://[fd00::7]:99", "TOKEND_REDIS_7_PORT_99_SCTP_PROTO=sctp", "TOKEND_REDIS_7_PORT_99_SCTP_PORT=99",
+	"TOKEND_REDIS_7_PORT_99_SCTP_ADDR=fd00::7",
+}
+
+// Every subcommand starts beside Services of its own name, and takes no setting from them.
+func TestServiceLinks(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"config"}, {"version"}} {
+		got, want := invocation{args: args, env: serviceLinks}.run(t), tokend(t, args...)
+		if got != want || got.code != 0 {
+			t.Errorf("%s: exit status %d, standard error\n%s\nstandard output\n%s\nwant\n%s", args, got.code, got.stderr, got.stdout, want.stdout)
+		}
+	}
+	s := invocation{env: serviceLinks}.startServe(t, startAtlas(t))
+	if got := (invocation{args: []string{"healthcheck", "--admin-addr=" + s.admin}, env: serviceLinks}).run(t); got != (result{0, "healthy\n", ""}) {
+		t.Errorf("healthcheck: %+v", got)
+	}
+}
+
+// A misspelt setting does not pass for a service link.
+func TestNoServiceLinks(t *testing.T) {
+	t.Parallel()
+	variables := []string{
+		"TOKEND_ATLAS_ULR=https://atlas.forsta.io/v1", "TOKEND_GRPC_PORT=9090", "TOKEND_PORT=8080", "TOKEND_SERVICE_HOST=localhost",
+		"TOKEND_SERVICE_PORT=http", "TOKEND_GRPC_SERVICE_PORT=:9090", "TOKEND_PORT_9090_TCP=9090", "TOKEND_PORT_HTTP_TCP=tcp://10.0.0.1:80",
+		"TOKEND_PORT_9090_TCP_ADDR=:9090", "TOKEND_PORT_9090_TCP_PROTO=http", "TOKEND_HTTP_PORT=https://10.0.0.1:8080", "TOKENDX_PORT=tcp://10.0.0.1:1",
+		"TOKEND_SERVICE_ADDR=10.0.0.1", "TOKEND_TCP_ADDR=10.0.0.1", "TOKEND__PORT=9",
+	}
+	got := invocation{args: []string{"config"}, env: variables}.run(t)
+	if got.code != 2 {
+		t.Errorf("exit status %d", got.code)
+	}
+	for _, variable := range variables {
+		name, _, _ := strings.Cut(variable, "=")
+		ours := strings.HasPrefix(name, "TOKEND_")
+		if strings.Contains(got.stderr, "  "+name+": there is no such setting") != ours {
+			t.Errorf("%s, with our prefix: %v:\n%s", variable, ours, got.stderr)
+		}
 	}
 }
 

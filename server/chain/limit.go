@@ -1,4 +1,4 @@
-package server
+package chain
 
 import (
 	"context"
@@ -6,6 +6,14 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+)
+
+// Limits of one call, on both transports. A request has no fields and a credential is some hundred bytes, so they are tight.
+const (
+	MaxHeaderBytes  = 16 << 10 // metadata or headers
+	MaxMessageBytes = 64 << 10 // message or body
 )
 
 // minTimeLeft is the least time in which Atlas could answer. A call with less is not worth Atlas's effort.
@@ -20,12 +28,12 @@ func limit(maxCalls int64, ceiling time.Duration) grpc.UnaryServerInterceptor {
 			return nil, err
 		}
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < minTimeLeft {
-			return nil, &callError{reason: reasonDeadlineExceeded, cause: context.DeadlineExceeded}
+			return nil, &apierror.Error{Reason: apierror.DeadlineExceeded, Cause: context.DeadlineExceeded}
 		}
 		ctx, cancel := context.WithTimeout(ctx, ceiling)
 		defer cancel()
 		if !inProgress.TryAcquire(1) {
-			return nil, &callError{reason: reasonOverloaded}
+			return nil, &apierror.Error{Reason: apierror.Overloaded}
 		}
 		defer inProgress.Release(1)
 		return handler(ctx, req)

@@ -1,4 +1,4 @@
-package server
+package rest
 
 import (
 	"context"
@@ -17,18 +17,20 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
 // The only headers that cross from REST into a call's metadata and back. grpc-timeout the gateway handles itself.
 var (
-	headersIn  = []string{auth.Header, auth.SecondHeader, requestIDHeader, "traceparent", "tracestate", cacheControlHeader}
-	headersOut = []string{requestIDHeader, cacheStatusHeader, ageHeader}
+	headersIn  = []string{auth.Header, auth.SecondHeader, chain.RequestIDHeader, "traceparent", "tracestate", "cache-control"}
+	headersOut = []string{chain.RequestIDHeader, "cache-status", "age"}
 )
 
-// newRESTHandler serves svc's routes. It does not dial the gRPC listener: a request becomes a call in this process and
+// NewHandler serves svc's routes. It does not dial the gRPC listener: a request becomes a call in this process and
 // passes the same chain.
-func newRESTHandler(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc.UnaryServerInterceptor, log *slog.Logger) (http.Handler, error) {
+func NewHandler(svc ephemeraltokenv1.EphemeralTokenServiceServer, intercept grpc.UnaryServerInterceptor, log *slog.Logger) (http.Handler, error) {
 	mux := runtime.NewServeMux(
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // incomingMetadata has them all
 		runtime.WithMetadata(incomingMetadata),
@@ -40,11 +42,11 @@ func newRESTHandler(svc ephemeraltokenv1.EphemeralTokenServiceServer, calls grpc
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithWriteContentLength(),
 	)
-	local := inProcess{svc: svc, intercept: calls}
+	local := inProcess{svc: svc, intercept: intercept}
 	if err := ephemeraltokenv1.RegisterEphemeralTokenServiceHandlerServer(context.Background(), mux, local); err != nil {
 		return nil, err
 	}
-	return &restHandler{routes: serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto), gateway: mux, log: log}, nil
+	return &handler{routes: serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto), gateway: mux, log: log}, nil
 }
 
 // inProcess runs the service's RPCs inside the call chain, under the names that they have on the wire.
@@ -101,12 +103,12 @@ func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message)
 // gatewayErrorHandler writes a failed call's error, and makes one of what the gateway itself could not read.
 func gatewayErrorHandler(log *slog.Logger) runtime.ErrorHandlerFunc {
 	return func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
-		var failed *callError
+		var failed *apierror.Error
 		if !errors.As(err, &failed) {
-			failed = &callError{reason: reasonRequestMalformed, cause: errUndecodable}
-			_, id := ensureRequestID(ctx)
-			w.Header().Set(requestIDHeader, id)
-			logCall(ctx, log, call{method: r.Method + " " + r.URL.Path, requestID: id, err: failed})
+			failed = &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
+			_, id := chain.EnsureRequestID(ctx)
+			w.Header().Set(chain.RequestIDHeader, id)
+			chain.Log(ctx, log, chain.Call{Method: r.Method + " " + r.URL.Path, RequestID: id, Err: failed})
 		}
 		if md, ok := runtime.ServerMetadataFromContext(ctx); ok {
 			for _, name := range headersOut {
@@ -120,7 +122,7 @@ func gatewayErrorHandler(log *slog.Logger) runtime.ErrorHandlerFunc {
 }
 
 // writeError answers with google.rpc.Status as JSON: {"code", "message", "details"}.
-func writeError(w http.ResponseWriter, e *callError) {
+func writeError(w http.ResponseWriter, e *apierror.Error) {
 	st := e.GRPCStatus()
 	body, err := protojson.Marshal(st.Proto())
 	if err != nil {
@@ -130,11 +132,11 @@ func writeError(w http.ResponseWriter, e *callError) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	if st.Code() == codes.Unauthenticated {
-		h.Set(challengeHeader, challenge)
+		h.Set(apierror.ChallengeHeader, apierror.Challenge)
 	}
-	if d := e.retryDelay(); d > 0 {
+	if d := e.RetryDelay(); d > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
 	}
-	w.WriteHeader(e.httpStatus())
+	w.WriteHeader(e.HTTPStatus())
 	_, _ = w.Write(body) // the client has gone if this fails
 }

@@ -21,26 +21,26 @@ func TestACrash(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				tw := newTower(t, time.Minute)
+				tg := newTestGroup(t, time.Minute)
 				crash := func(context.Context, bool) (Result, error) {
-					<-tw.land
+					<-tg.end
 					tc.crash()
 					return Result{Token: "none"}, nil
 				}
-				flying := tw.arrive(1, crash)
-				aboard := []*passenger{tw.arrive(1, crash), tw.arrive(1, crash)}
-				tw.land <- landing{}
+				flying := tg.arrive(1, crash)
+				aboard := []*waiter{tg.arrive(1, crash), tg.arrive(1, crash)}
+				tg.end <- ending{}
 				<-flying.done
 				synctest.Wait()
-				after := tw.arrive(1, tw.call)
-				tw.land <- landing{}
+				after := tg.arrive(1, tg.call)
+				tg.end <- ending{}
 				for i, p := range append(aboard, flying) {
 					<-p.done
 					if p.panics != tc.want {
 						t.Errorf("caller %d: panic %v, want %v", i, p.panics, tc.want)
 					}
 				}
-				tw.land <- landing{token: "good"}
+				tg.end <- ending{token: "good"}
 				after.want(t, "good", nil)
 			})
 		})
@@ -49,8 +49,8 @@ func TestACrash(t *testing.T) {
 
 func TestFreshOfOneIsFreshOfTheFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		flying := tw.arrive(1, tw.call)
+		tg := newTestGroup(t, time.Minute)
+		flying := tg.arrive(1, tg.call)
 		var got []bool
 		call := func(_ context.Context, fresh bool) (Result, error) {
 			got = append(got, fresh)
@@ -58,13 +58,13 @@ func TestFreshOfOneIsFreshOfTheFlight(t *testing.T) {
 		}
 		var all sync.WaitGroup
 		for _, fresh := range []bool{false, true, false} {
-			all.Go(func() { _, _ = tw.join(t.Context(), key{1}, fresh, call) })
+			all.Go(func() { _, _ = tg.join(t.Context(), key{1}, fresh, call) })
 			synctest.Wait()
 		}
-		tw.land <- landing{token: "one"}
+		tg.end <- ending{token: "one"}
 		flying.want(t, "one", nil)
 		all.Wait()
-		_, _ = tw.join(t.Context(), key{1}, false, call)
+		_, _ = tg.join(t.Context(), key{1}, false, call)
 		if len(got) != 2 || !got[0] || got[1] {
 			t.Errorf("fresh of the flights: %v, want [true false]", got)
 		}
@@ -73,16 +73,16 @@ func TestFreshOfOneIsFreshOfTheFlight(t *testing.T) {
 
 func TestCloseEndsFlights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		var waiting []*passenger
+		tg := newTestGroup(t, time.Minute)
+		var waiting []*waiter
 		for name := range byte(3) {
-			waiting = append(waiting, tw.arrive(name, tw.call), tw.arrive(name, tw.call))
+			waiting = append(waiting, tg.arrive(name, tg.call), tg.arrive(name, tg.call))
 		}
-		tw.close()
+		tg.close()
 		for _, p := range waiting {
 			p.want(t, "", context.Canceled)
 		}
-		if _, err := tw.join(t.Context(), key{1}, false, tw.call); !errors.Is(err, errClosed) {
+		if _, err := tg.join(t.Context(), key{1}, false, tg.call); !errors.Is(err, errClosed) {
 			t.Errorf("after close: %v, want errClosed", err)
 		}
 	})

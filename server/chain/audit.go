@@ -1,4 +1,4 @@
-package server
+package chain
 
 import (
 	"context"
@@ -10,40 +10,42 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 )
 
-// record is what is found out about a call on its way in, for the audit.
-type record struct {
+// Record is what is found out about a call on its way in, for the audit.
+type Record struct {
 	grant auth.Grant
-	org   string // UUID; known only for a JWT that Atlas has accepted
-	cache string // of a create: where its answer comes from, as in Cache-Status
+	Org   string // UUID; known only for a JWT that Atlas has accepted
+	Cache string // of a create: where its answer comes from, as in Cache-Status
 }
 
 type recordKey struct{}
 
-func withRecord(ctx context.Context) (context.Context, *record) {
-	rec := &record{}
+func withRecord(ctx context.Context) (context.Context, *Record) {
+	rec := &Record{}
 	return context.WithValue(ctx, recordKey{}, rec), rec
 }
 
-// recordFrom returns the call's record; outside the chain, one that nobody reads.
-func recordFrom(ctx context.Context) *record {
-	if rec, ok := ctx.Value(recordKey{}).(*record); ok {
+// RecordFrom returns the call's record; outside the chain, one that nobody reads.
+func RecordFrom(ctx context.Context) *Record {
+	if rec, ok := ctx.Value(recordKey{}).(*Record); ok {
 		return rec
 	}
-	return &record{}
+	return &Record{}
 }
 
 // auditCall leaves the one audit record of a call, whether it went well or not: who did what, as whom, with what outcome.
 // There is no token and no JWT in it. A REST request that is refused before the chain, such as one for another route or with
 // too large a body, is not a call: nobody has asked who sent it, so it is in the log only.
-func auditCall(ctx context.Context, audit *slog.Logger, c call, rec *record) {
+func auditCall(ctx context.Context, audit *slog.Logger, c Call, rec *Record) {
 	if !audit.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	outcome := codes.OK.String()
-	if c.err != nil {
-		outcome = toCallError(c.err).reasonName()
+	if c.Err != nil {
+		outcome = apierror.From(c.Err).ReasonName()
 	}
 	address := ""
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
@@ -51,12 +53,12 @@ func auditCall(ctx context.Context, audit *slog.Logger, c call, rec *record) {
 	}
 	audit.LogAttrs(ctx, slog.LevelInfo, "call",
 		slog.Group("caller", slog.String("kind", rec.grant.Caller.Kind), slog.String("name", rec.grant.Caller.Name)),
-		slog.String("method", c.method[strings.LastIndexByte(c.method, '/')+1:]),
+		slog.String("method", c.Method[strings.LastIndexByte(c.Method, '/')+1:]),
 		slog.String("profile", rec.grant.Profile),
-		slog.String("org", rec.org),
+		slog.String("org", rec.Org),
 		slog.String("outcome", outcome),
-		slog.String("cache", rec.cache),
-		slog.String("request_id", c.requestID),
+		slog.String("cache", rec.Cache),
+		slog.String("request_id", c.RequestID),
 		slog.String("trace_id", traceID(metadata.ValueFromIncomingContext(ctx, "traceparent"))),
 		slog.String("peer", address),
 	)

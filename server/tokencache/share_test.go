@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,44 +14,85 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// landing is what a test lets a shared call end with.
-type landing struct {
+// ending is what a test lets a shared call end with.
+type ending struct {
 	token atlas.Token
 	err   error
 }
 
-// tower lets a test decide when each shared call ends.
-type tower struct {
-	*flights
-	began atomic.Int64
-	land  chan landing
+// createFunc is what a shared call does.
+type createFunc = func(ctx context.Context, fresh bool) (Result, error)
+
+// createLayer is the layer below a group. What a call does is brought by its first waiter, whose request it has: the secret, in
+// which a caller's own credential has nothing, says which waiter that is.
+type createLayer struct {
+	mu      sync.Mutex
+	brought map[atlas.UserAuthToken]createFunc // guarded by mu
 }
 
-func newTower(t *testing.T, timeout time.Duration) *tower {
+func newCreateLayer() *createLayer {
+	return &createLayer{brought: map[atlas.UserAuthToken]createFunc{}}
+}
+
+func (l *createLayer) bring(f createFunc) (ticket atlas.UserAuthToken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ticket = atlas.UserAuthToken(strconv.Itoa(len(l.brought)))
+	l.brought[ticket] = f
+	return ticket
+}
+
+func (l *createLayer) create(ctx context.Context, r request) (Result, error) {
+	l.mu.Lock()
+	f := l.brought[r.cred.Secret]
+	l.mu.Unlock()
+	return f(ctx, r.fresh)
+}
+
+func (l *createLayer) delete(context.Context, request) (string, error) { return "", nil }
+
+func (l *createLayer) kept(context.Context, request) (Result, bool) { return Result{}, false }
+
+// testGroup lets a test decide when each shared call ends.
+type testGroup struct {
+	*group
+	layer *createLayer
+	began atomic.Int64
+	end   chan ending
+}
+
+func newTestGroup(t *testing.T, timeout time.Duration) *testGroup {
 	t.Helper()
-	tw := &tower{flights: newFlights(timeout), land: make(chan landing)}
+	layer := newCreateLayer()
+	tg := &testGroup{group: newGroup(layer, timeout, false), layer: layer, end: make(chan ending)}
 	t.Cleanup(func() {
-		tw.close()
-		if len(tw.lines) != 0 {
-			t.Errorf("%d lines are left", len(tw.lines))
+		tg.close()
+		if len(tg.calls) != 0 {
+			t.Errorf("%d calls are left", len(tg.calls))
 		}
 	})
-	return tw
+	return tg
+}
+
+// join waits for a shared call of k.
+func (tg *testGroup) join(ctx context.Context, k key, fresh bool, f createFunc) (Result, error) {
+	cred := atlas.Credential{JWT: atlas.JWT(k[:]), Secret: tg.layer.bring(f)}
+	return tg.create(ctx, request{cred: cred, key: k, fresh: fresh})
 }
 
 // call ends when the test says so, or with its context.
-func (tw *tower) call(ctx context.Context, _ bool) (Result, error) {
-	tw.began.Add(1)
+func (tg *testGroup) call(ctx context.Context, _ bool) (Result, error) {
+	tg.began.Add(1)
 	select {
-	case l := <-tw.land:
+	case l := <-tg.end:
 		return Result{Token: l.token}, l.err
 	case <-ctx.Done():
 		return Result{}, ctx.Err()
 	}
 }
 
-// passenger is one caller.
-type passenger struct {
+// waiter is one caller.
+type waiter struct {
 	done   chan struct{}
 	result Result
 	err    error
@@ -58,21 +100,21 @@ type passenger struct {
 	leave  context.CancelFunc
 }
 
-func (tw *tower) arrive(name byte, call func(context.Context, bool) (Result, error)) *passenger {
-	p := &passenger{done: make(chan struct{})}
+func (tg *testGroup) arrive(name byte, f createFunc) *waiter {
+	p := &waiter{done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.leave = cancel
 	go func() {
 		defer close(p.done)
 		defer cancel()
 		defer func() { p.panics = recover() }()
-		p.result, p.err = tw.join(ctx, key{name}, false, call)
+		p.result, p.err = tg.join(ctx, key{name}, false, f)
 	}()
 	synctest.Wait()
 	return p
 }
 
-func (p *passenger) answered() bool { return isClosed(p.done) }
+func (p *waiter) answered() bool { return isClosed(p.done) }
 
 func isClosed(done <-chan struct{}) bool {
 	select {
@@ -83,7 +125,7 @@ func isClosed(done <-chan struct{}) bool {
 	}
 }
 
-func (p *passenger) want(t *testing.T, token atlas.Token, err error) {
+func (p *waiter) want(t *testing.T, token atlas.Token, err error) {
 	t.Helper()
 	<-p.done
 	if p.result.Token != token || !errors.Is(p.err, err) || p.panics != nil {
@@ -93,27 +135,27 @@ func (p *passenger) want(t *testing.T, token atlas.Token, err error) {
 
 func TestLaterCallersShareTheNextFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		first := tw.arrive(1, tw.call)
-		second, third := tw.arrive(1, tw.call), tw.arrive(1, tw.call)
-		tw.land <- landing{token: "one"}
+		tg := newTestGroup(t, time.Minute)
+		first := tg.arrive(1, tg.call)
+		second, third := tg.arrive(1, tg.call), tg.arrive(1, tg.call)
+		tg.end <- ending{token: "one"}
 		first.want(t, "one", nil)
 		synctest.Wait()
 		if second.answered() || third.answered() {
 			t.Fatal("a caller was given the answer to a call that had begun before it came")
 		}
-		tw.land <- landing{token: "two"}
+		tg.end <- ending{token: "two"}
 		second.want(t, "two", nil)
 		third.want(t, "two", nil)
 		for name, tc := range map[string]struct {
-			p         *passenger
+			p         *waiter
 			collapsed bool
 		}{"first": {first, false}, "second": {second, false}, "third": {third, true}} {
 			if got := tc.p.result.Status.Collapsed; got != tc.collapsed {
 				t.Errorf("%s: collapsed is %v, want %v", name, got, tc.collapsed)
 			}
 		}
-		if n := tw.began.Load(); n != 2 {
+		if n := tg.began.Load(); n != 2 {
 			t.Errorf("%d calls, want 2", n)
 		}
 	})
@@ -121,12 +163,12 @@ func TestLaterCallersShareTheNextFlight(t *testing.T) {
 
 func TestAThousandCallersOfOneKeyCostTwoCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
+		tg := newTestGroup(t, time.Minute)
 		var all sync.WaitGroup
 		var calls atomic.Int64
 		for range 1000 {
 			all.Go(func() {
-				result, err := tw.join(t.Context(), key{1}, false, func(context.Context, bool) (Result, error) {
+				result, err := tg.join(t.Context(), key{1}, false, func(context.Context, bool) (Result, error) {
 					calls.Add(1)
 					<-time.After(time.Second)
 					return Result{Token: "one"}, nil
@@ -145,13 +187,13 @@ func TestAThousandCallersOfOneKeyCostTwoCalls(t *testing.T) {
 
 func TestKeysDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
+		tg := newTestGroup(t, time.Minute)
 		start := time.Now()
 		var all sync.WaitGroup
 		for i := range 1000 {
 			want := atlas.Token(fmt.Sprint(i))
 			all.Go(func() {
-				result, err := tw.join(t.Context(), key{byte(i), byte(i >> 8)}, false, func(context.Context, bool) (Result, error) {
+				result, err := tg.join(t.Context(), key{byte(i), byte(i >> 8)}, false, func(context.Context, bool) (Result, error) {
 					<-time.After(time.Second)
 					return Result{Token: want}, nil
 				})
@@ -169,24 +211,24 @@ func TestKeysDoNotWaitForEachOther(t *testing.T) {
 
 func TestEachWaiterKeepsItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		flying := tw.arrive(1, tw.call)
+		tg := newTestGroup(t, time.Minute)
+		flying := tg.arrive(1, tg.call)
 		var all sync.WaitGroup
 		for _, patience := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second} {
 			all.Go(func() {
 				start := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
-				_, err := tw.join(ctx, key{1}, false, tw.call)
+				_, err := tg.join(ctx, key{1}, false, tg.call)
 				if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took != patience {
 					t.Errorf("%v after %v, want DeadlineExceeded after %v", err, took, patience)
 				}
 			})
 		}
 		all.Wait()
-		tw.land <- landing{token: "one"}
+		tg.end <- ending{token: "one"}
 		flying.want(t, "one", nil)
-		if n := tw.began.Load(); n != 1 {
+		if n := tg.began.Load(); n != 1 {
 			t.Errorf("%d calls, want 1: everybody had left the second", n)
 		}
 	})
@@ -194,15 +236,15 @@ func TestEachWaiterKeepsItsDeadline(t *testing.T) {
 
 func TestOnlyTheLastToLeaveCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		flying := tw.arrive(1, tw.call)
+		tg := newTestGroup(t, time.Minute)
+		flying := tg.arrive(1, tg.call)
 		var done <-chan struct{} // of the next call
 		boarding := func(ctx context.Context, fresh bool) (Result, error) {
 			done = ctx.Done()
-			return tw.call(ctx, fresh)
+			return tg.call(ctx, fresh)
 		}
-		first, last := tw.arrive(1, boarding), tw.arrive(1, tw.call)
-		tw.land <- landing{token: "one"}
+		first, last := tg.arrive(1, boarding), tg.arrive(1, tg.call)
+		tg.end <- ending{token: "one"}
 		flying.want(t, "one", nil)
 		synctest.Wait()
 
@@ -223,59 +265,59 @@ func TestOnlyTheLastToLeaveCancels(t *testing.T) {
 
 func TestADesertedFlightNeverTakesOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
-		flying := tw.arrive(1, tw.call)
-		one, two := tw.arrive(1, tw.call), tw.arrive(1, tw.call)
+		tg := newTestGroup(t, time.Minute)
+		flying := tg.arrive(1, tg.call)
+		one, two := tg.arrive(1, tg.call), tg.arrive(1, tg.call)
 		one.leave()
 		two.leave()
 		one.want(t, "", context.Canceled)
 		two.want(t, "", context.Canceled)
-		late := tw.arrive(1, tw.call) // boards one of its own
+		late := tg.arrive(1, tg.call) // boards one of its own
 		if late.answered() {
 			t.Fatal("answered before a call")
 		}
-		tw.land <- landing{token: "one"}
-		tw.land <- landing{token: "two"}
+		tg.end <- ending{token: "one"}
+		tg.end <- ending{token: "two"}
 		flying.want(t, "one", nil)
 		late.want(t, "two", nil)
-		if n := tw.began.Load(); n != 2 {
+		if n := tg.began.Load(); n != 2 {
 			t.Errorf("%d calls, want 2", n)
 		}
 	})
 }
 
 func TestACallerWhoHasGoneBeginsNothing(t *testing.T) {
-	tw := newTower(t, time.Minute)
+	tg := newTestGroup(t, time.Minute)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {
-		if _, err := tw.join(ctx, key{1}, false, tw.call); !errors.Is(err, context.Canceled) {
+		if _, err := tg.join(ctx, key{1}, false, tg.call); !errors.Is(err, context.Canceled) {
 			t.Fatalf("got %v, want Canceled", err)
 		}
 	}
-	tw.close()
-	if n := tw.began.Load(); n != 0 {
+	tg.close()
+	if n := tg.began.Load(); n != 0 {
 		t.Errorf("%d calls were begun", n)
 	}
 }
 
 func TestAFailureGoesToThoseAboard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, time.Minute)
+		tg := newTestGroup(t, time.Minute)
 		crash := errors.New("crash")
-		flying := tw.arrive(1, tw.call)
-		aboard := []*passenger{tw.arrive(1, tw.call), tw.arrive(1, tw.call)}
-		tw.land <- landing{token: "one"}
+		flying := tg.arrive(1, tg.call)
+		aboard := []*waiter{tg.arrive(1, tg.call), tg.arrive(1, tg.call)}
+		tg.end <- ending{token: "one"}
 		flying.want(t, "one", nil)
 		synctest.Wait()
-		next := tw.arrive(1, tw.call)
-		tw.land <- landing{err: crash}
+		next := tg.arrive(1, tg.call)
+		tg.end <- ending{err: crash}
 		for _, p := range aboard {
 			p.want(t, "", crash)
 		}
-		tw.land <- landing{token: "three"}
+		tg.end <- ending{token: "three"}
 		next.want(t, "three", nil)
-		if n := tw.began.Load(); n != 3 {
+		if n := tg.began.Load(); n != 3 {
 			t.Errorf("%d calls, want 3", n)
 		}
 	})
@@ -283,9 +325,9 @@ func TestAFailureGoesToThoseAboard(t *testing.T) {
 
 func TestACallHasATimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tw := newTower(t, 7*time.Second)
+		tg := newTestGroup(t, 7*time.Second)
 		start := time.Now()
-		p := tw.arrive(1, tw.call)
+		p := tg.arrive(1, tg.call)
 		p.want(t, "", context.DeadlineExceeded)
 		if took := time.Since(start); took != 7*time.Second {
 			t.Errorf("took %v, want 7s", took)

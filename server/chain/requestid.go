@@ -1,4 +1,4 @@
-package server
+package chain
 
 import (
 	"context"
@@ -8,25 +8,25 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// requestIDHeader carries a call's id in and out, on both transports.
-const requestIDHeader = "x-request-id"
+// RequestIDHeader carries a call's id in and out, on both transports.
+const RequestIDHeader = "x-request-id"
 
 // maxRequestID bounds what a caller may put into every log line about its call, in bytes.
 const maxRequestID = 128
 
 type requestIDKey struct{}
 
-// ensureRequestID returns the call's id and ctx carrying it: the one already there, else that of its metadata.
-func ensureRequestID(ctx context.Context) (context.Context, string) {
+// EnsureRequestID returns the call's id and ctx carrying it: the one already there, else that of its metadata.
+func EnsureRequestID(ctx context.Context) (context.Context, string) {
 	if id, ok := ctx.Value(requestIDKey{}).(string); ok {
 		return ctx, id
 	}
-	return withRequestID(ctx, metadata.ValueFromIncomingContext(ctx, requestIDHeader))
+	return WithRequestID(ctx, metadata.ValueFromIncomingContext(ctx, RequestIDHeader))
 }
 
-// withRequestID chooses the call's id from the values of its header: the caller's if it is fit for a log line, else a
+// WithRequestID chooses the call's id from the values of its header: the caller's if it is fit for a log line, else a
 // new one of 130 random bits.
-func withRequestID(ctx context.Context, values []string) (context.Context, string) {
+func WithRequestID(ctx context.Context, values []string) (context.Context, string) {
 	id := rand.Text()
 	if len(values) == 1 && isRequestID(values[0]) {
 		id = values[0]

@@ -14,15 +14,16 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// airport is a state machine over flights: callers arrive and leave and calls land in any order.
-type airport struct {
-	flights *flights
+// groupMachine is a state machine over a group: callers arrive and leave and calls land in any order.
+type groupMachine struct {
+	group   *group
+	layer   *createLayer
 	clock   int // of events
 	callers []*arrived
 
-	mu     sync.Mutex
-	flying map[key]*called // guarded by mu; calls in flight
-	broken error           // guarded by mu; what went wrong inside a call
+	mu      sync.Mutex
+	running map[key]*called // guarded by mu; calls in flight
+	broken  error           // guarded by mu; what went wrong inside a call
 }
 
 type called struct {
@@ -31,7 +32,7 @@ type called struct {
 }
 
 type arrived struct {
-	*passenger
+	*waiter
 	key  key
 	at   int
 	left bool
@@ -39,7 +40,7 @@ type arrived struct {
 
 var errCrash = errors.New("crash")
 
-func (a *airport) call(k key) func(context.Context, bool) (Result, error) {
+func (a *groupMachine) call(k key) func(context.Context, bool) (Result, error) {
 	return func(ctx context.Context, _ bool) (Result, error) {
 		c := &called{began: a.clock, land: make(chan error)}
 		a.swap(k, c)
@@ -54,29 +55,29 @@ func (a *airport) call(k key) func(context.Context, bool) (Result, error) {
 }
 
 // swap notes that a call of k has begun, or ended if c is nil.
-func (a *airport) swap(k key, c *called) {
+func (a *groupMachine) swap(k key, c *called) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c != nil && a.flying[k] != nil {
+	if c != nil && a.running[k] != nil {
 		a.broken = errors.New("two calls of one key in flight")
 	}
-	a.flying[k] = c
+	a.running[k] = c
 }
 
-func (a *airport) up(k byte) *called {
+func (a *groupMachine) up(k byte) *called {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.flying[key{k}]
+	return a.running[key{k}]
 }
 
-func (a *airport) arrive(t *rapid.T) {
+func (a *groupMachine) arrive(t *rapid.T) {
 	a.clock++
 	k := key{rapid.Byte().Filter(func(b byte) bool { return b < 3 }).Draw(t, "key")}
-	p := (&tower{flights: a.flights}).arrive(k[0], a.call(k))
-	a.callers = append(a.callers, &arrived{passenger: p, key: k, at: a.clock})
+	p := (&testGroup{group: a.group, layer: a.layer}).arrive(k[0], a.call(k))
+	a.callers = append(a.callers, &arrived{waiter: p, key: k, at: a.clock})
 }
 
-func (a *airport) leave(t *rapid.T) {
+func (a *groupMachine) leave(t *rapid.T) {
 	var waiting []*arrived
 	for _, c := range a.callers {
 		if !c.answered() {
@@ -93,7 +94,7 @@ func (a *airport) leave(t *rapid.T) {
 	synctest.Wait()
 }
 
-func (a *airport) land(t *rapid.T) {
+func (a *groupMachine) land(t *rapid.T) {
 	var up []*called
 	for b := range byte(3) {
 		if c := a.up(b); c != nil {
@@ -108,7 +109,7 @@ func (a *airport) land(t *rapid.T) {
 	synctest.Wait()
 }
 
-func (a *airport) check(t *rapid.T) {
+func (a *groupMachine) check(t *rapid.T) {
 	a.mu.Lock()
 	broken := a.broken
 	a.mu.Unlock()
@@ -128,8 +129,8 @@ func (a *airport) check(t *rapid.T) {
 			t.Fatalf("key %d: a call is in flight: %v; somebody waits: %v", b, a.up(b) != nil, waiting[key{b}])
 		}
 	}
-	if len(a.flights.lines) != len(waiting) {
-		t.Fatalf("%d lines for %d keys", len(a.flights.lines), len(waiting))
+	if len(a.group.calls) != len(waiting) {
+		t.Fatalf("%d calls for %d keys", len(a.group.calls), len(waiting))
 	}
 }
 
@@ -160,11 +161,12 @@ func (c *arrived) check(t *rapid.T) {
 // bubbled is a test without its deadline, which nobody may ask for in a bubble.
 type bubbled struct{ rapid.TB }
 
-func TestFlightsProperties(t *testing.T) {
+func TestGroupProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(bubbled{t}, func(t *rapid.T) {
-			a := &airport{flights: newFlights(time.Hour), flying: map[key]*called{}}
-			defer a.flights.close()
+			layer := newCreateLayer()
+			a := &groupMachine{group: newGroup(layer, time.Hour, false), layer: layer, running: map[key]*called{}}
+			defer a.group.close()
 			t.Repeat(map[string]func(*rapid.T){"arrive": a.arrive, "leave": a.leave, "land": a.land, "": a.check})
 		})
 	})

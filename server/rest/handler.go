@@ -1,4 +1,6 @@
-package server
+// Package rest is the service over HTTP/1.1 and HTTP/2: a strict front that knows the routes, the gateway behind it that turns a
+// request into a call, and the answers in the form that Atlas gives them.
+package rest
 
 import (
 	"bytes"
@@ -7,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"mime"
 	"net"
 	"net/http"
@@ -18,81 +21,91 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
-// restHandler is the REST listener's front: it refuses what is not a well-formed request for one of the routes before
+// handler is the front: it refuses what is not a well-formed request for one of the routes before
 // the gateway sees it. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
-type restHandler struct {
+type handler struct {
 	routes  routes
 	gateway http.Handler
 	log     *slog.Logger
 }
 
-func (h *restHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	ctx, id := withRequestID(r.Context(), r.Header.Values(requestIDHeader))
-	timeout, timeoutOK := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	ctx, id := chain.WithRequestID(r.Context(), r.Header.Values(chain.RequestIDHeader))
+	timeout, timeoutErr := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
+	if timeout != noTimeout {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
 	r = r.WithContext(peer.NewContext(ctx, requestPeer(r)))
 	r.Header.Del(grpcTimeoutHeader) // the gateway would read it again, and take zero for none
 
 	w.Header().Set("Cache-Control", "no-store") // RFC 9111 §5.2.2.5: a token must not stay in any cache
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	refuse := func(e *callError) {
-		w.Header().Set(requestIDHeader, id)
+	refuse := func(e *apierror.Error) {
+		w.Header().Set(chain.RequestIDHeader, id)
 		writeError(w, e)
-		logCall(r.Context(), h.log, call{method: h.routes.logName(r), requestID: id, duration: time.Since(start), err: e})
+		chain.Log(r.Context(), h.log, chain.Call{Method: h.routes.logName(r), RequestID: id, Duration: time.Since(start), Err: e})
 	}
 	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
 	defer func() {
 		if v := recover(); v != nil {
-			refuse(panicked(v))
+			refuse(chain.Panicked(v))
 		}
 	}()
 	if refusal := h.check(w, r); refusal != nil {
 		refuse(refusal)
 		return
 	}
-	if !timeoutOK {
-		refuse(&callError{reason: reasonRequestMalformed, cause: errTimeoutHeader})
+	if timeoutErr != nil {
+		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: timeoutErr})
 		return
 	}
 	h.gateway.ServeHTTP(w, r)
 }
 
 // check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
-func (h *restHandler) check(w http.ResponseWriter, r *http.Request) *callError {
-	if headerBytes(r) > maxHeaderBytes {
-		return &callError{reason: reasonHeadersTooLarge}
+func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
+	if headerBytes(r) > chain.MaxHeaderBytes {
+		return &apierror.Error{Reason: apierror.HeadersTooLarge}
 	}
 	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
 	methods, ok := h.routes[r.URL.EscapedPath()]
 	if !ok || r.URL.EscapedPath() != r.URL.Path {
-		return &callError{reason: reasonRouteNotFound}
+		return &apierror.Error{Reason: apierror.RouteNotFound}
 	}
 	if !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		return &callError{reason: reasonMethodNotAllowed}
+		return &apierror.Error{Reason: apierror.MethodNotAllowed}
 	}
 	if !isPlainJSON(r.Header) {
-		return &callError{reason: reasonUnsupportedMedia}
+		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, chain.MaxMessageBytes))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return &callError{reason: reasonRequestTooLarge}
+		return &apierror.Error{Reason: apierror.RequestTooLarge}
 	case err != nil:
-		return &callError{reason: reasonRequestMalformed, cause: errBodyUnreadable}
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errBodyUnreadable}
 	case !isShallowJSON(body):
-		return &callError{reason: reasonRequestMalformed, cause: errUndecodable}
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
 }
 
-var errBodyUnreadable = errors.New("the body ended early or came too slowly")
+// Why a body was not read, without a word of it.
+var (
+	errBodyUnreadable = errors.New("the body ended early or came too slowly")
+	errUndecodable    = errors.New("the body is not one JSON object, or nests too deep")
+)
 
 // headerBytes is the size of a request's headers as HTTP/2 counts it for SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113
 // §6.5.2), so that both transports have the same limit.
@@ -148,30 +161,30 @@ func isShallowJSON(body []byte) bool {
 // grpcTimeoutHeader carries a REST call's deadline, in gRPC's notation.
 const grpcTimeoutHeader = "Grpc-Timeout"
 
-// noTimeout stands for a call that brings no deadline. The call chain has a ceiling for it.
-const noTimeout = 24 * time.Hour
+// noTimeout is that of a call that brings no deadline, or one so late that the call chain's own comes before it.
+const noTimeout time.Duration = math.MaxInt64
 
 var errTimeoutHeader = errors.New("the Grpc-Timeout header is not up to 8 digits and a unit")
 
 // grpcTimeout reads the values of a Grpc-Timeout header: none, or one with up to 8 digits and a unit (gRPC over HTTP/2,
 // section Requests).
-func grpcTimeout(values []string) (time.Duration, bool) {
+func grpcTimeout(values []string) (time.Duration, error) {
 	if len(values) == 0 {
-		return noTimeout, true
+		return noTimeout, nil
 	}
 	value := values[0]
 	if len(values) > 1 || len(value) < 2 || len(value) > 9 {
-		return noTimeout, false
+		return noTimeout, errTimeoutHeader
 	}
 	unit, ok := timeoutUnits[value[len(value)-1]]
-	n, err := strconv.ParseInt(value[:len(value)-1], 10, 64)
-	if !ok || err != nil || strings.ContainsAny(value, "+-") {
-		return noTimeout, false
+	n, err := strconv.ParseUint(value[:len(value)-1], 10, 32)
+	switch {
+	case !ok || err != nil:
+		return noTimeout, errTimeoutHeader
+	case time.Duration(n) > noTimeout/unit: //nolint:gosec // it has 32 bits
+		return noTimeout, nil
 	}
-	if n > int64(noTimeout/unit) {
-		return noTimeout, true
-	}
-	return time.Duration(n) * unit, true
+	return time.Duration(n) * unit, nil //nolint:gosec // as above
 }
 
 var timeoutUnits = map[byte]time.Duration{

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// flags declares the settings of a command, each a flag and an environment variable: --atlas-url is TOKEND_ATLAS_URL.
+type flags struct{ command *cobra.Command }
+
+// value is a flag's.
+type value struct {
+	text        string // as it was given
+	placeholder string // in the help
+	set         func(text string) error
+}
+
+func (v *value) String() string { return v.text }
+func (v *value) Type() string   { return v.placeholder }
+
+func (v *value) Set(text string) error {
+	if err := v.set(text); err != nil {
+		return err
+	}
+	v.text = text
+	return nil
+}
+
+func (f flags) text(p *string, name, initial, placeholder, help string) {
+	f.add(name, initial, placeholder, help, cobra.NoFileCompletions, func(text string) error {
+		*p = text
+		return nil
+	})
+}
+
+func (f flags) file(p *string, name, help string) {
+	f.text(p, name, "", "FILE", help)
+}
+
+func (f flags) oneOf(p *string, name, initial, placeholder, help string, choices ...string) {
+	f.add(name, initial, placeholder, help, cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp), func(text string) error {
+		if !slices.Contains(choices, text) {
+			return fmt.Errorf("must be one of %s", strings.Join(choices, ", "))
+		}
+		*p = text
+		return nil
+	})
+}
+
+// duration takes what is not negative.
+func (f flags) duration(p *time.Duration, name, initial, help string) {
+	f.durationFrom(0, "must be a duration such as 30s or 5m, or 0", p, name, initial, help)
+}
+
+func (f flags) positiveDuration(p *time.Duration, name, initial, help string) {
+	f.durationFrom(1, "must be a duration above zero such as 500ms or 10s", p, name, initial, help)
+}
+
+func (f flags) durationFrom(least time.Duration, otherwise string, p *time.Duration, name, initial, help string) {
+	f.add(name, initial, "DURATION", help, cobra.NoFileCompletions, func(text string) error {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < least {
+			*p = time.Second // any: it is given, and wrong, so nobody needs to hear that it is missing
+			return errors.New(otherwise)
+		}
+		*p = d
+		return nil
+	})
+}
+
+func (f flags) boolean(p *bool, name, help string) {
+	f.command.Flags().BoolVar(p, name, false, help+" ($"+envName(name)+")")
+}
+
+func (f flags) add(name, initial, placeholder, help string, complete cobra.CompletionFunc, set func(string) error) {
+	v := &value{placeholder: placeholder, set: set}
+	if err := v.Set(initial); err != nil {
+		panic(fmt.Sprintf("the default of --%s: %q %v", name, initial, err))
+	}
+	if initial != "" {
+		help += " Default: " + initial + "."
+	}
+	flag := f.command.Flags().VarPF(v, name, "", help+" ($"+envName(name)+")")
+	flag.DefValue = ""         // pflag would add it to the help, unless it is 0
+	if placeholder != "FILE" { // which the shell completes by itself
+		_ = f.command.RegisterFlagCompletionFunc(name, complete) // fails for a flag that is not there
+	}
+}
+
+// visitSettings leaves out cobra's own flags.
+func visitSettings(c *cobra.Command, visit func(*pflag.Flag)) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Annotations[cobra.FlagSetByCobraAnnotation] == nil {
+			visit(f)
+		}
+	})
+}
+
+// setFlags sets the command's flags, one by one since pflag stops at the first error, and notes which were given.
+func setFlags(c *cobra.Command, args []string, source map[string]string) []error {
+	var (
+		errs    []error
+		lacking *pflag.ValueRequiredError
+		invalid *pflag.InvalidValueError
+		unknown *pflag.NotExistError
+	)
+	for i := 0; i < len(args); i++ {
+		flag, _, hasValue := strings.Cut(args[i], "=")
+		hasNext := i+1 < len(args)
+		err := c.Flags().Parse(args[i : i+1])
+		if errors.As(err, &lacking) && hasNext && !strings.HasPrefix(args[i+1], "--") {
+			err = c.Flags().Parse(args[i : i+2])
+			i++
+		}
+		switch {
+		case errors.As(err, &lacking):
+			errs = append(errs, fmt.Errorf("%s: its value is missing", flag))
+		case errors.As(err, &invalid):
+			errs = append(errs, fmt.Errorf("%s: %q %w", flag, invalid.GetValue(), invalid.Unwrap()))
+		case err != nil:
+			near := nearest(strings.TrimLeft(flag, "-"), c)
+			if near == "" && errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
+				flag = "-" + unknown.GetSpecifiedName() // what comes after it may be its value, and that a secret
+			}
+			errs = append(errs, fmt.Errorf("%s: there is no such flag%s; see %s --help", flag, didYouMean("--", near), c.CommandPath()))
+			if !hasValue && hasNext && !strings.HasPrefix(args[i+1], "-") {
+				i++ // its value
+			}
+		}
+		source[strings.TrimLeft(flag, "-")] = "flag"
+		for _, arg := range c.Flags().Args() {
+			errs = append(errs, unexpected(c, arg))
+		}
+	}
+	return errs
+}
+
+// unexpected reports an argument that is neither a flag nor its value.
+func unexpected(c *cobra.Command, arg string) error {
+	if !c.HasSubCommands() {
+		return fmt.Errorf("unexpected argument %q; see %s --help", arg, c.CommandPath())
+	}
+	return fmt.Errorf("there is no command %q%s; see %s --help", arg, didYouMean("", strings.Join(c.SuggestionsFor(arg), ", ")), c.CommandPath())
+}
+
+// nearest finds the command's flags that have nearly that name. The measure is cobra's, which has it for commands only.
+func nearest(name string, c *cobra.Command) string {
+	names := &cobra.Command{}
+	visitSettings(c, func(f *pflag.Flag) {
+		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+	})
+	for names.SuggestionsMinimumDistance < 3 {
+		names.SuggestionsMinimumDistance++
+		if near := names.SuggestionsFor(name); len(near) > 0 {
+			return near[0]
+		}
+	}
+	return ""
+}
+
+func didYouMean(prefix, near string) string {
+	if near == "" {
+		return ""
+	}
+	return " (did you mean " + prefix + near + "?)"
+}

@@ -1,0 +1,77 @@
+package apierror
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+)
+
+// TestSentDelete: whatever went wrong after a delete was sent, it is not answered as if it had not been, and nobody is
+// invited to repeat it. What Atlas refused it did not do, and what was not sent may be repeated.
+func TestSentDelete(t *testing.T) {
+	for _, kind := range []atlas.Kind{atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindCanceled, atlas.KindInvalidResponse} {
+		err := &atlas.Error{Op: atlas.OpDelete, Kind: kind, Sent: true, RetryAfter: time.Second, Err: context.Canceled}
+		if e := From(err); !e.OutcomeUnknown || e.RetryDelay() != 0 {
+			t.Errorf("%v: %v, outcome unknown %v, retry after %v", kind, e, e.OutcomeUnknown, e.RetryDelay())
+		}
+		err.Sent = false
+		if e := From(err); e.OutcomeUnknown {
+			t.Errorf("%v: a delete that was not sent has an unknown outcome", kind)
+		}
+		err.Op, err.Sent = atlas.OpCreate, true
+		if e := From(err); e.OutcomeUnknown || e.Reason == DeleteOutcomeUnknown {
+			t.Errorf("%v: a create is answered like a delete", kind)
+		}
+	}
+	for status, unknown := range map[int]bool{401: false, 403: false, 404: false, 409: false, 429: false, 408: true, 500: true, 503: true} {
+		e := From(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindStatus, StatusCode: status, Sent: true, Err: errors.New("x")})
+		if e.OutcomeUnknown != unknown {
+			t.Errorf("status %d: outcome unknown %v, want %v", status, e.OutcomeUnknown, unknown)
+		}
+	}
+}
+
+func TestUnknownErrorIsInternal(t *testing.T) {
+	if e := From(errors.New("planted")); e.Reason != Internal || e.GRPCStatus().Code() != codes.Internal || e.Error() != "INTERNAL" {
+		t.Errorf("got %v", e)
+	}
+}
+
+// TestAnswers: every reason that the proto promises has an answer, and every answer is fit to be sent. What only an operator
+// can mend is an error in the log.
+func TestAnswers(t *testing.T) {
+	for number, name := range ephemeraltokenv1.ErrorReason_name {
+		if number == 0 {
+			continue
+		}
+		a, ok := answers[Reason(number)]
+		if !ok {
+			t.Errorf("%s has no answer", name)
+			continue
+		}
+		if a.code == codes.OK || a.http < 400 || a.message == "" {
+			t.Errorf("%s: %+v", name, a)
+		}
+		st := (&Error{Reason: Reason(number)}).GRPCStatus()
+		if len(st.Details()) == 0 {
+			t.Errorf("%s: no details", name)
+		}
+	}
+	for _, forOperators := range []Reason{
+		AtlasRoute, AtlasInvalidResponse, AtlasRedirect, AtlasTLS, ServiceCredentialRejected, Internal,
+	} {
+		if level := answers[forOperators].level; level != slog.LevelError {
+			t.Errorf("%v is logged at %v", forOperators, level)
+		}
+	}
+	if len(answers) != len(ephemeraltokenv1.ErrorReason_name)-1 {
+		t.Errorf("%d answers for %d reasons", len(answers), len(ephemeraltokenv1.ErrorReason_name)-1)
+	}
+}

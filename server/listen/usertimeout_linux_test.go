@@ -1,0 +1,47 @@
+package listen
+
+import (
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestDeadPeer: the kernel gives up on a peer that acknowledges nothing. It would try for a quarter of an hour otherwise.
+func TestDeadPeer(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := On(addr)
+		if err != nil {
+			t.Skip(err) // a machine without IPv6
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		client, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = client.Close() })
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = accepted.Close() })
+		raw, err := accepted.(*conn).Conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var timeout int
+		if cerr := raw.Control(func(fd uintptr) { timeout, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) }); cerr != nil || err != nil {
+			t.Fatal(cerr, err)
+		}
+		if got := time.Duration(timeout) * time.Millisecond; got != 10*time.Second {
+			t.Errorf("%s: TCP_USER_TIMEOUT is %v, want 10 s", addr, got)
+		}
+	}
+	l, err := On("unix:" + filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatalf("a socket file: %v", err)
+	}
+	_ = l.Close()
+}
