@@ -181,10 +181,10 @@ func grpcTimeout(values []string) (time.Duration, error) {
 	switch {
 	case !ok || err != nil:
 		return noTimeout, errTimeoutHeader
-	case time.Duration(n) > noTimeout/unit: //nolint:gosec // it has 32 bits
+	case time.Duration(n) > noTimeout/unit:
 		return noTimeout, nil
 	}
-	return time.Duration(n) * unit, nil //nolint:gosec // as above
+	return time.Duration(n) * unit, nil
 }
 
 var timeoutUnits = map[byte]time.Duration{
