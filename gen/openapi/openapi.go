@@ -5,7 +5,7 @@ package openapi
 
 import _ "embed"
 
-// Document is the OpenAPI 3.1 document of the REST API, as JSON.
+// JSON is the OpenAPI 3.1 document of the REST API. Nobody may change it.
 //
 //go:embed ephemeral_token.openapi.json
-var Document string
+var JSON []byte

@@ -43,10 +43,13 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err := writeImports(filepath.Join(*root, "third_party", "googleapis")); err != nil {
 		return err
 	}
+	if err := writeSwaggerUI(ctx, filepath.Join(*root, "third_party", "swaggerui"), stderr); err != nil {
+		return err
+	}
 	if err := bufGenerate(ctx, *root, stderr); err != nil {
 		return err
 	}
-	return writeOpenAPI(filepath.Join(*root, "gen", "openapi"))
+	return writeOpenAPI(ctx, *root, stderr)
 }
 
 // bufGenerate runs the plugins of buf.gen.yaml, whose `clean` removes what an earlier run left in gen/.

@@ -2,22 +2,20 @@ package main
 
 import (
 	"bytes"
-	_ "embed"
+	"context"
+	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-)
 
-// openapiPatch is a JSON merge patch (RFC 7396) over the plugin's document: what protoc-gen-openapiv3 cannot know from
-// the proto, such as the success statuses, the headers and the credential.
-//
-//go:embed openapi.patch.json
-var openapiPatch []byte
+	"go.yaml.in/yaml/v4"
+)
 
 // openapiFile is the document's name in gen/openapi.
 const openapiFile = "ephemeral_token.openapi.json"
@@ -30,21 +28,34 @@ package openapi
 
 import _ "embed"
 
-// Document is the OpenAPI 3.1 document of the REST API, as JSON.
+// JSON is the OpenAPI 3.1 document of the REST API. Nobody may change it.
 //
 //go:embed ` + openapiFile + `
-var Document string
+var JSON []byte
 `
 
-// writeOpenAPI replaces the plugin's output in dir by the patched document and the Go package that embeds it.
-func writeOpenAPI(dir string) error {
+// writeOpenAPI replaces the plugin's output in gen/openapi by the whole document and the Go package that embeds it.
+func writeOpenAPI(ctx context.Context, root string, stderr io.Writer) error {
+	dir := filepath.Join(root, "gen", "openapi")
 	plugin, err := os.ReadFile(filepath.Join(dir, "forsta", "ephemeraltoken", "v1", openapiFile))
 	if err != nil {
 		return err
 	}
-	doc, err := patchOpenAPI(plugin, openapiPatch)
+	failures, err := readFailures(ctx, root, stderr)
 	if err != nil {
-		return fmt.Errorf("openapi.patch.json: %w", err)
+		return err
+	}
+	reasons, err := readReasons(ctx, root, stderr)
+	if err != nil {
+		return err
+	}
+	add, err := readTopics()
+	if err != nil {
+		return err
+	}
+	doc, err := describe(plugin, add, failures, reasons)
+	if err != nil {
+		return fmt.Errorf("OpenAPI: %w", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -58,21 +69,72 @@ func writeOpenAPI(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "openapi.go"), []byte(openapiGo), 0o644)
 }
 
-// patchOpenAPI merges patch into doc. It refuses the result if the two have drifted apart: an operation that only one of
-// them has, or a reference that leads nowhere.
-func patchOpenAPI(doc, patch []byte) ([]byte, error) {
-	var document, changes map[string]any
-	if err := json.Unmarshal(doc, &document); err != nil {
+// object is one of JSON.
+type object = map[string]any
+
+// topics are what protoc-gen-openapiv3 cannot know from the proto: JSON merge patches (RFC 7396), written in YAML.
+type topics struct {
+	document     []object
+	errors, http object // of the response with a status, in every operation
+}
+
+//go:embed openapi/*.yaml
+var topicFiles embed.FS
+
+func readTopics() (topics, error) {
+	var t topics
+	for _, name := range []string{"info", "security", "headers", "schemas", "operations", "errors", "http"} {
+		data, err := topicFiles.ReadFile("openapi/" + name + ".yaml")
+		if err != nil {
+			return topics{}, err
+		}
+		var patch object
+		if err := yaml.Unmarshal(data, &patch); err != nil {
+			return topics{}, fmt.Errorf("%s.yaml: %w", name, err)
+		}
+		switch name {
+		case "errors":
+			t.errors = patch
+		case "http":
+			t.http = patch
+		default:
+			t.document = append(t.document, patch)
+		}
+	}
+	return t, nil
+}
+
+// describe makes the whole document out of the plugin's. It refuses the result if its sources have drifted apart: an operation, a
+// status or a reason that only one of them has, or a reference that leads nowhere.
+func describe(plugin []byte, add topics, failures []failure, reasons []reason) ([]byte, error) {
+	var document, changes object
+	if err := json.Unmarshal(plugin, &document); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(patch, &changes); err != nil {
-		return nil, err
+	for _, patch := range add.document {
+		changes, _ = mergePatch(changes, patch).(object)
 	}
 	if have, want := operations(changes), operations(document); !slices.Equal(have, want) {
-		return nil, fmt.Errorf("covers the operations %q, the proto has %q", have, want)
+		return nil, fmt.Errorf("operations.yaml covers the operations %q, the proto has %q", have, want)
 	}
-	merged := mergePatch(document, changes)
-	if err := checkRefs(merged, merged); err != nil {
+	if err := checkSchemas(document, changes); err != nil {
+		return nil, err
+	}
+	if err := checkFailures(failures, reasons, add.errors); err != nil {
+		return nil, err
+	}
+	for _, patch := range add.document {
+		mergePatch(document, patch)
+	}
+	addReasons(document, reasons)
+	addExamples(document, failures)
+	for _, op := range operations(document) {
+		verb, path, _ := strings.Cut(op, " ")
+		responses := in(document, "paths", path, strings.ToLower(verb), "responses")
+		addCommonHeaders(responses)
+		addFailures(responses, add, failuresOf(verb, failures))
+	}
+	if err := errors.Join(checkResponses(document), checkRefs(document, document)); err != nil {
 		return nil, err
 	}
 
@@ -80,42 +142,93 @@ func patchOpenAPI(doc, patch []byte) ([]byte, error) {
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false) // "<jwt>" is for people to read
 	enc.SetIndent("", "  ")
-	err := enc.Encode(merged)
+	err := enc.Encode(document)
 	return out.Bytes(), err
 }
 
-// mergePatch is MergePatch of RFC 7396, section 2. It may change target.
+// in returns the object at a path of names in node. It makes what is not there.
+func in(node object, names ...string) object {
+	for _, name := range names {
+		next, ok := node[name].(object)
+		if !ok {
+			next = object{}
+			node[name] = next
+		}
+		node = next
+	}
+	return node
+}
+
+// mergePatch is MergePatch of RFC 7396, section 2. It may change target, and shares no object with patch.
 func mergePatch(target, patch any) any {
-	changes, ok := patch.(map[string]any)
+	changes, ok := patch.(object)
 	if !ok {
 		return patch
 	}
-	object, ok := target.(map[string]any)
-	if !ok {
-		object = make(map[string]any)
+	merged, ok := target.(object)
+	if !ok || merged == nil {
+		merged = make(object)
 	}
 	for name, value := range changes {
 		if value == nil {
-			delete(object, name)
+			delete(merged, name)
 		} else {
-			object[name] = mergePatch(object[name], value)
+			merged[name] = mergePatch(merged[name], value)
 		}
 	}
-	return object
+	return merged
 }
 
 // operations lists a document's operations as "VERB /path", sorted.
-func operations(doc map[string]any) []string {
+func operations(doc object) []string {
 	var ops []string
-	paths, _ := doc["paths"].(map[string]any)
+	paths, _ := doc["paths"].(object)
 	for path, item := range paths {
-		verbs, _ := item.(map[string]any)
-		for verb := range verbs {
-			ops = append(ops, strings.ToUpper(verb)+" "+path)
+		fields, _ := item.(object)
+		for field := range fields {
+			if field != "parameters" { // of all operations of the path
+				ops = append(ops, strings.ToUpper(field)+" "+path)
+			}
 		}
 	}
 	slices.Sort(ops)
 	return ops
+}
+
+// checkSchemas reports what schemas.yaml says of a message or a field that the proto does not have.
+func checkSchemas(document, changes object) error {
+	var errs []error
+	schemas := in(document, "components", "schemas")
+	for name, patch := range in(changes, "components", "schemas") {
+		if !strings.HasPrefix(name, "forsta.") {
+			continue
+		}
+		if schemas[name] == nil {
+			errs = append(errs, fmt.Errorf("schemas.yaml has %s, the proto does not", name))
+			continue
+		}
+		patch, _ := patch.(object)
+		for field := range in(patch, "properties") {
+			if in(schemas, name, "properties")[field] == nil {
+				errs = append(errs, fmt.Errorf("schemas.yaml has %s of %s, the proto does not", field, name))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkResponses reports every response without a description: one that operations.yaml or http.yaml changes and nobody has.
+func checkResponses(doc object) error {
+	var errs []error
+	for _, op := range operations(doc) {
+		verb, path, _ := strings.Cut(op, " ")
+		for status, response := range in(doc, "paths", path, strings.ToLower(verb), "responses") {
+			if response, _ := response.(object); response["description"] == nil || response["description"] == "" {
+				errs = append(errs, fmt.Errorf("%s has a response %s without a description", op, status))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkRefs reports every "$ref" in node that names nothing in doc.
@@ -126,7 +239,7 @@ func checkRefs(doc, node any) error {
 		for _, element := range node {
 			errs = append(errs, checkRefs(doc, element))
 		}
-	case map[string]any:
+	case object:
 		if ref, ok := node["$ref"].(string); ok && !resolves(doc, ref) {
 			errs = append(errs, fmt.Errorf("nothing at $ref %q", ref))
 		}
@@ -145,8 +258,8 @@ func resolves(doc any, ref string) bool {
 		return false
 	}
 	for name := range strings.SplitSeq(pointer, "/") {
-		object, _ := doc.(map[string]any)
-		if doc, ok = object[name]; !ok {
+		node, _ := doc.(object)
+		if doc, ok = node[name]; !ok {
 			return false
 		}
 	}

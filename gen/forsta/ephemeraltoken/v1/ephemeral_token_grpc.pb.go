@@ -38,8 +38,10 @@ const (
 //
 // Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
 // the name of an ErrorReason without its prefix, such as CREDENTIAL_MISSING. Where waiting helps, it also has a
-// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Only what gRPC or HTTP itself refuses,
-// such as a broken frame or a message many times too large, is answered without an ErrorInfo.
+// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Over gRPC, all metadata of an error is in
+// its trailers, so that the client's retry policy can act on it; `grpc-retry-pushback-ms` is RetryInfo's delay, or -1 where there is
+// no RetryInfo. Only what gRPC or HTTP itself refuses, such as a broken frame or a message many times too large, is answered
+// without an ErrorInfo.
 type EphemeralTokenServiceClient interface {
 	// CreateToken returns the org's current ephemeral token, and makes one if there is none.
 	//
@@ -103,8 +105,10 @@ func (c *ephemeralTokenServiceClient) DeleteToken(ctx context.Context, in *Delet
 //
 // Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
 // the name of an ErrorReason without its prefix, such as CREDENTIAL_MISSING. Where waiting helps, it also has a
-// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Only what gRPC or HTTP itself refuses,
-// such as a broken frame or a message many times too large, is answered without an ErrorInfo.
+// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Over gRPC, all metadata of an error is in
+// its trailers, so that the client's retry policy can act on it; `grpc-retry-pushback-ms` is RetryInfo's delay, or -1 where there is
+// no RetryInfo. Only what gRPC or HTTP itself refuses, such as a broken frame or a message many times too large, is answered
+// without an ErrorInfo.
 type EphemeralTokenServiceServer interface {
 	// CreateToken returns the org's current ephemeral token, and makes one if there is none.
 	//

@@ -56,7 +56,7 @@ const (
 	// UNAVAILABLE / 503. Atlas did not answer within the service's own limit. For a delete, ErrorInfo's metadata says
 	// `outcome: unknown` if it may have taken effect.
 	ErrorReason_ERROR_REASON_ATLAS_TIMEOUT ErrorReason = 12
-	// UNAVAILABLE / 503. Atlas answered with a 5xx status.
+	// UNAVAILABLE / 503. Atlas answered with a 5xx status, or has failed so often just before that it was not asked.
 	ErrorReason_ERROR_REASON_ATLAS_UNAVAILABLE ErrorReason = 13
 	// UNKNOWN / 500. Atlas answered with a redirect, which is never followed.
 	ErrorReason_ERROR_REASON_ATLAS_REDIRECT ErrorReason = 14
@@ -69,7 +69,8 @@ const (
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 17
 	// CANCELLED / 499. The caller went away.
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 18
-	// RESOURCE_EXHAUSTED / 429. The service is at its limit of concurrent calls: wait for the delay in RetryInfo.
+	// RESOURCE_EXHAUSTED / 429. The service is at its limit of concurrent calls, or the caller at one of its own: wait for the
+	// delay in RetryInfo.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 19
 	// INVALID_ARGUMENT / 400. A body or header of a REST request cannot be read. Over gRPC, a message that is not protobuf is
 	// INTERNAL, without a reason: it never becomes a call.
@@ -92,7 +93,8 @@ const (
 	// UNAUTHENTICATED / 401. The service does not let in callers that show no identity of their own: a client certificate
 	// or a token of a trusted issuer.
 	ErrorReason_ERROR_REASON_CALLER_UNKNOWN ErrorReason = 28
-	// PERMISSION_DENIED / 403. The service knows the caller, and its policy does not allow this.
+	// PERMISSION_DENIED / 403. The service knows the caller, and its policy does not allow this. Or a browser calls for the page of
+	// another site, with the client certificate that the browser holds.
 	ErrorReason_ERROR_REASON_CALLER_NOT_PERMITTED ErrorReason = 29
 	// UNAVAILABLE / 503. The issuer of the caller's token could not be asked for its keys.
 	ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE ErrorReason = 30

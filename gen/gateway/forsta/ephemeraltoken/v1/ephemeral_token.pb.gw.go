@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 
+	extEphemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"google.golang.org/grpc"
@@ -35,9 +36,9 @@ var (
 	_ = metadata.Join
 )
 
-func request_EphemeralTokenService_CreateToken_0(ctx context.Context, marshaler runtime.Marshaler, client EphemeralTokenServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_EphemeralTokenService_CreateToken_0(ctx context.Context, marshaler runtime.Marshaler, client extEphemeraltokenv1.EphemeralTokenServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateTokenRequest
+		protoReq extEphemeraltokenv1.CreateTokenRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
@@ -50,9 +51,9 @@ func request_EphemeralTokenService_CreateToken_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func local_request_EphemeralTokenService_CreateToken_0(ctx context.Context, marshaler runtime.Marshaler, server EphemeralTokenServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_EphemeralTokenService_CreateToken_0(ctx context.Context, marshaler runtime.Marshaler, server extEphemeraltokenv1.EphemeralTokenServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateTokenRequest
+		protoReq extEphemeraltokenv1.CreateTokenRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
@@ -62,9 +63,9 @@ func local_request_EphemeralTokenService_CreateToken_0(ctx context.Context, mars
 	return msg, metadata, err
 }
 
-func request_EphemeralTokenService_DeleteToken_0(ctx context.Context, marshaler runtime.Marshaler, client EphemeralTokenServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_EphemeralTokenService_DeleteToken_0(ctx context.Context, marshaler runtime.Marshaler, client extEphemeraltokenv1.EphemeralTokenServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq DeleteTokenRequest
+		protoReq extEphemeraltokenv1.DeleteTokenRequest
 		metadata runtime.ServerMetadata
 	)
 	if req.Body != nil {
@@ -74,9 +75,9 @@ func request_EphemeralTokenService_DeleteToken_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func local_request_EphemeralTokenService_DeleteToken_0(ctx context.Context, marshaler runtime.Marshaler, server EphemeralTokenServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_EphemeralTokenService_DeleteToken_0(ctx context.Context, marshaler runtime.Marshaler, server extEphemeraltokenv1.EphemeralTokenServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq DeleteTokenRequest
+		protoReq extEphemeraltokenv1.DeleteTokenRequest
 		metadata runtime.ServerMetadata
 	)
 	msg, err := server.DeleteToken(ctx, &protoReq)
@@ -88,7 +89,7 @@ func local_request_EphemeralTokenService_DeleteToken_0(ctx context.Context, mars
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
 // Note that using this registration option will cause many gRPC library features to stop working. Consider using RegisterEphemeralTokenServiceHandlerFromEndpoint instead.
 // GRPC interceptors will not work for this type of registration. To use interceptors, you must use the "runtime.WithMiddlewares" option in the "runtime.NewServeMux" call.
-func RegisterEphemeralTokenServiceHandlerServer(ctx context.Context, mux *runtime.ServeMux, server EphemeralTokenServiceServer) error {
+func RegisterEphemeralTokenServiceHandlerServer(ctx context.Context, mux *runtime.ServeMux, server extEphemeraltokenv1.EphemeralTokenServiceServer) error {
 	mux.Handle(http.MethodPost, pattern_EphemeralTokenService_CreateToken_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -160,15 +161,15 @@ func RegisterEphemeralTokenServiceHandlerFromEndpoint(ctx context.Context, mux *
 // RegisterEphemeralTokenServiceHandler registers the http handlers for service EphemeralTokenService to "mux".
 // The handlers forward requests to the grpc endpoint over "conn".
 func RegisterEphemeralTokenServiceHandler(ctx context.Context, mux *runtime.ServeMux, conn *grpc.ClientConn) error {
-	return RegisterEphemeralTokenServiceHandlerClient(ctx, mux, NewEphemeralTokenServiceClient(conn))
+	return RegisterEphemeralTokenServiceHandlerClient(ctx, mux, extEphemeraltokenv1.NewEphemeralTokenServiceClient(conn))
 }
 
 // RegisterEphemeralTokenServiceHandlerClient registers the http handlers for service EphemeralTokenService
-// to "mux". The handlers forward requests to the grpc endpoint over the given implementation of "EphemeralTokenServiceClient".
-// Note: the gRPC framework executes interceptors within the gRPC handler. If the passed in "EphemeralTokenServiceClient"
+// to "mux". The handlers forward requests to the grpc endpoint over the given implementation of "extEphemeraltokenv1.EphemeralTokenServiceClient".
+// Note: the gRPC framework executes interceptors within the gRPC handler. If the passed in "extEphemeraltokenv1.EphemeralTokenServiceClient"
 // doesn't go through the normal gRPC flow (creating a gRPC client etc.) then it will be up to the passed in
-// "EphemeralTokenServiceClient" to call the correct interceptors. This client ignores the HTTP middlewares.
-func RegisterEphemeralTokenServiceHandlerClient(ctx context.Context, mux *runtime.ServeMux, client EphemeralTokenServiceClient) error {
+// "extEphemeraltokenv1.EphemeralTokenServiceClient" to call the correct interceptors. This client ignores the HTTP middlewares.
+func RegisterEphemeralTokenServiceHandlerClient(ctx context.Context, mux *runtime.ServeMux, client extEphemeraltokenv1.EphemeralTokenServiceClient) error {
 	mux.Handle(http.MethodPost, pattern_EphemeralTokenService_CreateToken_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()

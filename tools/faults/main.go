@@ -1,0 +1,197 @@
+// Command faults runs the tests of the fault table and prints the table with what came out. It ends with 1 if a row has no test, or
+// one that failed or was skipped.
+//
+//	go run -C tools ./faults
+//
+// With -list it runs nothing, and only sees that each row has a test.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// table is the document that has the rows, seen from the repository's root.
+const table = "deploy/faults.md"
+
+func main() {
+	list := flag.Bool("list", false, "run no test, and only see that each row has one")
+	flag.Parse()
+	if err := run(context.Background(), os.Stdout, *list); err != nil {
+		fmt.Fprintln(os.Stderr, "faults:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, list bool) error {
+	document, err := os.ReadFile("../" + table)
+	if err != nil {
+		return fmt.Errorf("run it as go run -C tools ./faults: %w", err)
+	}
+	rows := parseTable(string(document))
+	if list {
+		return checkNames(ctx, out, rows)
+	}
+	cmd := exec.CommandContext(ctx, "go", "test", "-p=1", "-json", "-count=1", "-run=^TestFault", "./...") // packages in turn: some go by the clock
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "REQUIRE_TOOLS=1") // a skip is no pass
+	cmd.Stderr = os.Stderr
+	events, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	results, err := read(events)
+	if err != nil {
+		return err
+	}
+	_ = cmd.Wait() // it fails if a test does, and the rows say which
+	return printTable(out, rows, results)
+}
+
+// checkNames returns an error if a row has no test.
+func checkNames(ctx context.Context, out io.Writer, rows []row) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-list=^TestFault", "./...")
+	cmd.Dir = ".."
+	cmd.Stderr = os.Stderr
+	names, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	tests := map[int]bool{}
+	for line := range strings.Lines(string(names)) {
+		if number, ok := rowOf(line); ok {
+			tests[number] = true
+		}
+	}
+	missing := 0
+	for _, row := range rows {
+		if !tests[row.number] {
+			fmt.Fprintf(out, "%d has no test: %s\n", row.number, row.fault)
+			missing++
+		}
+	}
+	fmt.Fprintf(out, "%d of %d rows have tests\n", len(rows)-missing, len(rows))
+	if missing > 0 {
+		return fmt.Errorf("%d rows have no test", missing)
+	}
+	return nil
+}
+
+// row is one of the table.
+type row struct {
+	number int
+	fault  string
+}
+
+var tableRow = regexp.MustCompile(`(?m)^\| (\d+)[^|]* \| ([^|]+) \|`)
+
+func parseTable(document string) []row {
+	var rows []row
+	for _, match := range tableRow.FindAllStringSubmatch(document, -1) {
+		number, _ := strconv.Atoi(match[1]) // it is digits
+		rows = append(rows, row{number, match[2]})
+	}
+	return rows
+}
+
+// result is what came of the tests of one row.
+type result struct {
+	tests      map[string]bool // the top ones, by name
+	cases      int
+	bad        []string // tests that failed or were skipped
+	transports map[string]bool
+}
+
+var testName = regexp.MustCompile(`^TestFault(\d\d)`)
+
+// rowOf is the number of the row that a test is for, if it is for one.
+func rowOf(test string) (number int, ok bool) {
+	match := testName.FindStringSubmatch(test)
+	if match == nil {
+		return 0, false
+	}
+	number, _ = strconv.Atoi(match[1]) // it is digits
+	return number, true
+}
+
+// read takes the events of go test -json.
+func read(events io.Reader) (map[int]*result, error) {
+	results := map[int]*result{}
+	lines := bufio.NewScanner(events)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var event struct{ Action, Test string }
+		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
+			return nil, err
+		}
+		number, ok := rowOf(event.Test)
+		if !ok || !slices.Contains([]string{"pass", "fail", "skip"}, event.Action) {
+			continue
+		}
+		r := results[number]
+		if r == nil {
+			r = &result{tests: map[string]bool{}, transports: map[string]bool{}}
+			results[number] = r
+		}
+		parts := strings.Split(event.Test, "/")
+		r.tests[parts[0]] = true
+		r.cases++
+		if event.Action == "fail" || event.Action == "skip" && len(parts) == 1 {
+			r.bad = append(r.bad, event.Action+" "+event.Test)
+		}
+		for _, part := range parts[1:] {
+			for _, transport := range []string{"gRPC", "REST"} {
+				if strings.HasPrefix(part, transport) {
+					r.transports[transport] = true
+				}
+			}
+		}
+	}
+	return results, lines.Err()
+}
+
+// printTable writes the table, and returns an error if not every row passed.
+func printTable(out io.Writer, rows []row, results map[int]*result) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	passed := 0
+	for _, row := range rows {
+		r, verdict := results[row.number], "pass"
+		switch {
+		case r == nil:
+			fmt.Fprintf(w, "%d\tMISSING\t\t%s\t\n", row.number, row.fault)
+			continue
+		case len(r.bad) > 0:
+			verdict = "FAIL"
+		default:
+			passed++
+		}
+		over := strings.Join(slices.Sorted(maps.Keys(r.transports)), "+")
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s (%d cases)\n", row.number, verdict, over, row.fault, strings.Join(slices.Sorted(maps.Keys(r.tests)), ", "), r.cases)
+		for _, bad := range r.bad {
+			fmt.Fprintf(w, "\t\t\t  %s\t\n", bad)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%d of %d rows pass\n", passed, len(rows))
+	if passed < len(rows) {
+		return fmt.Errorf("%d rows do not pass", len(rows)-passed)
+	}
+	return nil
+}
