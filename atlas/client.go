@@ -1,13 +1,16 @@
-// Package atlas speaks Forsta's Atlas API over HTTPS: the two operations on an org's ephemeral user token.
+// Package atlas is a client of Forsta's Atlas API: it creates and deletes an org's ephemeral user token, over HTTPS.
 //
-// A [Client] makes exactly one attempt per call and keeps nothing between calls but connections: repeating, sharing and
-// remembering belong to its callers. It takes no part of an answer on trust, speaks to no host but the configured one,
-// and every failure is an [*Error] that says why, and whether Atlas may have seen the request.
+// A [Client] makes exactly one attempt per call, and keeps nothing between calls but connections; only if a connection that
+// was kept turns out to be closed, or HTTP/2 refuses a stream, net/http takes another. Retrying, sharing and caching are for
+// its callers. It validates every part of an answer, and connects to no host but the configured one. Every
+// failure is an [*Error] that says why it failed, and whether Atlas may have received the request.
 //
-// The package imports nothing else of this module, reads no environment but the proxy variables that net/http reads,
-// and logs nothing. But net/http does: when a server sends more on an idle HTTP/1.1 connection than it was asked for,
-// Transport quotes those bytes to the standard log package, and has no setting against it. A program in which no byte
-// of an answer may be logged gives [log.SetOutput] a writer that drops them.
+// A [TokenSource] has the JWT of one Atlas user: it logs in, and refreshes the JWT.
+//
+// The package imports nothing else of this module, reads no environment variables but those for proxies that net/http
+// reads, and logs nothing. But net/http does: when a server sends unexpected bytes on an idle HTTP/1.1 connection,
+// Transport writes them to the standard log package, and has no setting against it. A program that must not log any part
+// of an answer can give [log.SetOutput] a writer that discards everything.
 package atlas
 
 import (
@@ -15,7 +18,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +29,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -42,7 +47,7 @@ const (
 	handshakeTimeout = 4 * time.Second
 
 	// Load balancers close an idle connection after 60 s or more. We close ours first, because a DELETE that meets a
-	// connection as it closes has an outcome that nobody knows.
+	// connection as it closes has an unknown outcome.
 	idleTimeout = 50 * time.Second
 
 	// A connection on which nothing arrives for the first is pinged, and given up after the second: a dead one is
@@ -53,16 +58,23 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
+// The paths of Atlas's API that are used, as they follow Config.BaseURL.
+const (
+	pathToken   = "/ephemeral-token"
+	pathLogin   = "/login/"
+	pathRefresh = "/api-token-refresh/"
+)
+
 // Config says how to reach Atlas.
 type Config struct {
 	// BaseURL is where Atlas's API begins, such as "https://atlas.forsta.io/v1". It is https only and has no user,
 	// query or fragment; slashes at its end are dropped. Required.
 	BaseURL string
 
-	// RootCAs are the certificate authorities to believe; nil means the system's. See [ParseCAs].
+	// RootCAs are the certificate authorities to trust; nil means the system's.
 	RootCAs *x509.CertPool
 
-	// Certificate is shown to whoever asks for one, such as a proxy in front of Atlas; nil: there is none.
+	// Certificate is the client certificate, for a server that requests one, such as a proxy in front of Atlas; nil: none.
 	Certificate *tls.Certificate
 
 	// Timeout is the longest that one operation may take, connecting included; 0 means 10 seconds. A caller's earlier
@@ -74,17 +86,29 @@ type Config struct {
 	// net/http opens another whenever Atlas's limit of concurrent streams is reached.
 	MaxConns int
 
+	// Tracer makes a span of each request; nil: there are none.
+	Tracer trace.TracerProvider
+
+	// Propagator tells Atlas of the span, in headers; nil means W3C Trace Context. Without a Tracer it is not used.
+	Propagator propagation.TextMapPropagator
+
+	// DialContext connects to Atlas, or to the proxy in front of it; nil means a net.Dialer. It has to give up by itself a
+	// host that does not answer.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	// UserAgent is the User-Agent header, in printable ASCII; "" means the name and version of this module.
 	UserAgent string
 }
 
 // Client calls Atlas. It is safe for concurrent use; make one and share it, because it owns a pool of connections.
 type Client struct {
-	baseURL   string // without a slash at its end
-	userAgent string
+	targets   map[string]*url.URL // by the path that follows Config.BaseURL
+	userAgent []string            // the one value of the header
 	timeout   time.Duration
 	maxConns  int
+	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	transport atomic.Pointer[http.Transport]
+	tracing   *tracing // nil: no spans
 	now       func() time.Time
 }
 
@@ -111,24 +135,34 @@ func New(config Config) (*Client, error) {
 	}
 
 	c := &Client{
-		baseURL:   strings.TrimRight(baseURL.String(), "/"),
-		userAgent: cmp.Or(config.UserAgent, defaultUserAgent()),
+		targets:   map[string]*url.URL{},
+		userAgent: []string{cmp.Or(config.UserAgent, defaultUserAgent())},
 		timeout:   cmp.Or(config.Timeout, defaultTimeout),
 		maxConns:  cmp.Or(config.MaxConns, defaultMaxConns),
+		tracing:   newTracing(config, baseURL),
+		dial:      config.DialContext,
 		now:       time.Now,
 	}
-	c.transport.Store(newTransport(config.RootCAs, config.Certificate, c.maxConns))
+	for _, path := range []string{pathToken, pathLogin, pathRefresh} {
+		if c.targets[path], err = url.Parse(strings.TrimRight(baseURL.String(), "/") + path); err != nil {
+			return nil, err
+		}
+	}
+	if c.dial == nil {
+		c.dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	c.transport.Store(c.newTransport(config.RootCAs, config.Certificate))
 	return c, nil
 }
 
-// SetTLS replaces Config's RootCAs and Certificate. Calls in progress end on the connections they have; every later one
-// makes a new connection, so nobody is believed on the word of an authority that is gone.
+// SetTLS replaces Config's RootCAs and Certificate. Calls in progress finish on their connections. Later calls make new
+// ones, so a certificate is not trusted longer than its authority.
 func (c *Client) SetTLS(roots *x509.CertPool, certificate *tls.Certificate) {
-	old := c.transport.Swap(newTransport(roots, certificate, c.maxConns))
+	old := c.transport.Swap(c.newTransport(roots, certificate))
 	old.CloseIdleConnections() // those in use close as they become idle
 }
 
-func newTransport(roots *x509.CertPool, certificate *tls.Certificate, maxConns int) *http.Transport {
+func (c *Client) newTransport(roots *x509.CertPool, certificate *tls.Certificate) *http.Transport {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	if certificate != nil {
 		tlsConfig.Certificates = []tls.Certificate{*certificate}
@@ -136,12 +170,12 @@ func newTransport(roots *x509.CertPool, certificate *tls.Certificate, maxConns i
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		OnProxyConnectResponse: checkProxyAnswer,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:            metered(c.dial),
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    handshakeTimeout,
-		MaxConnsPerHost:        maxConns,
-		MaxIdleConns:           maxConns,
-		MaxIdleConnsPerHost:    maxConns, // the default of 2 would close and dial anew under load
+		MaxConnsPerHost:        c.maxConns,
+		MaxIdleConns:           c.maxConns,
+		MaxIdleConnsPerHost:    c.maxConns, // the default of 2 would close and dial anew under load
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		ForceAttemptHTTP2:      true, // a Transport with a DialContext of its own leaves HTTP/2 out otherwise
@@ -160,7 +194,7 @@ func newTransport(roots *x509.CertPool, certificate *tls.Certificate, maxConns i
 //
 // Every error is an [*Error].
 func (c *Client) CreateEphemeralToken(ctx context.Context, jwt JWT) (Token, error) {
-	r := request{op: OpCreate, method: http.MethodPost, path: "/ephemeral-token", jwt: &jwt, repeatable: true}
+	r := request{op: OpCreate, method: http.MethodPost, path: pathToken, jwt: &jwt, idempotent: true}
 	return do(ctx, c, r, decodeToken)
 }
 
@@ -170,38 +204,13 @@ func (c *Client) CreateEphemeralToken(ctx context.Context, jwt JWT) (Token, erro
 // Every error is an [*Error]. It is safe to repeat only if the request was not sent ([Error.Sent]): a late repeat could
 // delete a token that somebody created in between.
 func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt JWT) error {
-	r := request{op: OpDelete, method: http.MethodDelete, path: "/ephemeral-token", jwt: &jwt}
+	r := request{op: OpDelete, method: http.MethodDelete, path: pathToken, jwt: &jwt}
 	_, err := do[struct{}](ctx, c, r, nil)
 	return err
 }
 
 // CloseIdleConnections closes the connections that no call is using. The Client stays usable.
 func (c *Client) CloseIdleConnections() { c.transport.Load().CloseIdleConnections() }
-
-// ParseCAs returns the system's certificate authorities and those in a PEM file's content. It is an error if that has no
-// certificate, or one that cannot be read: a bundle that is half believed fails later, and somewhere else.
-func ParseCAs(data []byte) (*x509.CertPool, error) {
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
-	}
-	n := 0
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		n++
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", n, err)
-		}
-		pool.AddCert(cert)
-	}
-	if n == 0 {
-		return nil, errors.New("no certificate in it: give a file with PEM blocks of type CERTIFICATE")
-	}
-	return pool, nil
-}
 
 // parseBaseURL never quotes what it was given, which may hold a password.
 func parseBaseURL(s string) (*url.URL, error) {

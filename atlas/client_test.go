@@ -1,7 +1,6 @@
 package atlas_test
 
 import (
-	"encoding/pem"
 	"errors"
 	"net/http"
 	"strings"
@@ -23,7 +22,7 @@ func TestNew(t *testing.T) {
 		{"no path", atlas.Config{BaseURL: "https://atlas.forsta.io"}, nil},
 		{"port", atlas.Config{BaseURL: "https://[::1]:65535"}, nil},
 		{"scheme in capitals", atlas.Config{BaseURL: "HTTPS://atlas.forsta.io"}, nil},
-		{"all set", atlas.Config{BaseURL: "https://a", Timeout: time.Second, MaxConns: 1, UserAgent: "x/1 (y; z)"}, nil},
+		{"all set", atlas.Config{BaseURL: "https://a", Timeout: time.Second, MaxConns: 1, UserAgent: "x/1 (y; ~)"}, nil},
 
 		{"empty", atlas.Config{}, []string{"the base URL is empty"}},
 		{"not a URL", atlas.Config{BaseURL: "https://user:planted@a b/%zz"}, []string{"the base URL is not a URL"}},
@@ -116,46 +115,6 @@ func TestOperations(t *testing.T) {
 		if e, ok := errors.AsType[*atlas.Error](err); !ok || e.Kind != atlas.KindStatus || e.StatusCode != http.StatusUnauthorized {
 			t.Errorf("a JWT that Atlas did not make: %v", err)
 		}
-	}
-}
-
-func TestParseCAs(t *testing.T) {
-	em, _ := start(t, emulator.Config{})
-	good := em.CAPEM()
-	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("planted")})
-	broken := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("planted")})
-	for _, tc := range []struct {
-		name string
-		pem  []byte
-		want string // in the error; "": none
-	}{
-		{"one", good, ""},
-		{"with text and another block around it", append(append([]byte("text\n"), key...), append(good, "text\n"...)...), ""},
-		{"empty", nil, "no certificate in it"},
-		{"not PEM", []byte("planted"), "no certificate in it"},
-		{"a key only", key, "no certificate in it"},
-		{"the second broken", append(append([]byte{}, good...), broken...), "certificate 2: x509"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			pool, err := atlas.ParseCAs(tc.pem)
-			if tc.want != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "planted") {
-					t.Errorf("got %v, want an error with %q", err, tc.want)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			c, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: pool})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.CloseIdleConnections()
-			if _, err := c.CreateEphemeralToken(t.Context(), atlas.JWT(em.Org(0).JWT())); err != nil {
-				t.Error(err)
-			}
-		})
 	}
 }
 

@@ -2,7 +2,7 @@ package atlas
 
 import "time"
 
-// Clock is where a TokenSource has the time from. The zero Clock is the system's; tests bring one that they can move.
+// Clock is a TokenSource's clock. The zero Clock is the system's; tests have one that they can move.
 type Clock struct {
 	// Now is time.Now.
 	Now func() time.Time

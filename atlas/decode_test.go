@@ -89,7 +89,7 @@ func FuzzDecodeToken(f *testing.F) {
 	for _, s := range []string{
 		`{"token":"abc"}`, `{"token":"abc","token":"def"}`, `{"Token":"abc"}`, `{"\u0074oken":"a"}`, `{"token":null}`, `{}`,
 		`{"token":"\ud800"}`, `{"token":"\u0000"}`, "{\"token\":\"\xff\"}", `{"a":[{"token":"x"}],"token":"y"}`, `[]`, ``,
-		`{"token":"abc"} {`, `{"token":"a","TOKEN":"b"}`, `{"token":"😀"}`,
+		`{"token":"abc"} {`, `{"token":"a.b-c_d~e+f/0=="}`, `{"token":"a=b"}`, `{"token":"="}`, `{"token":"a","b":"c"}`, `{"token":"}`, `{"token":"a","TOKEN":"b"}`, `{"token":"😀"}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -102,6 +102,11 @@ func FuzzDecodeToken(f *testing.F) {
 		token, err := decodeToken(body)
 		if !bytes.Equal(before, body) {
 			t.Error("the body was changed")
+		}
+		if plain := plainToken(body); plain != "" {
+			if parsed, err := parseToken(body); parsed != plain || err != nil {
+				t.Errorf("of %q the token is %q at a glance, and %q, %v when parsed", body, string(plain), string(parsed), err)
+			}
 		}
 		want, valid := decodeStrictly(body)
 		if err != nil {

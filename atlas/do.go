@@ -11,9 +11,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"strings"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -34,17 +35,20 @@ type request struct {
 	jwt    *JWT   // nil: the operation needs no credential
 	body   any    // sent as JSON; nil: none. Secrets in it are plain strings: a JWT would marshal redacted.
 
-	repeatable bool // doing it twice is the same as doing it once
+	idempotent bool // doing it twice is the same as doing it once
 }
 
 // do makes one request and returns what decode makes of the body of its answer, a 200 or 201 with JSON in it. A nil
 // decode takes any 2xx and ignores the body. Every error is an [*Error].
 func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T, error)) (answer T, err error) {
-	a := &attempt{client: c, caller: ctx, op: r.op, repeatable: r.repeatable}
-	ctx, stop := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-	defer stop()
-	a.ctx, a.cancel = context.WithCancelCause(ctx)
-	defer a.cancel(nil)
+	a := &attempt{client: c, caller: ctx, op: r.op, idempotent: r.idempotent}
+	if c.tracing != nil {
+		var span trace.Span
+		ctx, span = c.tracing.start(ctx, r, c.targets[r.path].String())
+		defer func() { endSpan(span, a.status, err) }()
+	}
+	a.ctx, a.cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+	defer a.cancel()
 
 	req, err := a.newRequest(r)
 	if err != nil {
@@ -89,12 +93,13 @@ type attempt struct {
 	client *Client
 	caller context.Context // the caller's own, to tell its end from that of our cap
 	ctx    context.Context // the caller's, with our cap
-	cancel context.CancelCauseFunc
+	cancel context.CancelFunc
 
 	// For gotConn.
-	repeatable bool
+	idempotent bool
 	conn       net.Conn    // the last that the request was given
 	wrote      atomic.Bool // headers, to any connection
+	repeats    atomic.Bool // net/http would repeat it, and may not
 
 	// For the Error.
 	op         Operation
@@ -118,18 +123,29 @@ func (a *attempt) newRequest(r request) (*http.Request, error) {
 		GotConn:      a.gotConn,
 		WroteHeaders: func() { a.wrote.Store(true) },
 	})
-	req, err := http.NewRequestWithContext(ctx, r.method, a.client.baseURL+r.path, body)
-	if err != nil {
+	req, err := http.NewRequestWithContext(ctx, r.method, "", body)
+	target := a.client.targets[r.path] // parsed once, and not for each request
+	if err != nil || target == nil {
 		return nil, a.error(KindUnreachable, errRequest)
 	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Content-Type", "application/json") // without a body too, as Atlas's own clients do
-	req.Header.Set("User-Agent", a.client.userAgent)
+	req.URL, req.Host = target, target.Host
+	// The lists are the same for all requests. Nobody changes them: inject adds its own.
+	req.Header = http.Header{
+		"Accept":       mediaTypes,
+		"Content-Type": mediaTypes, // without a body too, as Atlas's own clients do
+		"User-Agent":   a.client.userAgent,
+	}
+	a.client.tracing.inject(a.ctx, req.Header)
+	if r.idempotent {
+		// Named and without a value, it is not sent, and tells net/http that it may repeat the request when a connection
+		// that was kept open turns out to be closed. So nobody sees an error of that.
+		req.Header["Idempotency-Key"] = nil
+	}
 	if r.jwt != nil {
 		if !isToken68(string(*r.jwt)) {
 			return nil, a.error(KindInvalidCredential, errJWT)
 		}
-		req.Header.Set("Authorization", "JWT "+string(*r.jwt))
+		req.Header["Authorization"] = []string{"JWT " + string(*r.jwt)}
 	}
 	return req, nil
 }
@@ -137,14 +153,19 @@ func (a *attempt) newRequest(r request) (*http.Request, error) {
 // gotConn is called with a connection that is ready for the request, before any of the request is written to it. So a
 // request that never got here was not sent: look-up, dial, proxy and TLS handshake all come first.
 //
-// It is called again when net/http repeats the request of its own accord, which it does for no HTTP/1.1 request of ours
-// that was written. Over HTTP/2 it does so if the peer guarantees that it did not process the stream, but also after a
-// reset with PROTOCOL_ERROR, which guarantees nothing (golang.org/issue/47635). After such a reset it takes another
-// connection. So a request that must not be repeated stays on the connection that it was written to.
+// It is called again when net/http repeats the request of its own accord. Over HTTP/1.1 it does so only for one that is
+// idempotent, when a connection that was kept turns out to be closed. Over HTTP/2 it does so if the peer guarantees that it
+// did not process the stream, but also after a reset with PROTOCOL_ERROR, which guarantees nothing (golang.org/issue/47635).
+// After such a reset it takes another connection. So a request that is not idempotent stays on the connection that it was
+// written to.
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	a.sent.Store(true)
-	if !a.repeatable && a.wrote.Load() && info.Conn != a.conn {
-		a.cancel(errRepeat) // net/http's HTTP/2 looks at the context before it writes
+	if m := meterOf(info.Conn); m != nil {
+		m.allow()
+	}
+	if !a.idempotent && a.wrote.Load() && info.Conn != a.conn {
+		a.repeats.Store(true)
+		a.cancel() // net/http's HTTP/2 looks at the context before it writes
 	}
 	a.conn = info.Conn
 }
@@ -159,7 +180,7 @@ func (a *attempt) checkStatus(resp *http.Response, any2xx bool) error {
 	case code >= 300 && code <= 399:
 		return a.error(KindRedirect, errRedirect)
 	case code >= 400:
-		a.retryAfter, _ = ParseRetryAfter(resp.Header.Get("Retry-After"), a.client.now())
+		a.retryAfter, _ = parseRetryAfter(resp.Header.Get("Retry-After"), a.client.now())
 		return a.error(KindStatus, statusError(code))
 	default:
 		return a.error(KindInvalidResponse, errStatus)
@@ -172,7 +193,7 @@ func (a *attempt) drain(resp *http.Response) {
 	if resp.StatusCode < 200 || resp.ContentLength > drainBytes {
 		return // 101 Switching Protocols has a body that never ends
 	}
-	timer := time.AfterFunc(drainTime, func() { a.cancel(nil) })
+	timer := time.AfterFunc(drainTime, a.cancel)
 	defer timer.Stop()
 	_, _ = io.CopyN(io.Discard, resp.Body, drainBytes)
 }
@@ -182,10 +203,10 @@ func (a *attempt) failed(err error) *Error {
 	if ended := a.caller.Err(); ended != nil {
 		return a.error(KindCanceled, ended)
 	}
-	switch cause := context.Cause(a.ctx); {
-	case errors.Is(cause, errTimeout):
+	switch {
+	case errors.Is(context.Cause(a.ctx), errTimeout):
 		return a.error(KindTimeout, fmt.Errorf("%w within %v", errTimeout, a.client.timeout))
-	case errors.Is(cause, errRepeat):
+	case a.repeats.Load():
 		return a.error(KindUnreachable, errRepeat)
 	}
 	return a.error(classify(err))
@@ -195,22 +216,38 @@ func (a *attempt) error(kind Kind, cause error) *Error {
 	return &Error{Op: a.op, Kind: kind, StatusCode: a.status, RetryAfter: a.retryAfter, Sent: a.sent.Load(), Err: cause}
 }
 
+// mediaType is that of all bodies, in both directions.
+const mediaType = "application/json"
+
+var mediaTypes = []string{mediaType}
+
 // isJSON reports whether a Content-Type is application/json, whatever its parameters.
 func isJSON(contentType string) bool {
-	mediaType, _, err := mime.ParseMediaType(contentType)
-	return err == nil && mediaType == "application/json"
+	if contentType == mediaType { // as Atlas writes it, there is nothing to parse
+		return true
+	}
+	parsed, _, err := mime.ParseMediaType(contentType)
+	return err == nil && parsed == mediaType
 }
 
 // isToken68 reports whether s is a credential as RFC 9110 section 11.2 writes one. It includes each JWT, and nothing
 // that could end a header line.
-func isToken68(s string) bool {
-	s = strings.TrimRight(s, "=")
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+func isToken68[T string | []byte](s T) bool {
+	n := len(s)
+	for n > 0 && s[n-1] == '=' {
+		n--
+	}
+	for i := range n {
+		if !isToken68Char[s[i]] {
 			return false
-		default:
-			return !strings.ContainsRune("-._~+/", r)
 		}
-	})
+	}
+	return n > 0
 }
+
+var isToken68Char = func() (is [256]bool) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/") {
+		is[c] = true
+	}
+	return is
+}()

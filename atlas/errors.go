@@ -25,6 +25,7 @@ const (
 	OpDelete  Operation = "delete"  // DELETE /ephemeral-token
 	OpLogIn   Operation = "login"   // POST /login/
 	OpRefresh Operation = "refresh" // POST /api-token-refresh/
+	OpProbe   Operation = "probe"   // GET /ephemeral-token, without a credential
 )
 
 // Kind is why an operation failed.
@@ -50,6 +51,12 @@ const (
 	KindInvalidResponse
 	// KindInvalidCredential: the JWT has characters that no JWT has. It was not sent.
 	KindInvalidCredential
+	// KindUnavailable: Atlas was not asked, because too many of the calls just before have failed. No Client says so by
+	// itself, but what stands before one does: package resilient.
+	KindUnavailable
+	// KindOverloaded: Atlas was not asked, because it has as many calls as it can do in good time. As for the kind before,
+	// no Client says so by itself.
+	KindOverloaded
 )
 
 var kindNames = map[Kind]string{
@@ -61,6 +68,8 @@ var kindNames = map[Kind]string{
 	KindRedirect:          "redirect",
 	KindInvalidResponse:   "invalid response",
 	KindInvalidCredential: "invalid credential",
+	KindUnavailable:       "unavailable",
+	KindOverloaded:        "overloaded",
 }
 
 // String returns the kind in a word or two.
@@ -84,7 +93,8 @@ type Error struct {
 	// no use.
 	StatusCode int
 
-	// RetryAfter is how long Atlas asked to wait, within 1 second to 5 minutes; 0 if it did not. Only KindStatus has it.
+	// RetryAfter is how long to wait, 0 if nobody said. With KindStatus it is what Atlas asked for, within 1 second to 5
+	// minutes; with KindUnavailable, until Atlas is asked again.
 	RetryAfter time.Duration
 
 	// Sent is whether the request may have reached Atlas. It is false only if it provably did not: then nothing
@@ -107,15 +117,28 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// isOutage reports whether the trouble is Atlas's or the network's, and says nothing about the request.
+func (e *Error) isOutage() bool {
+	switch e.Kind {
+	case KindUnreachable, KindTimeout, KindUnavailable, KindOverloaded:
+		return true
+	}
+	return e.Kind == KindStatus && e.StatusCode >= 500
+}
+
+// ErrProtocol is the cause, of KindUnreachable, if an answer breaks the rules of HTTP/2 or has larger headers than anybody
+// needs: the next one would too.
+var ErrProtocol = errors.New("the answer breaks HTTP's rules, or its headers are too large")
+
 // Causes. Their texts are fixed: what was received is never quoted, because it may be a secret.
 var (
 	errJWT    = errors.New("the JWT is empty or has characters that no JWT has; it was not sent")
 	errEncode = errors.New("the request's body cannot be encoded; it was not sent")
 
-	errRequest = errors.New("the request cannot be made; it was not sent")
-	errClosed  = fmt.Errorf("the connection was closed before the answer was complete: %w", io.ErrUnexpectedEOF)
-	errRepeat  = errors.New("the connection was lost or the stream reset; not repeated, because it may have been processed")
-	errTimeout = errors.New("no complete answer")
+	errRequest  = errors.New("the request cannot be made; it was not sent")
+	errCutShort = fmt.Errorf("the connection was closed before the answer was complete: %w", io.ErrUnexpectedEOF)
+	errRepeat   = errors.New("the connection was lost or the stream reset; not repeated, because it may have been processed")
+	errTimeout  = errors.New("no complete answer")
 
 	errRedirect  = errors.New("the answer is a redirect, and none is followed: check the base URL")
 	errStatus    = errors.New("the status is not one that the operation has")
@@ -169,15 +192,20 @@ func classify(err error) (Kind, error) {
 	}
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return KindUnreachable, errClosed
+		return KindUnreachable, errCutShort
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, new(flate.CorruptInputError)):
 		return KindInvalidResponse, errGzip
 	case strings.HasPrefix(err.Error(), "tls: "): // most of what crypto/tls finds wrong in a handshake has no type
 		return KindTLS, errors.New(err.Error())
-	case slices.Contains(constantTexts, err.Error()), strings.HasPrefix(err.Error(), headersExceeded):
+	case slices.Contains(constantTexts, err.Error()):
 		return KindUnreachable, errors.New(err.Error())
+	case slices.Contains(headerTexts, err.Error()), strings.HasPrefix(err.Error(), headersExceeded), strings.HasPrefix(err.Error(), brokenHTTP2):
+		return KindUnreachable, ErrProtocol
 	}
 	if reset, ok := errors.AsType[streamError](err); ok {
+		if reset.Cause != nil && reset.Cause.Error() != fromPeer { // it is this side that has reset the stream
+			return KindUnreachable, ErrProtocol
+		}
 		return KindUnreachable, fmt.Errorf("the HTTP/2 stream was reset with code %d", reset.Code)
 	}
 	return KindUnreachable, fmt.Errorf("the answer was not valid HTTP, or the connection failed (%T)", err)
@@ -188,12 +216,21 @@ func classify(err error) (Kind, error) {
 var constantTexts = []string{
 	"http: server closed idle connection",
 	"http2: client connection lost", // no answer to a ping
-	"http2: response header list larger than advertised limit",
 	"net/http: TLS handshake timeout",
-	"header list too large", // 1xx answers without end, over HTTP/2
 }
 
-const headersExceeded = "net/http: server response headers exceeded " // and a number of bytes
+// The same for headers, in which informational answers (1xx) without end are counted.
+var headerTexts = []string{
+	"http2: response header list larger than advertised limit",
+	"header list too large",
+	"net/http: too many 1xx informational responses",
+}
+
+const (
+	headersExceeded = "net/http: server response headers exceeded " // and a number of bytes
+	brokenHTTP2     = "connection error: "                          // and a code: it is this side that has closed the connection
+	fromPeer        = "received from peer"
+)
 
 // networkError is the text of a *net.OpError, matching no more of what is in it than its errno.
 type networkError struct {

@@ -32,9 +32,12 @@ func TestClassify(t *testing.T) {
 			fmt.Errorf("planted: %w", &net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.EPIPE)}),
 			KindUnreachable, "write tcp: write: broken pipe",
 		},
-		{fmt.Errorf("planted: %w", io.EOF), KindUnreachable, errClosed.Error()},
+		{fmt.Errorf("planted: %w", io.EOF), KindUnreachable, errCutShort.Error()},
 		{fmt.Errorf("planted: %w", context.DeadlineExceeded), KindUnreachable, "the answer was not valid HTTP, or the connection failed (*fmt.wrapError)"},
 		{errors.New("http: server closed idle connection"), KindUnreachable, "http: server closed idle connection"},
+		{streamError{Code: 2, Cause: errors.New(fromPeer)}, KindUnreachable, "the HTTP/2 stream was reset with code 2"},
+		{streamError{Code: 2}, KindUnreachable, "the HTTP/2 stream was reset with code 2"},
+		{streamError{Code: 1, Cause: errors.New("planted")}, KindUnreachable, ErrProtocol.Error()},
 		{errors.New("planted"), KindUnreachable, "the answer was not valid HTTP, or the connection failed (*errors.errorString)"},
 	} {
 		kind, cause := classify(tc.err)
@@ -71,6 +74,15 @@ func TestProxyEnvironment(t *testing.T) {
 		}
 		if text := string(out); !strings.Contains(text, want) || strings.Contains(text, "planted") {
 			t.Errorf("HTTPS_PROXY=%s: got %s", value, text)
+		}
+	}
+}
+
+// Atlas's own faults are outages, and what it has against a request is none.
+func TestIsOutage(t *testing.T) {
+	for status, want := range map[int]bool{400: false, 499: false, 500: true, 599: true} {
+		if got := (&Error{Kind: KindStatus, StatusCode: status}).isOutage(); got != want {
+			t.Errorf("HTTP %d: %v", status, got)
 		}
 	}
 }

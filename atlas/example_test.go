@@ -10,7 +10,11 @@ import (
 )
 
 func Example() {
-	em := emulator.MustStart(emulator.Config{}) // stands in for Atlas
+	em, err := emulator.Start(emulator.Config{}) // stands in for Atlas
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer em.Close()
 
 	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()})

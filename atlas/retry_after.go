@@ -14,10 +14,10 @@ const (
 	maxRetryAfter = 5 * time.Minute
 )
 
-// ParseRetryAfter returns how long a Retry-After header asks to wait from now on (RFC 9110 section 10.2.3): a number of
+// parseRetryAfter returns how long a Retry-After header asks to wait from now on (RFC 9110 section 10.2.3): a number of
 // seconds, or a date in any of HTTP's three forms. It is clamped to within 1 second and 5 minutes; a date that has
 // passed means 1 second. It reports false if the value is neither.
-func ParseRetryAfter(value string, now time.Time) (time.Duration, bool) {
+func parseRetryAfter(value string, now time.Time) (time.Duration, bool) {
 	value = strings.Trim(value, " \t")
 	if isDigits(value) {
 		seconds, err := strconv.ParseUint(value, 10, 64)

@@ -53,18 +53,18 @@ func TestParseRetryAfter(t *testing.T) {
 		{"Mon, 32 Nov 2026 09:30:42 GMT", 0},
 		{"2026-11-23T09:30:42Z", 0},
 	} {
-		got, ok := ParseRetryAfter(tc.value, now)
+		got, ok := parseRetryAfter(tc.value, now)
 		if got != tc.want || ok != (tc.want != 0) {
-			t.Errorf("ParseRetryAfter(%q) = %v, %v, want %v", tc.value, got, ok, tc.want)
+			t.Errorf("parseRetryAfter(%q) = %v, %v, want %v", tc.value, got, ok, tc.want)
 		}
 	}
 	// The same in the caller's time zone and late in a century.
 	for _, now := range []time.Time{now.In(time.FixedZone("", 11*3600)), time.Date(2098, 12, 31, 23, 59, 30, 0, time.UTC)} {
 		value := now.Add(20 * time.Second).UTC().Format("Monday, 02-Jan-06 15:04:05 GMT")
-		if got, ok := ParseRetryAfter(value, now); got != 20*time.Second || !ok {
-			t.Errorf("at %v: ParseRetryAfter(%q) = %v, %v", now, value, got, ok)
+		if got, ok := parseRetryAfter(value, now); got != 20*time.Second || !ok {
+			t.Errorf("at %v: parseRetryAfter(%q) = %v, %v", now, value, got, ok)
 		}
-		if got, ok := ParseRetryAfter("Saturday, 01-Jan-00 00:00:30 GMT", time.Date(2099, 12, 31, 23, 59, 50, 0, time.UTC)); got != 40*time.Second || !ok {
+		if got, ok := parseRetryAfter("Saturday, 01-Jan-00 00:00:30 GMT", time.Date(2099, 12, 31, 23, 59, 50, 0, time.UTC)); got != 40*time.Second || !ok {
 			t.Errorf("over the century: %v, %v", got, ok)
 		}
 	}
@@ -77,7 +77,7 @@ func FuzzParseRetryAfter(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string, unix int64) {
 		now := time.Unix(unix%253402300800, 0) // within the years that HTTP can write
-		got, ok := ParseRetryAfter(value, now)
+		got, ok := parseRetryAfter(value, now)
 		if !ok {
 			if got != 0 {
 				t.Errorf("%v and false", got)

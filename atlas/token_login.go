@@ -59,10 +59,10 @@ func (s *TokenSource) newSession(jwt JWT, secret UserAuthToken, before *session)
 	claims := jwt.UnverifiedClaims()
 	next := &session{cred: Credential{JWT: jwt, Profile: s.profile, Secret: secret, claims: &claims, source: s}}
 	// When it was issued is now, so where Atlas says when that was, the difference is our clock's.
-	issued := claims.IssuedAt
+	issued := claims.issuedAt
 	switch {
 	case issued.IsZero() && before == nil:
-		issued = claims.LoggedInAt
+		issued = claims.loggedInAt
 	case issued.IsZero():
 		next.ahead = before.ahead
 	}

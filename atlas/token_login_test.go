@@ -14,7 +14,7 @@ func TestFault35SecretRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
 		present := UserAuthToken("first")
-		s := newTokenSource(f, TokenSourceConfig{Secret: func() (UserAuthToken, error) { return present, nil }})
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: func() (UserAuthToken, error) { return present, nil }})
 		defer s.Close()
 		jwt := mustToken(t, s)
 		again := func(secret UserAuthToken, wrong []UserAuthToken, want string) {
@@ -56,7 +56,7 @@ func TestFault35SecretRefused(t *testing.T) {
 func TestSecretStaysWithItsJWT(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
-		s := newTokenSource(f, TokenSourceConfig{Profile: "acme", Secret: plantedSecret})
+		s := NewTokenSource(TokenSourceConfig{Client: f, Profile: "acme", Secret: plantedSecret})
 		defer s.Close()
 		mustToken(t, s)
 		f.set(func() { f.refreshErr, f.loginErr = refusal(), refusal() })
@@ -78,7 +78,7 @@ func TestSecretStaysWithItsJWT(t *testing.T) {
 func TestOrgChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, org: "one"}
-		s := newTokenSource(f, TokenSourceConfig{Secret: plantedSecret})
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
 		defer s.Close()
 		mustToken(t, s)
 		calls := 0
@@ -93,4 +93,35 @@ func TestOrgChanged(t *testing.T) {
 			t.Errorf("%d calls, want 3", calls)
 		}
 	})
+}
+
+// TestLoginAfterOutage: an outage is no refusal. A login is tried again about once a second however long it lasts, or as soon as
+// whoever stands before Atlas says.
+func TestLoginAfterOutage(t *testing.T) {
+	for _, outage := range []*Error{
+		{Op: OpLogIn, Kind: KindUnreachable, Err: errCutShort},
+		{Op: OpLogIn, Kind: KindTimeout, Err: errTimeout},
+		{Op: OpLogIn, Kind: KindStatus, StatusCode: 503, Err: statusError(503)},
+		{Op: OpLogIn, Kind: KindUnavailable, RetryAfter: 700 * time.Millisecond, Err: errCutShort},
+	} {
+		t.Run(outage.Kind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeIdentity{life: time.Hour, loginErr: outage}
+				s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
+				defer s.Close()
+				for range 600 {
+					if _, err := s.Credential(t.Context()); !errors.Is(err, outage.Err) {
+						t.Fatalf("got %v, want %v", err, outage)
+					}
+					advance(100 * time.Millisecond)
+				}
+				if f.logins < 45 || f.logins > 90 {
+					t.Errorf("%d logins in a minute, want about one a second", f.logins)
+				}
+				f.set(func() { f.loginErr = nil })
+				advance(1200 * time.Millisecond)
+				mustToken(t, s)
+			})
+		})
+	}
 }

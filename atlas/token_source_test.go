@@ -16,7 +16,7 @@ func withSource(t *testing.T, test func(t *testing.T, f *fakeIdentity, s *TokenS
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, latency: 100 * time.Millisecond}
-		s := newTokenSource(f, TokenSourceConfig{Secret: plantedSecret})
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
 		defer s.Close()
 		test(t, f, s)
 	})
@@ -101,6 +101,28 @@ func TestRefresh(t *testing.T) {
 		if jwt := mustToken(t, s); jwt == first {
 			t.Error("the JWT is still the first")
 		}
+	})
+}
+
+// A timer that has fired cannot be stopped. If another renewal was scheduled by then, it does nothing.
+func TestLateTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour}
+		var fired []func()
+		clock := Clock{AfterFunc: func(_ time.Duration, f func()) func() bool {
+			fired = append(fired, f)
+			return func() bool { return false }
+		}}
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret, Clock: clock})
+		defer s.Close()
+		mustToken(t, s)
+		advance(time.Minute)
+		fired[0]()
+		synctest.Wait()
+		wantCounts(t, f, "1 logins, 1 refreshes")
+		fired[0]()
+		synctest.Wait()
+		wantCounts(t, f, "1 logins, 1 refreshes")
 	})
 }
 
@@ -338,7 +360,7 @@ func TestFault08ReLogin(t *testing.T) {
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, latency: time.Hour}
-		s := newTokenSource(f, TokenSourceConfig{Secret: plantedSecret})
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
 		waiting := make(chan error)
 		go func() {
 			_, err := s.Credential(t.Context())
@@ -358,7 +380,7 @@ func TestClose(t *testing.T) {
 func TestUnreadableSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
-		s := newTokenSource(f, TokenSourceConfig{Secret: func() (UserAuthToken, error) { return "", errors.New("no file") }})
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: func() (UserAuthToken, error) { return "", errors.New("no file") }})
 		defer s.Close()
 		_, err := s.Credential(t.Context())
 		var refused *CredentialError

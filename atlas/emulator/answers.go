@@ -3,16 +3,34 @@ package emulator
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 )
 
+const jsonType = "application/json"
+
 // answer is a response before any fault touches it.
 type answer struct {
 	status      int
-	contentType string
+	contentType string // "": without
 	header      http.Header
 	body        []byte
+}
+
+// writeHeader puts everything but the body on the wire.
+func (a answer) writeHeader(w http.ResponseWriter) {
+	maps.Copy(w.Header(), a.header)
+	w.Header()["Content-Type"] = nil // else net/http guesses one
+	if a.contentType != "" {
+		w.Header().Set("Content-Type", a.contentType)
+	}
+	w.WriteHeader(a.status)
+}
+
+func (a answer) write(w http.ResponseWriter) {
+	a.writeHeader(w)
+	_, _ = w.Write(a.body) // the client may have left
 }
 
 func jsonAnswer(status int, value any) answer {
@@ -20,16 +38,17 @@ func jsonAnswer(status int, value any) answer {
 	if err != nil {
 		panic("emulator: " + err.Error()) // only for values that JSON does not have
 	}
-	return answer{status: status, contentType: "application/json", header: http.Header{}, body: body}
+	return answer{status: status, contentType: jsonType, body: body}
 }
+
+func noContent() answer { return answer{status: http.StatusNoContent} }
 
 // detail is the shape of errors that are not about a field.
 func detail(status int, text string) answer {
 	return jsonAnswer(status, map[string]string{"detail": text})
 }
 
-// fieldError is the shape of errors about what was sent. The field
-// "non_field_errors" is for all of it.
+// fieldError is the shape of errors about what was sent. The field "non_field_errors" is for all of it.
 func fieldError(field, text string) answer {
 	return jsonAnswer(http.StatusBadRequest, map[string][]string{field: {text}})
 }
@@ -38,7 +57,7 @@ func nonFieldError(text string) answer { return fieldError("non_field_errors", t
 
 func unauthorized(text string) answer {
 	a := detail(http.StatusUnauthorized, text)
-	a.header.Set("WWW-Authenticate", `JWT realm="api"`)
+	a.header = http.Header{"Www-Authenticate": {`JWT realm="api"`}}
 	return a
 }
 
@@ -46,7 +65,7 @@ func notFound() answer { return detail(http.StatusNotFound, "Not found.") }
 
 func methodNotAllowed(method string, allowed []string) answer {
 	a := detail(http.StatusMethodNotAllowed, fmt.Sprintf("Method %q not allowed.", method))
-	a.header.Set("Allow", strings.Join(allowed, ", "))
+	a.header = http.Header{"Allow": {strings.Join(allowed, ", ")}}
 	return a
 }
 
@@ -64,25 +83,22 @@ func movedTo(path, query string) answer {
 
 // errorAnswer is what Django would say with this status.
 func errorAnswer(status int, header http.Header) answer {
-	switch wait := header.Get("Retry-After"); {
-	case status == http.StatusUnauthorized:
+	switch status {
+	case http.StatusUnauthorized:
 		return unauthorized("Authentication credentials were not provided.")
-	case status == http.StatusForbidden:
-		return forbidden()
-	case status == http.StatusNotFound:
+	case http.StatusForbidden:
+		return detail(status, "You do not have permission to perform this action.")
+	case http.StatusNotFound:
 		return notFound()
-	case status == http.StatusTooManyRequests && wait != "":
-		return detail(status, "Request was throttled. Expected available in "+wait+" seconds.")
-	case status == http.StatusTooManyRequests:
+	case http.StatusTooManyRequests:
+		if seconds := header.Get("Retry-After"); seconds != "" {
+			return detail(status, "Request was throttled. Expected available in "+seconds+" seconds.")
+		}
 		return detail(status, "Request was throttled.")
-	case status == http.StatusBadRequest || status == http.StatusConflict:
+	case http.StatusBadRequest, http.StatusConflict:
 		a := nonFieldError(http.StatusText(status))
 		a.status = status
 		return a
 	}
 	return detail(status, http.StatusText(status))
-}
-
-func forbidden() answer {
-	return detail(http.StatusForbidden, "You do not have permission to perform this action.")
 }

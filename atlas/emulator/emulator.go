@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,7 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
+	"net/http/httptest"
 	"sync"
 	"time"
 )
@@ -18,36 +19,28 @@ import (
 type Config struct {
 	// Addr is the loopback host:port to listen on. Default "127.0.0.1:0".
 	Addr string
+	// Listener is what to listen on in place of Addr, such as one in memory.
+	Listener net.Listener
 	// Orgs is the number of orgs, each with one bot user. Default 2.
 	Orgs int
 	// JWTLifetime is the time from a JWT's issue to its exp. Default 1 hour.
 	JWTLifetime time.Duration
-	// RefreshWindow is how long after the login (orig_iat) a JWT can still be
-	// refreshed. Default 7 days.
+	// RefreshWindow is how long after the login (orig_iat) a JWT can still be refreshed. Default 7 days.
 	RefreshWindow time.Duration
-	// Now is the clock for JWTs; certificates and faults use the real one.
-	// Default time.Now. It must be safe for concurrent use.
+	// Now is the clock for JWTs and for the Date header; certificates and faults use the real one. Default time.Now. It must be safe for
+	// concurrent use.
 	Now func() time.Time
-	// Certificate selects a certificate that clients should refuse. Default: a
-	// good one.
+	// Certificate selects a certificate that clients should refuse. Default: a good one.
 	Certificate CertificateKind
 	// HTTP1Only turns HTTP/2 off.
 	HTTP1Only bool
 }
 
 func (c Config) withDefaults() Config {
-	if c.Addr == "" {
-		c.Addr = "127.0.0.1:0"
-	}
-	if c.Orgs == 0 {
-		c.Orgs = 2
-	}
-	if c.JWTLifetime == 0 {
-		c.JWTLifetime = time.Hour
-	}
-	if c.RefreshWindow == 0 {
-		c.RefreshWindow = 7 * 24 * time.Hour
-	}
+	c.Addr = cmp.Or(c.Addr, "127.0.0.1:0")
+	c.Orgs = cmp.Or(c.Orgs, 2)
+	c.JWTLifetime = cmp.Or(c.JWTLifetime, time.Hour)
+	c.RefreshWindow = cmp.Or(c.RefreshWindow, 7*24*time.Hour)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -68,11 +61,9 @@ func (c Config) validate() error {
 
 // Emulator is a running Atlas. Its methods are safe for concurrent use.
 type Emulator struct {
-	url    string
+	server *httptest.Server
 	caPEM  []byte
 	pool   *x509.CertPool
-	server *http.Server
-	client *http.Client
 
 	atlas  *atlas
 	faults faults
@@ -80,9 +71,8 @@ type Emulator struct {
 	seen   counters
 
 	cancel   context.CancelFunc // ends the context of every request
-	closing  sync.Once
-	serving  sync.WaitGroup // the accept loop and the open connections
-	handlers handlers
+	handling sync.RWMutex       // read-locked by every request
+	closed   bool               // guarded by handling
 }
 
 // Start makes an Atlas and serves it on a loopback port until Close.
@@ -95,35 +85,20 @@ func Start(config Config) (*Emulator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a certificate: %w", err)
 	}
-	listener, err := listenLoopback(config.Addr)
-	if err != nil {
-		return nil, err
+	listener := config.Listener
+	if listener == nil {
+		if listener, err = listenLoopback(config.Addr); err != nil {
+			return nil, err
+		}
 	}
-	em := &Emulator{
-		url:   "https://" + listener.Addr().String() + basePath,
-		caPEM: caPEM,
-		pool:  x509.NewCertPool(),
-		atlas: newAtlas(config),
-		seen:  newCounters(),
-	}
+	em := &Emulator{caPEM: caPEM, pool: x509.NewCertPool(), atlas: newAtlas(config), seen: newCounters()}
 	em.pool.AppendCertsFromPEM(caPEM)
-	em.client = em.newClient()
 	em.serve(listener, certificate, config.HTTP1Only)
 	return em, nil
 }
 
-// MustStart is Start for tests and examples: it panics instead of returning an
-// error.
-func MustStart(config Config) *Emulator {
-	em, err := Start(config)
-	if err != nil {
-		panic("emulator: " + err.Error())
-	}
-	return em
-}
-
-// listenLoopback listens on addr, which must name a loopback address: an
-// Atlas whose credentials are printed has no business on a network.
+// listenLoopback listens on addr, which must name a loopback address: an Atlas whose credentials are printed has no
+// business on a network.
 func listenLoopback(addr string) (net.Listener, error) {
 	tcp, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
@@ -138,98 +113,47 @@ func listenLoopback(addr string) (net.Listener, error) {
 func (em *Emulator) serve(listener net.Listener, certificate tls.Certificate, http1Only bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	em.cancel = cancel
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(!http1Only)
-	em.server = &http.Server{
-		Handler:           http.HandlerFunc(em.handle),
-		Protocols:         protocols,
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}},
-		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // refused handshakes are the business of tests
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnContext:       withConnection,
-		ConnState:         em.connectionChanged,
+	protocols := []string{"h2", "http/1.1"}
+	if http1Only {
+		protocols = protocols[1:]
 	}
-	em.serving.Go(func() { _ = em.server.ServeTLS(listener, "", "") })
+	em.server = &httptest.Server{
+		Listener:    listener,
+		EnableHTTP2: !http1Only,
+		TLS:         &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, NextProtos: protocols},
+		Config: &http.Server{
+			Handler:           http.HandlerFunc(em.handle),
+			ReadHeaderTimeout: 10 * time.Second,
+			ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // refused handshakes are the business of tests
+			BaseContext:       func(net.Listener) context.Context { return ctx },
+			ConnContext:       withConnection,
+		},
+	}
+	em.server.StartTLS()
+	client := em.server.Client()
+	client.Transport.(*http.Transport).TLSClientConfig.RootCAs = em.pool
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 }
 
-func (em *Emulator) connectionChanged(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		em.serving.Add(1)
-		em.seen.connected()
-	case http.StateClosed, http.StateHijacked:
-		em.serving.Done()
-	}
-}
-
-// Close ends every request, stalled ones too, closes every connection and
-// returns when the last of them is gone. Closing twice is harmless.
+// Close ends every request, stalled ones too, closes every connection and returns when the last of them is gone.
+// Closing twice is harmless.
 func (em *Emulator) Close() {
-	em.closing.Do(func() {
-		em.client.CloseIdleConnections()
-		em.cancel()
-		_ = em.server.Close()
-		em.serving.Wait()
-		em.handlers.closeAndWait()
-	})
+	em.cancel()
+	em.server.CloseClientConnections() // httptest waits for active ones, and these may be stalled
+	em.server.Close()
+	em.handling.Lock() // waits for requests of HTTP/2, which can outlive their connection
+	defer em.handling.Unlock()
+	em.closed = true
 }
 
 // URL is the base URL, such as "https://127.0.0.1:49152/v1".
-func (em *Emulator) URL() string { return em.url }
+func (em *Emulator) URL() string { return em.server.URL + basePath }
 
-// ControlURL is the base URL of the control paths, such as
-// "https://127.0.0.1:49152/_emulator".
-func (em *Emulator) ControlURL() string {
-	return strings.TrimSuffix(em.url, basePath) + controlPath
-}
-
-// CAPEM is the certificate of the authority to trust, in PEM.
+// CAPEM is the certificate to trust, in PEM.
 func (em *Emulator) CAPEM() []byte { return bytes.Clone(em.caPEM) }
 
-// CertPool holds the authority to trust, and no other.
+// CertPool holds the certificate to trust, and no other.
 func (em *Emulator) CertPool() *x509.CertPool { return em.pool.Clone() }
 
-// Client is an HTTP client that trusts the emulator and follows no redirect.
-// Close closes its idle connections.
-func (em *Emulator) Client() *http.Client { return em.client }
-
-func (em *Emulator) newClient() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: em.pool},
-			ForceAttemptHTTP2: true,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
-// handlers counts the requests being handled. HTTP/2 handlers can outlive
-// their connection, so waiting for connections is not enough.
-type handlers struct {
-	mu      sync.Mutex
-	closed  bool           // guarded by mu; after it is set, running only falls
-	running sync.WaitGroup // rises under mu only
-}
-
-// enter reports whether a request may still be handled. If so, leave must
-// follow.
-func (h *handlers) enter() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return false
-	}
-	h.running.Add(1)
-	return true
-}
-
-func (h *handlers) leave() { h.running.Done() }
-
-func (h *handlers) closeAndWait() {
-	h.mu.Lock()
-	h.closed = true
-	h.mu.Unlock()
-	h.running.Wait()
-}
+// Client is an HTTP client that trusts the emulator and follows no redirect. Close closes its idle connections.
+func (em *Emulator) Client() *http.Client { return em.server.Client() }

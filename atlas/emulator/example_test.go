@@ -8,7 +8,10 @@ import (
 )
 
 func Example() {
-	em := emulator.MustStart(emulator.Config{})
+	em, err := emulator.Start(emulator.Config{})
+	if err != nil {
+		panic(err)
+	}
 	defer em.Close()
 	client, url, jwt := em.Client(), em.URL(), em.Org(0).JWT()
 
@@ -20,12 +23,15 @@ func Example() {
 		return
 	}
 	defer response.Body.Close()
-	fmt.Println(response.Status, em.Calls(emulator.Create), em.Minted())
+	fmt.Println(response.Status, em.Calls(emulator.Create), len(em.Tokens()))
 	// Output: 201 Created 1 1
 }
 
 func ExampleEmulator_Inject() {
-	em := emulator.MustStart(emulator.Config{})
+	em, err := emulator.Start(emulator.Config{})
+	if err != nil {
+		panic(err)
+	}
 	defer em.Close()
 	em.Inject(emulator.Fault{
 		On: emulator.Create, Times: 1, Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}},

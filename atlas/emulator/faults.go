@@ -8,52 +8,43 @@ import (
 	"time"
 )
 
-// Fault is one way of misbehaving. The zero value matches every request and
-// changes nothing.
+// Fault is one way of misbehaving. The zero value matches every request and changes nothing.
 //
-// Several faults can be in force. A request meets all those that match it and
-// only delay or add headers; of those that decide the answer (Status,
-// ContentType, Body, Shape or Drop) it meets the first, in the order of
-// injection. So two faults with Times 1 happen one after the other.
+// Several faults can be in force. A request meets the first that matches it, in the order of injection, so two faults
+// with Times 1 happen one after the other.
 //
-// A fault that replaces the answer (Status 300 or above, Body or Drop) keeps
-// the operation from taking effect, unless AfterEffect is set. Every other
-// fault changes the genuine answer of an operation that did take effect.
+// A fault that replaces the answer (Status 300 or above, Body or Drop) keeps the operation from taking effect, unless
+// AfterEffect is set. Every other fault changes the genuine answer of an operation that did take effect.
 type Fault struct {
-	On    Operation // which requests; Any by default
-	Times int       // how many requests; 0: until removed
+	On    Operation `json:"operation,omitempty"` // which requests; Any by default
+	Times int       `json:"times,omitempty"`     // how many requests; 0: until removed
 
-	// Delay is the time to wait before the first byte of the answer. It ends
-	// early when the client leaves.
-	Delay time.Duration
-	// EvenIfGone carries the operation out after Delay although its client has
-	// left meanwhile, as a server does that has read the request.
-	EvenIfGone bool
+	// Delay is the time to wait before the first byte of the answer. It ends early when the client leaves.
+	Delay time.Duration `json:"-"`
+	// EvenIfGone carries the operation out after Delay although its client has left meanwhile, as a server does that has
+	// read the request.
+	EvenIfGone bool `json:"even_if_gone,omitempty"`
 	// AfterEffect does the operation first. Delay and the rest come after it.
-	AfterEffect bool
+	AfterEffect bool `json:"after_effect,omitempty"`
 
-	// Informational is the number of 103 answers to send ahead of the real
-	// one; negative: without end.
-	Informational int
-	// Header is added to the answer, such as Retry-After or Location;
-	// Content-Type has a field of its own. On HTTP/2, "Connection: close" makes
-	// the server send GOAWAY.
-	Header http.Header
+	// Informational is the number of 103 answers to send ahead of the real one; negative: without end.
+	Informational int `json:"informational,omitempty"`
+	// Header is added to the answer, such as Retry-After or Location; Content-Type has a field of its own. On HTTP/2,
+	// "Connection: close" makes the server send GOAWAY.
+	Header http.Header `json:"header,omitempty"`
 	// HeaderBytes is the length of one more header of the answer.
-	HeaderBytes int
+	HeaderBytes int `json:"header_bytes,omitempty"`
 
-	Status      int    // 200 to 599; 0: the genuine one, or the operation's success
-	ContentType string // default: the genuine one, or application/json
-	// Body replaces the body as it is. Without it, a Status of 400 or above
-	// comes with the body that Django would send.
-	Body string
-	// Shape is what happens to the body on the way. It does nothing to a 204,
-	// which has none.
-	Shape Shape
+	Status      int    `json:"status,omitempty"`       // 200 to 599; 0: the genuine one, or the operation's success
+	ContentType string `json:"content_type,omitempty"` // default: the genuine one, or application/json
+	// Body replaces the body as it is. Without it, a Status of 400 or above comes with the body that Django would send.
+	Body string `json:"body,omitempty"`
+	// Shape is what happens to the body on the way. It does nothing to a 204, which has none.
+	Shape Shape `json:"shape,omitempty"`
 	// Interval is the time between two bytes of a Drip. Default 10ms.
-	Interval time.Duration
+	Interval time.Duration `json:"-"`
 
-	Drop Drop // drops the request without an answer
+	Drop Drop `json:"drop,omitempty"` // drops the request without an answer
 }
 
 // Shape is what happens to an answer's body on its way to the client.
@@ -69,7 +60,6 @@ const (
 	Drip      Shape = "drip"      // byte by byte, one each Interval
 	Stall     Shape = "stall"     // nothing after the header, until the client leaves
 	Endless   Shape = "endless"   // all of it, then spaces until the client leaves
-	Gzip      Shape = "gzip"      // all of it, with Content-Encoding: gzip
 	GzipBomb  Shape = "gzip-bomb" // all of it and 64 MiB of spaces, with Content-Encoding: gzip
 )
 
@@ -85,7 +75,7 @@ const (
 )
 
 var (
-	shapes = []Shape{Whole, Empty, Truncated, Overlong, Reset, Drip, Stall, Endless, Gzip, GzipBomb}
+	shapes = []Shape{Whole, Empty, Truncated, Overlong, Reset, Drip, Stall, Endless, GzipBomb}
 	drops  = []Drop{NoDrop, ResetConnection, CloseConnection, AbortStream}
 )
 
@@ -107,17 +97,11 @@ func (f Fault) validate() error {
 	return nil
 }
 
-// decides reports whether f says what the answer is, and not only when it
-// comes and with which headers.
-func (f Fault) decides() bool {
-	return f.Status != 0 || f.ContentType != "" || f.Body != "" || f.Shape != Whole || f.Drop != NoDrop
-}
-
 // replaces reports whether the genuine answer has no part in f's.
 func (f Fault) replaces() bool { return f.Status >= 300 || f.Body != "" || f.Drop != NoDrop }
 
-// Inject puts f in force and returns what removes it again, which may be
-// called more than once. It panics if f is not a possible fault.
+// Inject puts f in force and returns what removes it again, which may be called more than once. It panics if f is not a
+// possible fault.
 func (em *Emulator) Inject(f Fault) (remove func()) {
 	if err := f.validate(); err != nil {
 		panic("emulator: fault: " + err.Error())
@@ -126,9 +110,6 @@ func (em *Emulator) Inject(f Fault) (remove func()) {
 	return func() { em.faults.remove(id) }
 }
 
-// RemoveFaults removes all faults.
-func (em *Emulator) RemoveFaults() { em.faults.clear() }
-
 // faults are the faults in force.
 type faults struct {
 	mu     sync.Mutex
@@ -136,8 +117,9 @@ type faults struct {
 	active []liveFault // guarded by mu; in the order of injection
 }
 
+// liveFault is a fault whose Times are those that are left.
 type liveFault struct {
-	id, left int // left is 0 for a fault without end
+	id int
 	Fault
 }
 
@@ -150,7 +132,7 @@ func (fs *faults) add(f Fault) (id int) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.lastID++
-	fs.active = append(fs.active, liveFault{id: fs.lastID, left: f.Times, Fault: f})
+	fs.active = append(fs.active, liveFault{fs.lastID, f})
 	return fs.lastID
 }
 
@@ -174,54 +156,21 @@ func (fs *faults) list() []liveFault {
 	return slices.Clone(fs.active)
 }
 
-// plan is what all matching faults together do to one request.
-type plan struct {
-	before, after time.Duration // delays, as seen from the effect
-	evenIfGone    bool          // the effect comes whether the client waits or not
-	informational int
-	header        http.Header
-	headerBytes   int
-	decider       Fault // says what the answer is; zero: the genuine one
-}
-
-// take makes the plan for one request and uses up the faults in it.
-func (fs *faults) take(op Operation) plan {
-	p := plan{header: http.Header{}}
-	decided := false
+// take is the fault that a request for op meets: the zero Fault if there is none. It counts as met.
+func (fs *faults) take(op Operation) Fault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	kept := fs.active[:0]
-	for _, f := range fs.active {
-		if f.On.matches(op) && !(decided && f.decides()) {
-			decided = decided || f.decides()
-			p.add(f.Fault)
-			if f.left == 1 {
-				continue
-			}
-			f.left = max(0, f.left-1)
-		}
-		kept = append(kept, f)
+	i := slices.IndexFunc(fs.active, func(f liveFault) bool { return f.On.matches(op) })
+	if i < 0 {
+		return Fault{}
 	}
-	clear(fs.active[len(kept):])
-	fs.active = kept
-	return p
-}
-
-func (p *plan) add(f Fault) {
-	p.evenIfGone = p.evenIfGone || f.EvenIfGone
-	if f.AfterEffect {
-		p.after += f.Delay
-	} else {
-		p.before += f.Delay
+	f := fs.active[i].Fault
+	switch f.Times {
+	case 0: // until it is removed
+	case 1:
+		fs.active = slices.Delete(fs.active, i, i+1)
+	default:
+		fs.active[i].Times--
 	}
-	if p.informational >= 0 {
-		p.informational += f.Informational
-	}
-	for name, values := range f.Header {
-		p.header[name] = append(p.header[name], values...)
-	}
-	p.headerBytes += f.HeaderBytes
-	if f.decides() {
-		p.decider = f
-	}
+	return f
 }

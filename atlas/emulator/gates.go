@@ -6,39 +6,48 @@ import (
 	"sync"
 )
 
-// Gate holds requests until the test lets them go. A held request ends when
-// its client leaves or the emulator closes.
+// Gate holds requests until the test lets them go. A held request ends when its client leaves or the emulator closes.
 type Gate struct {
+	all     *gates
 	on      Operation
-	remove  func()
-	mu      sync.Mutex
-	waiting []chan struct{} // guarded by mu; closed to let one go, oldest first
-	passes  int             // guarded by mu; how many may pass without waiting
-	open    bool            // guarded by mu
-	changed chan struct{}   // guarded by mu; closed and replaced when waiting grows
+	after   bool            // holds answers
+	waiting []chan struct{} // guarded by all.mu; closed to let one go, oldest first
+	changed chan struct{}   // guarded by all.mu; closed and replaced when waiting grows
 }
 
-// Hold stops requests for op before they take effect. A request whose client
-// leaves while it is held has no effect.
-func (em *Emulator) Hold(op Operation) *Gate { return em.gates.add(op, &em.gates.before) }
+// gates are the gates in place.
+type gates struct {
+	mu   sync.Mutex
+	list []*Gate // guarded by mu
+}
 
-// HoldAnswer stops requests for op after they took effect and before the first
-// byte of their answer.
-func (em *Emulator) HoldAnswer(op Operation) *Gate { return em.gates.add(op, &em.gates.after) }
+// Hold stops requests for op before they take effect. A request whose client leaves while it is held has no effect.
+func (em *Emulator) Hold(op Operation) *Gate { return em.gates.add(op, false) }
+
+// HoldAnswer stops requests for op after they took effect and before the first byte of their answer.
+func (em *Emulator) HoldAnswer(op Operation) *Gate { return em.gates.add(op, true) }
+
+func (gs *gates) add(op Operation, after bool) *Gate {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := &Gate{all: gs, on: op, after: after, changed: make(chan struct{})}
+	gs.list = append(gs.list, g)
+	return g
+}
 
 // Held is the number of requests at the gate.
 func (g *Gate) Held() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.all.mu.Lock()
+	defer g.all.mu.Unlock()
 	return len(g.waiting)
 }
 
 // Wait returns nil as soon as at least n requests are held, or ctx's error.
 func (g *Gate) Wait(ctx context.Context, n int) error {
 	for {
-		g.mu.Lock()
+		g.all.mu.Lock()
 		held, changed := len(g.waiting), g.changed
-		g.mu.Unlock()
+		g.all.mu.Unlock()
 		if held >= n {
 			return nil
 		}
@@ -50,97 +59,48 @@ func (g *Gate) Wait(ctx context.Context, n int) error {
 	}
 }
 
-// Pass lets n requests go, those that have waited longest first. If fewer are
-// held, the next ones to come pass at once.
+// Pass lets n of the held requests go, those that have waited longest first.
 func (g *Gate) Pass(n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := min(n, len(g.waiting))
-	for _, w := range g.waiting[:now] {
+	g.all.mu.Lock()
+	defer g.all.mu.Unlock()
+	n = min(n, len(g.waiting))
+	for _, w := range g.waiting[:n] {
 		close(w)
 	}
-	g.waiting = g.waiting[now:]
-	g.passes += n - now
+	g.waiting = g.waiting[n:]
 }
 
 // Release lets every held request go and removes the gate.
 func (g *Gate) Release() {
-	g.remove()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.open = true
+	g.all.mu.Lock()
+	defer g.all.mu.Unlock()
+	g.all.list = slices.DeleteFunc(g.all.list, func(other *Gate) bool { return other == g })
 	for _, w := range g.waiting {
 		close(w)
 	}
 	g.waiting = nil
 }
 
-// pass returns when the request may go on, or with ctx's error.
-func (g *Gate) pass(ctx context.Context) error {
-	w := g.join()
-	if w == nil {
+// pass returns when a request for op may go on, or with ctx's error. It waits at the first gate that holds it.
+func (gs *gates) pass(ctx context.Context, op Operation, after bool) error {
+	gs.mu.Lock()
+	i := slices.IndexFunc(gs.list, func(g *Gate) bool { return g.after == after && g.on.matches(op) })
+	if i < 0 {
+		gs.mu.Unlock()
 		return nil
 	}
+	g, w := gs.list[i], make(chan struct{})
+	g.waiting = append(g.waiting, w)
+	close(g.changed)
+	g.changed = make(chan struct{})
+	gs.mu.Unlock()
 	select {
 	case <-w:
 		return nil
 	case <-ctx.Done():
-		g.mu.Lock()
-		defer g.mu.Unlock()
+		gs.mu.Lock()
+		defer gs.mu.Unlock()
 		g.waiting = slices.DeleteFunc(g.waiting, func(other chan struct{}) bool { return other == w })
 		return ctx.Err()
 	}
-}
-
-// join queues the caller; nil means that it need not wait.
-func (g *Gate) join() chan struct{} {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.open {
-		return nil
-	}
-	if g.passes > 0 {
-		g.passes--
-		return nil
-	}
-	w := make(chan struct{})
-	g.waiting = append(g.waiting, w)
-	close(g.changed)
-	g.changed = make(chan struct{})
-	return w
-}
-
-// gates are the gates in place, before and after the effect.
-type gates struct {
-	mu            sync.Mutex
-	before, after []*Gate // guarded by mu; replaced, never changed
-}
-
-func (gs *gates) add(op Operation, where *[]*Gate) *Gate {
-	g := &Gate{on: op, changed: make(chan struct{})}
-	g.remove = func() {
-		gs.mu.Lock()
-		defer gs.mu.Unlock()
-		*where = slices.DeleteFunc(slices.Clone(*where), func(other *Gate) bool { return other == g })
-	}
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	*where = append(slices.Clone(*where), g)
-	return g
-}
-
-// pass takes a request for op through the gates at one of the two places.
-func (gs *gates) pass(ctx context.Context, op Operation, where *[]*Gate) error {
-	gs.mu.Lock()
-	list := *where
-	gs.mu.Unlock()
-	for _, g := range list {
-		if !g.on.matches(op) {
-			continue
-		}
-		if err := g.pass(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -8,69 +8,105 @@ import (
 	"strings"
 )
 
+const (
+	basePath    = "/v1"
+	controlPath = "/_emulator"
+)
+
+// Operation is one of the things that Atlas can be asked for.
+type Operation string
+
+// The operations.
+const (
+	Any     Operation = ""        // for faults, gates and Calls: every request
+	Login   Operation = "login"   // POST /login/
+	Refresh Operation = "refresh" // POST /api-token-refresh/
+	Create  Operation = "create"  // POST /ephemeral-token
+	Delete  Operation = "delete"  // DELETE /ephemeral-token
+	Other   Operation = "other"   // a path, slash or method that Atlas does not have
+)
+
+var operations = []Operation{Any, Login, Refresh, Create, Delete, Other}
+
+func (op Operation) matches(other Operation) bool { return op == Any || op == other }
+
+// route is one operation of Atlas.
+type route struct {
+	op      Operation
+	method  string
+	path    string // below basePath
+	success int    // the status when all is well
+	do      func(*atlas, *http.Request, []byte) answer
+}
+
+var routes = []route{
+	{Login, http.MethodPost, "/login/", http.StatusOK, (*atlas).login},
+	{Refresh, http.MethodPost, "/api-token-refresh/", http.StatusOK, (*atlas).refresh},
+	{Create, http.MethodPost, "/ephemeral-token", http.StatusCreated, (*atlas).create},
+	{Delete, http.MethodDelete, "/ephemeral-token", http.StatusNoContent, (*atlas).delete},
+}
+
+// routeFor finds the route of a request. A request that none fits gets one that says so.
+func routeFor(r *http.Request) route {
+	path, below := strings.CutPrefix(r.URL.Path, basePath)
+	if !below {
+		return fixed(notFound())
+	}
+	var allowed []string
+	for _, candidate := range routes {
+		switch {
+		case candidate.path == path && candidate.method == r.Method:
+			return candidate
+		case candidate.path == path:
+			allowed = append(allowed, candidate.method)
+		case strings.TrimSuffix(candidate.path, "/") == strings.TrimSuffix(path, "/"):
+			return fixed(movedTo(basePath+candidate.path, r.URL.RawQuery))
+		}
+	}
+	if allowed != nil {
+		return fixed(methodNotAllowed(r.Method, allowed))
+	}
+	return fixed(notFound())
+}
+
+func fixed(a answer) route {
+	return route{op: Other, success: http.StatusOK, do: func(*atlas, *http.Request, []byte) answer { return a }}
+}
+
 // login trades a bot's secret for a JWT.
 func (a *atlas) login(r *http.Request, body []byte) answer {
-	sent, bad := parseObject(r, body)
+	secret, bad := textField(r, body, "userauthtoken")
 	if bad != nil {
 		return *bad
 	}
-	secret, bad := sent.text("userauthtoken", true)
-	if bad != nil {
-		return *bad
-	}
-	bot, known := a.botOf(secret)
-	if !known {
+	o := a.orgOfSecret(secret)
+	if o == nil {
 		return nonFieldError("Unable to log in with provided credentials.")
 	}
-	return jsonAnswer(http.StatusOK, loginAnswer{Token: a.issue(bot, a.now().Unix()), User: describe(bot)})
-}
-
-type loginAnswer struct {
-	Token string   `json:"token"`
-	User  userJSON `json:"user"`
-}
-
-type userJSON struct {
-	ID        string  `json:"id"`
-	Org       orgJSON `json:"org"`
-	FirstName string  `json:"first_name"`
-	LastName  string  `json:"last_name"`
-	Email     string  `json:"email"`
-	Phone     string  `json:"phone"`
-}
-
-type orgJSON struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
-	Slug string `json:"slug"`
-}
-
-func describe(u user) userJSON {
-	return userJSON{
-		ID:        u.id,
-		Org:       orgJSON{ID: u.org.ID, Name: u.org.Name, Slug: u.org.Slug},
-		FirstName: u.firstName, LastName: u.lastName, Email: u.email, Phone: u.phone,
-	}
+	name := fmt.Sprintf("Emulated Org %d", o.number)
+	return jsonAnswer(http.StatusOK, map[string]any{
+		"token": o.issue(a.now().Unix()),
+		"user": map[string]any{
+			"id": o.userID, "first_name": "Emulated", "last_name": "Bot",
+			"org": map[string]string{"id": o.ID, "name": name, "slug": strings.ReplaceAll(strings.ToLower(name), " ", "-")},
+		},
+	})
 }
 
 // refresh trades a live JWT for one that lives longer.
 func (a *atlas) refresh(r *http.Request, body []byte) answer {
-	sent, bad := parseObject(r, body)
+	signed, bad := textField(r, body, "token")
 	if bad != nil {
 		return *bad
 	}
-	signed, bad := sent.text("token", true)
-	if bad != nil {
-		return *bad
-	}
-	c, u, err := a.verify(signed)
+	c, o, err := a.verify(signed)
 	switch {
 	case err != nil:
 		return nonFieldError(err.Error())
 	case !a.refreshable(c):
 		return nonFieldError("Refresh has expired.")
 	}
-	return jsonAnswer(http.StatusOK, map[string]string{"token": a.issue(u, c.OrigIat)})
+	return jsonAnswer(http.StatusOK, map[string]string{"token": o.issue(c.OrigIat)})
 }
 
 // create answers with the org's ephemeral token.
@@ -89,106 +125,55 @@ func (a *atlas) delete(r *http.Request, _ []byte) answer {
 		return *bad
 	}
 	a.deleteToken(org)
-	return answer{status: http.StatusNoContent, header: http.Header{}}
+	return noContent()
 }
 
 // authenticate finds the org of the request's JWT.
 func (a *atlas) authenticate(r *http.Request) (*Org, *answer) {
-	refuse := func(text string) (*Org, *answer) {
-		bad := unauthorized(text)
-		return nil, &bad
-	}
 	// WSGI joins repeated headers with a comma.
 	words := strings.Fields(strings.Join(r.Header.Values("Authorization"), ","))
 	switch {
 	case len(words) == 0 || !strings.EqualFold(words[0], "JWT"):
-		return refuse("Authentication credentials were not provided.")
+		return nil, new(unauthorized("Authentication credentials were not provided."))
 	case len(words) == 1:
-		return refuse("Invalid Authorization header. No credentials provided.")
+		return nil, new(unauthorized("Invalid Authorization header. No credentials provided."))
 	case len(words) > 2:
-		return refuse("Invalid Authorization header. Credentials string should not contain spaces.")
+		return nil, new(unauthorized("Invalid Authorization header. Credentials string should not contain spaces."))
 	}
-	_, u, err := a.verify(words[1])
+	_, org, err := a.verify(words[1])
 	if err != nil {
-		return refuse(err.Error())
+		return nil, new(unauthorized(err.Error()))
 	}
-	if u.ephemeral {
-		bad := forbidden()
-		return nil, &bad
-	}
-	return u.org, nil
+	return org, nil
 }
 
-// ephemeralUser trades an ephemeral token for the JWT of a new user of its org.
-func (a *atlas) ephemeralUser(r *http.Request, body []byte) answer {
-	sent, bad := parseObject(r, body)
-	if bad != nil {
-		return *bad
-	}
-	token, bad := sent.text("token", true)
-	if bad != nil {
-		return *bad
-	}
-	var u user
-	for _, field := range []struct {
-		name string
-		into *string
-	}{{"first_name", &u.firstName}, {"last_name", &u.lastName}, {"email", &u.email}, {"phone", &u.phone}} {
-		if *field.into, bad = sent.text(field.name, false); bad != nil {
-			return *bad
-		}
-	}
-	u, live := a.addEphemeralUser(token, u)
-	if !live {
-		return fieldError("token", "Invalid ephemeral token.")
-	}
-	return jsonAnswer(http.StatusCreated, map[string]string{"jwt": a.issue(u, a.now().Unix())})
-}
-
-// object is a JSON object as it was sent.
-type object map[string]json.RawMessage
-
-func parseObject(r *http.Request, body []byte) (object, *answer) {
-	refuse := func(bad answer) (object, *answer) { return nil, &bad }
+// textField is the value of a field of the JSON object that was sent. It must be a string, and not empty.
+func textField(r *http.Request, body []byte, field string) (string, *answer) {
 	contentType := r.Header.Get("Content-Type")
 	if media, _, err := mime.ParseMediaType(contentType); err != nil || media != "application/json" {
-		return refuse(detail(http.StatusUnsupportedMediaType, fmt.Sprintf("Unsupported media type %q in request.", contentType)))
+		return "", new(detail(http.StatusUnsupportedMediaType, fmt.Sprintf("Unsupported media type %q in request.", contentType)))
 	}
-	if len(body) == 0 {
-		return object{}, nil
-	}
-	if !json.Valid(body) {
-		return refuse(detail(http.StatusBadRequest, "JSON parse error - Expecting value: line 1 column 1 (char 0)"))
-	}
-	var o object
-	if err := json.Unmarshal(body, &o); err != nil || o == nil {
-		return refuse(nonFieldError("Invalid data. Expected a dictionary."))
-	}
-	return o, nil
-}
-
-// text is the field's value, which must be a string.
-func (o object) text(field string, required bool) (string, *answer) {
-	refuse := func(text string) (string, *answer) {
-		bad := fieldError(field, text)
-		return "", &bad
-	}
-	raw, sent := o[field]
-	if !sent || string(raw) == "null" {
-		switch {
-		case !required:
-			return "", nil
-		case sent:
-			return refuse("This field may not be null.")
+	object := map[string]json.RawMessage{}
+	if len(body) > 0 {
+		if !json.Valid(body) {
+			return "", new(detail(http.StatusBadRequest, "JSON parse error - Expecting value: line 1 column 1 (char 0)"))
 		}
-		return refuse("This field is required.")
+		if err := json.Unmarshal(body, &object); err != nil || object == nil {
+			return "", new(nonFieldError("Invalid data. Expected a dictionary."))
+		}
 	}
-	var value string
-	if err := json.Unmarshal(raw, &value); err != nil {
-		return refuse("Not a valid string.")
+	raw, sent := object[field]
+	var value *string
+	err := json.Unmarshal(raw, &value)
+	switch {
+	case !sent:
+		return "", new(fieldError(field, "This field is required."))
+	case err != nil:
+		return "", new(fieldError(field, "Not a valid string."))
+	case value == nil:
+		return "", new(fieldError(field, "This field may not be null."))
+	case *value == "":
+		return "", new(fieldError(field, "This field may not be blank."))
 	}
-	if value == "" && required {
-		return refuse("This field may not be blank.")
-	}
-	return value, nil
+	return *value, nil
 }

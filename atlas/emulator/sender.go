@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"crypto/tls"
 	"maps"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -18,55 +17,44 @@ const (
 	defaultInterval = 10 * time.Millisecond
 )
 
-// sender puts one answer on the wire, as badly as planned.
+// sender puts one answer on the wire, as badly as the fault wants it.
 type sender struct {
 	w        http.ResponseWriter
 	r        *http.Request
-	plan     plan
+	fault    Fault
 	answered func(status int) // counts; called before the client can see the answer
 }
 
 func (s *sender) send(a answer) {
 	s.drop()
 	s.inform()
-	if s.plan.decider.Shape == Empty {
+	extra := http.Header{"Content-Length": {strconv.Itoa(len(a.body))}}
+	switch s.fault.Shape {
+	case Empty:
 		a.body = nil
-	}
-	maps.Copy(s.w.Header(), a.header)
-	if a.contentType != "" {
-		s.w.Header().Set("Content-Type", a.contentType)
-	} else {
-		s.w.Header()["Content-Type"] = nil // else net/http guesses one
-	}
-	switch s.plan.decider.Shape {
-	case Whole, Empty, Truncated, Reset:
-		s.begin(a, len(a.body))
+		extra.Set("Content-Length", "0")
 	case Overlong:
-		s.begin(a, len(a.body)+1)
-	case Gzip, GzipBomb:
-		s.w.Header().Set("Content-Encoding", "gzip")
-		s.begin(a, -1)
-	default:
-		s.begin(a, -1)
+		extra.Set("Content-Length", strconv.Itoa(len(a.body)+1))
+	case GzipBomb:
+		extra = http.Header{"Content-Encoding": {"gzip"}}
+	case Drip, Stall, Endless:
+		extra = nil
 	}
-	if a.status != http.StatusNoContent && a.status != http.StatusNotModified {
-		s.body(a.body)
-	}
-}
-
-// begin sends the header. A length of -1 leaves it open.
-func (s *sender) begin(a answer, length int) {
-	if length >= 0 && a.status != http.StatusNoContent {
-		s.w.Header().Set("Content-Length", strconv.Itoa(length))
+	bodiless := a.status == http.StatusNoContent || a.status == http.StatusNotModified
+	if !bodiless {
+		maps.Copy(s.w.Header(), extra)
 	}
 	s.answered(a.status)
-	s.w.WriteHeader(a.status)
+	a.writeHeader(s.w)
+	if !bodiless {
+		s.body(a.body)
+	}
 }
 
 // body sends the body. A failed write means that the client left.
 func (s *sender) body(body []byte) {
 	half := body[:(len(body)+1)/2]
-	switch s.plan.decider.Shape {
+	switch s.fault.Shape {
 	case Whole, Empty, Overlong:
 		s.write(body)
 	case Truncated:
@@ -86,8 +74,6 @@ func (s *sender) body(body []byte) {
 		for {
 			s.write(spaces)
 		}
-	case Gzip:
-		s.write(compress(body))
 	case GzipBomb:
 		s.write(compress(body))
 		for range bombParts { // a gzip file may have several members; RFC 1952, 2.2
@@ -107,7 +93,7 @@ func (s *sender) write(b []byte) {
 func (s *sender) flush() { check(http.NewResponseController(s.w).Flush()) }
 
 func (s *sender) drip(body []byte) {
-	interval := cmp.Or(s.plan.decider.Interval, defaultInterval)
+	interval := cmp.Or(s.fault.Interval, defaultInterval)
 	s.flush()
 	for i := range body {
 		check(wait(s.r.Context(), interval))
@@ -127,9 +113,9 @@ func compress(b []byte) []byte {
 	return compressed.Bytes()
 }
 
-// inform sends the planned 103 answers.
+// inform sends the fault's 103 answers.
 func (s *sender) inform() {
-	for n := s.plan.informational; n != 0; n-- {
+	for n := s.fault.Informational; n != 0; n-- {
 		s.w.Header().Set("Link", "</v1>; rel=preconnect")
 		s.w.WriteHeader(http.StatusEarlyHints)
 		check(s.r.Context().Err())
@@ -137,26 +123,23 @@ func (s *sender) inform() {
 	s.w.Header().Del("Link")
 }
 
-// drop ends the request without an answer, if that is planned.
+// drop ends the request without an answer, if the fault wants that.
 func (s *sender) drop() {
-	if s.plan.decider.Drop == NoDrop {
+	if s.fault.Drop == NoDrop {
 		return
 	}
 	s.answered(0)
-	switch s.plan.decider.Drop {
-	case ResetConnection:
-		s.breakConnection(true)
-	case CloseConnection:
-		s.breakConnection(false)
+	if s.fault.Drop != AbortStream {
+		s.breakConnection(s.fault.Drop == ResetConnection)
 	}
 	panic(http.ErrAbortHandler) // RST_STREAM on HTTP/2
 }
 
-// breakConnection closes the TCP connection under TLS and ends the request.
-// With reset, the peer gets an RST instead of a FIN.
+// breakConnection closes the TCP connection under TLS and ends the request. With reset, the peer gets an RST instead of
+// a FIN.
 func (s *sender) breakConnection(reset bool) {
 	if c, ok := s.r.Context().Value(connectionKey{}).(*tls.Conn); ok {
-		if tcp, ok := c.NetConn().(*net.TCPConn); ok && reset {
+		if tcp, ok := c.NetConn().(interface{ SetLinger(sec int) error }); ok && reset {
 			_ = tcp.SetLinger(0)
 		}
 		_ = c.NetConn().Close()

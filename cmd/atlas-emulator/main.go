@@ -1,8 +1,8 @@
-// Command atlas-emulator runs a small Atlas on loopback, for trying things out
-// and for tests that are not written in Go. Nothing in it is real.
+// Command atlas-emulator runs a small Atlas on loopback, for trying things out and for tests that are not written in Go.
+// Nothing in it is real.
 //
-// On standard output it prints KEY=value lines, which a shell can eval and any
-// program can parse, and then serves until SIGINT or SIGTERM:
+// On standard output it prints KEY=value lines, which a shell can eval and any program can parse, and then serves until
+// SIGINT or SIGTERM:
 //
 //	ATLAS_URL=https://127.0.0.1:49152/v1
 //	ATLAS_CA_FILE=/tmp/atlas-ca.pem
@@ -13,15 +13,14 @@
 //	ATLAS_USERAUTHTOKEN_2=…
 //	ATLAS_JWT_2=…
 //
-// It is ready, and the CA file is written, when the first line appears. Values
-// with characters that are special to a shell are in single quotes.
+// It is ready, and the CA file is written, when the first line appears. Values with characters that are special to a
+// shell are in single quotes.
 //
-// The paths below /_emulator on the same port inject faults and show what was
-// asked; package atlas/emulator documents them.
+// The paths below /_emulator on the same port inject faults and show what was asked; package atlas/emulator documents
+// them.
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,13 +43,6 @@ certificate are made up when it starts and worthless when it ends.
 It prints KEY=value lines for a shell to eval or a program to parse, and serves until it is interrupted.
 Faults and counters: see /_emulator in the documentation of package atlas/emulator.`
 
-// flags are the program's settings.
-type flags struct {
-	addr, caFile               string
-	orgs                       int
-	jwtLifetime, refreshWindow time.Duration
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -63,23 +55,20 @@ func main() {
 
 // run serves until ctx ends.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	f, err := parse(args, stdout)
-	if f == nil || err != nil {
-		return err
+	config, caFile, err := parse(args, stdout)
+	if errors.Is(err, pflag.ErrHelp) {
+		return nil
 	}
-	caFile, err := filepath.Abs(f.caFile)
 	if err != nil {
 		return err
 	}
-	em, err := emulator.Start(emulator.Config{
-		Addr: f.addr, Orgs: f.orgs, JWTLifetime: f.jwtLifetime, RefreshWindow: f.refreshWindow,
-	})
+	em, err := emulator.Start(config)
 	if err != nil {
 		return err
 	}
 	defer em.Close()
-	if err := writeFile(caFile, em.CAPEM()); err != nil {
-		return fmt.Errorf("write the CA file %s: %w", caFile, err)
+	if err := os.WriteFile(caFile, em.CAPEM(), 0o644); err != nil { //nolint:gosec // a certificate is public
+		return fmt.Errorf("write the CA file: %w", err)
 	}
 	if _, err := io.WriteString(stdout, settings(em, caFile)); err != nil {
 		return fmt.Errorf("print the settings: %w", err)
@@ -89,33 +78,31 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// parse returns nil flags when the arguments asked for help only.
-func parse(args []string, stdout io.Writer) (*flags, error) {
-	var f flags
+// parse returns pflag.ErrHelp when the arguments ask for help, which it has then printed.
+func parse(args []string, stdout io.Writer) (config emulator.Config, caFile string, err error) {
 	set := pflag.NewFlagSet("atlas-emulator", pflag.ContinueOnError)
 	set.SortFlags = false
-	set.StringVar(&f.addr, "addr", "127.0.0.1:0", "Loopback address `HOST:PORT` to listen on; port 0 picks a free one.")
-	set.StringVar(&f.caFile, "ca-file", "", "`FILE` to write the certificate authority to trust to, in PEM. Required.")
-	set.IntVar(&f.orgs, "orgs", 2, "Number `N` of orgs, each with a bot user.")
-	set.DurationVar(&f.jwtLifetime, "jwt-lifetime", time.Hour, "Time from a JWT's issue to its exp.")
-	set.DurationVar(&f.refreshWindow, "refresh-window", 7*24*time.Hour, "Time after a login in which its JWT can be refreshed.")
+	set.StringVar(&config.Addr, "addr", "127.0.0.1:0", "Loopback address `HOST:PORT` to listen on; port 0 picks a free one.")
+	set.StringVar(&caFile, "ca-file", "", "`FILE` to write the certificate to trust to, in PEM. Required.")
+	set.IntVar(&config.Orgs, "orgs", 2, "Number `N` of orgs, each with a bot user.")
+	set.DurationVar(&config.JWTLifetime, "jwt-lifetime", time.Hour, "Time from a JWT's issue to its exp.")
+	set.DurationVar(&config.RefreshWindow, "refresh-window", 7*24*time.Hour, "Time after a login in which its JWT can be refreshed.")
 	set.Usage = func() {
 		fmt.Fprintf(stdout, "Usage: atlas-emulator --ca-file FILE [flags]\n\n%s\n\nFlags:\n%s", description, set.FlagUsagesWrapped(100))
 	}
-	err := set.Parse(args)
+	err = set.Parse(args)
 	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		return nil, nil
 	case err != nil:
-		return nil, err
 	case set.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %q", set.Arg(0))
-	case f.caFile == "":
-		return nil, errors.New("--ca-file: its value is missing")
-	case f.orgs < 1:
-		return nil, errors.New("--orgs: want 1 or more")
+		err = fmt.Errorf("unexpected argument %q", set.Arg(0))
+	case caFile == "":
+		err = errors.New("--ca-file: its value is missing")
+	case config.Orgs < 1:
+		err = errors.New("--orgs: want 1 or more")
+	default:
+		caFile, err = filepath.Abs(caFile)
 	}
-	return &f, nil
+	return config, caFile, err
 }
 
 // settings are the lines to print.
@@ -145,29 +132,4 @@ func quote(value string) string {
 		return value
 	}
 	return "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
-}
-
-// writeFile replaces path as a whole, so that nobody reads half a file.
-func writeFile(path string, content []byte) error {
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return cause(err)
-	}
-	_, err = temporary.Write(content)
-	err = cmp.Or(err, temporary.Chmod(0o644), temporary.Close()) // the first failure
-	if err == nil {
-		err = os.Rename(temporary.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(temporary.Name())
-	}
-	return cause(err)
-}
-
-// cause is err without the temporary file's name, which would only confuse.
-func cause(err error) error {
-	if errno := syscall.Errno(0); errors.As(err, &errno) {
-		return errno
-	}
-	return err
 }

@@ -179,7 +179,7 @@ func mustRequest(t *testing.T, url string) *http.Request {
 	return request
 }
 
-// The CA file is replaced as a whole, and nothing else is left behind.
+// Nothing of an older CA file is left, and nothing is left beside it.
 func TestCAFileIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	caFile := filepath.Join(dir, "ca.pem")
@@ -257,7 +257,7 @@ func TestRunRefuses(t *testing.T) {
 		"no orgs":             {[]string{"--ca-file", caFile, "--orgs", "0"}, "--orgs: want 1 or more"},
 		"bad lifetime":        {[]string{"--ca-file", caFile, "--jwt-lifetime", "1ms"}, "want 1s or more"},
 		"no such folder":      {[]string{"--ca-file", filepath.Join(dir, "x", "ca.pem")}, "ca.pem: no such file or directory"},
-		"CA file is a folder": {[]string{"--ca-file", dir}, filepath.Base(dir) + ": file exists"},
+		"CA file is a folder": {[]string{"--ca-file", dir}, filepath.Base(dir) + ": is a directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

@@ -1,0 +1,177 @@
+package resilient_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
+)
+
+// busyAtlas does so many calls at a time, each in so much time, and queues those beyond.
+type busyAtlas struct {
+	resilient.Atlas
+	workers chan struct{}
+	latency atomic.Int64
+}
+
+func newBusyAtlas(workers int, latency time.Duration) *busyAtlas {
+	a := &busyAtlas{workers: make(chan struct{}, workers)}
+	a.latency.Store(int64(latency))
+	return a
+}
+
+func (a *busyAtlas) CreateEphemeralToken(ctx context.Context, _ atlas.JWT) (atlas.Token, error) {
+	select {
+	case a.workers <- struct{}{}:
+	case <-ctx.Done():
+		return "", &atlas.Error{Op: atlas.OpCreate, Kind: atlas.KindCanceled, Err: ctx.Err(), Sent: true}
+	}
+	defer func() { <-a.workers }()
+	wait(time.Duration(a.latency.Load()))
+	return "token", nil
+}
+
+// load is what came of calls at an even rate.
+type load struct {
+	mu       sync.Mutex
+	admitted []time.Duration // guarded by mu; how long they took
+	refused  []time.Duration // guarded by mu; the same for those that were refused
+	other    int             // guarded by mu
+}
+
+// offer makes rate calls a second, each with two seconds of time.
+func offer(t *testing.T, c *resilient.Client, rate int, duration time.Duration) *load {
+	t.Helper()
+	l := &load{}
+	var wg sync.WaitGroup
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	for range rate * int(duration/time.Second) {
+		<-tick.C
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			start := time.Now()
+			_, err := c.CreateEphemeralToken(ctx, "jwt")
+			took := time.Since(start)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			switch {
+			case err == nil:
+				l.admitted = append(l.admitted, took)
+			case kindOf(err) == atlas.KindOverloaded:
+				l.refused = append(l.refused, took)
+			default:
+				l.other++
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(l.admitted)
+	slices.Sort(l.refused)
+	return l
+}
+
+func quantile(of []time.Duration, q float64) time.Duration {
+	if len(of) == 0 {
+		return 0
+	}
+	return of[int(float64(len(of)-1)*q)]
+}
+
+// An Atlas is offered ten times as many creates as it can do: it goes on doing what it can, those who are let through do not
+// wait twice as long, and the rest hears of it at once.
+func TestOverload(t *testing.T) {
+	const workers = 20
+	for _, latency := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond} {
+		capacity := int(workers * time.Second / latency)
+		t.Run(fmt.Sprintf("%d calls a second", capacity), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newClient(t, newBusyAtlas(workers, latency))
+				light := offer(t, c, capacity*9/10, 10*time.Second)
+				heavy := offer(t, c, capacity*10, 10*time.Second)
+				t.Logf("nine tenths of that: %d admitted, p99 %v, %d refused, %d other", len(light.admitted), quantile(light.admitted, 0.99), len(light.refused), light.other)
+				t.Logf("ten times that: %d admitted, p50 %v, p99 %v, %d refused in p99 %v, %d other, %+v", len(heavy.admitted), quantile(heavy.admitted, 0.5),
+					quantile(heavy.admitted, 0.99), len(heavy.refused), quantile(heavy.refused, 0.99), heavy.other, c.Stats())
+				if n := len(light.refused) + light.other; n > 0 {
+					t.Errorf("%d calls failed of an Atlas that was up to them", n)
+				}
+				if n, least := len(heavy.admitted), capacity*10*9/10; n < least {
+					t.Errorf("%d calls were answered in 10 s, want %d at least", n, least)
+				}
+				// And a tenth, as this Atlas works in step.
+				if got, most := quantile(heavy.admitted, 0.99), quantile(light.admitted, 0.99)*22/10; got > most {
+					t.Errorf("p99 is %v under overload, want %v at most", got, most)
+				}
+				if got := quantile(heavy.refused, 0.99); got > 5*time.Millisecond {
+					t.Errorf("a refusal takes %v, want 5ms at most", got)
+				}
+				if heavy.other > 0 {
+					t.Errorf("%d calls ended otherwise", heavy.other)
+				}
+			})
+		})
+	}
+}
+
+// The same for minutes on end, from the first moment: what is taken for normal does not creep up.
+func TestLongOverload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(t, newBusyAtlas(20, 100*time.Millisecond)) // 200 a second
+		goroutines := runtime.NumGoroutine()
+		for minute := range 3 {
+			l := offer(t, c, 400, time.Minute)
+			t.Logf("minute %d: %d admitted, p99 %v, max %v; %d refused; limit %d", minute, len(l.admitted), quantile(l.admitted, 0.99), quantile(l.admitted, 1), len(l.refused), c.Stats().Limit)
+			if n := len(l.admitted); n < 10_800 {
+				t.Errorf("minute %d: %d calls were answered, want 10,800 at least", minute, n)
+			}
+			// At the beginning a queue is let grow, since it could be a burst.
+			if got := quantile(l.admitted, 0.99); minute > 0 && got > 220*time.Millisecond {
+				t.Errorf("minute %d: p99 is %v", minute, got)
+			}
+		}
+		if n := runtime.NumGoroutine(); n > goroutines+1 {
+			t.Errorf("%d goroutines, %d before", n, goroutines)
+		}
+	})
+}
+
+// An Atlas that takes ten times as long as before, and is not busy, is not taken for overloaded for long.
+func TestSlowerAtlas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newBusyAtlas(1000, 20*time.Millisecond)
+		c := newClient(t, a)
+		offer(t, c, 300, 10*time.Second)
+		a.latency.Store(int64(200 * time.Millisecond))
+		offer(t, c, 300, 10*time.Second) // 60 at a time
+		l := offer(t, c, 300, 10*time.Second)
+		t.Logf("%d admitted, %d refused, %+v", len(l.admitted), len(l.refused), c.Stats())
+		if len(l.refused) > 0 || l.other > 0 {
+			t.Errorf("%d calls refused, %d ended otherwise", len(l.refused), l.other)
+		}
+	})
+}
+
+// A burst that Atlas is up to is not refused, not even the first.
+func TestBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(t, newBusyAtlas(1000, 50*time.Millisecond))
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() {
+				if _, err := c.CreateEphemeralToken(t.Context(), "jwt"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}

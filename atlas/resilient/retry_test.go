@@ -1,0 +1,194 @@
+package resilient_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
+)
+
+// What is repeated: it depends on the operation and on what is known of the failure.
+func TestRepeats(t *testing.T) {
+	const all, createOnly = "create delete login refresh", "create"
+	status := func(code int) atlas.Error { return atlas.Error{Kind: atlas.KindStatus, StatusCode: code, Sent: true} }
+	for _, tc := range []struct {
+		name     string
+		fail     atlas.Error
+		repeated string
+	}{
+		{"not reached", atlas.Error{Kind: atlas.KindUnreachable}, all},
+		{"lost", atlas.Error{Kind: atlas.KindUnreachable, Sent: true}, "create login refresh"},
+		{"cut short", atlas.Error{Kind: atlas.KindUnreachable, StatusCode: 201, Sent: true}, "create login refresh"},
+		{"large headers", atlas.Error{Kind: atlas.KindUnreachable, Sent: true, Err: atlas.ErrProtocol}, ""},
+		{"500", status(500), createOnly},
+		{"502", status(502), createOnly},
+		{"503", status(503), createOnly},
+		{"504", status(504), createOnly},
+		{"503 for later", atlas.Error{Kind: atlas.KindStatus, StatusCode: 503, RetryAfter: time.Second, Sent: true}, ""},
+		{"501", status(501), ""},
+		{"400", status(400), ""},
+		{"401", status(401), ""},
+		{"403", status(403), ""},
+		{"404", status(404), ""},
+		{"409", status(409), ""},
+		{"429", status(429), ""},
+		{"TLS", atlas.Error{Kind: atlas.KindTLS}, ""},
+		{"timeout", atlas.Error{Kind: atlas.KindTimeout, Sent: true}, ""},
+		{"redirect", atlas.Error{Kind: atlas.KindRedirect, StatusCode: 302, Sent: true}, ""},
+		{"invalid answer", atlas.Error{Kind: atlas.KindInvalidResponse, StatusCode: 201, Sent: true}, ""},
+		{"invalid credential", atlas.Error{Kind: atlas.KindInvalidCredential}, ""},
+		{"gave up", atlas.Error{Kind: atlas.KindCanceled, Sent: true, Err: context.Canceled}, ""},
+	} {
+		for op, call := range operations {
+			t.Run(tc.name+"/"+op, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a := &fakeAtlas{}
+					a.fails(tc.fail)
+					want := int64(1)
+					if contains(tc.repeated, op) {
+						want = 3
+					}
+					err := call(t.Context(), newClient(t, a))
+					if kindOf(err) != tc.fail.Kind {
+						t.Errorf("got %v", err)
+					}
+					if n := a.calls.Load(); n != want {
+						t.Errorf("Atlas was called %d times, want %d", n, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+var operations = map[string]func(context.Context, *resilient.Client) error{
+	"create": func(ctx context.Context, c *resilient.Client) error {
+		_, err := c.CreateEphemeralToken(ctx, "jwt")
+		return err
+	},
+	"delete": func(ctx context.Context, c *resilient.Client) error { return c.DeleteEphemeralToken(ctx, "jwt") },
+	"login": func(ctx context.Context, c *resilient.Client) error {
+		_, err := c.LogIn(ctx, "secret")
+		return err
+	},
+	"refresh": func(ctx context.Context, c *resilient.Client) error {
+		_, err := c.RefreshJWT(ctx, "jwt")
+		return err
+	},
+}
+
+func create(ctx context.Context, c *resilient.Client) error { return operations["create"](ctx, c) }
+
+// A repeat begins only if there is time for it, and the waits before it are spread.
+func TestRepeatTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeAtlas{}
+		a.fails(atlas.Error{Kind: atlas.KindUnreachable})
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			start, before := time.Now(), a.calls.Load()
+			err := create(ctx, newClient(t, a))
+			if kindOf(err) != atlas.KindUnreachable || time.Since(start) != 0 || a.calls.Load()-before != 1 {
+				t.Errorf("got %v after %v and %d calls, want the first failure at once", err, time.Since(start), a.calls.Load()-before)
+			}
+			cancel()
+		}
+		waits := map[time.Duration]bool{}
+		for range 20 {
+			start := time.Now()
+			_ = create(t.Context(), newClient(t, a))
+			waits[time.Since(start)] = true
+			if took := time.Since(start); took > 150*time.Millisecond {
+				t.Errorf("two repeats took %v", took)
+			}
+		}
+		if len(waits) < 15 {
+			t.Errorf("20 calls took %d different times", len(waits))
+		}
+	})
+}
+
+// A caller that leaves during the wait is not kept, and gets the failure.
+func TestLeaveDuringWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeAtlas{}
+		ctx, cancel := context.WithCancel(t.Context())
+		a.does(func(context.Context, int64) error {
+			time.AfterFunc(time.Nanosecond, cancel)
+			return &atlas.Error{Kind: atlas.KindUnreachable}
+		})
+		if err := create(ctx, newClient(t, a)); kindOf(err) != atlas.KindUnreachable {
+			t.Errorf("got %v", err)
+		}
+		if n := a.calls.Load(); n != 1 {
+			t.Errorf("Atlas was called %d times", n)
+		}
+	})
+}
+
+// With one in twenty creates failing, callers notice nothing, and Atlas has a tenth more calls at most.
+func TestFivePercentFail(t *testing.T) {
+	const calls = 20_000
+	for seed := range uint64(5) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dice := rand.New(rand.NewPCG(seed, 1))
+				failures := []atlas.Error{{Kind: atlas.KindStatus, StatusCode: 503, Sent: true}, {Kind: atlas.KindUnreachable, Sent: true}}
+				a := &fakeAtlas{}
+				a.does(func(context.Context, int64) error {
+					wait(20 * time.Millisecond)
+					if dice.IntN(20) == 0 {
+						return &failures[dice.IntN(2)]
+					}
+					return nil
+				})
+				c, failed := newClient(t, a), 0
+				for range calls {
+					if create(t.Context(), c) != nil {
+						failed++
+					}
+				}
+				t.Logf("%d of %d failed, %.3f calls to Atlas for each, %+v", failed, calls, float64(a.calls.Load())/calls, c.Stats())
+				if failed > calls/1000 {
+					t.Errorf("%d of %d creates failed", failed, calls)
+				}
+				if n := a.calls.Load(); n > calls*11/10 {
+					t.Errorf("%d creates cost %d calls to Atlas", calls, n)
+				}
+			})
+		})
+	}
+}
+
+// With all creates failing, Atlas has a tenth more calls at most, and the reserve of 10: also if they come so slowly that the
+// breaker has too few to go by.
+func TestAllFail(t *testing.T) {
+	for name, gap := range map[string]time.Duration{"slow": time.Second, "fast": time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const calls, reserve = 1000, 10
+				a := &fakeAtlas{}
+				a.fails(atlas.Error{Kind: atlas.KindStatus, StatusCode: 503, Sent: true})
+				c := newClient(t, a)
+				for range calls {
+					if err := create(t.Context(), c); err == nil {
+						t.Fatal("no error")
+					}
+					wait(gap)
+				}
+				t.Logf("%d calls to Atlas, %+v", a.calls.Load(), c.Stats())
+				if n := a.calls.Load(); n > calls*11/10+reserve {
+					t.Errorf("%d creates cost %d calls to Atlas", calls, n)
+				}
+				if name == "fast" && a.calls.Load() > 100 {
+					t.Errorf("Atlas had %d calls: the breaker did not open", a.calls.Load())
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,131 @@
+package atlas
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// assumedLife is the assumed life of a JWT without an exp. minLife is the least life of a JWT that Atlas has just issued:
+	// if our clock says less, our clock is wrong.
+	assumedLife = time.Hour
+	minLife     = time.Minute
+
+	// A refused login is not repeated sooner than minRefusedWait, since a series of them could lock the account.
+	minRefusedWait = 30 * time.Second
+	maxRefusedWait = 5 * time.Minute
+
+	// A login or refresh that failed for another reason than a refusal is repeated after these; after an outage of Atlas
+	// always after the first, since that does no account any harm, and its end should be noticed soon.
+	minFailedWait = time.Second
+	maxFailedWait = 30 * time.Second
+)
+
+// session is a JWT with the secret that it was issued for, so that the two always belong together.
+type session struct {
+	cred    Credential
+	ahead   time.Duration // how far Atlas's clock is ahead of ours, if a JWT has told
+	since   time.Time     // when the JWT came
+	expires time.Time     // when the JWT is no longer used, on the monotonic clock
+}
+
+// renewal is one shared login or refresh.
+type renewal struct {
+	done chan struct{} // closed at the end
+	cred Credential    // valid after done
+	err  error         // valid after done
+}
+
+// renew starts the one renewal: a refresh of the present session, or a login if there is none. The caller holds mu.
+func (s *TokenSource) renew() {
+	r := &renewal{done: make(chan struct{})}
+	s.renewal = r
+	present := s.present
+	s.work.Go(func() {
+		next, err := s.obtain(present)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.renewal = nil
+		if err != nil {
+			s.failed(err)
+			r.err = s.err
+		} else {
+			s.succeeded(next)
+			r.cred = next.cred
+		}
+		close(r.done)
+	})
+}
+
+// succeeded takes a new session. The caller holds mu.
+func (s *TokenSource) succeeded(next *session) {
+	s.present = next
+	s.err, s.failures, s.nextTry = nil, 0, time.Time{}
+	now := s.clock.Now()
+	life := assumedLife
+	if expiry := next.cred.claims.Expiry; !expiry.IsZero() {
+		life = max(expiry.Sub(now.Add(next.ahead)), minLife)
+	}
+	next.since, next.expires = now, now.Add(life)
+	// Half of the life is a margin for a wrong clock, and the jitter keeps replicas that started together apart.
+	s.schedule(life * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
+}
+
+// failed notes a failure and when to try again. A JWT that is there stays: it may still work. A refused identity is tried again
+// without being asked for, since nobody may call a service that has no other. The caller holds mu.
+func (s *TokenSource) failed(err error) {
+	var wait time.Duration
+	refused, isRefused := errors.AsType[*CredentialError](err)
+	e, fromAtlas := errors.AsType[*Error](err)
+	switch {
+	case isRefused:
+		s.failures++
+		wait = backOff(minRefusedWait, maxRefusedWait, s.failures)
+		err = &CredentialError{RetryAfter: wait, Err: refused.Err}
+	case fromAtlas && e.Kind == KindUnavailable: // it was not even tried
+		wait = e.RetryAfter
+	case fromAtlas && e.isOutage():
+		wait = backOff(minFailedWait, minFailedWait, 1)
+	default:
+		s.failures++
+		wait = backOff(minFailedWait, maxFailedWait, s.failures)
+	}
+	if fromAtlas {
+		wait = max(wait, e.RetryAfter)
+	}
+	now := s.clock.Now()
+	s.err, s.failedAt, s.nextTry = err, now, now.Add(wait)
+	if s.present != nil || isRefused {
+		s.schedule(wait)
+	}
+}
+
+// schedule starts a renewal after wait, in place of the one scheduled before. The caller holds mu.
+func (s *TokenSource) schedule(wait time.Duration) {
+	if s.stop != nil {
+		s.stop()
+	}
+	if s.retired {
+		return
+	}
+	due := s.clock.Now().Add(wait)
+	s.nextDue = due
+	s.stop = s.clock.AfterFunc(wait, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.nextDue != due {
+			return // it had fired when another was scheduled in its place
+		}
+		// Without a JWT there is nothing to refresh, and the next caller logs in.
+		if !s.closed && s.renewal == nil && (s.present != nil || s.isRefused()) {
+			s.renew()
+		}
+	})
+}
+
+// backOff doubles least with each failure in a row, up to most, and adds up to a fifth.
+func backOff(least, most time.Duration, failures int) time.Duration {
+	wait := min(least<<min(failures-1, 10), most)
+	return wait + rand.N(wait/5) //nolint:gosec // not a secret
+}
