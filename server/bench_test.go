@@ -2,22 +2,28 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
+
+var benchMetrics = chain.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 
 // instantAtlas answers at once, so that what is measured is what is around it.
 type instantAtlas struct{}
@@ -27,69 +33,85 @@ func (instantAtlas) CreateEphemeralToken(context.Context, atlas.JWT) (atlas.Toke
 }
 func (instantAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error { return nil }
 
-// BenchmarkREST compares what a REST call costs when it becomes a call in this process with what it would cost if the
-// gateway dialled the service's own gRPC listener on loopback, as gateways usually do. Both have the same front.
-func BenchmarkREST(b *testing.B) {
-	cfg := Config{Logger: slog.New(slog.DiscardHandler)}
-	cfg.setDefaults()
-	cache, err := tokencache.New(instantAtlas{}, tokencache.Config{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(cache.Close)
-	svc, intercept := &service{tokens: cache}, chain.New(chain.Config{
-		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
-	})
-
-	local, err := rest.NewHandler(svc, intercept, cfg.Logger)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Run("in-process", func(b *testing.B) { benchmarkREST(b, local) })
-
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	grpcServer := newGRPCServer(svc, newHealth(), grpcOptions(b.Context(), cfg, intercept, nil))
-	go func() { _ = grpcServer.Serve(listener) }()
-	b.Cleanup(grpcServer.Stop)
-	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = conn.Close() })
-	client := dialled{client: ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
-	direct := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		return handler(ctx, req)
-	}
-	loopback, err := rest.NewHandler(client, direct, cfg.Logger)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Run("loopback", func(b *testing.B) { benchmarkREST(b, loopback) })
-}
-
-// dialled is the service at the other end of a connection.
-type dialled struct {
-	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
-	client ephemeraltokenv1.EphemeralTokenServiceClient
-}
-
-func (d dialled) CreateToken(ctx context.Context, req *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	return d.client.CreateToken(metadata.NewOutgoingContext(ctx, md), req)
-}
-
-func benchmarkREST(b *testing.B, handler http.Handler) {
-	b.ReportAllocs()
-	for b.Loop() {
-		r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/v1/ephemeral-token", nil)
-		r.Header.Set("Authorization", "JWT a.b.c")
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, r)
-		if w.Code != http.StatusCreated {
-			b.Fatal(w.Code, w.Body)
+// The calls that callers make, on both transports, with a token that is remembered or one that Atlas has to be asked for and
+// nobody shares. Over gRPC both ends are in this process; REST is without a connection.
+func BenchmarkCreate(b *testing.B) {
+	for name, cacheConfig := range map[string]tokencache.Config{"remembered": {TTL: time.Hour}, "unshared": {}} {
+		for transport, call := range benchCalls(b, cacheConfig) {
+			b.Run(name+"/"+transport, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					call()
+				}
+			})
 		}
 	}
+}
+
+// benchCalls are functions that make one call each, all with the same credential.
+func benchCalls(tb testing.TB, cacheConfig tokencache.Config) map[string]func() {
+	tb.Helper()
+	svc, intercept, cfg := benchService(tb, cacheConfig)
+	handler, err := rest.NewHandler(rest.Config{Service: svc, Intercept: intercept, Logger: cfg.Logger, Metrics: benchMetrics})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	client := benchClient(tb, svc, intercept, cfg)
+	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"org_id":"46a6a86f-96ee-4fa1-a67d-9d7461fd9fe1"}`))
+	credential := "JWT e30." + claims + ".c"
+	return map[string]func(){
+		"gRPC": func() {
+			ctx := metadata.AppendToOutgoingContext(tb.Context(), auth.Header, credential)
+			var header metadata.MD
+			if _, err := client.CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{}, grpc.Header(&header)); err != nil {
+				tb.Fatal(err)
+			}
+			if len(header.Get(cacheStatusHeader)) != 1 {
+				tb.Fatal(header)
+			}
+		},
+		"REST": func() {
+			r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "/v1/ephemeral-token", nil)
+			r.Header.Set("Authorization", credential)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			if w.Code != http.StatusCreated {
+				tb.Fatal(w.Code, w.Body)
+			}
+		},
+	}
+}
+
+// benchService is a service whose Atlas answers at once, with the chain that its calls pass.
+func benchService(tb testing.TB, cacheConfig tokencache.Config) (*service, grpc.UnaryServerInterceptor, Config) {
+	tb.Helper()
+	cfg := Config{Logger: slog.New(slog.DiscardHandler), CallerRate: 1 << 30} // a limiter at work, which refuses nothing
+	cfg.setDefaults()
+	cache, err := tokencache.New(instantAtlas{}, cacheConfig)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(cache.Close)
+	return &service{tokens: cache}, chain.New(chain.Config{
+		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
+		CallerRate: cfg.CallerRate, Refused: func(string) {}, Metrics: benchMetrics,
+	}), cfg
+}
+
+// benchClient calls svc over loopback.
+func benchClient(tb testing.TB, svc *service, intercept grpc.UnaryServerInterceptor, cfg Config) ephemeraltokenv1.EphemeralTokenServiceClient {
+	tb.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	grpcServer := newGRPCServer(svc, health.NewServer(), grpcOptions(tb.Context(), cfg, intercept, benchMetrics, nil))
+	go func() { _ = grpcServer.Serve(listener) }()
+	tb.Cleanup(grpcServer.Stop)
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = conn.Close() })
+	return ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)
 }

@@ -62,45 +62,45 @@ func spiffe(path string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: "prod.internal", Path: path}
 }
 
-// cast are those who call in TestCallers: certificates and tokens, good and bad.
-type cast struct {
+// callerCredentials are what TestCallers calls with: certificates and tokens, good and bad.
+type callerCredentials struct {
 	issuer, other *authtest.Issuer
 	key, otherKey crypto.Signer
 	ca, otherCA   authority
 }
 
-func newCast(t *testing.T, ca authority, issuer *authtest.Issuer, key crypto.Signer) cast {
+func newCallerCredentials(t *testing.T, ca authority, issuer *authtest.Issuer, key crypto.Signer) callerCredentials {
 	t.Helper()
-	c := cast{issuer: issuer, other: authtest.NewIssuer(t), key: key, otherKey: authtest.NewKey(t), ca: ca, otherCA: newAuthority(t)}
+	c := callerCredentials{issuer: issuer, other: authtest.NewIssuer(t), key: key, otherKey: authtest.NewKey(t), ca: ca, otherCA: newAuthority(t)}
 	c.other.Publish(map[string]crypto.Signer{"ec": c.otherKey})
 	return c
 }
 
 // cert is a certificate of the authority that the service believes.
-func (c cast) cert(t *testing.T, change func(*x509.Certificate)) *tls.Certificate {
+func (c callerCredentials) cert(t *testing.T, change func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
 	cert := c.ca.issueAs(t, change)
 	return &cert
 }
 
-func (c cast) withURI(t *testing.T, path string) *tls.Certificate {
+func (c callerCredentials) withURI(t *testing.T, path string) *tls.Certificate {
 	t.Helper()
 	return c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffe(path)} })
 }
 
-func (c cast) withName(t *testing.T, name string) *tls.Certificate {
+func (c callerCredentials) withName(t *testing.T, name string) *tls.Certificate {
 	t.Helper()
 	return c.cert(t, func(x *x509.Certificate) { x.DNSNames = []string{name} })
 }
 
 // token is one of the issuer that the policy names, with other claims.
-func (c cast) token(t *testing.T, change map[string]any) string {
+func (c callerCredentials) token(t *testing.T, change map[string]any) string {
 	t.Helper()
 	return "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", c.key, c.issuer.Claims(change))
 }
 
-// confused is signed with the issuer's public RSA key, as if that were a secret (RFC 8725 §2.1).
-func (c cast) confused(t *testing.T) string {
+// signedWithPublicKey is signed with the issuer's public RSA key, as if that were a secret (RFC 8725 §2.1).
+func (c callerCredentials) signedWithPublicKey(t *testing.T) string {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(authtest.RSAKey().Public())
 	if err != nil {
@@ -124,7 +124,7 @@ callers:
   - {dns_san: billing.internal, allow: [CreateToken], profile: acme}
   - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken], profile: acme}
 `, issuer.URL))}, atlas.Clock{}, emulator.Config{})
-	c := newCast(t, s.certs.ca, issuer, key)
+	c := newCallerCredentials(t, s.certs.ca, issuer, key)
 	for start := time.Now(); s.auth.Check() != nil; <-time.After(time.Millisecond) {
 		if time.Since(start) > 10*time.Second {
 			t.Fatal(s.auth.Check())
@@ -135,7 +135,7 @@ callers:
 	}
 
 	web, own, billing := c.withURI(t, "/web"), c.withURI(t, "/own"), c.withName(t, "billing.internal")
-	stranger := c.withURI(t, "/stranger")
+	unlisted := c.withURI(t, "/unlisted")
 	forged := c.otherCA.issueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffe("/web")} })
 	atlasJWT := "JWT " + s.atlas.Org(0).JWT()
 	good := c.token(t, nil)
@@ -165,12 +165,12 @@ callers:
 		{"certificate by DNS name", billing, nil, create, wantCreated},
 		{"certificate by DNS name in another case", c.withName(t, "Billing.Internal"), nil, create, wantCreated},
 		{"certificate, create only, delete", billing, nil, remove, wantNotPermitted},
-		{"certificate not in the policy", stranger, nil, create, wantNotPermitted},
-		{"certificate not in the policy, delete", stranger, nil, remove, wantNotPermitted},
+		{"certificate not in the policy", unlisted, nil, create, wantNotPermitted},
+		{"certificate not in the policy, delete", unlisted, nil, remove, wantNotPermitted},
 		{"SPIFFE ID with more after it", c.withURI(t, "/web/x"), nil, create, wantNotPermitted},
 		{"DNS name with more after it", c.withName(t, "billing.internal.example"), nil, create, wantNotPermitted},
 		{"SPIFFE ID decides, not the DNS name beside it", c.cert(t, func(x *x509.Certificate) {
-			x.URIs, x.DNSNames = []*url.URL{spiffe("/stranger")}, []string{"billing.internal"}
+			x.URIs, x.DNSNames = []*url.URL{spiffe("/unlisted")}, []string{"billing.internal"}
 		}), nil, create, wantNotPermitted},
 		{"two SPIFFE IDs", c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffe("/web"), spiffe("/own")} }), nil, create, wantMissing},
 		{"common name only", c.cert(t, func(x *x509.Certificate) { x.Subject = pkix.Name{CommonName: "billing.internal"} }), nil, create, wantMissing},
@@ -197,18 +197,18 @@ callers:
 		{"OIDC token not yet valid", nil, bring(c.token(t, map[string]any{"nbf": in(time.Hour)})), create, wantCallerRejected},
 		{"OIDC token with alg none", nil, bring("Bearer " + unsigned), create, wantMalformed},
 		{"OIDC token with alg none and a signature", nil, bring("Bearer " + unsigned + "AAAA"), create, wantCallerRejected},
-		{"OIDC token with HS256 and the public key", nil, bring(c.confused(t)), create, wantCallerRejected},
+		{"OIDC token with HS256 and the public key", nil, bring(c.signedWithPublicKey(t)), create, wantCallerRejected},
 		{"OIDC token with an unknown kid", nil, bring("Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "x", key, issuer.Claims(nil))), create, wantCallerRejected},
 		{"OIDC token with the wrong subject", nil, bring(c.token(t, map[string]any{"sub": "dev-1"})), create, wantNotPermitted},
 		{"OIDC token without a subject", nil, bring(c.token(t, map[string]any{"sub": nil})), create, wantCallerRejected},
 		{"OIDC token as JWT", nil, bring("JWT" + strings.TrimPrefix(good, "Bearer")), create, wantUnknownCaller},
 		{"OIDC token with a certificate", web, bring(good), create, wantCreated},
-		{"OIDC token with another's certificate", stranger, bring(good), create, wantCreated},
+		{"OIDC token with another's certificate", unlisted, bring(good), create, wantCreated},
 		{"bad OIDC token with a certificate", web, bring(c.token(t, map[string]any{"aud": "other"})), create, wantCallerRejected},
 
 		{"identity in headers only", nil, claimed, create, wantMissing},
 		{"identity in headers only, delete", nil, claimed, remove, wantMissing},
-		{"identity in headers, another in the certificate", stranger, claimed, create, wantNotPermitted},
+		{"identity in headers, another in the certificate", unlisted, claimed, create, wantNotPermitted},
 		{"more in headers than in the certificate", billing, claimed, remove, wantNotPermitted},
 
 		{"Atlas JWT alone", nil, bring(atlasJWT), create, wantUnknownCaller},
@@ -220,7 +220,7 @@ callers:
 		{"Atlas JWT passed on, as Bearer", own, bring("Bearer" + strings.TrimPrefix(atlasJWT, "JWT")), create, wantCreated},
 		{"no Atlas JWT to pass on", own, nil, create, wantMissing},
 		{"no Atlas JWT to pass on, delete", own, nil, remove, wantMissing},
-		{"Atlas JWT not in the policy", stranger, bring(atlasJWT), create, wantNotPermitted},
+		{"Atlas JWT not in the policy", unlisted, bring(atlasJWT), create, wantNotPermitted},
 
 		{"two authorization values", nil, bring(good, good), create, wantAmbiguous},
 		{"two authorization values with a certificate", web, bring(good, atlasJWT), create, wantAmbiguous},

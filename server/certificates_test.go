@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,8 +13,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
 // certificates are a test's own authority, and what it signed.
@@ -22,7 +27,7 @@ type certificates struct {
 	ca                        authority
 	pool                      *x509.CertPool
 	client                    tls.Certificate
-	stranger                  tls.Certificate // signed by another authority
+	untrusted                 tls.Certificate // signed by another authority
 }
 
 func makeCertificates(t testing.TB) certificates {
@@ -31,13 +36,13 @@ func makeCertificates(t testing.TB) certificates {
 	ca := newAuthority(t)
 	other := newAuthority(t)
 	c := certificates{
-		ca:       ca,
-		caFile:   filepath.Join(dir, "ca.pem"),
-		certFile: filepath.Join(dir, "server.pem"),
-		keyFile:  filepath.Join(dir, "server.key"),
-		pool:     x509.NewCertPool(),
-		client:   ca.issue(t, "client.test"),
-		stranger: other.issue(t, "client.test"),
+		ca:        ca,
+		caFile:    filepath.Join(dir, "ca.pem"),
+		certFile:  filepath.Join(dir, "server.pem"),
+		keyFile:   filepath.Join(dir, "server.key"),
+		pool:      x509.NewCertPool(),
+		client:    ca.issue(t, "client.test"),
+		untrusted: other.issue(t, "client.test"),
 	}
 	c.pool.AddCert(ca.cert)
 	writePEM(t, c.caFile, "CERTIFICATE", ca.cert.Raw)
@@ -45,6 +50,28 @@ func makeCertificates(t testing.TB) certificates {
 	writePEM(t, c.certFile, "CERTIFICATE", leaf.Certificate[0])
 	writePEM(t, c.keyFile, "PRIVATE KEY", marshalKey(t, leaf))
 	return c
+}
+
+// watch has the server go by the files, and look at them more often than anybody would want it to, until the test ends.
+func (c certificates) watch(t testing.TB, cfg *server.Config, mode security) {
+	t.Helper()
+	files := &reload.Watcher{Logger: cfg.Logger, Metrics: cfg.Metrics, Interval: 10 * time.Millisecond}
+	var err error
+	if cfg.TLS.Certificate, err = files.Certificate("server", c.certFile, c.keyFile, reload.ForServers, nil); err != nil {
+		t.Fatal(err)
+	}
+	if mode == mutualTLS {
+		if cfg.TLS.ClientCAs, err = files.Authorities("client_ca", c.caFile, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { files.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		watching.Wait()
+	})
 }
 
 func (c certificates) clientConfig(mode security) *tls.Config {

@@ -2,8 +2,10 @@ package server_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,7 +71,45 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainTimeout: a call that does not end holds up the stop for so long and no longer.
+// TestDrainDelay: for a while after it has said that it is not ready, the service answers new calls as before, also on new
+// connections, and has REST clients connect anew.
+func TestDrainDelay(t *testing.T) {
+	const delay = 2 * time.Second
+	for _, mode := range []security{plaintext, mutualTLS} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			s := startService(t, mode, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = delay })
+			before := s.callers(t)
+			for _, c := range before {
+				if got := c.call(testContext(t), create, credential(s.atlas)...); got.Code != codes.OK || got.header("connection") != "" {
+					t.Errorf("before: %+v", got)
+				}
+			}
+			start, stopped := time.Now(), make(chan error, 1)
+			go func() { stopped <- s.stop() }()
+			eventually(t, func() bool { code, body := s.get(t, "/readyz"); return code == 503 && body == "draining\n" }, "/readyz does not say that it drains")
+			s.wantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
+			for _, callers := range []map[string]caller{before, s.callers(t), s.callers(t)} {
+				for name, c := range callers {
+					got := c.call(testContext(t), create, credential(s.atlas)...)
+					if len(stopped) > 0 || time.Since(start) > delay {
+						t.Skip("the machine is too busy to call within the delay")
+					}
+					wantCreated.check(t, got)
+					if closes := got.header("connection") == "close"; name == "REST" && mode == plaintext && !closes {
+						t.Error("REST: the client is not told to close its connection") // HTTP/2 has a GOAWAY instead
+					}
+				}
+			}
+			if err := <-stopped; err != nil || time.Since(start) < delay {
+				t.Errorf("it stopped after %v: %v", time.Since(start), err)
+			}
+		})
+	}
+}
+
+// TestDrainTimeout: a call that does not end holds up the stop for so long and no longer, and has an answer in the end: one that lets
+// its caller try elsewhere, unless it is a delete, which may have been done.
 func TestDrainTimeout(t *testing.T) {
 	em, err := emulator.Start(emulator.Config{})
 	if err != nil {
@@ -81,7 +121,10 @@ func TestDrainTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
-	srv, err := server.New(server.Config{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", DrainTimeout: 50 * time.Millisecond, Atlas: client})
+	log := &lockedBuffer{}
+	srv, err := server.New(server.Config{
+		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", DrainTimeout: 50 * time.Millisecond, Atlas: client, Logger: slog.New(slog.NewTextHandler(log, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,28 +133,40 @@ func TestDrainTimeout(t *testing.T) {
 	defer stop()
 	stopped := make(chan error)
 	go func() { stopped <- srv.Run(ctx) }()
-	gate := em.Hold(emulator.Create)
-	answers := make(chan outcome)
-	for _, c := range s.callers(t) {
-		go func() { answers <- c.call(testContext(t), create, credential(em)...) }()
+	cases := map[operation]struct {
+		gate *emulator.Gate
+		want want
+	}{
+		create: {em.Hold(emulator.Create), want{code: codes.Unavailable, http: 503, reason: "ATLAS_TIMEOUT", retry: time.Second}},
+		remove: {em.Hold(emulator.Delete), wantUnknown},
 	}
-	if err := gate.Wait(testContext(t), 2); err != nil {
-		t.Fatal(err)
+	var calls sync.WaitGroup
+	for op, tc := range cases {
+		for name, c := range s.callers(t) {
+			calls.Go(func() {
+				got := c.call(testContext(t), op, credential(em)...)
+				t.Logf("%s %s: %s", name, op, got.Reason)
+				tc.want.check(t, got)
+			})
+		}
+		if err := tc.gate.Wait(testContext(t), 2); err != nil {
+			t.Fatal(err)
+		}
 	}
 	stop()
-	if err := <-stopped; err == nil || !strings.Contains(err.Error(), "drain timeout") {
-		t.Errorf("stop: %v, want that the drain timeout passed", err)
+	if err := <-stopped; err != nil {
+		t.Errorf("stop: %v", err)
 	}
-	for range 2 {
-		if got := <-answers; got.Code == codes.OK {
-			t.Errorf("a call that was cut off got %+v", got)
-		}
+	calls.Wait()
+	if !strings.Contains(log.String(), "cut off") {
+		t.Errorf("the log does not say that calls were cut off:\n%s", log)
 	}
 }
 
 // TestDrainWithOpenStreams: streams that have no end of their own are let go, and a call whose message never comes is not a
 // call in progress.
 func TestDrainWithOpenStreams(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		open func(*testing.T, *service)
 		most time.Duration // that it may hold up the stop
@@ -157,6 +212,7 @@ func TestDrainWithOpenStreams(t *testing.T) {
 
 // TestConnectionAge: a connection that has to end waits for its calls as long as a call may take, no less and not much longer.
 func TestConnectionAge(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct{ ceiling, least, most time.Duration }{
 		"short": {200 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second},
 		"long":  {3 * time.Second, 3 * time.Second, 10 * time.Second},

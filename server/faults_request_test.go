@@ -21,6 +21,7 @@ import (
 
 // TestFault40OversizedHeaders: they are refused before the handler.
 func TestFault40OversizedHeaders(t *testing.T) {
+	t.Parallel()
 	matrix(t, func(t *testing.T, s *service, c caller) {
 		notCalled(t, s.atlas)
 		for _, size := range []int{17 << 10, 18 << 10, 64 << 10} {
@@ -66,7 +67,7 @@ func (c grpcCaller) raw(ctx context.Context, conn *grpc.ClientConn, method strin
 	var header, trailer metadata.MD
 	var resp []byte
 	err := conn.Invoke(ctx, method, message, &resp, grpc.ForceCodecV2(rawCodec{}), grpc.Header(&header), grpc.Trailer(&trailer))
-	out := outcome{Header: metadata.Join(header, trailer)}
+	out := outcome{Header: metadata.Join(header, trailer), Early: header}
 	out.setStatus(status.Convert(err))
 	return out
 }

@@ -8,11 +8,13 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -25,9 +27,22 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
+
+// processors are those who may work at a time.
+var processors = make(chan struct{}, runtime.GOMAXPROCS(0))
+
+// parallelWork is t.Parallel for a test that works rather than waits: no more of these run at a time than there are processors, so
+// that each has the time which its deadlines give it.
+func parallelWork(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	processors <- struct{}{}
+	t.Cleanup(func() { <-processors })
+}
 
 // operation is one of the two RPCs, by its REST verb.
 type operation string
@@ -46,8 +61,11 @@ type outcome struct {
 	Message  string
 	Retry    time.Duration
 	Token    string
-	Header   map[string][]string // keys in lower case
+	Header   map[string][]string // keys in lower case; over gRPC, trailers are among them
+	Early    map[string][]string // gRPC only: what came in headers, ahead of the status
 	Body     string              // REST only
+	Verb     string              // REST only, of the request, as is
+	Path     string
 }
 
 // header is the first value of a response header.
@@ -81,6 +99,8 @@ type service struct {
 	certs certificates
 	mode  security
 	stop  func() error
+
+	resilient *resilient.Client // nil if a test brings its own Atlas
 }
 
 // lockedBuffer collects what the server logs.
@@ -123,10 +143,8 @@ func startServiceWith(t testing.TB, mode security, em *emulator.Emulator, change
 	}
 	if mode != plaintext {
 		s.certs = makeCertificates(t)
-		cfg.TLS = server.TLSFiles{CertFile: s.certs.certFile, KeyFile: s.certs.keyFile}
-		if mode == mutualTLS {
-			cfg.TLS.ClientCAFile = s.certs.caFile
-		}
+		cfg.Metrics = prometheus.NewRegistry()
+		s.certs.watch(t, &cfg, mode)
 	}
 	atlasCfg := atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()}
 	for _, change := range changes {
@@ -138,7 +156,8 @@ func startServiceWith(t testing.TB, mode security, em *emulator.Emulator, change
 			t.Fatal(err)
 		}
 		t.Cleanup(client.CloseIdleConnections)
-		cfg.Atlas = client
+		s.resilient = newResilient(t, client)
+		cfg.Atlas = s.resilient
 	}
 	srv, err := server.New(cfg)
 	if err != nil {
@@ -239,7 +258,7 @@ func (c grpcCaller) call(ctx context.Context, op operation, headers ...string) o
 	} else {
 		_, err = c.DeleteToken(ctx, &ephemeraltokenv1.DeleteTokenRequest{}, grpc.Header(&header), grpc.Trailer(&trailer))
 	}
-	out.Header = metadata.Join(header, trailer)
+	out.Header, out.Early = metadata.Join(header, trailer), header
 	out.setStatus(status.Convert(err))
 	return out
 }
@@ -293,9 +312,12 @@ func (c restCaller) do(ctx context.Context, verb, path string, body io.Reader, h
 	if err != nil {
 		return outcome{Code: codes.Unknown, Message: "test: " + err.Error()}
 	}
-	out := outcome{HTTP: resp.StatusCode, Body: string(data), Header: map[string][]string{}}
+	out := outcome{HTTP: resp.StatusCode, Body: string(data), Verb: verb, Path: path, Header: map[string][]string{}}
 	for name, values := range resp.Header {
 		out.Header[string(bytes.ToLower([]byte(name)))] = values
+	}
+	if resp.Close { // the client keeps the header back
+		out.Header["connection"] = []string{"close"}
 	}
 	if resp.StatusCode >= 400 {
 		var st rpcstatus.Status

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
 )
 
 // newHTTPServer has the limits of every HTTP listener. A client that sends slowly is gone after ReadTimeout.
 func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:        handler,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:       slog.NewLogLogger(lograte.Kind(log, "net/http").Handler(), slog.LevelWarn),
 		MaxHeaderBytes: chain.MaxHeaderBytes,
 		// OPTIONS * is a route that does not exist, like any other, and not for net/http to answer.
 		DisableGeneralOptionsHandler: true,
@@ -22,9 +23,22 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 		IdleTimeout:                  75 * time.Second,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams,
-			SendPingTimeout:      time.Minute,
-			PingTimeout:          10 * time.Second,
+			SendPingTimeout:      keepaliveTime,
+			PingTimeout:          keepaliveTimeout,
 			WriteByteTimeout:     10 * time.Second,
+			// As on the gRPC listener, and not a megabyte for whoever keeps bodies back.
+			MaxReceiveBufferPerStream:     chain.MaxMessageBytes,
+			MaxReceiveBufferPerConnection: 4 * chain.MaxMessageBytes,
 		},
 	}
+}
+
+// restProtocols are those of the REST listener. Without TLS, whoever knows that it speaks HTTP/2 begins with that (RFC 9113 §3.3), as
+// meshes and proxies do that encrypt in its place; its limits are those of HTTP/2 with TLS.
+func restProtocols(tls bool) *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	p.SetHTTP2(tls)
+	p.SetUnencryptedHTTP2(!tls)
+	return p
 }

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
@@ -63,9 +65,10 @@ func startIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
+	resilient := newResilient(t, client)
 	s := &identityService{audit: &lockedBuffer{}}
 	s.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
-		Client: client,
+		Client: resilient, Profile: "acme",
 		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
 		Clock:  clock,
 	})
@@ -79,7 +82,7 @@ func startIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 	s.auth = authenticator
 	s.service = startServiceWith(t, mutualTLS, em, func(c *server.Config, _ *atlas.Config) {
 		c.CallCeiling = time.Minute
-		c.Atlas, c.Auth = client, authenticator
+		c.Atlas, c.Auth = resilient, authenticator
 		c.Audit = slog.New(slog.NewJSONHandler(s.audit, nil))
 	})
 	return s
@@ -211,10 +214,13 @@ func TestFault08ServiceCredential(t *testing.T) {
 	})
 }
 
-// TestFault30LoginRefused: no login for the next 30 s, and readiness says why.
+// TestFault30LoginRefused: no login for the next 30 s. A service that has no other identity is not ready meanwhile, says why, and
+// logs in again without being asked.
 func TestFault30LoginRefused(t *testing.T) {
-	s := startIdentity(t, "")
-	defer s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400, Body: `{"non_field_errors": ["planted"]}`})()
+	t.Parallel()
+	now := newClock()
+	s := startIdentityAt(t, "", now.serviceClock(), emulator.Config{Now: now.atlasClock(0)})
+	accept := s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400, Body: `{"non_field_errors": ["planted"]}`})
 	for _, c := range s.callers(t) {
 		for range 5 {
 			wantServiceRejected.checkRetry(t, c.call(testContext(t), create), 20*time.Second, 40*time.Second)
@@ -223,13 +229,55 @@ func TestFault30LoginRefused(t *testing.T) {
 	if n := s.atlas.Calls(emulator.Login); n != 1 {
 		t.Errorf("%d logins, want 1", n)
 	}
-	code, body := s.get(t, "/readyz")
-	if code != 200 || !strings.Contains(body, "profile acme") || !strings.Contains(body, "refuses") {
-		t.Errorf("/readyz: %d %q, want it to say why", code, body)
+	eventually(t, func() bool {
+		code, body := s.get(t, "/readyz")
+		return code == 503 && strings.HasPrefix(body, "refused by Atlas\nprofile acme: ") && strings.Contains(body, "refuses")
+	}, "/readyz does not say that Atlas refuses the service")
+	s.wantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
+
+	accept()
+	now.advance(40 * time.Second)
+	eventually(t, func() bool { code, body := s.get(t, "/readyz"); return code == 200 && body == "ready\n" }, "/readyz does not become ready again")
+	s.wantHealth(t, healthpb.HealthCheckResponse_SERVING)
+	if n := s.atlas.Calls(emulator.Login); n != 2 {
+		t.Errorf("%d logins, want 2", n)
 	}
+	_, body := s.get(t, "/readyz")
 	if strings.Contains(body+s.log.String()+s.audit.String(), "planted") {
 		t.Error("Atlas's answer is told on")
 	}
+}
+
+// TestReadyWithAnotherWayIn: a refused identity is said in words while there is one that Atlas takes, or callers with JWTs of their
+// own.
+func TestReadyWithAnotherWayIn(t *testing.T) {
+	s := startIdentity(t, `
+profiles:
+  acme: {userauthtoken_file: /run/secrets/acme}
+callers:
+  - {dns_san: "caller.test", allow: [CreateToken], profile: acme}
+  - {atlas_jwt: true, allow: [CreateToken], profile: passthrough}
+`)
+	defer s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})()
+	if _, err := s.source.Credential(testContext(t)); err == nil || !s.source.Refused() {
+		t.Fatalf("the login went well: %v", err)
+	}
+	if s.auth.Refused() {
+		t.Error("callers with an Atlas JWT are taken for refused")
+	}
+	if code, body := s.get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nprofile acme: ") {
+		t.Errorf("/readyz: %d %q", code, body)
+	}
+}
+
+// wantHealth asks grpc.health.v1 until it says so.
+func (s *service) wantHealth(t *testing.T, want healthpb.HealthCheckResponse_ServingStatus) {
+	t.Helper()
+	client := healthpb.NewHealthClient(s.grpcConn(t))
+	eventually(t, func() bool {
+		got, err := client.Check(testContext(t), &healthpb.HealthCheckRequest{Service: ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName})
+		return err == nil && got.GetStatus() == want
+	}, "health is not "+want.String())
 }
 
 // TestFault33ExpiredUnderLoad: callers by the thousand meet a credential that Atlas has dropped; one login serves them all.
@@ -287,8 +335,8 @@ func TestFault34FirstCallerCancels(t *testing.T) {
 func TestForgedIdentity(t *testing.T) {
 	s := startIdentity(t, "")
 	notCalled(t, s.atlas)
-	s.checkNoHandshake(t, &s.certs.stranger)
-	for _, c := range s.callersAs(t, &s.certs.stranger) {
+	s.checkNoHandshake(t, &s.certs.untrusted)
+	for _, c := range s.callersAs(t, &s.certs.untrusted) {
 		wantNoHandshake(t, c.call(testContext(t), create))
 	}
 	if s.audit.String() != "" {

@@ -1,13 +1,21 @@
 package server_test
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -37,4 +45,114 @@ func TestMetrics(t *testing.T) {
 		srv.Close()
 		t.Error("two servers share a registry: the second would not be seen")
 	}
+}
+
+// metric is the value of a series in what /metrics says, -1 if it is not there.
+func (s *service) metric(t *testing.T, series string) float64 {
+	t.Helper()
+	_, rest, found := strings.Cut("\n"+s.metrics(t), "\n"+series+" ")
+	if !found {
+		return -1
+	}
+	text, _, _ := strings.Cut(rest, "\n")
+	value, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// TestCallMetrics: calls over both transports are told apart, and what is refused before it is a call has its reason counted
+// and makes no label.
+func TestCallMetrics(t *testing.T) {
+	s := startService(t, plaintext)
+	const labels = `{grpc_code=%q,grpc_method="CreateToken",grpc_service="forsta.ephemeraltoken.v1.EphemeralTokenService",grpc_type="unary",transport=%q}`
+	for name, c := range s.callers(t) {
+		transport := map[string]string{"gRPC": "grpc", "REST": "rest"}[name]
+		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+		wantMissing.check(t, c.call(testContext(t), create))
+		for series, want := range map[string]float64{
+			"grpc_server_handled_total" + fmt.Sprintf(labels, "OK", transport):                            1,
+			"grpc_server_handled_total" + fmt.Sprintf(labels, "Unauthenticated", transport):               1,
+			fmt.Sprintf(`tokend_calls_failed_total{reason="CREDENTIAL_MISSING",transport=%q}`, transport): 1,
+			fmt.Sprintf(`tokend_calls_failed_total{reason="ROUTE_NOT_FOUND",transport=%q}`, transport):    0,
+			fmt.Sprintf(`tokend_calls_in_flight{transport=%q}`, transport):                                0,
+			"tokend_calls_in_flight_limit":                         4096,
+			"tokend_ready":                                         1,
+			`tokend_connections_open_limit{listener="admin"}`:      64,
+			`tokend_tls_handshake_failures_total{listener="gRPC"}`: 0,
+		} {
+			eventually(t, func() bool { return s.metric(t, series) == want }, series) // an answer may be there before it is counted
+		}
+	}
+	wantNoRoute.check(t, s.restCaller(t).do(testContext(t), http.MethodGet, "/planted", nil))
+	_ = s.grpcConn(t).Invoke(testContext(t), "/planted/Planted", &ephemeraltokenv1.CreateTokenRequest{}, &ephemeraltokenv1.CreateTokenResponse{})
+	for _, transport := range []string{"grpc", "rest"} {
+		series := fmt.Sprintf(`tokend_calls_failed_total{reason="ROUTE_NOT_FOUND",transport=%q}`, transport)
+		eventually(t, func() bool { return s.metric(t, series) == 1 }, series)
+	}
+	if strings.Contains(strings.ToLower(s.metrics(t)), "planted") {
+		t.Error("a caller has made a label")
+	}
+}
+
+// TestFailedHandshakes: each is counted and a line of the log, on either listener, with peer and cause: no TLS at all, no
+// certificate, one of a foreign CA. A probe that only connects is not one.
+func TestFailedHandshakes(t *testing.T) {
+	s := startService(t, mutualTLS)
+	for listener, addr := range map[string]net.Addr{"gRPC": s.GRPCAddr(), "HTTP": s.HTTPAddr()} {
+		for _, first := range []string{"", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
+			conn, err := net.Dial("tcp", addr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, first); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, conn) // until the server has closed it
+			_ = conn.Close()
+		}
+		s.wantFailedHandshake(t, listener, 1, "the client speaks no TLS")
+	}
+	s.checkNoHandshake(t, nil)
+	for _, listener := range []string{"gRPC", "HTTP"} {
+		s.wantFailedHandshake(t, listener, 2, "tls: client didn't provide a certificate")
+	}
+	s.checkNoHandshake(t, &s.certs.untrusted)
+	for _, listener := range []string{"gRPC", "HTTP"} {
+		s.wantFailedHandshake(t, listener, 3, "tls: failed to verify certificate: x509: certificate signed by unknown authority")
+	}
+}
+
+func (s *service) wantFailedHandshake(t *testing.T, listener string, count float64, cause string) {
+	t.Helper()
+	series := fmt.Sprintf(`tokend_tls_handshake_failures_total{listener=%q}`, listener)
+	line := regexp.MustCompile(fmt.Sprintf(`"level":"WARN","msg":"TLS handshake failed","listener":%q,"peer":"127\.0\.0\.1:\d+","cause":"%s`, listener, regexp.QuoteMeta(cause)))
+	eventually(t, func() bool { return s.metric(t, series) == count && line.MatchString(s.log.String()) }, fmt.Sprintf("%s is not %v, or there is no line with %s", series, count, cause))
+}
+
+// TestIdentityMetrics: how a profile is, before its first login, with a JWT, and refused.
+func TestIdentityMetrics(t *testing.T) {
+	s := startIdentity(t, "")
+	want := func(valid, refused float64, times string) {
+		t.Helper()
+		if s.metric(t, `tokend_identity_valid{profile="acme"}`) != valid || s.metric(t, `tokend_identity_refused{profile="acme"}`) != refused {
+			t.Errorf("want valid %v, refused %v in\n%s", valid, refused, s.metrics(t))
+		}
+		for _, name := range []string{"issued", "expiry", "next_renewal", "last_failure"} {
+			if there := s.metric(t, "tokend_identity_"+name+`_timestamp_seconds{profile="acme"}`) > 0; there != strings.Contains(times, name) {
+				t.Errorf("%s is there: %v", name, there)
+			}
+		}
+	}
+	want(0, 0, "")
+	s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest, Times: 1})
+	wantServiceRejected.checkRetry(t, s.grpcCaller(t).call(testContext(t), create), time.Second, time.Minute)
+	want(0, 1, "last_failure next_renewal")
+	s.source.SecretChanged()
+	wantCreated.check(t, s.grpcCaller(t).call(testContext(t), create))
+	want(1, 0, "last_failure next_renewal issued expiry")
 }

@@ -26,6 +26,7 @@ type event struct {
 	hit             bool   // of a create: from memory
 	replica, jwt    int    // which of the replicas, and of the org's credentials
 	madeUp          bool   // of a delete: its JWT is nobody's
+	either          [2]int // of a create by a profile that is changing its org: the two, of which the token says which
 }
 
 // history is what many callers saw, and what Atlas knows of the tokens.
@@ -53,20 +54,25 @@ func newHistory(events []event, em *emulator.Emulator) history {
 		count[org]++
 		h.born[token.Value] = birth{org, count[org], token.Minted, token.Deleted}
 	}
+	for i, e := range h.events {
+		if b, known := h.born[e.token]; known && e.either != [2]int{} && slices.Contains(e.either[:], b.org) {
+			h.events[i].org = b.org
+		}
+	}
 	return h
 }
 
-// served checks that every token came from Atlas and belongs to the org of its caller.
-func (h history) served() error {
+// strangers counts the creates that returned what Atlas has not minted for the org of their caller.
+func (h history) strangers() (n int) {
 	for _, e := range h.events {
 		if e.op != create || !e.ok {
 			continue
 		}
 		if b, known := h.born[e.token]; !known || b.org != e.org {
-			return fmt.Errorf("a caller of org %d got a token that is not its org's", e.org)
+			n++
 		}
 	}
-	return nil
+	return n
 }
 
 // violations counts the creates that break the one promise that holds whatever fails: a create that begins after a delete
@@ -111,19 +117,7 @@ func (h history) dead(lenient bool) int {
 			deletes[e.org] = append(deletes[e.org], e)
 		}
 	}
-	type credential struct{ org, replica, jwt int }
-	accepted := map[credential]uint64{} // when a replica first saw Atlas accept it
-	for _, e := range h.events {
-		c := credential{e.org, e.replica, e.jwt}
-		if at, seen := accepted[c]; e.ok && !e.hit && (!seen || e.ended < at) {
-			accepted[c] = e.ended
-		}
-	}
-	// A replica holds nothing for a delete with a credential that it does not know. What is handed out meanwhile may be dead.
-	known := func(d event) bool {
-		at, seen := accepted[credential{d.org, d.replica, d.jwt}]
-		return seen && at < d.callTick
-	}
+	known := h.known()
 	n := 0
 	for _, e := range h.events {
 		if e.op != create || !e.ok {
@@ -139,6 +133,23 @@ func (h history) dead(lenient bool) int {
 		}
 	}
 	return n
+}
+
+// known tells the deletes for which a replica holds off everybody else: those with a credential that it has seen Atlas accept,
+// or that Atlas has issued to it. What is handed out during another one may be dead, until that is acknowledged.
+func (h history) known() func(removal event) bool {
+	type credential struct{ org, replica, jwt int }
+	accepted := map[credential]uint64{} // when a replica first saw Atlas accept it
+	for _, e := range h.events {
+		c := credential{e.org, e.replica, e.jwt}
+		if at, seen := accepted[c]; e.ok && !e.hit && (!seen || e.ended < at) {
+			accepted[c] = e.ended
+		}
+	}
+	return func(d event) bool {
+		at, seen := accepted[credential{d.org, d.replica, d.jwt}]
+		return d.jwt >= profiles || seen && at < d.callTick
+	}
 }
 
 // hits is the share of creates that were answered from memory, and overlapping that of creates during which a delete was in
@@ -169,7 +180,8 @@ func (h history) hits() (hits, overlapping float64) {
 // step is an event as a model has it.
 type step struct {
 	kind       stepKind
-	delete     int // which one, of those that end
+	delete     int  // which one, of those that end
+	holds      bool // of a delete: nobody else is answered from memory meanwhile
 	generation int
 }
 
@@ -186,8 +198,8 @@ const forever = math.MaxInt64
 
 // operations are the history of one org in a model's terms. A create that failed may have minted a token or not, which
 // changes nothing that a later one could not; so it is left out, and so is a delete that did not happen. One whose outcome
-// nobody knows stays open. With acknowledgements, a delete has a second part: it ends some time before its caller hears of it.
-func (h history) operations(org int, acknowledgements bool) []porcupine.Operation {
+// nobody knows stays open. For the lenient model a delete has a second part: it ends some time before its caller hears of it.
+func (h history) operations(org int, lenient bool) []porcupine.Operation {
 	var all []porcupine.Operation
 	add := func(e event, answer int64, s step) {
 		all = append(all, porcupine.Operation{ClientId: e.client, Input: s, Call: e.call, Return: answer})
@@ -198,12 +210,12 @@ func (h history) operations(org int, acknowledgements bool) []porcupine.Operatio
 		case e.op == create && e.ok:
 			add(e, e.answer, step{kind: stepCreate, generation: h.born[e.token].generation})
 		case e.op == remove && e.ok:
-			add(e, e.answer, step{kind: stepDelete, delete: i})
-			if acknowledgements {
+			add(e, e.answer, step{kind: stepDelete, delete: i, holds: !lenient})
+			if lenient {
 				add(e, e.answer, step{kind: stepAcknowledge, delete: i})
 			}
 		case e.op == remove && !e.harmless:
-			add(e, forever, step{kind: stepDelete, delete: i})
+			add(e, forever, step{kind: stepDelete, delete: i, holds: !lenient})
 		}
 	}
 	return all
@@ -211,44 +223,25 @@ func (h history) operations(org int, acknowledgements bool) []porcupine.Operatio
 
 // register is Atlas as its clients are to see it through the service: one value for each org, which a create returns and
 // makes if there is none, and a delete unsets. Tokens are numbered in the order of their making, so a token that comes back
-// after its deletion is not taken for a new one.
+// after its deletion is not taken for a new one. Only while a delete is in progress that does not hold off everybody, what it
+// deletes may still be handed out.
 type register struct {
-	last int // the latest token that was returned
-	live bool
+	last  int // the latest token that was returned
+	live  bool
+	dying string // " delete:generation" for each such delete that has taken effect and is not acknowledged
 }
 
-// strict is the register itself.
-var strict = porcupine.Model{
+var model = porcupine.Model{
 	Init: func() any { return register{} },
 	Step: func(state, input, _ any) (bool, any) {
-		r, s := state.(register), input.(step)
-		if s.kind == stepDelete {
-			return true, register{last: r.last}
-		}
-		if r.live && s.generation == r.last || !r.live && s.generation > r.last {
-			return true, register{s.generation, true}
-		}
-		return false, r
-	},
-}
-
-// lenient is the register for callers of replicas of which one cannot reach Redis: until its delete is acknowledged, the
-// other replicas may go on handing out what it deletes.
-type lenient struct {
-	register
-
-	dying string // " delete:generation" for each delete that has taken effect and is not acknowledged
-}
-
-var whileDeleting = porcupine.Model{
-	Init: func() any { return lenient{} },
-	Step: func(state, input, _ any) (bool, any) {
-		l, s := state.(lenient), input.(step)
+		l, s := state.(register), input.(step)
 		switch s.kind {
 		case stepDelete:
-			if l.live {
+			switch {
+			case s.holds:
+			case l.live:
 				l.dying += fmt.Sprintf(" %d:%d", s.delete, l.last)
-			} else {
+			default:
 				l.dying += fmt.Sprintf(" %d:0", s.delete)
 			}
 			l.live = false
@@ -266,7 +259,7 @@ var whileDeleting = porcupine.Model{
 			return found, l
 		}
 		if l.live && s.generation == l.last || !l.live && s.generation > l.last {
-			l.register = register{s.generation, true}
+			l.last, l.live = s.generation, true
 			return true, l
 		}
 		for _, word := range strings.Fields(l.dying) {
@@ -278,14 +271,19 @@ var whileDeleting = porcupine.Model{
 	},
 }
 
-// illegal returns the orgs whose histories the model rejects, and those that took too long to decide.
-func (h history) illegal(model porcupine.Model, acknowledgements bool, patience time.Duration) (rejected, undecided []int) {
+// illegal returns the orgs whose histories the model rejects, and those that took too long to decide. In the lenient one, what a
+// delete takes away may be handed out until its caller hears of it; what is legal without that is decided sooner.
+func (h history) illegal(lenient bool, patience time.Duration) (rejected, undecided []int) {
 	orgs := map[int]bool{}
 	for _, e := range h.events {
 		orgs[e.org] = true
 	}
 	for org := range orgs {
-		switch porcupine.CheckOperationsTimeout(model, h.operations(org, acknowledgements), patience) {
+		verdict := porcupine.CheckOperationsTimeout(model, h.operations(org, false), patience)
+		if verdict != porcupine.Ok && lenient {
+			verdict = porcupine.CheckOperationsTimeout(model, h.operations(org, true), patience)
+		}
+		switch verdict {
 		case porcupine.Illegal:
 			rejected = append(rejected, org)
 		case porcupine.Unknown:

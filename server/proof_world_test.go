@@ -37,16 +37,21 @@ type setup struct {
 	redis    *redistest.Server // nil: none
 	budget   time.Duration     // for Redis
 	mortal   int               // how many replicas more there are that are killed again and again
+	profiles profileKind
+	// heard, if set, hears of the logins and refreshes of each profile.
+	heard func(profile string, e atlas.TokenEvent)
 	// tokens, if set, is what a replica has in place of the real cache.
 	tokens func(tokencache.Atlas) server.Tokens
 }
 
-// world is an Atlas, replicas of the service, and callers with two credentials for each org.
+// world is an Atlas, replicas of the service, and callers with two credentials for each org, and with none at all if there are
+// profiles.
 type world struct {
 	setup
 
 	atlas    *emulator.Emulator
 	jwts     [][2]string // by org
+	held     *held       // nil without profiles
 	replicas []*proofReplica
 	mortals  []*replicaProcess
 	callers  [][2]caller // of each replica, over gRPC and REST
@@ -62,14 +67,22 @@ type proofReplica struct {
 
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
-	em, err := emulator.Start(emulator.Config{Orgs: s.orgs})
+	config, clock := emulator.Config{Orgs: s.orgs}, newStepClock()
+	if s.profiles != noProfiles {
+		config = heldConfig(s.orgs, clock)
+	}
+	em, err := emulator.Start(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
 	w := &world{setup: s, atlas: em, began: time.Now()}
 	for _, org := range em.Orgs() {
-		w.jwts = append(w.jwts, [2]string{org.JWT(), org.JWT()})
+		lasting := emulator.JWT{Lifetime: 10_000 * time.Hour} // however far a clock goes
+		w.jwts = append(w.jwts, [2]string{org.MintJWT(lasting), org.MintJWT(lasting)})
+	}
+	if s.profiles != noProfiles {
+		w.held = newHeld(t, w, clock)
 	}
 	for range s.replicas {
 		w.replicas = append(w.replicas, w.newReplica(t))
@@ -99,6 +112,9 @@ func (w *world) newReplica(t *testing.T) *proofReplica {
 			c.SetTokens(w.tokens)
 		}
 		a.Timeout = proofAtlasTimeout
+		if w.held != nil {
+			w.held.join(t, c, *a)
+		}
 	})
 	eventually(t, func() bool { _, body := r.get(t, "/readyz"); return body == "ready\n" }, "the replica is not ready")
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
@@ -117,7 +133,8 @@ type traffic struct {
 	madeUp     float64 // of what is neither a delete nor fresh: deletes with a JWT that nobody has issued
 }
 
-// run has the callers call, and returns what they saw. Each org is used for a stretch of the run, by all callers at once.
+// run has the callers call, and returns what they saw. Each org is used for a stretch of the run, by all callers at once, and
+// with profiles a few orgs side by side.
 func (w *world) run(t *testing.T, l traffic) history {
 	t.Helper()
 	var (
@@ -129,7 +146,14 @@ func (w *world) run(t *testing.T, l traffic) history {
 		wg.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(client), 1)) // repeatable on purpose
 			for i := range each {
-				events[client] = append(events[client], w.call(client, i*w.orgs/each, random, l))
+				org := i * w.orgs / each
+				if w.held != nil {
+					org = w.held.enter(i*(w.orgs/sideBySide)/each, random)
+				}
+				events[client] = append(events[client], w.call(client, org, random, l))
+				if w.held != nil {
+					w.held.clock.advance(profileStep)
+				}
 			}
 		})
 	}
@@ -146,6 +170,10 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	e := event{client: client, org: org, op: create}
 	e.jwt, e.replica = random.IntN(2), random.IntN(len(w.callers))
 	headers := []string{"authorization", "JWT " + w.jwts[org][e.jwt]}
+	profile := ""
+	if w.held != nil {
+		profile = w.held.choose(&e, random)
+	}
 	switch dice := random.Float64(); {
 	case dice < l.deletes:
 		e.op = remove
@@ -153,7 +181,10 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 		headers = append(headers, "cache-control", "no-cache")
 	case random.Float64() < l.madeUp: // by somebody who knows the org and no more
 		e.op, e.madeUp = remove, true
-		headers[1] = "JWT " + madeUp(w.jwts[org][e.jwt])
+		headers[1], profile = "JWT "+madeUp(w.jwts[org][random.IntN(2)]), ""
+	}
+	if profile != "" {
+		headers[1] = w.held.bearer[profile]
 	}
 	patience := proofCeiling
 	if random.Float64() < l.impatient {
@@ -162,6 +193,10 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	through := w.callers[e.replica][random.IntN(2)]
+	settle := func() {}
+	if e.jwt == pairs && e.op == create {
+		settle = w.held.begin(&e, profile)
+	}
 
 	e.callTick, e.call = w.atlas.Tick(), int64(time.Since(w.began))
 	out := through.call(ctx, e.op, headers...)
@@ -169,6 +204,7 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	e.ok, e.token = out.Code == codes.OK, out.Token
 	e.hit = strings.Contains(out.header("cache-status"), "; hit")
 	e.harmless = isHarmless(out)
+	settle()
 	if strings.Contains(out.Message, refusedConnection) {
 		<-time.After(5 * time.Millisecond) // the run is not to be over before the replica is back
 	}
@@ -187,7 +223,7 @@ func isHarmless(out outcome) bool {
 		return true
 	}
 	switch out.Reason {
-	case "ATLAS_RATE_LIMITED", "ATLAS_CONFLICT", "ATLAS_FORBIDDEN", "CREDENTIAL_REJECTED", "OVERLOADED":
+	case "ATLAS_RATE_LIMITED", "ATLAS_CONFLICT", "ATLAS_FORBIDDEN", "CREDENTIAL_REJECTED", "SERVICE_CREDENTIAL_REJECTED", "CALLER_NOT_PERMITTED", "OVERLOADED":
 		return true
 	case "ATLAS_UNREACHABLE":
 		return out.Metadata["outcome"] == ""
@@ -195,8 +231,8 @@ func isHarmless(out outcome) bool {
 	return false
 }
 
-// weather keeps faults in force at Atlas, other ones every few milliseconds, until stop is called.
-func (w *world) weather(faults ...emulator.Fault) (stop func()) {
+// injectFaults keeps faults in force at Atlas, other ones every few milliseconds, until stop is called.
+func (w *world) injectFaults(faults ...emulator.Fault) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -228,6 +264,32 @@ func (w *world) weather(faults ...emulator.Fault) (stop func()) {
 	}
 }
 
+// watchCreates looks how many creates are at Atlas at a time, until the returned function is called, which returns the most.
+func (w *world) watchCreates() (most func() int) {
+	done, found := make(chan struct{}), make(chan int)
+	go func() {
+		most := 0
+		for {
+			c := w.atlas.Counters()
+			n := c.Calls[emulator.Create]
+			for _, answered := range c.Statuses[emulator.Create] {
+				n -= answered
+			}
+			most = max(most, n)
+			select {
+			case <-time.After(time.Millisecond):
+			case <-done:
+				found <- most
+				return
+			}
+		}
+	}()
+	return func() int {
+		close(done)
+		return <-found
+	}
+}
+
 // Faults of Atlas, of which each run has some.
 var (
 	slowAnswers = []emulator.Fault{
@@ -236,6 +298,19 @@ var (
 		{On: emulator.Delete, Delay: 3 * time.Millisecond, AfterEffect: true},
 		{On: emulator.Delete, Delay: 2 * time.Millisecond},
 	}
+	// Calls for a credential overlap where Atlas takes longer than they are apart, and are answered out of order.
+	slowerAnswers = []emulator.Fault{
+		{On: emulator.Create, Delay: 8 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Create, Delay: 12 * time.Millisecond},
+		{On: emulator.Create, Delay: 16 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Delete, Delay: 8 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Delete, Delay: 4 * time.Millisecond},
+	}
+	slowerFailures = append([]emulator.Fault{
+		{On: emulator.Create, Times: 1, Status: 503},
+		{On: emulator.Create, Times: 1, Status: 401},
+		{On: emulator.Delete, Times: 1, Status: 403},
+	}, slowerAnswers...)
 	resets = append([]emulator.Fault{
 		{On: emulator.Create, Times: 1, Drop: emulator.ResetConnection, AfterEffect: true},
 		{On: emulator.Delete, Times: 1, Drop: emulator.ResetConnection, AfterEffect: true},
@@ -266,6 +341,11 @@ func (w *world) checkRedis(t *testing.T) {
 			t.Fatal("a token is in Redis")
 		}
 	}
+	for _, org := range w.atlas.Orgs() {
+		if strings.Contains(dump, org.UserAuthToken()) {
+			t.Fatal("a userauthtoken is in Redis")
+		}
+	}
 	for _, pair := range w.jwts {
 		for _, jwt := range pair {
 			for part := range strings.SplitSeq(jwt, ".") {
@@ -279,5 +359,5 @@ func (w *world) checkRedis(t *testing.T) {
 
 // requests says what Atlas was asked, for the record of a run.
 func (w *world) requests() string {
-	return fmt.Sprintf("%d creates and %d deletes at Atlas, %d tokens", w.atlas.Calls(emulator.Create), w.atlas.Calls(emulator.Delete), w.atlas.Minted())
+	return fmt.Sprintf("%d creates and %d deletes at Atlas, %d tokens", w.atlas.Calls(emulator.Create), w.atlas.Calls(emulator.Delete), len(w.atlas.Tokens()))
 }

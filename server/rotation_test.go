@@ -18,9 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // What the log says of replaced files.
@@ -29,8 +27,6 @@ const (
 	logRefused  = "the last good one stays"
 	logGood     = "the file can be used again"
 )
-
-func lookOften(c *server.Config, _ *atlas.Config) { c.SetReloadInterval(10 * time.Millisecond) }
 
 // replaceFile puts a new file in place whole, as whoever rotates certificates should.
 func replaceFile(t *testing.T, path string, content []byte) {
@@ -156,8 +152,8 @@ func (l *load) stop() {
 	l.done.Wait()
 }
 
-// more waits until n more calls of each caller went well.
-func (l *load) more(t *testing.T, n int64) {
+// awaitCalls waits until n more calls of each caller went well.
+func (l *load) awaitCalls(t *testing.T, n int64) {
 	t.Helper()
 	for i := range l.calls {
 		before := l.calls[i].Load()
@@ -168,7 +164,7 @@ func (l *load) more(t *testing.T, n int64) {
 // TestFault64Rotation: server certificate and client CA are replaced under load, and no call and no handshake fails. What
 // the new files say counts; bad new files keep the old ones.
 func TestFault64Rotation(t *testing.T) {
-	s := startService(t, mutualTLS, lookOften)
+	s := startService(t, mutualTLS)
 	next := newAuthority(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(s.certs.ca.cert)
@@ -179,24 +175,24 @@ func TestFault64Rotation(t *testing.T) {
 	oldClient, newClient := clientOf(s.certs.client), clientOf(next.issue(t, "client.test"))
 
 	old := s.startLoad(t, oldClient)
-	old.more(t, 10)
+	old.awaitCalls(t, 10)
 	if !s.refuses(t, newClient) {
 		t.Error("an authority that nobody has named lets clients in")
 	}
 	s.replaceServer(t, s.certs.ca.issue(t, "localhost"))
-	old.more(t, 10)
+	old.awaitCalls(t, 10)
 	s.awaitLog(t, logReplaced, func() { replaceFile(t, s.certs.caFile, bundle(s.certs.ca, next)) })
 	both := s.startLoad(t, newClient)
-	both.more(t, 10)
+	both.awaitCalls(t, 10)
 	s.replaceServer(t, next.issue(t, "localhost"))
-	old.more(t, 10)
-	both.more(t, 10)
+	old.awaitCalls(t, 10)
+	both.awaitCalls(t, 10)
 	old.stop()
 	s.awaitLog(t, logReplaced, func() { replaceFile(t, s.certs.caFile, bundle(next)) })
 	if !s.refuses(t, oldClient) {
 		t.Error("the authority that was dropped still lets clients in")
 	}
-	both.more(t, 10)
+	both.awaitCalls(t, 10)
 
 	s.testBadFiles(t, next, both, oldClient)
 	both.stop()
@@ -213,7 +209,7 @@ func TestFault64Rotation(t *testing.T) {
 }
 
 // testBadFiles puts every kind of bad file in place under load.
-func (s *service) testBadFiles(t *testing.T, next authority, l *load, stranger *tls.Config) {
+func (s *service) testBadFiles(t *testing.T, next authority, l *load, untrusted *tls.Config) {
 	t.Helper()
 	content := func(path string) []byte {
 		data, err := os.ReadFile(path)
@@ -243,12 +239,12 @@ func (s *service) testBadFiles(t *testing.T, next authority, l *load, stranger *
 		t.Run(tc.name, func(t *testing.T) {
 			good := content(tc.file)
 			s.awaitLog(t, logRefused, func() { replaceFile(t, tc.file, tc.bad) })
-			l.more(t, 5)
-			if !s.refuses(t, stranger) {
+			l.awaitCalls(t, 5)
+			if !s.refuses(t, untrusted) {
 				t.Error("a client of the dropped authority gets in")
 			}
 			s.awaitLog(t, logGood, func() { replaceFile(t, tc.file, good) })
-			l.more(t, 5)
+			l.awaitCalls(t, 5)
 		})
 	}
 }
@@ -274,7 +270,7 @@ func (s *service) expiry(t *testing.T, certificate string) int64 {
 
 // TestCertificateExpiry: the gauge follows what is in use, and not what is in a file that cannot be used.
 func TestCertificateExpiry(t *testing.T) {
-	s := startService(t, mutualTLS, lookOften)
+	s := startService(t, mutualTLS)
 	want := func(certificate string, notAfter time.Time) {
 		t.Helper()
 		if got := s.expiry(t, certificate); got != notAfter.Unix() {

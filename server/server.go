@@ -1,29 +1,30 @@
 // Package server is the ephemeral-token service: two RPCs, over gRPC and as REST routes, behind one call chain.
 //
-// The way of a call: grpc-go decodes its message, or package rest makes one of a request; package chain gives it an id, a place
-// among those in progress and an answer to who is calling; service.go has the two RPCs; package tokencache shares the call with
-// others that ask for the same token, and remembers; Atlas is asked. What goes wrong on the way comes back as it is, and leaves
-// by one table, that of package apierror.
+// The way of a call, each step of which calls the next: grpc.go or package rest takes it in; package chain gives it an id and a
+// log line, bounds it, and has package auth find out who is calling; service.go has the two RPCs; package tokencache shares the
+// call with others that ask for the same token, and caches the answer; package atlas/resilient retries, and spares an Atlas that
+// is down; package atlas makes the HTTP request. An error comes back the same way as it is, until package chain has package
+// apierror turn it into what the caller is told.
 //
 // The package reads no flags and no environment; Config has everything it needs to know.
 package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/server/docs"
 	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
 	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
@@ -31,68 +32,80 @@ import (
 // Server is a bound but not yet serving service. Close or Run releases what New took.
 type Server struct {
 	cfg   Config
-	ready readiness
+	ready *readiness
 
-	certificates *certificates // nil without TLS
-	tokens       Tokens
-	cache        *tokencache.Cache // what tokens is, unless a test has its own
-	health       *health.Server
-	endStreams   context.CancelFunc // lets go of the streams of health and reflection
-	grpcServer   *grpc.Server
-	httpServer   *http.Server
-	adminServer  *http.Server
+	tokens      Tokens
+	cache       *tokencache.Cache  // what tokens is, unless a test has its own
+	endStreams  context.CancelFunc // lets go of the streams of health and reflection
+	cutOff      context.CancelFunc // ends the calls in progress
+	grpcServer  *grpc.Server
+	httpServer  *http.Server
+	adminServer *http.Server
 
 	grpcListener, httpListener, adminListener *listen.Listener // nil where off
 }
 
-// New validates cfg, loads the TLS files and binds every address, so that whatever is wrong is known before the first
-// call. The server answers once Run is called.
+// New validates cfg and binds every address, so that whatever is wrong is known before the first call. The server answers
+// once Run is called.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Server{cfg: cfg, health: newHealth()}
-	var (
-		grpcTLS, httpTLS *tls.Config
-		metrics          []prometheus.Collector
-	)
-	if cfg.TLS.Enabled() {
-		certs, err := cfg.TLS.open(cfg.Logger)
-		if err != nil {
-			return nil, err
-		}
-		s.certificates = certs
-		demand := cfg.clientCerts()
-		grpcTLS, httpTLS = certs.config(demand, "h2"), certs.config(demand, "h2", "http/1.1")
-		metrics = append(metrics, certs.metrics()...)
-	}
-	if err := registerMetrics(cfg.Metrics, metrics); err != nil {
+	var suppressed prometheus.Collector
+	cfg.Logger, suppressed = lograte.Limit(cfg.Logger)
+	limits, refusedConns := connectionLimits(cfg)
+	refusedCalls := newRefusedCalls()
+	calls := chain.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
+	handshakes := newFailedHandshakes(cfg.Logger)
+	s := &Server{cfg: cfg}
+	s.ready = newReadiness(cfg.Auth, newChecks(s.look))
+	if err := registerMetrics(cfg.Metrics, suppressed, refusedConns, refusedCalls, calls, maxCallsMetric(cfg.MaxCalls), handshakes, s.ready.metric(), identityMetrics{cfg.Auth}); err != nil {
 		return nil, err
 	}
 	if err := s.openTokens(); err != nil {
 		return nil, err
 	}
+	cut, cutOff := context.WithCancel(context.Background())
+	s.cutOff = cutOff
 	intercept := chain.New(chain.Config{
-		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
+		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth, Metrics: calls,
+		CallerRate: cfg.CallerRate, Refused: func(limit string) { refusedCalls.WithLabelValues(limit).Inc() },
+		CutOff: cut, Tracer: cfg.tracer(), Propagator: cfg.Propagator,
 	})
 	svc := &service{tokens: s.tokens}
-	restHandler, err := rest.NewHandler(svc, intercept, cfg.Logger)
+	restHandler, err := newRESTHandler(rest.Config{
+		Service: svc, Intercept: intercept, Logger: cfg.Logger, Metrics: calls, Origins: cfg.CORSOrigins,
+	}, cfg.Docs)
 	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	ended, endStreams := context.WithCancel(context.Background())
 	s.endStreams = endStreams
-	s.grpcServer = newGRPCServer(svc, s.health, grpcOptions(ended, cfg, intercept, grpcTLS))
-	s.httpServer = newHTTPServer(restHandler, cfg.CallCeiling, cfg.Logger)
-	s.httpServer.TLSConfig = httpTLS
-	s.adminServer = newHTTPServer(newAdminHandler(&s.ready, s.warnings, cfg.Metrics), cfg.CallCeiling, cfg.Logger)
-	if err := s.listen(); err != nil {
+	s.grpcServer = newGRPCServer(svc, s.ready.health, grpcOptions(ended, cfg, intercept, calls, s.cfg.grpcCredentials(handshakes)))
+	s.httpServer = newHTTPServer(s.ready.closeWhileDraining(restHandler), cfg.CallCeiling, cfg.Logger)
+	s.httpServer.ErrorLog = handshakes.errorLog(s.httpServer.ErrorLog.Writer())
+	s.httpServer.TLSConfig = s.cfg.tlsConfig("h2", "http/1.1")
+	s.httpServer.Protocols = restProtocols(s.httpServer.TLSConfig != nil)
+	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, cfg.Profiling), cfg.CallCeiling, cfg.Logger)
+	if err := s.listen(limits); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// newRESTHandler adds the API's page to what cfg serves, if it is asked for.
+func newRESTHandler(cfg rest.Config, withDocs bool) (http.Handler, error) {
+	if withDocs {
+		pages, err := docs.Pages()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Pages = pages
+	}
+	return rest.NewHandler(cfg)
 }
 
 // openTokens makes the cache that the Config describes.
@@ -102,7 +115,7 @@ func (s *Server) openTokens() error {
 		return nil
 	}
 	cfg := s.cfg.Cache
-	cfg.CallTimeout, cfg.Registerer, cfg.Logger = s.cfg.CallCeiling, s.cfg.Metrics, s.cfg.Logger
+	cfg.CallTimeout, cfg.Registerer, cfg.Logger, cfg.Tracer = s.cfg.CallCeiling, s.cfg.Metrics, s.cfg.Logger, s.cfg.tracer()
 	cache, err := tokencache.New(s.cfg.Atlas, cfg)
 	if err != nil {
 		return err
@@ -111,12 +124,23 @@ func (s *Server) openTokens() error {
 	return nil
 }
 
-// warnings are what an operator should know of, nil if all is well.
-func (s *Server) warnings() error {
-	return errors.Join(s.cfg.Auth.Check(), s.tokens.Check())
+// look is what an operator should know of: whatever calls depend on.
+func (s *Server) look() []auth.Check {
+	var found []auth.Check
+	if checked, ok := s.cfg.Atlas.(interface{ Check() error }); ok {
+		found = append(found, auth.Check{Name: "Atlas", Err: checked.Check()})
+	}
+	found = append(found, s.cfg.Auth.Checks()...)
+	if s.cfg.TLS.Check != nil {
+		found = append(found, auth.Check{Name: "certificates", Err: s.cfg.TLS.Check()})
+	}
+	if s.cfg.Cache.Redis != nil {
+		found = append(found, auth.Check{Name: "Redis", Err: s.tokens.Check()})
+	}
+	return found
 }
 
-func (s *Server) listen() error {
+func (s *Server) listen(limits func(listener string) listen.Limits) error {
 	var errs []error
 	for _, l := range []struct {
 		name, addr string
@@ -124,17 +148,24 @@ func (s *Server) listen() error {
 	}{
 		{"gRPC", s.cfg.GRPCAddr, &s.grpcListener},
 		{"HTTP", s.cfg.HTTPAddr, &s.httpListener},
-		{"admin", s.cfg.AdminAddr, &s.adminListener},
+		{adminListener, s.cfg.AdminAddr, &s.adminListener},
 	} {
 		if l.addr == "" {
 			continue
 		}
-		bound, err := listen.On(l.addr)
+		limit := limits(l.name)
+		bound, err := s.cfg.listen(l.addr, limit)
+		if err == nil && l.listener == &s.grpcListener {
+			if err = bound.Share(s.cfg.GRPCSocket); err != nil {
+				_ = bound.Close()
+			}
+		}
 		if err != nil {
 			errs = append(errs, &listen.Error{Listener: l.name, Addr: l.addr, Err: err})
 			continue
 		}
 		*l.listener = bound
+		errs = append(errs, registerConnections(s.cfg.Metrics, l.name, bound, limit.Total))
 	}
 	return errors.Join(errs...)
 }
@@ -165,12 +196,18 @@ func (s *Server) Close() {
 	if s.cache != nil {
 		s.cache.Close()
 	}
+	if s.grpcServer != nil {
+		s.grpcServer.Stop() // its workers, also of a server that never ran
+	}
 }
 
-// Run serves until ctx is done, then drains: it stops being ready, takes no new connection, answers the calls in
-// progress, and after DrainTimeout cuts off what is left. It returns nil after a clean stop, else what failed.
+// Run serves until ctx is done, then drains: it stops being ready, goes on serving for DrainDelay, takes no new connection,
+// answers the calls in progress, and after DrainTimeout cuts off what is left, with an answer. It returns nil after such a stop, else
+// what failed.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
+	s.ready.look() // before the first call is answered: whoever asks then is not told otherwise
+	asked := ctx   // done when the server is asked to stop; that of the group also when a listener fails
 	group, ctx := errgroup.WithContext(ctx)
 	if s.grpcListener != nil {
 		group.Go(func() error { return serveGRPC(s.grpcServer, s.grpcListener) })
@@ -181,14 +218,14 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.adminListener != nil {
 		group.Go(func() error { return serveHTTP(s.adminServer, s.adminListener) })
 	}
-	if s.certificates != nil {
-		group.Go(func() error { return s.certificates.run(ctx, s.cfg.reloadInterval) })
-	}
-	setServing(s.health)
-	s.ready.set(stateReady)
+	group.Go(func() error { return s.ready.watch(ctx, s.cfg.readinessInterval) })
 	group.Go(func() error {
 		<-ctx.Done()
-		return s.drain()
+		delay := s.cfg.DrainDelay
+		if asked.Err() == nil { // a listener has failed: there is nothing to wait for
+			delay = 0
+		}
+		return s.drain(delay)
 	})
 	return group.Wait()
 }
@@ -211,76 +248,6 @@ func serveHTTP(srv *http.Server, l net.Listener) error {
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
-	}
-	return err
-}
-
-// drain ends the server's listeners. The admin listener goes last, so that probes can watch.
-func (s *Server) drain() error {
-	s.cfg.Logger.Info("draining", slog.String("timeout", s.cfg.DrainTimeout.String()))
-	s.ready.set("draining")
-	s.health.Shutdown() // watchers are told
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
-	defer cancel()
-	defer time.AfterFunc(idleGrace, s.endIdle).Stop()
-	var group errgroup.Group
-	if s.grpcListener != nil {
-		group.Go(func() error { return s.stopGRPC(ctx) })
-	}
-	if s.httpListener != nil {
-		group.Go(func() error { return stopHTTP(ctx, s.httpServer) })
-	}
-	err := group.Wait()
-	if s.adminListener != nil {
-		// Nobody's call is lost with a probe, so what is open after a moment is cut off without a word.
-		ctx, cancel := context.WithTimeout(context.Background(), idleGrace)
-		defer cancel()
-		_ = stopHTTP(ctx, s.adminServer)
-	}
-	return err
-}
-
-// idleGrace is how long a drain waits for what is open and has no call in progress.
-const idleGrace = 500 * time.Millisecond
-
-// endIdle ends the streams that have no end of their own, and closes the connections on which nothing has arrived.
-func (s *Server) endIdle() {
-	s.endStreams()
-	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener} {
-		if l != nil {
-			l.CloseSilent()
-		}
-	}
-}
-
-var errDrainTimeout = errors.New("some calls did not finish within the drain timeout and were cut off")
-
-// stopGRPC is stopHTTP for gRPC.
-func (s *Server) stopGRPC(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		s.grpcServer.GracefulStop()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		s.grpcListener.CloseAll() // Stop waits for handshakes otherwise
-		s.grpcServer.Stop()
-		<-done
-		return errDrainTimeout
-	}
-}
-
-// stopHTTP answers the calls in progress until ctx is done, and cuts off what is left then.
-func stopHTTP(ctx context.Context, srv *http.Server) error {
-	err := srv.Shutdown(ctx)
-	if err != nil {
-		_ = srv.Close()
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return errDrainTimeout
 	}
 	return err
 }

@@ -2,14 +2,19 @@ package server_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"flag"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +42,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	goleak.VerifyTestMain(m)
+	// Most of these tests wait rather than work, so more of them can run at a time than there are processors.
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))) // it is a number
+	}
+	goleak.VerifyTestMain(m, notOurs...)
 }
 
 // TestLifeOfAToken is what the service is for, as a caller of each transport sees it.
@@ -74,14 +84,18 @@ func TestRESTHeaders(t *testing.T) {
 	s := startService(t, plaintext)
 	got := s.restCaller(t).call(testContext(t), create, append(credential(s.atlas), "Cookie", "a=b", "X-Api-Key", "k", "Grpc-Metadata-X", "y", "X-Request-Id", "req-1")...)
 	wantCreated.check(t, got)
-	var names []string
-	for name := range got.Header {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(got.Header))
 	if diff := cmp.Diff([]string{"cache-control", "cache-status", "content-length", "content-type", "date", "x-content-type-options", "x-request-id"}, names); diff != "" {
 		t.Errorf("response headers (-want +got):\n%s", diff)
 	}
+	t.Run("of an error", func(t *testing.T) {
+		defer s.atlas.Inject(emulator.Fault{Status: 503})()
+		got := s.restCaller(t).call(testContext(t), create, credential(s.atlas)...)
+		names := slices.Sorted(maps.Keys(got.Header))
+		if diff := cmp.Diff([]string{"cache-control", "cache-status", "content-length", "content-type", "date", "retry-after", "x-content-type-options", "x-request-id"}, names); diff != "" {
+			t.Errorf("response headers (-want +got):\n%s", diff)
+		}
+	})
 	if got.header("content-type") != "application/json" {
 		t.Errorf("Content-Type is %q", got.header("content-type"))
 	}
@@ -159,7 +173,7 @@ func TestMutualTLS(t *testing.T) {
 	notCalled(t, s.atlas)
 	for name, cfg := range map[string]*tls.Config{
 		"no certificate":         {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12},
-		"another authority's":    {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{s.certs.stranger}},
+		"another authority's":    {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{s.certs.untrusted}},
 		"plain TLS 1.1 and less": {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{s.certs.client}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -249,12 +263,8 @@ func (s *service) get(t *testing.T, path string) (int, string) {
 }
 
 func TestValidate(t *testing.T) {
-	dir := t.TempDir()
-	certs := makeCertificates(t)
-	empty := filepath.Join(dir, "empty.pem")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	certificate := func() tls.Certificate { return tls.Certificate{} }
+	authorities := x509.NewCertPool
 	good := server.Config{HTTPAddr: "127.0.0.1:0", Atlas: &atlas.Client{}}
 	if err := good.Validate(); err != nil {
 		t.Fatalf("a good configuration: %v", err)
@@ -273,24 +283,9 @@ func TestValidate(t *testing.T) {
 		"no port":                   {func(c *server.Config) { c.HTTPAddr = "127.0.0.1" }, "host:port", nil},
 		"port out of range":         {func(c *server.Config) { c.AdminAddr = "127.0.0.1:70000" }, "0 to 65535", nil},
 		"a socket file for REST":    {func(c *server.Config) { c.HTTPAddr = "unix:/run/x" }, "host:port", nil},
-		"certificate without key":   {func(c *server.Config) { c.TLS.CertFile = certs.certFile }, "", server.ErrTLSIncomplete},
-		"client CA without the two": {func(c *server.Config) { c.TLS.ClientCAFile = certs.caFile }, "", server.ErrTLSIncomplete},
-		"TLS and plaintext": {func(c *server.Config) {
-			c.Plaintext, c.TLS = true, server.TLSFiles{CertFile: certs.certFile, KeyFile: certs.keyFile}
-		}, "", server.ErrTLSAndPlaintext},
-		"missing certificate": {func(c *server.Config) {
-			c.TLS = server.TLSFiles{CertFile: filepath.Join(dir, "none.pem"), KeyFile: filepath.Join(dir, "none.key")}
-		}, "", os.ErrNotExist},
-		"another key": {func(c *server.Config) {
-			c.TLS = server.TLSFiles{CertFile: certs.caFile, KeyFile: certs.keyFile}
-		}, "does not match", nil},
-		"key is empty": {func(c *server.Config) {
-			c.TLS = server.TLSFiles{CertFile: certs.certFile, KeyFile: empty}
-		}, "empty.pem: the file is empty", nil},
-		"client CA is empty": {func(c *server.Config) {
-			c.TLS = server.TLSFiles{CertFile: certs.certFile, KeyFile: certs.keyFile, ClientCAFile: empty}
-		}, "empty.pem: the file is empty", nil},
-		"negative": {func(c *server.Config) { c.DrainTimeout = -1 }, "negative", nil},
+		"client CA without the two": {func(c *server.Config) { c.TLS.ClientCAs = authorities }, "", server.ErrTLSIncomplete},
+		"TLS and plaintext":         {func(c *server.Config) { c.Plaintext, c.TLS.Certificate = true, certificate }, "", server.ErrTLSAndPlaintext},
+		"negative":                  {func(c *server.Config) { c.DrainTimeout = -1 }, "negative", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good
@@ -372,7 +367,7 @@ func TestMessageTimeout(t *testing.T) {
 	if got := rawGRPCMessage(t, s, createMethod, false, "authorization", credential(s.atlas)[1]); got == "0" || got == "closed" {
 		t.Errorf("the server answered %q", got)
 	}
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > 20*time.Second { // 8 s, and what a busy machine adds
 		t.Errorf("it took %v", took)
 	}
 }

@@ -8,42 +8,57 @@ import (
 	"google.golang.org/grpc/tap"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/server/headers"
 )
 
 // messageTimeout is how long the message of a call may take to arrive once its headers have.
 const messageTimeout = 8 * time.Second
 
-// openStream is how a stream is ended from within. grpc-go waits for a client's message for as long as the client likes, and
-// runs no interceptor before it is there; what it waits with is the context that the tap returns, and nothing else.
+// maxWaiting is how many calls may wait for their message at a time, on all connections. Each may have headers of 16 KiB and
+// nearly all of a message of 64 KiB.
+const maxWaiting = 1024
+
+// openStream is the context of a stream that can be ended from within. grpc-go waits for a client's message for as long as the client
+// likes, and runs no interceptor before it is there; what it waits with is the context that the tap returns, and nothing else.
 type openStream struct {
-	end     context.CancelFunc
-	arrived func() // its message has come, or it has handlers that wait for it themselves
+	context.Context // grpc-go ends its parent with the stream
+
+	cancel  context.CancelFunc
+	waiting *chain.Waiting
+	place   chain.Place // in waiting, until its message has come
 }
 
 type openStreamKey struct{}
 
-// tapStream ends a stream whose message is late. It is not the place to refuse anything: it holds up its whole connection.
-func tapStream(ctx context.Context, _ *tap.Info) (context.Context, error) {
-	ctx, end := context.WithCancel(ctx) // grpc-go ends its parent with the stream
-	late := time.AfterFunc(messageTimeout, end)
-	// Streams that are reset at once would leave their headers in memory until the timer fires.
-	forget := context.AfterFunc(ctx, func() { late.Stop() })
-	arrived := func() {
-		forget()
-		late.Stop()
+// Value implements context.Context.
+func (s *openStream) Value(key any) any {
+	if key == (openStreamKey{}) {
+		return s
 	}
-	return context.WithValue(ctx, openStreamKey{}, openStream{end, arrived}), nil
+	return s.Context.Value(key)
 }
 
-func openStreamFrom(ctx context.Context) openStream {
-	open, _ := ctx.Value(openStreamKey{}).(openStream) // each stream has passed the tap
-	return open
+// End implements chain.Waiter.
+func (s *openStream) End() { s.cancel() }
+
+// arrived is called when the message has come, or the stream has handlers that wait for it themselves.
+func (s *openStream) arrived() { s.waiting.Remove(&s.place) }
+
+// tapStreams ends a stream whose message is late, or has waited longest when there are too many. It is not the place to refuse
+// anything: it holds up its whole connection.
+func tapStreams() tap.ServerInHandle {
+	waiting := chain.NewWaiting(maxWaiting, messageTimeout)
+	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
+		s := &openStream{waiting: waiting}
+		s.Context, s.cancel = context.WithCancel(headers.NewContext(ctx, info.Header))
+		waiting.Add(&s.place, s)
+		return s, nil
+	}
 }
 
-// messageArrived is outside of everything that a call runs through.
-func messageArrived(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	openStreamFrom(ctx).arrived()
-	return handler(ctx, req)
+// openStreamFrom returns the stream of a call. Each has passed the tap.
+func openStreamFrom(ctx context.Context) *openStream {
+	return ctx.Value(openStreamKey{}).(*openStream)
 }
 
 // endStreams lets go of the streams of health and reflection, which have no end of their own, when ended is done. They are
@@ -52,7 +67,7 @@ func endStreams(ended context.Context) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		open := openStreamFrom(stream.Context())
 		open.arrived()
-		defer context.AfterFunc(ended, open.end)()
+		defer context.AfterFunc(ended, open.cancel)()
 		defer func() {
 			if v := recover(); v != nil {
 				err = chain.Panicked(v)

@@ -1,138 +1,63 @@
 package server
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"fmt"
-	"log/slog"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
-
-	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
 )
 
-// TLSFiles are the PEM files of the gRPC and REST listeners. They are read again every second, so a certificate is replaced
-// by replacing its file; while a new one cannot be used, that is logged and the last good one stays.
-type TLSFiles struct {
-	// CertFile holds the server's certificate, followed by any intermediates; KeyFile its private key. Both or neither.
-	// A new certificate is used once the key that belongs to it is there too.
-	CertFile, KeyFile string
-	// ClientCAFile, if set, makes both listeners ask for a client certificate and refuse those not signed by one of its
+// TLS is what the gRPC and REST listeners go by at each handshake, so that a certificate can be replaced while they serve.
+type TLS struct {
+	// Certificate has the server's own, with any intermediates. If nil, the listeners are plaintext.
+	Certificate func() tls.Certificate
+	// ClientCAs, if set, makes both listeners ask for a client certificate and refuse those not signed by one of these
 	// authorities (mTLS). Who shows none is refused too, unless a rule of the policy in force can let in such a caller.
-	ClientCAFile string
+	ClientCAs func() *x509.CertPool
+	// CheckClient, if set, says what else is wrong with a client certificate that one of ClientCAs has signed. Its chain has it first,
+	// then what the client sent with it.
+	CheckClient func(chain []*x509.Certificate) error
+	// Check, if set, says what is wrong with where all this comes from, for /readyz to tell.
+	Check func() error
 }
 
-// Enabled reports whether any file is set.
-func (f TLSFiles) Enabled() bool { return f != TLSFiles{} }
-
 // Mode is "off", "server" or "mutual".
-func (f TLSFiles) Mode() string {
+func (t TLS) Mode() string {
 	switch {
-	case !f.Enabled():
+	case t.Certificate == nil:
 		return "off"
-	case f.ClientCAFile == "":
+	case t.ClientCAs == nil:
 		return "server"
 	}
 	return "mutual"
 }
 
-// certificates are what the listeners use at present. The client CA is a file of its own: while one of the two cannot be
-// used, the other can be replaced all the same.
-type certificates struct {
-	server   *certificate.File[tls.Certificate]
-	clientCA *certificate.File[*x509.CertPool] // nil: clients are not asked for a certificate
-}
-
-// open reads the files, and reports every mistake in them. It is what stops the start: whoever asks for TLS never gets
-// plaintext.
-func (f TLSFiles) open(log *slog.Logger) (*certificates, error) {
-	var (
-		c    certificates
-		errs []error
-		err  error
-	)
-	if f.CertFile == "" || f.KeyFile == "" {
-		errs = append(errs, ErrTLSIncomplete)
-	} else if c.server, err = certificate.Open(certificate.Options[tls.Certificate]{
-		Name: "server", Paths: []string{f.CertFile, f.KeyFile}, Make: certificate.Pair, Logger: log,
-	}); err != nil {
-		errs = append(errs, prefix("TLS certificate", err))
-	}
-	if f.ClientCAFile != "" {
-		c.clientCA, err = certificate.Open(certificate.Options[*x509.CertPool]{
-			Name: "client_ca", Paths: []string{f.ClientCAFile}, Make: certificate.Authorities, Logger: log,
-		})
-		if err != nil {
-			errs = append(errs, prefix("TLS client CA", err))
-		}
-	}
-	return &c, errors.Join(errs...)
-}
-
-// prefix puts what in front of err, or of each if it is several, so that each still is a line of its own.
-func prefix(what string, err error) error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	var errs []error
-	for _, err := range joined.Unwrap() {
-		errs = append(errs, prefix(what, err))
-	}
-	return errors.Join(errs...)
-}
-
-// run keeps the certificates up to date until ctx is done.
-func (c *certificates) run(ctx context.Context, interval time.Duration) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.server.Run(ctx, interval) })
-	if c.clientCA != nil {
-		group.Go(func() error { return c.clientCA.Run(ctx, interval) })
-	}
-	return group.Wait()
-}
-
-func (c *certificates) metrics() []prometheus.Collector {
-	all := []prometheus.Collector{c.server.Expiry()}
-	if c.clientCA != nil {
-		all = append(all, c.clientCA.Expiry())
-	}
-	return all
-}
-
-// clientCerts says at each handshake what is asked of the client, so that a replaced policy counts from the next connection.
-type clientCerts func() tls.ClientAuthType
-
-// clientCerts is nil where no client certificate is asked for.
-func (c *Config) clientCerts() clientCerts {
-	if c.TLS.ClientCAFile == "" {
+// tlsConfig serves on each handshake the certificate of that time, nil for plaintext. A client certificate that is shown has
+// to be signed by one of the authorities of that time in any case; whether one has to be, the policy of that time says.
+func (c *Config) tlsConfig(protocols ...string) *tls.Config {
+	if c.TLS.Certificate == nil {
 		return nil
 	}
-	return func() tls.ClientAuthType {
-		if c.Auth.AllowsWithoutCertificate() {
-			return tls.VerifyClientCertIfGiven
-		}
-		return tls.RequireAndVerifyClientCert
-	}
-}
-
-// config serves on each handshake the certificate of that time. If demand is not nil, it says whether a client has to show a
-// certificate; one that is shown has to be signed by one of the client CA's authorities of that time in any case.
-func (c *certificates) config(demand clientCerts, protocols ...string) *tls.Config {
 	// Without tickets each connection of mTLS is checked against the authorities of its own time.
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: demand != nil}
+	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: c.TLS.ClientCAs != nil}
 	outer := base.Clone()
 	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		present := base.Clone()
-		present.Certificates = []tls.Certificate{c.server.Get()}
-		if demand != nil {
-			present.ClientAuth, present.ClientCAs = demand(), c.clientCA.Get()
+		present.Certificates = []tls.Certificate{c.TLS.Certificate()}
+		if c.TLS.ClientCAs != nil {
+			present.ClientAuth, present.ClientCAs = tls.RequireAndVerifyClientCert, c.TLS.ClientCAs()
+			if c.Auth.AllowsWithoutCertificate() {
+				present.ClientAuth = tls.VerifyClientCertIfGiven
+			}
+			present.VerifyConnection = c.TLS.verifyClient
 		}
 		return present, nil
 	}
 	return outer
+}
+
+// verifyClient is called once crypto/tls has found nothing wrong, neither with the client's certificate nor with that there is none.
+func (t TLS) verifyClient(state tls.ConnectionState) error {
+	if t.CheckClient == nil || len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	return t.CheckClient(state.PeerCertificates)
 }

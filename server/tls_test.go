@@ -30,7 +30,7 @@ func TestCertificateDemanded(t *testing.T) {
 	}
 	t.Run("rule for an Atlas JWT", func(t *testing.T) {
 		s := startIdentity(t, atlasJWTPolicy)
-		s.checkNoHandshake(t, &s.certs.stranger)
+		s.checkNoHandshake(t, &s.certs.untrusted)
 		for _, c := range s.callersAs(t, nil) {
 			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
 			wantMissing.check(t, c.call(testContext(t), create))
@@ -66,5 +66,5 @@ func TestCertificateDemandedByNewPolicy(t *testing.T) {
 	for _, c := range s.callersAs(t, nil) {
 		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
 	}
-	s.checkNoHandshake(t, &s.certs.stranger)
+	s.checkNoHandshake(t, &s.certs.untrusted)
 }

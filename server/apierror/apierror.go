@@ -5,7 +5,9 @@ package apierror
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -75,7 +77,7 @@ const (
 type answer struct {
 	code    codes.Code
 	http    int
-	retry   bool       // waiting helps: RetryInfo and Retry-After
+	retry   bool       // waiting helps: RetryInfo, Retry-After and a pushback of that delay; else the pushback is to stop
 	level   slog.Level // of its log line
 	message string
 }
@@ -89,7 +91,7 @@ const (
 
 var answers = map[Reason]answer{
 	CredentialMissing:         {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "no credential: show a client certificate or a token that this service trusts, or send `authorization: JWT <jwt>` with an Atlas JWT"},
-	CredentialMalformed:       {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>` with an Atlas JWT"},
+	CredentialMalformed:       {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>`, with a JWT of three base64url parts joined by dots"},
 	CredentialAmbiguous:       {codes.InvalidArgument, http.StatusBadRequest, false, onCaller, "the call carries more than one credential: send one authorization value, and no Atlas JWT where this service holds the identity"},
 	CredentialRejected:        {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "Atlas refused the credential: log in to Atlas again for a fresh JWT"},
 	ServiceCredentialRejected: {codes.Unavailable, http.StatusServiceUnavailable, true, onOperator, "Atlas refused this service's own credential: its operator has to look"},
@@ -106,7 +108,7 @@ var answers = map[Reason]answer{
 	DeleteOutcomeUnknown:      {codes.Unknown, http.StatusInternalServerError, false, transient, "the delete was sent, but Atlas did not confirm it: the token may or may not be gone"},
 	DeadlineExceeded:          {codes.DeadlineExceeded, http.StatusGatewayTimeout, false, onCaller, "the deadline passed before Atlas answered"},
 	Cancelled:                 {codes.Canceled, 499, false, onCaller, "the caller cancelled the call"},
-	Overloaded:                {codes.ResourceExhausted, http.StatusTooManyRequests, true, transient, "too many calls are in progress: wait before the next one"},
+	Overloaded:                {codes.ResourceExhausted, http.StatusTooManyRequests, true, transient, "too many calls, of all callers or of this one: wait before the next one"},
 	RequestMalformed:          {codes.InvalidArgument, http.StatusBadRequest, false, onCaller, "the request cannot be read: send no body, or `{}` as JSON; a Grpc-Timeout has up to 8 digits and a unit, such as 2S"},
 	RequestTooLarge:           {codes.ResourceExhausted, http.StatusRequestEntityTooLarge, false, onCaller, "the request is larger than 64 KiB"},
 	HeadersTooLarge:           {codes.ResourceExhausted, http.StatusRequestHeaderFieldsTooLarge, false, onCaller, "the headers are larger than 16 KiB"},
@@ -119,6 +121,9 @@ var answers = map[Reason]answer{
 	CallerNotPermitted:        {codes.PermissionDenied, http.StatusForbidden, false, onCaller, "this service's policy does not permit the caller to do this"},
 	CallerCheckUnavailable:    {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "the caller's token cannot be checked at present"},
 }
+
+// Reasons are all of them.
+func Reasons() iter.Seq[Reason] { return maps.Keys(answers) }
 
 // Error is how a call fails: the reason goes to the caller, the cause to the log and nowhere else.
 type Error struct {
@@ -136,8 +141,27 @@ func (e *Error) ReasonName() string {
 	return strings.TrimPrefix(e.Reason.String(), "ERROR_REASON_")
 }
 
+// Code is that of GRPCStatus.
+func (e *Error) Code() codes.Code { return answers[e.Reason].code }
+
 // GRPCStatus is the error as the caller gets it. grpc-go and the gateway both look for this method.
 func (e *Error) GRPCStatus() *status.Status {
+	if st := usualStatuses[e.Reason]; st != nil && e.RetryAfter == 0 && !e.OutcomeUnknown {
+		return st
+	}
+	return e.makeStatus()
+}
+
+// usualStatuses are those of errors with nothing of their own to say, made once: a refusal has to cost less than a call.
+var usualStatuses = func() map[Reason]*status.Status {
+	made := make(map[Reason]*status.Status, len(answers))
+	for reason := range answers {
+		made[reason] = (&Error{Reason: reason}).makeStatus()
+	}
+	return made
+}()
+
+func (e *Error) makeStatus() *status.Status {
 	a := answers[e.Reason]
 	info := &errdetails.ErrorInfo{Reason: e.ReasonName(), Domain: errorDomain}
 	if e.OutcomeUnknown {
@@ -246,6 +270,10 @@ func fromAtlas(err *atlas.Error) *Error {
 		e.Reason = AtlasRedirect
 	case atlas.KindInvalidCredential:
 		e.Reason = CredentialMalformed
+	case atlas.KindUnavailable:
+		e.Reason = AtlasUnavailable
+	case atlas.KindOverloaded:
+		e.Reason = Overloaded
 	case atlas.KindStatus:
 		e.Reason = statusReason(err.StatusCode)
 	default:
@@ -254,12 +282,21 @@ func fromAtlas(err *atlas.Error) *Error {
 	if err.Op == atlas.OpDelete && err.Sent {
 		switch e.Reason {
 		case AtlasUnreachable, AtlasTLS, AtlasUnavailable:
-			e.Reason, e.OutcomeUnknown = DeleteOutcomeUnknown, true
-		case Cancelled, DeadlineExceeded, AtlasTimeout, AtlasInvalidResponse:
-			e.OutcomeUnknown = true
+			e.Reason = DeleteOutcomeUnknown
 		}
+		e.OutcomeUnknown = OutcomeMayBeUnknown(e.Reason)
 	}
 	return e
+}
+
+// OutcomeMayBeUnknown reports whether a delete that fails for this reason may have taken effect. Error.OutcomeUnknown says
+// whether this one may have; with DeleteOutcomeUnknown, each may.
+func OutcomeMayBeUnknown(reason Reason) bool {
+	switch reason {
+	case DeleteOutcomeUnknown, Cancelled, DeadlineExceeded, AtlasTimeout, AtlasInvalidResponse:
+		return true
+	}
+	return false
 }
 
 func statusReason(code int) Reason {

@@ -18,8 +18,8 @@ import (
 func TestSentDelete(t *testing.T) {
 	for _, kind := range []atlas.Kind{atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindCanceled, atlas.KindInvalidResponse} {
 		err := &atlas.Error{Op: atlas.OpDelete, Kind: kind, Sent: true, RetryAfter: time.Second, Err: context.Canceled}
-		if e := From(err); !e.OutcomeUnknown || e.RetryDelay() != 0 {
-			t.Errorf("%v: %v, outcome unknown %v, retry after %v", kind, e, e.OutcomeUnknown, e.RetryDelay())
+		if e := From(err); !e.OutcomeUnknown || e.RetryDelay() != 0 || e.Pushback() != "-1" {
+			t.Errorf("%v: %v, outcome unknown %v, retry after %v, pushback %s", kind, e, e.OutcomeUnknown, e.RetryDelay(), e.Pushback())
 		}
 		err.Sent = false
 		if e := From(err); e.OutcomeUnknown {
@@ -34,6 +34,25 @@ func TestSentDelete(t *testing.T) {
 		e := From(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindStatus, StatusCode: status, Sent: true, Err: errors.New("x")})
 		if e.OutcomeUnknown != unknown {
 			t.Errorf("status %d: outcome unknown %v, want %v", status, e.OutcomeUnknown, unknown)
+		}
+	}
+}
+
+// TestPushback: a client's own policy is told to wait as long as RetryInfo says, and not a moment less, or to stop.
+func TestPushback(t *testing.T) {
+	for delay, pushback := range map[time.Duration]string{
+		0: "1000", time.Nanosecond: "1", 1500 * time.Microsecond: "2", 7 * time.Second: "7000", 5 * time.Minute: "300000",
+	} {
+		if got := (&Error{Reason: AtlasRateLimited, RetryAfter: delay}).Pushback(); got != pushback {
+			t.Errorf("pushback of %v is %s, want %s", delay, got, pushback)
+		}
+	}
+	for _, refused := range []Reason{
+		CredentialMissing, CredentialMalformed, CredentialRejected, CallerRejected, CallerUnknown, CallerNotPermitted, AtlasForbidden,
+		AtlasConflict, DeleteOutcomeUnknown, Internal,
+	} {
+		if got := (&Error{Reason: refused, RetryAfter: time.Second}).Pushback(); got != "-1" {
+			t.Errorf("pushback of %v is %s, want -1", refused, got)
 		}
 	}
 }
@@ -73,5 +92,25 @@ func TestAnswers(t *testing.T) {
 	}
 	if len(answers) != len(ephemeraltokenv1.ErrorReason_name)-1 {
 		t.Errorf("%d answers for %d reasons", len(answers), len(ephemeraltokenv1.ErrorReason_name)-1)
+	}
+}
+
+// TestNotAsked: what Atlas was not asked is told as such, and a delete among it has not happened.
+func TestNotAsked(t *testing.T) {
+	for kind, want := range map[atlas.Kind]struct {
+		reason Reason
+		code   codes.Code
+		asked  time.Duration
+		told   time.Duration
+	}{
+		atlas.KindUnavailable: {AtlasUnavailable, codes.Unavailable, 300 * time.Millisecond, 300 * time.Millisecond},
+		atlas.KindOverloaded:  {Overloaded, codes.ResourceExhausted, 0, time.Second},
+	} {
+		for _, op := range []atlas.Operation{atlas.OpCreate, atlas.OpDelete, atlas.OpLogIn} {
+			e := From(&atlas.Error{Op: op, Kind: kind, RetryAfter: want.asked, Err: errors.New("x")})
+			if e.Reason != want.reason || e.GRPCStatus().Code() != want.code || e.RetryDelay() != want.told || e.OutcomeUnknown {
+				t.Errorf("%s %v: %v %v, retry after %v, outcome unknown %v", op, kind, e, e.GRPCStatus().Code(), e.RetryDelay(), e.OutcomeUnknown)
+			}
+		}
 	}
 }

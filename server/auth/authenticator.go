@@ -37,9 +37,10 @@ type Authenticator struct {
 	cfg   Config
 	state atomic.Pointer[state]
 
-	mu     sync.Mutex // guards closed and the succession of states
-	closed bool
-	wg     sync.WaitGroup
+	mu   sync.Mutex      // guards the succession of states
+	ctx  context.Context // of all issuers
+	stop context.CancelFunc
+	wg   sync.WaitGroup
 }
 
 // state is a policy with all that it names; without one, the sources alone.
@@ -67,6 +68,7 @@ func New(cfg Config) (*Authenticator, error) {
 		cfg.timing = defaultTiming
 	}
 	a := &Authenticator{cfg: cfg}
+	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.state.Store(&state{sources: cfg.Sources})
 	if cfg.Policy != nil {
 		if err := a.install(cfg.Policy, cfg.Sources); err != nil {
@@ -76,11 +78,10 @@ func New(cfg Config) (*Authenticator, error) {
 	return a, nil
 }
 
-// PassThrough is the Authenticator of a service that holds no profile: everybody with an Atlas JWT is let in with it, and
-// Atlas decides. It need not be closed.
-func PassThrough() *Authenticator {
-	a := &Authenticator{}
-	a.state.Store(&state{})
+// NewPassThrough returns the Authenticator of a service that holds no profile: everybody with an Atlas JWT is let in with it, and
+// Atlas decides.
+func NewPassThrough() *Authenticator {
+	a, _ := New(Config{}) // which nothing can be wrong with
 	return a
 }
 
@@ -94,7 +95,7 @@ func (a *Authenticator) SetPolicy(p *Policy, sources Sources) error {
 	switch {
 	case p == nil || a.state.Load().policy == nil:
 		return errors.New("a policy can only replace a policy")
-	case a.closed:
+	case a.ctx.Err() != nil:
 		return errors.New("the authenticator is closed")
 	}
 	return a.install(p, sources)
@@ -111,7 +112,7 @@ func (a *Authenticator) install(p *Policy, sources Sources) error {
 	next := &state{policy: p, sources: sources, issuers: make(map[string]*issuer, len(p.issuers))}
 	for _, named := range p.issuers {
 		i := old.issuers[named.URL]
-		if i == nil || i.Issuer != named {
+		if i == nil || i.issuerConfig != named {
 			i = a.start(named)
 		}
 		next.issuers[named.URL] = i
@@ -125,10 +126,10 @@ func (a *Authenticator) install(p *Policy, sources Sources) error {
 	return nil
 }
 
-func (a *Authenticator) start(named Issuer) *issuer {
-	ctx, stop := context.WithCancel(context.Background())
+func (a *Authenticator) start(named issuerConfig) *issuer {
+	ctx, stop := context.WithCancel(a.ctx)
 	i := &issuer{
-		Issuer: named, roots: a.cfg.RootCAs, timing: a.cfg.timing, log: a.cfg.Logger,
+		issuerConfig: named, roots: a.cfg.RootCAs, timing: a.cfg.timing, log: a.cfg.Logger,
 		stop: stop, stopped: ctx.Done(), wanted: make(chan struct{}),
 	}
 	i.last.Store(&fetched{next: make(chan struct{})})
@@ -138,36 +139,49 @@ func (a *Authenticator) start(named Issuer) *issuer {
 
 // Close stops asking the issuers. Calls with an OIDC token may fail from then on. The sources are their owner's to close.
 func (a *Authenticator) Close() {
-	a.mu.Lock()
-	a.closed = true
-	for _, i := range a.state.Load().issuers {
-		i.stop()
-	}
+	a.mu.Lock() // no issuer starts meanwhile
+	a.stop()
 	a.mu.Unlock()
 	a.wg.Wait()
 }
 
-// Check returns an error for each profile that Atlas does not let in at present, and for each issuer whose callers cannot be
-// checked: for readiness, in words.
-func (a *Authenticator) Check() error {
+// CheckIssuers waits until every issuer has been asked once, or ctx ends, and returns an error for each whose callers cannot be
+// checked then.
+func (a *Authenticator) CheckIssuers(ctx context.Context) error {
 	s := a.state.Load()
 	var errs []error
-	for _, profile := range slices.Sorted(maps.Keys(s.sources)) {
-		if err := s.sources[profile].Err(); err != nil {
-			errs = append(errs, fmt.Errorf("profile %s: %w", profile, err))
-		}
-	}
 	for _, url := range slices.Sorted(maps.Keys(s.issuers)) {
+		first := s.issuers[url].last.Load()
+		if first.began.IsZero() {
+			select {
+			case <-first.next:
+			case <-ctx.Done():
+			}
+		}
 		errs = append(errs, s.issuers[url].last.Load().check(url))
 	}
 	return errors.Join(errs...)
+}
+
+// Refused reports whether no call can succeed because Atlas refuses every profile, and no caller may bring a JWT of its own.
+func (a *Authenticator) Refused() bool {
+	s := a.state.Load()
+	if len(s.sources) == 0 || s.policy != nil && s.policy.usesPassthrough() {
+		return false
+	}
+	for _, source := range s.sources {
+		if !source.Refused() {
+			return false
+		}
+	}
+	return true
 }
 
 // AllowsWithoutCertificate reports whether the policy in force has a rule for callers without a client certificate. Without
 // a policy it is false: then, whoever asks for certificates wants one of everybody.
 func (a *Authenticator) AllowsWithoutCertificate() bool {
 	p := a.state.Load().policy
-	return p != nil && p.AllowsWithoutCertificate()
+	return p != nil && p.allowsWithoutCertificate()
 }
 
 // Authenticate says who makes the call, and how it goes on. The peer and the incoming metadata are in ctx, where gRPC puts
@@ -189,34 +203,26 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	refused := Grant{Caller: known}
 
 	jwt, bearer, err := parseCredential(callCredentials(ctx))
-	brought := err == nil
+	isAtlas := err == nil // the JWT
 	if err != nil && !errors.Is(err, ErrMissing) {
 		return refused, err
 	}
 	s := a.state.Load()
-	switch {
-	case s.policy == nil && a.cfg.DefaultProfile != "":
-		if err := a.byCertificate(leaf, brought, method); err != nil {
-			return refused, err
-		}
-		return s.grant(known, a.cfg.DefaultProfile, ""), nil
-	case s.policy == nil && !brought:
-		return refused, ErrMissing
-	case s.policy == nil && known == (Caller{}):
-		return s.grant(Caller{Kind: KindAtlas}, Passthrough, jwt), nil
-	case s.policy == nil:
-		return s.grant(known, Passthrough, jwt), nil
+	if s.policy == nil {
+		return a.withoutPolicy(s, leaf, known, jwt, method)
 	}
-
-	isAtlas := brought
-	if brought && bearer {
+	if bearer {
 		claimed, err := peekIssuer(string(jwt))
 		if err != nil {
 			return refused, err
 		}
 		if claimed != "" {
 			isAtlas = false
-			caller, err := s.verifyToken(ctx, claimed, string(jwt))
+			issuer := s.issuers[claimed]
+			if issuer == nil {
+				return refused, fmt.Errorf("%w: the policy does not name its issuer", ErrCallerRejected)
+			}
+			caller, err := issuer.verify(ctx, string(jwt))
 			if err != nil {
 				return refused, err
 			}
@@ -224,7 +230,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 		}
 	}
 	if isAtlas {
-		callers = append(callers, Caller{Kind: KindAtlas})
+		callers = append(callers, Caller{Kind: kindAtlas})
 	}
 	switch {
 	case len(callers) == 0 && leaf != nil:
@@ -232,7 +238,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	case len(callers) == 0:
 		return refused, ErrMissing
 	}
-	d, err := s.policy.Decide(callers, method)
+	d, err := s.policy.decide(callers, method)
 	switch passthrough := d.Profile == Passthrough; {
 	case err != nil:
 	case passthrough && !isAtlas:
@@ -247,31 +253,27 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	return Grant{Caller: d.Caller}, err
 }
 
-// byCertificate lets in whoever the TLS layer has verified, and nobody else.
-func (a *Authenticator) byCertificate(leaf *x509.Certificate, brought bool, method string) error {
+// withoutPolicy lets in whoever the TLS layer has verified, if there is a default profile, else everybody with an Atlas JWT.
+func (a *Authenticator) withoutPolicy(s *state, leaf *x509.Certificate, known Caller, jwt atlas.JWT, method string) (Grant, error) {
+	profile, refused := a.cfg.DefaultProfile, Grant{Caller: known}
 	switch {
-	case leaf == nil && brought:
-		return ErrUnknownCaller
+	case jwt == "" && (leaf == nil || profile == ""):
+		return refused, ErrMissing
+	case profile == "" && known == (Caller{}):
+		return s.grant(Caller{Kind: kindAtlas}, Passthrough, jwt), nil
+	case profile == "":
+		return s.grant(known, Passthrough, jwt), nil
 	case leaf == nil:
-		return ErrMissing
-	case brought:
-		return fmt.Errorf("%w: callers have profile %s, and this one brings an authorization value", ErrAmbiguous, a.cfg.DefaultProfile)
+		return refused, ErrUnknownCaller
+	case jwt != "":
+		return refused, fmt.Errorf("%w: callers have profile %s, and this one brings an authorization value", ErrAmbiguous, profile)
 	case !slices.Contains(methods, methodName(method)):
-		return ErrNotPermitted
+		return refused, ErrNotPermitted
 	}
-	return nil
+	return s.grant(known, profile, ""), nil
 }
 
 // grant lets a caller in, with the source of its profile.
 func (s *state) grant(caller Caller, profile string, jwt atlas.JWT) Grant {
 	return Grant{Caller: caller, Profile: profile, JWT: jwt, Source: s.sources[profile]}
-}
-
-// verifyToken has the issuer that a token claims to be from verify it.
-func (s *state) verifyToken(ctx context.Context, claimed, token string) (Caller, error) {
-	i := s.issuers[claimed]
-	if i == nil {
-		return Caller{}, fmt.Errorf("%w: the policy does not name its issuer", ErrCallerRejected)
-	}
-	return i.verify(ctx, token)
 }

@@ -333,18 +333,16 @@ func TestNoPeer(t *testing.T) {
 	}
 }
 
-func TestGrantFromContext(t *testing.T) {
-	if _, err := auth.GrantFromContext(t.Context()); !errors.Is(err, auth.ErrMissing) {
-		t.Errorf("without a grant: %v, want ErrMissing", err)
-	}
+// A grant that does not say how the call goes on has no credential.
+func TestGrantWithoutCredential(t *testing.T) {
 	source := defaultSources["default"]
 	for _, unusable := range []auth.Grant{{}, {Profile: "acme"}, {Profile: auth.Passthrough, Source: source}, {Source: source}} {
-		if _, err := auth.GrantFromContext(auth.NewGrantContext(t.Context(), unusable)); !errors.Is(err, auth.ErrMissing) {
-			t.Errorf("with %+v: %v, want ErrMissing", unusable, err)
+		if _, err := unusable.Credential(t.Context()); !errors.Is(err, auth.ErrMissing) {
+			t.Errorf("of %+v: %v, want ErrMissing", unusable, err)
 		}
 	}
-	want := auth.Grant{Caller: auth.Caller{Kind: auth.KindDNS, Name: "a.internal"}, Profile: "acme", Source: source}
-	if got, err := auth.GrantFromContext(auth.NewGrantContext(t.Context(), want)); got != want || err != nil {
+	own := auth.Grant{Profile: auth.Passthrough, JWT: "a.b.c"}
+	if got, err := own.Credential(t.Context()); got.JWT != own.JWT || err != nil {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }

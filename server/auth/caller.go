@@ -14,17 +14,17 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// The kinds of [Caller].
+// The kinds of [Caller], as the audit record has them.
 const (
-	KindSPIFFE = "spiffe" // by the SPIFFE ID of a verified client certificate
-	KindDNS    = "dns"    // by a DNS name of a verified client certificate
-	KindOIDC   = "oidc"   // by a verified OIDC token
-	KindAtlas  = "atlas"  // brings an Atlas JWT, which only Atlas can verify: who it is, is not known
+	kindSPIFFE = "spiffe" // by the SPIFFE ID of a verified client certificate
+	kindDNS    = "dns"    // by a DNS name of a verified client certificate
+	kindOIDC   = "oidc"   // by a verified OIDC token
+	kindAtlas  = "atlas"  // brings an Atlas JWT, which only Atlas can verify: who it is, is not known
 )
 
 // Caller is who is calling, as far as that has been verified. The zero Caller is nobody that is known.
 type Caller struct {
-	// Kind is one of the Kind constants, or empty.
+	// Kind is spiffe, dns, oidc, atlas or, for the zero Caller, empty.
 	Kind string
 	// Name is the SPIFFE ID, the DNS name in lower case, or issuer#subject; empty for the kind atlas.
 	Name string
@@ -35,9 +35,9 @@ func (c Caller) String() string {
 	switch c.Kind {
 	case "":
 		return "unknown"
-	case KindSPIFFE:
+	case kindSPIFFE:
 		return c.Name
-	case KindAtlas:
+	case kindAtlas:
 		return selectorAtlas
 	}
 	return c.Kind + ":" + c.Name
@@ -50,13 +50,13 @@ func parseCaller(text string) (Caller, error) {
 	var err error
 	switch {
 	case text == selectorAtlas:
-		return Caller{Kind: KindAtlas}, nil
-	case kind == KindSPIFFE:
+		return Caller{Kind: kindAtlas}, nil
+	case kind == kindSPIFFE:
 		c.Name, err = text, checkSPIFFEID(text)
-	case kind == KindDNS:
+	case kind == kindDNS:
 		c.Name = strings.ToLower(name)
 		err = checkDNSName(c.Name)
-	case kind == KindOIDC:
+	case kind == kindOIDC:
 		issuer, subject, _ := strings.Cut(name, "#")
 		err = errors.Join(checkIssuer(issuer), checkSubject(subject))
 	default:
@@ -99,11 +99,11 @@ func appendCertificateCallers(to []Caller, leaf *x509.Certificate) []Caller {
 		if err != nil || id.Path() == "" {
 			return to
 		}
-		return append(to, Caller{Kind: KindSPIFFE, Name: id.String()})
+		return append(to, Caller{Kind: kindSPIFFE, Name: id.String()})
 	}
 	for _, name := range leaf.DNSNames {
 		if name = strings.ToLower(name); checkDNSName(name) == nil { // no wildcard: that is a set of names, not a caller
-			to = append(to, Caller{Kind: KindDNS, Name: name})
+			to = append(to, Caller{Kind: kindDNS, Name: name})
 		}
 	}
 	return to

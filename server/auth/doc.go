@@ -1,8 +1,9 @@
-// Package auth says who is calling, what they may do, and with which credential Atlas is to be called for them.
+// Package auth finds out who is calling, what the caller may do, and with which credential Atlas is called on its behalf.
 //
-// It reads what a call brings, and asks the issuers of OIDC tokens for their keys; it neither calls Atlas nor decides
-// what becomes of an error. Nobody outside Atlas can verify an Atlas JWT (HS256, and the key is Atlas's alone), so nothing
-// here believes a word that is inside one. Who calls is taken from two places only: the client certificate that the TLS
-// handshake has verified, and an OIDC token that its issuer's keys verify. No header or metadata that claims an identity
-// is ever looked at.
+// It reads a call's credentials, and fetches the keys of OIDC issuers. It does not call Atlas, and does not decide how an
+// error is answered.
+//
+// Who calls is known from two sources only: the client certificate that the TLS handshake has verified, and an OIDC token that
+// verifies with its issuer's keys. Nobody outside Atlas can verify an Atlas JWT (HS256, and only Atlas has the key), so claims
+// in one are not trusted here. No header or metadata that says who calls is read.
 package auth

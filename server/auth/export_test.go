@@ -12,6 +12,27 @@ func (c Config) Impatient(retry, keys time.Duration) Config {
 	return c
 }
 
+// What the tests compare with.
+const (
+	KindSPIFFE = kindSPIFFE
+	KindDNS    = kindDNS
+	KindOIDC   = kindOIDC
+	KindAtlas  = kindAtlas
+)
+
+type (
+	Issuer          = issuerConfig
+	ValidationError = validationError
+)
+
+// IssuerConfigs are those whose OIDC tokens are accepted, in the order of the file.
+func (p *Policy) IssuerConfigs() []Issuer { return p.issuers }
+
+// Decide is decide.
+func (p *Policy) Decide(callers []Caller, method string) (decision, error) {
+	return p.decide(callers, method)
+}
+
 // MatchGlob and PeekIssuer are matchGlob and peekIssuer.
 var (
 	MatchGlob  = matchGlob

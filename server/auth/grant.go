@@ -25,19 +25,14 @@ type Grant struct {
 	Source *atlas.TokenSource
 }
 
-type grantKey struct{}
-
-// NewGrantContext returns ctx carrying the grant.
-func NewGrantContext(ctx context.Context, grant Grant) context.Context {
-	return context.WithValue(ctx, grantKey{}, grant)
-}
-
-// GrantFromContext returns the grant put there by NewGrantContext. It fails with ErrMissing rather than return one that says
-// nothing about how the call goes on.
-func GrantFromContext(ctx context.Context) (Grant, error) {
-	grant, ok := ctx.Value(grantKey{}).(Grant)
-	if !ok || grant.Profile == "" || (grant.Profile == Passthrough) != (grant.Source == nil) {
-		return Grant{}, ErrMissing
+// Credential is that with which the call goes on to Atlas: the caller's own JWT, or that of the profile, which may take a login. It
+// fails with ErrMissing if the grant does not say how the call goes on.
+func (g Grant) Credential(ctx context.Context) (atlas.Credential, error) {
+	if g.Profile == "" || (g.Profile == Passthrough) != (g.Source == nil) {
+		return atlas.Credential{}, ErrMissing
 	}
-	return grant, nil
+	if g.Profile == Passthrough {
+		return atlas.Credential{JWT: g.JWT}, nil
+	}
+	return g.Source.Credential(ctx)
 }

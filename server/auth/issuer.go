@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/golang-jwt/jwt/v5"
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // What is wrong with a caller's OIDC token, or with asking about it.
@@ -32,8 +32,8 @@ const clockLeeway = time.Minute
 
 // signingAlgorithms are those accepted, whatever an issuer offers: asymmetric ones, so that a public key is never taken for
 // a secret (RFC 8725 §3.1).
-var signingAlgorithms = []string{
-	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+var signingAlgorithms = []jose.SignatureAlgorithm{
+	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
 
 // The bounds of a request to an issuer.
@@ -54,7 +54,7 @@ var defaultTiming = timing{retryMin: time.Second, retryMax: time.Minute, again: 
 // issuer verifies the OIDC tokens of one issuer. Its keys are fetched in the background, by run alone, so that no caller's
 // deadline ends what others wait for.
 type issuer struct {
-	Issuer
+	issuerConfig
 
 	roots  func() *x509.CertPool // nil: the system's
 	timing timing
@@ -68,10 +68,11 @@ type issuer struct {
 
 // fetched is how things are after a fetch.
 type fetched struct {
-	keys  []jose.JSONWebKey // nil until a fetch has succeeded; those of the last one that did
-	err   error             // nil if this one did
-	began time.Time         // zero until the first one
-	next  chan struct{}     // closed when there is a newer one
+	keys   []jose.JSONWebKey // nil until a fetch has succeeded; those of the last one that did
+	keysAt time.Time         // when that one began
+	err    error             // nil if this one succeeded
+	began  time.Time         // zero until the first one
+	next   chan struct{}     // closed when there is a newer one
 }
 
 // run fetches the issuer's keys until ctx is done: until it succeeds, then from time to time, and when a token needs it.
@@ -83,14 +84,14 @@ func (i *issuer) run(ctx context.Context) {
 		if now.keys, now.err = i.fetch(ctx); ctx.Err() != nil {
 			return
 		} else if now.err != nil {
-			now.keys = last.keys
+			now.keys, now.keysAt = last.keys, last.keysAt
 			wait = delay/2 + rand.N(delay/2+1) //nolint:gosec // jitter needs no secrecy
 			delay = min(2*delay, i.timing.retryMax)
 			if last.err == nil || last.err.Error() != now.err.Error() {
 				i.log.WarnContext(ctx, "OIDC issuer cannot be used, trying again", slog.String("issuer", i.URL), slog.Any("error", now.err))
 			}
 		} else {
-			delay = i.timing.retryMin
+			now.keysAt, delay = now.began, i.timing.retryMin
 			if last.keys == nil || last.err != nil {
 				i.log.InfoContext(ctx, "OIDC issuer is ready", slog.String("issuer", i.URL), slog.String("audience", i.Audience))
 			}
@@ -104,6 +105,14 @@ func (i *issuer) run(ctx context.Context) {
 		case <-i.wanted:
 		}
 	}
+}
+
+// CheckIssuer asks an issuer once, as an [Authenticator] does, and returns how many keys of a kind that is understood it
+// publishes. roots are the authorities to believe; if nil, they are the system's.
+func CheckIssuer(ctx context.Context, url string, roots func() *x509.CertPool) (keys int, err error) {
+	i := &issuer{issuerConfig: issuerConfig{URL: url}, roots: roots}
+	found, err := i.fetch(ctx)
+	return len(found), err
 }
 
 // fetch reads the issuer's configuration (OpenID Connect Discovery §4), and the keys that this points to. Connections do not
@@ -215,63 +224,58 @@ func (i *issuer) verify(ctx context.Context, token string) (Caller, error) {
 	if err := last.check(i.URL); err != nil {
 		return Caller{}, fmt.Errorf("%w: %w", ErrCallerCheckUnavailable, err)
 	}
-	claims, err := i.parse(token, last.keys)
+	subject, err := i.parse(token, last.keys)
 	if errors.Is(err, errNoKey) { // there may be new ones (OpenID Connect Core §10.1.1)
 		if last, err = i.newer(ctx, last); err != nil {
 			return Caller{}, err
 		}
-		if claims, err = i.parse(token, last.keys); errors.Is(err, errNoKey) && last.err != nil {
+		if subject, err = i.parse(token, last.keys); errors.Is(err, errNoKey) && last.err != nil {
 			return Caller{}, fmt.Errorf("%w: keys of issuer %s: %w", ErrCallerCheckUnavailable, i.URL, last.err)
 		}
 	}
 	if err != nil {
 		return Caller{}, fmt.Errorf("%w: issuer %s: %w", ErrCallerRejected, i.URL, err)
 	}
-	return Caller{Kind: KindOIDC, Name: i.URL + "#" + claims.Subject}, nil
+	return Caller{Kind: kindOIDC, Name: i.URL + "#" + subject}, nil
 }
 
 // errNoKey: the token cannot be verified with the keys that there are.
 var errNoKey = errors.New("no key verifies it")
 
-// parse verifies the token's signature with one of the keys, and only then looks at its claims.
-func (i *issuer) parse(token string, keys []jose.JSONWebKey) (*tokenClaims, error) {
-	claims, readable := &tokenClaims{}, false
-	_, err := jwt.ParseWithClaims(token, claims, func(token *jwt.Token) (any, error) {
-		if token.Header["crit"] != nil { // nothing that it could name is understood here (RFC 7515 §4.1.11)
-			return nil, jwt.ErrTokenUnverifiable
-		}
-		readable = true
-		kid, named := token.Header["kid"]
-		var candidates jwt.VerificationKeySet
-		for _, key := range keys {
-			if !named || kid == key.KeyID {
-				candidates.Keys = append(candidates.Keys, key.Key)
-			}
-		}
-		return candidates, nil
-	}, jwt.WithValidMethods(signingAlgorithms), jwt.WithIssuer(i.URL), jwt.WithAudience(i.Audience),
-		jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockLeeway))
-	switch {
-	case err == nil:
-		return claims, nil
-	case errors.Is(err, jwt.ErrTokenInvalidClaims): // found after the signature, so it may be said
-		return nil, err
-	case !readable:
-		return nil, errors.New("it is not a JWT, or signed in a way that is not accepted")
+// parse returns the subject of a token. It verifies the signature with one of the keys, and only then looks at the claims.
+func (i *issuer) parse(token string, keys []jose.JSONWebKey) (string, error) {
+	signed, err := jose.ParseSignedCompact(token, signingAlgorithms)
+	if err != nil {
+		return "", errors.New("it is not a JWT, or signed in a way that is not accepted")
 	}
-	return nil, errNoKey
+	kid := signed.Signatures[0].Header.KeyID
+	for _, key := range keys {
+		if kid != "" && kid != key.KeyID {
+			continue
+		}
+		if payload, err := signed.Verify(key.Key); err == nil {
+			return i.subject(payload)
+		}
+	}
+	return "", errNoKey
 }
 
-// tokenClaims are those that matter.
-type tokenClaims struct{ jwt.RegisteredClaims }
-
-// Validate is what golang-jwt leaves to us, or sees less strictly.
-func (c *tokenClaims) Validate() error {
-	switch {
-	case c.ExpiresAt != nil && !time.Now().Before(c.ExpiresAt.Time): // the leeway is not for this end
-		return fmt.Errorf("it expired at %s", c.ExpiresAt.UTC().Format(time.RFC3339))
-	case len(c.Audience) != 1: // whoever else it is for could use it here (OpenID Connect Core §3.1.3.7)
-		return errors.New("it is for several audiences, or for none")
+// subject checks the claims of a token that the issuer has signed.
+func (i *issuer) subject(payload []byte) (string, error) {
+	var claims jwt.Claims
+	if json.Unmarshal(payload, &claims) != nil {
+		return "", errors.New("its claims are not what they should be")
 	}
-	return checkSubject(c.Subject)
+	switch {
+	case claims.Expiry == nil:
+		return "", errors.New("it would never expire")
+	case !time.Now().Before(claims.Expiry.Time()): // the leeway is not for this end
+		return "", fmt.Errorf("it expired at %s", claims.Expiry.Time().UTC().Format(time.RFC3339))
+	case len(claims.Audience) != 1: // whoever else it is for could use it here (OpenID Connect Core §3.1.3.7)
+		return "", errors.New("it is for several audiences, or for none")
+	}
+	if err := claims.ValidateWithLeeway(jwt.Expected{Issuer: i.URL, AnyAudience: jwt.Audience{i.Audience}}, clockLeeway); err != nil {
+		return "", err
+	}
+	return claims.Subject, checkSubject(claims.Subject)
 }

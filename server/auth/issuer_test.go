@@ -208,8 +208,14 @@ func TestKeysCannotBeFetched(t *testing.T) {
 			if err := a.Check(); err == nil || !strings.Contains(err.Error(), "keys") || strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("readiness says %v", err)
 			}
+			if status := a.Issuers()[issuer.URL]; status.OK || !status.Keys.IsZero() {
+				t.Errorf("status without keys: %+v", status)
+			}
 			issuer.Answer(authtest.PathKeys, nil)
 			untilReady(t, a)
+			if status := a.Issuers()[issuer.URL]; !status.OK || status.Keys.IsZero() {
+				t.Errorf("status with keys: %+v", status)
+			}
 			becomes(t, a, known, nil)
 
 			issuer.Answer(authtest.PathKeys, handler)
@@ -220,9 +226,29 @@ func TestKeysCannotBeFetched(t *testing.T) {
 			if _, err := create(t.Context(), a, known); err != nil || a.Check() != nil {
 				t.Errorf("a key that is known: %v; readiness says %v", err, a.Check())
 			}
+			if status := a.Issuers()[issuer.URL]; status.OK || status.Keys.IsZero() {
+				t.Errorf("status with old keys: %+v", status)
+			}
 			issuer.Answer(authtest.PathKeys, nil)
 			becomes(t, a, fresh, nil)
 		})
+	}
+}
+
+// TestKeyNotUnderstood: one entry of the issuer's keys that cannot be read takes nothing from the others (RFC 7517 §5).
+func TestKeyNotUnderstood(t *testing.T) {
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"k": key})
+	issuer.Answer(authtest.PathKeys, func(w http.ResponseWriter, _ *http.Request) {
+		var keys strings.Builder
+		issuer.WriteKeys(&keys)
+		_, _ = io.WriteString(w, strings.Replace(keys.String(), "[", `[{"kty":"RSA","kid":"no exponent","n":"AQ"},{"kty":"new"},`, 1))
+	})
+	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, 0))
+	untilReady(t, a)
+	if _, err := create(t.Context(), a, authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -315,5 +341,24 @@ func TestIssuerNotTrusted(t *testing.T) {
 	token := authtest.Sign(t, jwt.SigningMethodES256, "k", authtest.NewKey(t), issuer.Claims(nil))
 	if _, err := create(t.Context(), a, token); !errors.Is(err, auth.ErrCallerCheckUnavailable) {
 		t.Errorf("got %v, want ErrCallerCheckUnavailable", err)
+	}
+}
+
+// Somebody who looks after an issuer hears what an Authenticator would make of it.
+func TestCheckIssuer(t *testing.T) {
+	t.Parallel()
+	issuer := authtest.NewIssuer(t)
+	if n, err := auth.CheckIssuer(t.Context(), issuer.URL, issuer.RootCAs); n != 0 || err != nil {
+		t.Errorf("without keys: %d, %v", n, err)
+	}
+	issuer.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
+	if n, err := auth.CheckIssuer(t.Context(), issuer.URL, issuer.RootCAs); n != 1 || err != nil {
+		t.Errorf("with one: %d, %v", n, err)
+	}
+	if _, err := auth.CheckIssuer(t.Context(), issuer.URL, nil); err == nil {
+		t.Error("it is trusted without its authority")
+	}
+	if _, err := auth.CheckIssuer(t.Context(), issuer.URL+"/other", issuer.RootCAs); err == nil {
+		t.Error("its documents are another's")
 	}
 }

@@ -34,7 +34,7 @@ var (
 type Policy struct {
 	name     string
 	profiles []Profile
-	issuers  []Issuer
+	issuers  []issuerConfig
 	rules    []rule
 }
 
@@ -48,22 +48,22 @@ type Profile struct {
 	Line int
 }
 
-// Issuer is somebody whose OIDC tokens are accepted.
-type Issuer struct {
+// issuerConfig is somebody whose OIDC tokens are accepted.
+type issuerConfig struct {
 	// URL is what its tokens have as iss, and where its keys are found.
 	URL string
 	// Audience is what they must have as aud, and nothing else beside it.
 	Audience string
 }
 
-// Decision is what a policy lets a caller do.
-type Decision struct {
+// decision is what a policy lets a caller do.
+type decision struct {
 	// Caller is the one of those given that the rule matches.
 	Caller Caller
 	// Profile is Passthrough or the name of a profile; empty if the method is not allowed.
 	Profile string
-	// Rule is the number of the rule that decided, from 1, and Line where in the file it is; zero if none did.
-	Rule, Line int
+	// Rule is the number of the rule that decided, from 1; zero if none did.
+	Rule int
 }
 
 // methods are those of the API, as a policy calls them.
@@ -94,7 +94,7 @@ type rule struct {
 }
 
 // separators are what a * never matches, beside the slash.
-var separators = map[string]string{KindSPIFFE: "/", KindDNS: ".", KindOIDC: ":"}
+var separators = map[string]string{kindSPIFFE: "/", kindDNS: ".", kindOIDC: ":"}
 
 func (r rule) matches(c Caller) bool {
 	return r.kind == c.Kind && strings.HasPrefix(c.Name, r.prefix) && matchGlob(r.pattern, c.Name[len(r.prefix):], separators[r.kind])
@@ -127,11 +127,11 @@ func matchGlob(pattern, name, separator string) bool {
 // selector is how the rule reads in a listing.
 func (r rule) selector() string {
 	switch r.kind {
-	case KindSPIFFE:
+	case kindSPIFFE:
 		return selectorSPIFFE + " " + r.prefix + r.pattern
-	case KindDNS:
+	case kindDNS:
 		return selectorDNS + " " + r.pattern
-	case KindOIDC:
+	case kindOIDC:
 		return selectorOIDC + " " + r.prefix + r.pattern
 	}
 	return selectorAtlas
@@ -158,25 +158,23 @@ func (p *Policy) find(callers []Caller) (int, Caller) {
 	return -1, Caller{}
 }
 
-// Decide says what a caller that has been verified to be all of these may do. The method is its short name, CreateToken, or
-// its full gRPC name. The error is ErrNotPermitted or ErrUnknownCaller; the Decision with it tells the caller and the rule,
+// decide says what a caller that has been verified to be all of these may do. The method is its short name, CreateToken, or
+// its full gRPC name. The error is ErrNotPermitted or ErrUnknownCaller; the decision with it tells the caller and the rule,
 // if any.
-func (p *Policy) Decide(callers []Caller, method string) (Decision, error) {
+func (p *Policy) decide(callers []Caller, method string) (decision, error) {
 	i, caller := p.find(callers)
 	if i < 0 {
-		known := slices.IndexFunc(callers, func(c Caller) bool { return c.Kind != "" && c.Kind != KindAtlas })
+		known := slices.IndexFunc(callers, func(c Caller) bool { return c.Kind != "" && c.Kind != kindAtlas })
 		if known < 0 {
-			return Decision{}, ErrUnknownCaller
+			return decision{}, ErrUnknownCaller
 		}
-		return Decision{Caller: callers[known]}, fmt.Errorf("%w: no rule in %s matches %s", ErrNotPermitted, p.name, callers[known])
+		return decision{Caller: callers[known]}, fmt.Errorf("%w: no rule in %s matches %s", ErrNotPermitted, p.name, callers[known])
 	}
 	r := p.rules[i]
-	d := Decision{Caller: caller, Rule: i + 1, Line: r.line}
 	if !slices.Contains(r.allow, methodName(method)) {
-		return d, fmt.Errorf("%w: %s:%d (rule %d) allows %s only", ErrNotPermitted, p.name, r.line, i+1, r.may())
+		return decision{Caller: caller, Rule: i + 1}, fmt.Errorf("%w: %s:%d (rule %d) allows %s only", ErrNotPermitted, p.name, r.line, i+1, r.may())
 	}
-	d.Profile = r.profile
-	return d, nil
+	return decision{caller, r.profile, i + 1}, nil
 }
 
 // Explain says which rule a caller matches, in words. The caller is a SPIFFE ID, dns:NAME, oidc:ISSUER#SUBJECT or
@@ -197,18 +195,37 @@ func (p *Policy) Explain(caller string) (string, error) {
 // Profiles are the service's own, in the order of the file.
 func (p *Policy) Profiles() []Profile { return slices.Clone(p.profiles) }
 
-// Issuers are those whose OIDC tokens are accepted, each once, in the order of the file.
-func (p *Policy) Issuers() []Issuer { return slices.Clone(p.issuers) }
+// Issuers are the URLs of those whose OIDC tokens are accepted, in the order of the file.
+func (p *Policy) Issuers() []string {
+	urls := make([]string, 0, len(p.issuers))
+	for _, issuer := range p.issuers {
+		urls = append(urls, issuer.URL)
+	}
+	return urls
+}
+
+// AcceptsOIDC reports whether a rule is for callers with an OIDC token.
+func (p *Policy) AcceptsOIDC() bool { return len(p.issuers) > 0 }
 
 // NeedsCertificates reports whether a rule is for callers with client certificates.
 func (p *Policy) NeedsCertificates() bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == KindSPIFFE || r.kind == KindDNS })
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindSPIFFE || r.kind == kindDNS })
 }
 
-// AllowsWithoutCertificate reports whether a rule is for callers that need no client certificate: those with an OIDC token
+// NeedsDNSNames reports whether a rule is for callers with client certificates that have no SPIFFE ID.
+func (p *Policy) NeedsDNSNames() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindDNS })
+}
+
+// allowsWithoutCertificate reports whether a rule is for callers that need no client certificate: those with an OIDC token
 // or an Atlas JWT.
-func (p *Policy) AllowsWithoutCertificate() bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == KindOIDC || r.kind == KindAtlas })
+func (p *Policy) allowsWithoutCertificate() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindOIDC || r.kind == kindAtlas })
+}
+
+// usesPassthrough reports whether a rule is for callers with an Atlas JWT of their own.
+func (p *Policy) usesPassthrough() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.profile == Passthrough })
 }
 
 // String lists what is in force, for people.

@@ -21,15 +21,15 @@ const (
 	maxName             = 63  // bytes in a profile's name
 )
 
-// ValidationError is something wrong in a policy file.
-type ValidationError struct {
+// validationError is something wrong in a policy file.
+type validationError struct {
 	File string
 	Line int
 	Text string
 }
 
 // Error returns file:line: text.
-func (e *ValidationError) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text) }
+func (e *validationError) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text) }
 
 // The file as it is written.
 type (
@@ -63,8 +63,8 @@ var knownKeys = map[string]string{
 	"auth.oidcYAML":    "issuer, audience, subject",
 }
 
-// ParsePolicy reads a policy in YAML. The name is the file's, for messages. The error joins a [*ValidationError] for each
-// that there is, in the order of the lines; but what the values mean is looked at only once each is of the right type.
+// ParsePolicy reads a policy in YAML. The name is the file's, for messages. The error joins one of each mistake, as
+// file:line: text, in the order of the lines; but what the values mean is looked at only once each is of the right type.
 //
 // It is strict: a key that it does not know, a rule that can never decide, a profile that nobody uses are errors, and so is
 // whatever lets anybody at all use a profile. YAML's anchors, aliases, tags and merge keys are not accepted.
@@ -81,15 +81,15 @@ func ParsePolicy(name string, data []byte) (*Policy, error) {
 
 type policyParser struct {
 	policy *Policy
-	errs   []*ValidationError
+	errs   []*validationError
 }
 
 func (p *policyParser) errorf(line int, format string, args ...any) {
-	p.errs = append(p.errs, &ValidationError{File: p.policy.name, Line: max(line, 1), Text: fmt.Sprintf(format, args...)})
+	p.errs = append(p.errs, &validationError{File: p.policy.name, Line: max(line, 1), Text: fmt.Sprintf(format, args...)})
 }
 
 func (p *policyParser) err() error {
-	slices.SortStableFunc(p.errs, func(a, b *ValidationError) int { return cmp.Compare(a.Line, b.Line) })
+	slices.SortStableFunc(p.errs, func(a, b *validationError) int { return cmp.Compare(a.Line, b.Line) })
 	errs := make([]error, 0, maxValidationErrors+1)
 	for i, e := range p.errs {
 		if i == maxValidationErrors {
@@ -268,18 +268,18 @@ func (p *policyParser) rule(y ruleYAML, line int, what string) {
 		return
 	}
 	switch {
-	case r.kind == KindAtlas && r.profile != Passthrough && r.profile != "":
+	case r.kind == kindAtlas && r.profile != Passthrough && r.profile != "":
 		p.errorf(line, "%s: anybody can write down an Atlas JWT, so %s goes with profile %s only", what, selectorAtlas, Passthrough)
-	case r.kind == KindOIDC && r.profile == Passthrough:
+	case r.kind == kindOIDC && r.profile == Passthrough:
 		p.errorf(line, "%s: a caller with an OIDC token has no place left for an Atlas JWT, so %s does not go with profile %s", what, selectorOIDC, Passthrough)
 	}
 	if y.OIDC != nil {
-		p.issuer(Issuer{URL: y.OIDC.Issuer, Audience: y.OIDC.Audience}, line, what)
+		p.issuer(issuerConfig{URL: y.OIDC.Issuer, Audience: y.OIDC.Audience}, line, what)
 	}
 	p.policy.rules = append(p.policy.rules, r)
 }
 
-func (p *policyParser) issuer(issuer Issuer, line int, what string) {
+func (p *policyParser) issuer(issuer issuerConfig, line int, what string) {
 	first := slices.IndexFunc(p.policy.rules, func(r rule) bool { return r.prefix == issuer.URL+"#" })
 	if first < 0 {
 		p.policy.issuers = append(p.policy.issuers, issuer)
@@ -300,20 +300,20 @@ func (r *rule) selects(y ruleYAML) (err error) {
 	case given != 1:
 		return fmt.Errorf("it must have exactly one of %s, %s, %s, %s: true; it has %d", selectorSPIFFE, selectorOIDC, selectorDNS, selectorAtlas, given)
 	case y.SPIFFE != "":
-		r.kind = KindSPIFFE
+		r.kind = kindSPIFFE
 		if r.prefix, r.pattern, err = splitSPIFFEPattern(y.SPIFFE); err != nil {
 			return fmt.Errorf("%s %s: %w", selectorSPIFFE, quotable(y.SPIFFE), err)
 		}
 	case y.DNS != "":
-		r.kind, r.pattern = KindDNS, strings.ToLower(y.DNS) // names compare without regard to case (RFC 4343)
+		r.kind, r.pattern = kindDNS, strings.ToLower(y.DNS) // names compare without regard to case (RFC 4343)
 		if err = checkDNSPattern(r.pattern); err != nil {
 			return fmt.Errorf("%s %s: %w", selectorDNS, quotable(y.DNS), err)
 		}
 	case y.OIDC != nil:
-		r.kind, r.prefix, r.pattern = KindOIDC, y.OIDC.Issuer+"#", y.OIDC.Subject
+		r.kind, r.prefix, r.pattern = kindOIDC, y.OIDC.Issuer+"#", y.OIDC.Subject
 		err = errors.Join(checkIssuer(y.OIDC.Issuer), checkAudience(y.OIDC.Audience), checkSubjectPattern(y.OIDC.Subject))
 	default:
-		r.kind = KindAtlas
+		r.kind = kindAtlas
 	}
 	return err
 }

@@ -32,7 +32,7 @@ func TestParsePolicy(t *testing.T) {
 	if diff := cmp.Diff([]auth.Profile{{Name: "acme", UserauthtokenFile: "/run/secrets/acme", Line: 3}, {Name: "other", UserauthtokenFile: "/run/secrets/other", Line: 4}}, p.Profiles()); diff != "" {
 		t.Errorf("profiles (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]auth.Issuer{{URL: "https://issuer.internal", Audience: "tokend"}}, p.Issuers()); diff != "" {
+	if diff := cmp.Diff([]auth.Issuer{{URL: "https://issuer.internal", Audience: "tokend"}}, p.IssuerConfigs()); diff != "" {
 		t.Errorf("issuers (-want +got):\n%s", diff)
 	}
 	want := `policy policy.yaml: the first rule whose selector matches decides; who matches none may do nothing
@@ -63,12 +63,12 @@ func TestDecide(t *testing.T) {
 	atlas := auth.Caller{Kind: auth.KindAtlas}
 	p := mustPolicy(t, goodPolicy)
 	for _, tc := range []struct {
-		name       string
-		identities []auth.Caller
-		method     string
-		rule       int
-		profile    string
-		err        error
+		name    string
+		callers []auth.Caller
+		method  string
+		rule    int
+		profile string
+		err     error
 	}{
 		{"exact", []auth.Caller{spiffe("/ns/chat/sa/web")}, "CreateToken", 1, "acme", nil},
 		{"full method", []auth.Caller{spiffe("/ns/chat/sa/web")}, "/forsta.ephemeraltoken.v1.EphemeralTokenService/CreateToken", 1, "acme", nil},
@@ -91,7 +91,7 @@ func TestDecide(t *testing.T) {
 		{"OIDC", []auth.Caller{oidc("ops")}, "DeleteToken", 6, "other", nil},
 		{"OIDC, another issuer", []auth.Caller{{Kind: auth.KindOIDC, Name: "https://issuer.internal.evil#ops"}}, "DeleteToken", 0, "", auth.ErrNotPermitted},
 		{"OIDC, a subject with a #", []auth.Caller{oidc("x#ops")}, "DeleteToken", 0, "", auth.ErrNotPermitted},
-		{"the first rule of two identities", []auth.Caller{oidc("ops"), spiffe("/ns/chat/sa/web")}, "CreateToken", 1, "acme", nil},
+		{"the first rule of two callers", []auth.Caller{oidc("ops"), spiffe("/ns/chat/sa/web")}, "CreateToken", 1, "acme", nil},
 		{"in the other order", []auth.Caller{spiffe("/ns/chat/sa/web"), oidc("ops")}, "CreateToken", 1, "acme", nil},
 		{"the first rule decides for both", []auth.Caller{spiffe("/ns/chat/sa/web"), oidc("ops")}, "DeleteToken", 1, "", auth.ErrNotPermitted},
 		{"Atlas", []auth.Caller{atlas}, "CreateToken", 7, "passthrough", nil},
@@ -101,8 +101,8 @@ func TestDecide(t *testing.T) {
 		{"stranger", []auth.Caller{dns("x.internal")}, "CreateToken", 0, "", auth.ErrNotPermitted},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			d, err := p.Decide(tc.identities, tc.method)
-			if !errors.Is(err, tc.err) || d.Rule != tc.rule || d.Profile != tc.profile || (d.Rule > 0) != (d.Line > 0) {
+			d, err := p.Decide(tc.callers, tc.method)
+			if !errors.Is(err, tc.err) || d.Rule != tc.rule || d.Profile != tc.profile {
 				t.Errorf("got %+v, %v; want rule %d, profile %q, %v", d, err, tc.rule, tc.profile, tc.err)
 			}
 		})

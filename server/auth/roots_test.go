@@ -62,7 +62,7 @@ func TestAllowsWithoutCertificate(t *testing.T) {
 			t.Errorf("%s: %t", step.policy, got)
 		}
 	}
-	if auth.PassThrough().AllowsWithoutCertificate() || newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources}).AllowsWithoutCertificate() {
+	if auth.NewPassThrough().AllowsWithoutCertificate() || newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources}).AllowsWithoutCertificate() {
 		t.Error("a certificate is not demanded where there is no policy")
 	}
 }

@@ -1,26 +1,46 @@
-// Package chain is what every call passes on its way to its handler, and what is left of it on the way back: its log line, its
-// audit record and the headers of its answer. Both transports run the same chain. It knows no method by name, and nobody else
-// asks who is calling.
+// Package chain has the interceptors that every call passes on its way to its handler. They produce the call's log line, its
+// audit record and the metadata of its answer. Both transports run the same chain. It knows no method by name, and is the only
+// place where a caller is authenticated.
 package chain
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
 
-// Config says what a chain goes by. All of it has to be set.
+// Config says what a chain goes by. All of it has to be set, but for CutOff, CallerRate, and Tracer with Propagator.
 type Config struct {
 	Logger   *slog.Logger // gets one line per call, at level debug if it went well
 	Audit    *slog.Logger // gets one record per call
-	MaxCalls int64        // in progress at a time, over all transports
+	Metrics  *Metrics
+	MaxCalls int64 // in progress at a time, over all transports; one caller's are at most half of them
 	Ceiling  time.Duration
-	Auth     *auth.Authenticator
+	// CutOff ends the calls that are in progress when it is done, each with an answer.
+	CutOff context.Context //nolint:containedctx // it is of no call
+	Auth   *auth.Authenticator
+	// CallerRate is how many calls one caller may begin in a second; 0 is no limit.
+	CallerRate int
+	// Refused is told of each call that is refused for which limit, one of a fixed few.
+	Refused func(limit string)
+	// Tracer makes a span of each call, whose parent Propagator takes from the call's headers. Without one there are none.
+	Tracer     trace.Tracer
+	Propagator propagation.TextMapPropagator
+}
+
+func (c Config) tracing() *tracing {
+	if c.Tracer == nil {
+		return nil
+	}
+	return &tracing{c.Tracer, c.Propagator}
 }
 
 // New makes the chain of cfg. gRPC and REST both need this one, so that neither has slots of its own, and nobody is let in by
@@ -30,24 +50,40 @@ func New(cfg Config) grpc.UnaryServerInterceptor { return join(interceptors(cfg)
 // interceptors are the chain, outermost first.
 func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
 	return []grpc.UnaryServerInterceptor{
-		observe(cfg.Logger, cfg.Audit),
+		observe(cfg.Logger, cfg.Audit, cfg.Metrics, cfg.tracing()),
 		Recover,
 		mapErrors,
-		limit(cfg.MaxCalls, cfg.Ceiling),
+		limit(cfg.MaxCalls, cfg.Ceiling, cmp.Or(cfg.CutOff, context.Background()), cfg.Refused),
 		authenticate(cfg.Auth),
+		limitCaller(cfg.MaxCalls, cfg.CallerRate, cfg.Refused),
 	}
 }
 
-// join makes one interceptor of several, the first outermost.
+// join makes one interceptor of several, the first outermost. Each calls its handler once at most: there is one walk for all of them,
+// rather than a closure for each.
 func join(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		next := handler
-		for i := len(interceptors) - 1; i >= 0; i-- {
-			inner, intercept := next, interceptors[i]
-			next = func(ctx context.Context, req any) (any, error) { return intercept(ctx, req, info, inner) }
-		}
-		return next(ctx, req)
+		w := &walk{left: interceptors, info: info, handler: handler}
+		w.next = w.step
+		return w.step(ctx, req)
 	}
+}
+
+// walk is a call's way through the interceptors.
+type walk struct {
+	left    []grpc.UnaryServerInterceptor
+	info    *grpc.UnaryServerInfo
+	handler grpc.UnaryHandler // behind them
+	next    grpc.UnaryHandler // step
+}
+
+func (w *walk) step(ctx context.Context, req any) (any, error) {
+	if len(w.left) == 0 {
+		return w.handler(ctx, req)
+	}
+	intercept := w.left[0]
+	w.left = w.left[1:]
+	return intercept(ctx, req, w.info, w.next)
 }
 
 // mapErrors turns whatever went wrong further in into the error of the public contract.
@@ -67,6 +103,6 @@ func authenticate(a *auth.Authenticator) grpc.UnaryServerInterceptor {
 		if err != nil {
 			return nil, err
 		}
-		return handler(auth.NewGrantContext(ctx, grant), req)
+		return handler(ctx, req)
 	}
 }

@@ -31,7 +31,7 @@ func TestChainOrder(t *testing.T) {
 		name := regexp.MustCompile(`(\.func\d+)+$`).ReplaceAllString(runtime.FuncForPC(reflect.ValueOf(interceptor).Pointer()).Name(), "")
 		names = append(names, name[strings.LastIndexByte(name, '.')+1:])
 	}
-	if diff := cmp.Diff([]string{"observe", "Recover", "mapErrors", "limit", "authenticate"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"observe", "Recover", "mapErrors", "limit", "authenticate", "limitCaller"}, names); diff != "" {
 		t.Errorf("chain (-want +got):\n%s", diff)
 	}
 }
@@ -54,10 +54,13 @@ func TestChainNests(t *testing.T) {
 	}
 }
 
+// testService is where the calls of the tests go.
+var testService = grpc.ServiceDesc{ServiceName: "s", Methods: []grpc.MethodDesc{{MethodName: "M"}}}
+
 // testConfig lets every Atlas JWT in and logs nothing.
 func testConfig() Config {
 	discard := slog.New(slog.DiscardHandler)
-	return Config{Logger: discard, Audit: discard, MaxCalls: 1, Ceiling: time.Minute, Auth: auth.PassThrough()}
+	return Config{Logger: discard, Audit: discard, MaxCalls: 1, Ceiling: time.Minute, Auth: auth.NewPassThrough(), Refused: func(string) {}, Metrics: NewMetrics(testService)}
 }
 
 // run runs handler inside the whole chain, with a credential.

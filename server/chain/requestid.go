@@ -1,11 +1,8 @@
 package chain
 
 import (
-	"context"
-	"crypto/rand"
+	"math/rand/v2"
 	"strings"
-
-	"google.golang.org/grpc/metadata"
 )
 
 // RequestIDHeader carries a call's id in and out, on both transports.
@@ -14,24 +11,29 @@ const RequestIDHeader = "x-request-id"
 // maxRequestID bounds what a caller may put into every log line about its call, in bytes.
 const maxRequestID = 128
 
-type requestIDKey struct{}
-
-// EnsureRequestID returns the call's id and ctx carrying it: the one already there, else that of its metadata.
-func EnsureRequestID(ctx context.Context) (context.Context, string) {
-	if id, ok := ctx.Value(requestIDKey{}).(string); ok {
-		return ctx, id
+// chooseRequestID chooses a call's id from the values of its header: the caller's if it is fit for a log line, else a new one.
+func chooseRequestID(values []string) string {
+	if len(values) == 1 && isRequestID(values[0]) {
+		return values[0]
 	}
-	return WithRequestID(ctx, metadata.ValueFromIncomingContext(ctx, RequestIDHeader))
+	return newRequestID()
 }
 
-// WithRequestID chooses the call's id from the values of its header: the caller's if it is fit for a log line, else a
-// new one of 130 random bits.
-func WithRequestID(ctx context.Context, values []string) (context.Context, string) {
-	id := rand.Text()
-	if len(values) == 1 && isRequestID(values[0]) {
-		id = values[0]
+// base32 is the alphabet of RFC 4648 §6.
+const base32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
+// newRequestID returns 130 random bits, in the form of rand.Text of crypto/rand: an id is to be unique, and no secret, so it need not
+// cost as much.
+func newRequestID() string {
+	const perWord = 64 / 5
+	var id [26]byte
+	for i, bits := 0, uint64(0); i < len(id); i, bits = i+1, bits>>5 {
+		if i%perWord == 0 {
+			bits = rand.Uint64() //nolint:gosec // no secret
+		}
+		id[i] = base32[bits%32]
 	}
-	return context.WithValue(ctx, requestIDKey{}, id), id
+	return string(id[:])
 }
 
 // isRequestID keeps an id to what UUIDs, ULIDs and trace ids are made of. A JWT has the same alphabet, and somebody will

@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 const unixPrefix = "unix:"
@@ -69,13 +67,18 @@ func IsLocal(addr string) bool {
 }
 
 // On binds host:port or unix:/path. A socket file that nobody listens on any more, as a killed process leaves it, is
-// replaced.
-func On(addr string) (*Listener, error) {
+// replaced; only its owner can connect, until Share says otherwise.
+func On(addr string, limits Limits) (*Listener, error) {
 	l, err := bind(addr)
 	if err != nil {
 		return nil, explain(err)
 	}
-	return &Listener{Listener: l, conns: make(map[*conn]struct{})}, nil
+	return Track(l, limits), nil
+}
+
+// Track returns a Listener on what is bound already.
+func Track(l net.Listener, limits Limits) *Listener {
+	return &Listener{Listener: l, limits: limits, conns: make(map[*conn]struct{}), peers: make(map[netip.Prefix]int)}
 }
 
 func bind(addr string) (net.Listener, error) {
@@ -83,34 +86,17 @@ func bind(addr string) (net.Listener, error) {
 	if !isUnix {
 		return (&net.ListenConfig{Control: setUserTimeout}).Listen(context.Background(), "tcp", addr)
 	}
-	l, err := net.Listen("unix", path)
-	if errors.Is(err, syscall.EADDRINUSE) && isStaleSocket(path) {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-		return net.Listen("unix", path)
-	}
-	return l, err
+	return bindSocket(path)
 }
 
-func isStaleSocket(path string) bool {
-	info, err := os.Stat(path)
-	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return false
-	}
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path)
-	if err == nil {
-		_ = conn.Close()
-		return false
-	}
-	return errors.Is(err, syscall.ECONNREFUSED)
-}
+// ErrInUse is the cause if somebody else listens on an address.
+var ErrInUse = errors.New("the address is in use: stop the process that holds it, or choose another")
 
 // explain says in words what the operator can do about the usual failures.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return errors.New("the address is in use: stop the process that holds it, or choose another")
+		return ErrInUse
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("not permitted: choose a port above 1023 or a directory that this user may write: %w", errors.Unwrap(err))
 	}

@@ -2,29 +2,79 @@ package listen
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 )
 
-// Listener knows its connections, so that a drain need not wait for those that have nothing to say. Port probes and
-// load balancers open connections and send nothing; grpc-go and net/http each wait some seconds for a first byte. On makes one.
+// Listener knows its connections, so that their number can be bounded, and a drain need not wait for those that have nothing to
+// say. Port probes and load balancers open connections and send nothing; grpc-go and net/http each wait some seconds for a
+// first byte. On and Track make one.
 type Listener struct {
 	net.Listener
-	mu    sync.Mutex
-	conns map[*conn]struct{} // guarded by mu: those that are open
+	limits Limits
+	mu     sync.Mutex
+	conns  map[*conn]struct{}   // guarded by mu: those that are open
+	peers  map[netip.Prefix]int // guarded by mu: how many of them are whose
 }
 
-// Accept implements net.Listener.
+// Accept implements net.Listener. It returns connections within the limits only.
 func (l *Listener) Accept() (net.Conn, error) {
-	accepted, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		accepted, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &conn{Conn: accepted, listener: l, peer: peerOf(accepted.RemoteAddr())}
+		limit := l.admit(c)
+		if limit == "" {
+			return c, nil
+		}
+		refuse(accepted)
+		if l.limits.Refused != nil {
+			l.limits.Refused(limit, accepted.RemoteAddr())
+		}
 	}
-	c := &conn{Conn: accepted, listener: l}
+}
+
+// admit counts c among the open connections, unless that would be beyond the limit that it returns.
+func (l *Listener) admit(c *conn) (limit string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	switch {
+	case l.limits.Total > 0 && len(l.conns) >= l.limits.Total:
+		return TotalLimit
+	case l.limits.PerPeer > 0 && c.peer.IsValid() && l.peers[c.peer] >= l.limits.PerPeer:
+		return PerPeerLimit
+	}
 	l.conns[c] = struct{}{}
-	return c, nil
+	if c.peer.IsValid() {
+		l.peers[c.peer]++
+	}
+	return ""
+}
+
+// forget is the end of what admit began; it may come twice.
+func (l *Listener) forget(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, open := l.conns[c]; !open {
+		return
+	}
+	delete(l.conns, c)
+	if !c.peer.IsValid() {
+		return
+	}
+	if l.peers[c.peer]--; l.peers[c.peer] == 0 {
+		delete(l.peers, c.peer)
+	}
+}
+
+// Open is how many connections are open.
+func (l *Listener) Open() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns)
 }
 
 // CloseSilent closes the connections on which nothing has arrived.
@@ -47,10 +97,11 @@ func (l *Listener) closeIf(choose func(*conn) bool) {
 	}
 }
 
-// conn remembers whether anything has arrived.
+// conn remembers whose it is, and whether anything has arrived.
 type conn struct {
 	net.Conn
 	listener *Listener
+	peer     netip.Prefix
 	heard    atomic.Bool
 }
 
@@ -62,9 +113,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close frees the place last, so that there are never more descriptors than places.
 func (c *conn) Close() error {
-	c.listener.mu.Lock()
-	delete(c.listener.conns, c)
-	c.listener.mu.Unlock()
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.listener.forget(c)
+	return err
 }

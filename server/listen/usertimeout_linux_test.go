@@ -12,7 +12,7 @@ import (
 // TestDeadPeer: the kernel gives up on a peer that acknowledges nothing. It would try for a quarter of an hour otherwise.
 func TestDeadPeer(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
-		l, err := On(addr)
+		l, err := On(addr, Limits{})
 		if err != nil {
 			t.Skip(err) // a machine without IPv6
 		}
@@ -39,7 +39,7 @@ func TestDeadPeer(t *testing.T) {
 			t.Errorf("%s: TCP_USER_TIMEOUT is %v, want 10 s", addr, got)
 		}
 	}
-	l, err := On("unix:" + filepath.Join(t.TempDir(), "s"))
+	l, err := On("unix:"+filepath.Join(t.TempDir(), "s"), Limits{})
 	if err != nil {
 		t.Fatalf("a socket file: %v", err)
 	}

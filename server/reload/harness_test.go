@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -44,25 +45,49 @@ type watched struct {
 func watch(t *testing.T, paths ...string) *watched {
 	t.Helper()
 	w := &watched{t: t}
-	v, err := reload.New(paths, parseGood,
-		func(s string) { w.mu.Lock(); defer w.mu.Unlock(); w.changes = append(w.changes, s) },
-		func(err error) { w.mu.Lock(); defer w.mu.Unlock(); w.errs = append(w.errs, err) })
+	v, err := reload.New(reload.Files[string]{
+		Paths: paths, Parse: parseGood, Logger: slog.New(w),
+		OnChange: func(s string) { w.mu.Lock(); defer w.mu.Unlock(); w.changes = append(w.changes, s) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Value = v
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- v.Run(ctx, interval) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	synctest.Wait()
+	run(t, v)
 	return w
 }
+
+// run has the value look at its files until the test ends.
+func run(t *testing.T, v *reload.Value[string]) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { v.Run(ctx, interval) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+	synctest.Wait()
+}
+
+// Handle takes down the error of a line, or nil if the line says that all is well.
+func (w *watched) Handle(_ context.Context, line slog.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var cause error
+	line.Attrs(func(a slog.Attr) bool {
+		if a.Key == "cause" {
+			cause, _ = a.Value.Any().(error)
+		}
+		return true
+	})
+	w.errs = append(w.errs, cause)
+	return nil
+}
+
+func (*watched) Enabled(context.Context, slog.Level) bool { return true }
+func (w *watched) WithAttrs([]slog.Attr) slog.Handler     { return w }
+func (w *watched) WithGroup(string) slog.Handler          { return w }
 
 // looks lets the value look at its files n times.
 func (w *watched) looks(n int) {

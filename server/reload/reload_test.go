@@ -258,7 +258,7 @@ func TestNewFails(t *testing.T) {
 		{"two reasons", []string{filepath.Join(dir, "none"), good, dir}, []error{fs.ErrNotExist, reload.ErrNotRegular}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			v, err := reload.New(tc.paths, parseGood, nil, nil)
+			v, err := reload.New(reload.Files[string]{Paths: tc.paths, Parse: parseGood})
 			if err == nil || v != nil {
 				t.Fatalf("got %v, %v; want an error", v, err)
 			}
@@ -276,13 +276,13 @@ func TestGetWhileReplacing(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
 	write(t, file, "good 0")
 	changed := make(chan string, 1)
-	v, err := reload.New([]string{file}, parseGood, func(s string) { changed <- s }, nil)
+	v, err := reload.New(reload.Files[string]{Paths: []string{file}, Parse: parseGood, OnChange: func(s string) { changed <- s }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = v.Run(ctx, time.Millisecond) })
+	wg.Go(func() { v.Run(ctx, time.Millisecond) })
 	for range 4 {
 		wg.Go(func() {
 			for ctx.Err() == nil {

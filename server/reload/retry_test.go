@@ -1,8 +1,8 @@
 package reload_test
 
 import (
-	"context"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,28 +22,23 @@ func TestRetry(t *testing.T) {
 			missed = errors.New("the other file is not there")
 			answer error
 			tries  int
-			errs   []error
 		)
 		set := func(err error) { mu.Lock(); defer mu.Unlock(); answer, tries = err, 0 }
-		v, err := reload.New([]string{path}, func(contents [][]byte) (string, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			tries++
-			return string(contents[0]), answer
-		}, nil, func(err error) { errs = append(errs, err) })
+		w := &watched{t: t}
+		v, err := reload.New(reload.Files[string]{
+			Paths: []string{path}, Logger: slog.New(w),
+			Parse: func(contents [][]byte) (string, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				tries++
+				return string(contents[0]), answer
+			},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- v.Run(ctx, interval) }()
-		defer func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}()
-		w := &watched{Value: v, t: t}
+		w.Value = v
+		run(t, v)
 		looks := func(want int, value string) {
 			t.Helper()
 			w.looks(6)
@@ -53,7 +48,6 @@ func TestRetry(t *testing.T) {
 				t.Errorf("tried %d times, want %d; the value is %q, want %q", tries, want, v.Get(), value)
 			}
 		}
-		synctest.Wait()
 		set(missed)
 		write(t, path, "better")
 		looks(2, "good") // the second time, it is reported
@@ -62,8 +56,8 @@ func TestRetry(t *testing.T) {
 		looks(6, "good")
 		set(nil)
 		looks(1, "best")
-		if len(errs) != 3 || !errors.Is(errs[1], missed) || !strings.HasSuffix(errs[1].Error(), missed.Error()) || errs[2] != nil {
-			t.Errorf("reported %q", errs)
+		if errs := w.errs; len(errs) != 3 || !errors.Is(errs[1], missed) || !strings.HasSuffix(errs[1].Error(), missed.Error()) || errs[2] != nil {
+			t.Errorf("reported %q", w.errs)
 		}
 		if reload.Retry(nil) != nil {
 			t.Error("no error has become one")

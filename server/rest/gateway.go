@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -17,36 +16,89 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	gatewayv1 "github.com/ForstaLabs/ephemeral-token-service/gen/gateway/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
 )
 
-// The only headers that cross from REST into a call's metadata and back. grpc-timeout the gateway handles itself.
+// The only headers that cross from REST into a call and back. Grpc-Timeout ends at the front (handler.go).
 var (
-	headersIn  = []string{auth.Header, auth.SecondHeader, chain.RequestIDHeader, "traceparent", "tracestate", "cache-control"}
-	headersOut = []string{chain.RequestIDHeader, "cache-status", "age"}
+	headersIn  = canonical(auth.Header, auth.SecondHeader, chain.RequestIDHeader, "traceparent", "tracestate", "cache-control")
+	headersOut = canonical(chain.RequestIDHeader, "cache-status", "age")
 )
 
-// NewHandler serves svc's routes. It does not dial the gRPC listener: a request becomes a call in this process and
+// header is the name of one: in lower case, as in metadata, and in the form in which net/http has it.
+type header struct{ name, canonical string }
+
+func canonical(names ...string) []header {
+	all := make([]header, 0, len(names))
+	for _, name := range names {
+		all = append(all, header{name, http.CanonicalHeaderKey(name)})
+	}
+	return all
+}
+
+// incomingHeaders is what a call knows of the headers of its request.
+func incomingHeaders(received http.Header) metadata.MD {
+	md := metadata.MD{}
+	for _, h := range headersIn {
+		if values := received[h.canonical]; len(values) > 0 {
+			md[h.name] = values
+		}
+	}
+	return md
+}
+
+// setHeaders takes over what a request is to know of the metadata of its call's answer, be that in headers or, of a call that failed,
+// in trailers.
+func setHeaders(to http.Header, answer metadata.MD) {
+	for _, h := range headersOut {
+		if values := answer[h.name]; len(values) > 0 {
+			to[h.canonical] = values
+		}
+	}
+}
+
+// Config says what a handler serves. All of it has to be set, but for Pages and Origins.
+type Config struct {
+	Service   ephemeraltokenv1.EphemeralTokenServiceServer
+	Intercept grpc.UnaryServerInterceptor // the call chain
+	Logger    *slog.Logger
+	Metrics   *chain.Metrics
+	// Pages answer GET and HEAD of their paths, which are no calls: they need no credential and pass no chain.
+	Pages map[string]http.Handler
+	// Origins are those whose pages browsers let call the service and read its answers (CORS). Each has to pass ValidateOrigin.
+	Origins []string
+}
+
+// NewHandler serves the service's routes. It does not dial the gRPC listener: a request becomes a call in this process and
 // passes the same chain.
-func NewHandler(svc ephemeraltokenv1.EphemeralTokenServiceServer, intercept grpc.UnaryServerInterceptor, log *slog.Logger) (http.Handler, error) {
+func NewHandler(cfg Config) (http.Handler, error) {
 	mux := runtime.NewServeMux(
-		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // incomingMetadata has them all
-		runtime.WithMetadata(incomingMetadata),
-		runtime.WithOutgoingHeaderMatcher(outgoingHeader),
-		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithIncomingHeaderMatcher(none),
+		runtime.WithOutgoingHeaderMatcher(none),
+		runtime.WithOutgoingTrailerMatcher(none),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, newMarshaler()),
 		runtime.WithForwardResponseOption(successStatus),
-		runtime.WithErrorHandler(gatewayErrorHandler(log)),
+		runtime.WithErrorHandler(gatewayErrorHandler(cfg.Logger, cfg.Metrics)),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithWriteContentLength(),
 	)
-	local := inProcess{svc: svc, intercept: intercept}
-	if err := ephemeraltokenv1.RegisterEphemeralTokenServiceHandlerServer(context.Background(), mux, local); err != nil {
+	local := inProcess{svc: cfg.Service, intercept: cfg.Intercept}
+	if err := gatewayv1.RegisterEphemeralTokenServiceHandlerServer(context.Background(), mux, local); err != nil {
 		return nil, err
 	}
-	return &handler{routes: serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto), gateway: mux, log: log}, nil
+	known := serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto)
+	for path := range cfg.Pages {
+		known[path] = []string{http.MethodGet, http.MethodHead}
+	}
+	h := &handler{
+		routes: known, pages: cfg.Pages,
+		gateway: mux, log: cfg.Logger, metrics: cfg.Metrics, bodies: chain.NewWaiting(maxBodies, 0),
+	}
+	return allowOrigins(cfg.Origins, known, h), nil
 }
 
 // inProcess runs the service's RPCs inside the call chain, under the names that they have on the wire.
@@ -74,19 +126,8 @@ func invoke[Req, Resp any](ctx context.Context, intercept grpc.UnaryServerInterc
 	return resp.(Resp), nil
 }
 
-// incomingMetadata is what a call knows of its request's headers. Its values replace the gateway's own, and the two
-// forwarding headers, which the gateway would make up from the connection and pass on, are emptied.
-func incomingMetadata(_ context.Context, r *http.Request) metadata.MD {
-	md := metadata.MD{"x-forwarded-for": nil, "x-forwarded-host": nil}
-	for _, name := range headersIn {
-		if values := r.Header.Values(name); len(values) > 0 {
-			md[name] = slices.Clone(values)
-		}
-	}
-	return md
-}
-
-func outgoingHeader(name string) (string, bool) { return name, slices.Contains(headersOut, name) }
+// none is that the gateway passes no header on, in either direction: the front does (handler.go).
+func none(string) (string, bool) { return "", false }
 
 // successStatus gives the answers the statuses that Atlas gives them: 201, and 204 without a body or its type.
 func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message) error {
@@ -101,21 +142,15 @@ func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message)
 }
 
 // gatewayErrorHandler writes a failed call's error, and makes one of what the gateway itself could not read.
-func gatewayErrorHandler(log *slog.Logger) runtime.ErrorHandlerFunc {
+func gatewayErrorHandler(log *slog.Logger, metrics *chain.Metrics) runtime.ErrorHandlerFunc {
 	return func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
 		var failed *apierror.Error
 		if !errors.As(err, &failed) {
 			failed = &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
-			_, id := chain.EnsureRequestID(ctx)
+			id := chain.RecordFrom(ctx).RequestID()
 			w.Header().Set(chain.RequestIDHeader, id)
-			chain.Log(ctx, log, chain.Call{Method: r.Method + " " + r.URL.Path, RequestID: id, Err: failed})
-		}
-		if md, ok := runtime.ServerMetadataFromContext(ctx); ok {
-			for _, name := range headersOut {
-				for _, value := range md.HeaderMD.Get(name) {
-					w.Header().Add(name, value)
-				}
-			}
+			metrics.CountFailure(ctx, failed)
+			chain.Log(ctx, log, chain.Outcome{Method: r.Method + " " + r.URL.Path, RequestID: id, Err: failed})
 		}
 		writeError(w, failed)
 	}

@@ -9,49 +9,54 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math"
 	"mime"
-	"net"
 	"net/http"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/server/headers"
 )
 
-// handler is the front: it refuses what is not a well-formed request for one of the routes before
-// the gateway sees it. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
+// handler is the front: it refuses what is not a well-formed request for one of the routes before the gateway sees it, and makes
+// a deadline of Grpc-Timeout. NewHandler (gateway.go) puts the two together. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
 type handler struct {
-	routes  routes
+	routes  routes // of calls and pages
+	pages   map[string]http.Handler
 	gateway http.Handler
 	log     *slog.Logger
+	metrics *chain.Metrics
+	bodies  *chain.Waiting // those that are being read
 }
+
+// maxBodies is how many bodies may be on their way at a time. Most requests have none.
+const maxBodies = 1024
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	ctx, id := chain.WithRequestID(r.Context(), r.Header.Values(chain.RequestIDHeader))
+	ctx := headers.NewContext(peer.NewContext(r.Context(), requestPeer(r)), incomingHeaders(r.Header))
 	timeout, timeoutErr := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
 	if timeout != noTimeout {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	r = r.WithContext(peer.NewContext(ctx, requestPeer(r)))
-	r.Header.Del(grpcTimeoutHeader) // the gateway would read it again, and take zero for none
+	call := chain.WithREST(ctx, r.Header, func(answer metadata.MD) { setHeaders(w.Header(), answer) })
+	r = r.WithContext(call)
 
-	w.Header().Set("Cache-Control", "no-store") // RFC 9111 §5.2.2.5: a token must not stay in any cache
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header()["Cache-Control"] = noStore
+	w.Header()["X-Content-Type-Options"] = noSniff
 	refuse := func(e *apierror.Error) {
-		w.Header().Set(chain.RequestIDHeader, id)
+		w.Header().Set(chain.RequestIDHeader, call.RequestID())
 		writeError(w, e)
-		chain.Log(r.Context(), h.log, chain.Call{Method: h.routes.logName(r), RequestID: id, Duration: time.Since(start), Err: e})
+		h.metrics.CountFailure(r.Context(), e)
+		chain.Log(r.Context(), h.log, chain.Outcome{Method: h.routes.logName(r), RequestID: call.RequestID(), Duration: time.Since(start), Err: e})
 	}
 	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
 	defer func() {
@@ -67,8 +72,21 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: timeoutErr})
 		return
 	}
+	if page, ok := h.pages[r.URL.Path]; ok {
+		page.ServeHTTP(w, r)
+		return
+	}
+	// The gateway gets no headers: what a call may know of them it has already, and the gateway would pass on some more, and make up
+	// others of where the request comes from.
+	r.Header, r.Host, r.RemoteAddr = nil, "", ""
 	h.gateway.ServeHTTP(w, r)
 }
+
+// What every answer says. The lists are the same for all, and nobody changes them.
+var (
+	noStore = []string{"no-store"} // RFC 9111 §5.2.2.5: a token must not stay in any cache
+	noSniff = []string{"nosniff"}
+)
 
 // check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
 func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
@@ -84,10 +102,13 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error 
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		return &apierror.Error{Reason: apierror.MethodNotAllowed}
 	}
+	if err := checkOrigin(r); err != nil {
+		return &apierror.Error{Reason: apierror.CallerNotPermitted, Cause: err}
+	}
 	if !isPlainJSON(r.Header) {
 		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, chain.MaxMessageBytes))
+	body, err := h.readBody(w, r)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -97,8 +118,35 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error 
 	case !isShallowJSON(body):
 		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.Body = http.NoBody
+	if len(body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
 	return nil
+}
+
+// readBody reads the body, unless it is too large, too slow, or there are too many and it has taken longest.
+func (h *handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.Body == http.NoBody {
+		return nil, nil
+	}
+	body := &unreadBody{Context: r.Context(), from: w}
+	h.bodies.Add(&body.place, body)
+	defer h.bodies.Remove(&body.place)
+	return io.ReadAll(http.MaxBytesReader(w, r.Body, chain.MaxMessageBytes))
+}
+
+// unreadBody is one that is being read.
+type unreadBody struct {
+	context.Context // of its request
+
+	from  http.ResponseWriter
+	place chain.Place
+}
+
+// End implements chain.Waiter.
+func (b *unreadBody) End() {
+	_ = http.NewResponseController(b.from).SetReadDeadline(time.Unix(1, 0)) // both of net/http's protocols have it
 }
 
 // Why a body was not read, without a word of it.
@@ -137,6 +185,9 @@ const maxJSONDepth = 8
 
 // isShallowJSON reports whether body is empty, or JSON that no decoder has to recurse far into.
 func isShallowJSON(body []byte) bool {
+	if len(body) == 0 { // as most are
+		return true
+	}
 	depth, values := 0, 0
 	for dec := json.NewDecoder(bytes.NewReader(body)); ; {
 		token, err := dec.Token()
@@ -158,46 +209,10 @@ func isShallowJSON(body []byte) bool {
 	}
 }
 
-// grpcTimeoutHeader carries a REST call's deadline, in gRPC's notation.
-const grpcTimeoutHeader = "Grpc-Timeout"
-
-// noTimeout is that of a call that brings no deadline, or one so late that the call chain's own comes before it.
-const noTimeout time.Duration = math.MaxInt64
-
-var errTimeoutHeader = errors.New("the Grpc-Timeout header is not up to 8 digits and a unit")
-
-// grpcTimeout reads the values of a Grpc-Timeout header: none, or one with up to 8 digits and a unit (gRPC over HTTP/2,
-// section Requests).
-func grpcTimeout(values []string) (time.Duration, error) {
-	if len(values) == 0 {
-		return noTimeout, nil
-	}
-	value := values[0]
-	if len(values) > 1 || len(value) < 2 || len(value) > 9 {
-		return noTimeout, errTimeoutHeader
-	}
-	unit, ok := timeoutUnits[value[len(value)-1]]
-	n, err := strconv.ParseUint(value[:len(value)-1], 10, 32)
-	switch {
-	case !ok || err != nil:
-		return noTimeout, errTimeoutHeader
-	case time.Duration(n) > noTimeout/unit:
-		return noTimeout, nil
-	}
-	return time.Duration(n) * unit, nil
-}
-
-var timeoutUnits = map[byte]time.Duration{
-	'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
-}
-
 // requestPeer is who is at the other end of a REST request, in the form in which gRPC has it. X-Forwarded-For is not
 // asked: anybody can write that.
 func requestPeer(r *http.Request) *peer.Peer {
-	p := &peer.Peer{Addr: &net.TCPAddr{}}
-	if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		p.Addr = net.TCPAddrFromAddrPort(addr)
-	}
+	p := &peer.Peer{Addr: remoteAddr(r.RemoteAddr)}
 	if r.TLS != nil {
 		p.AuthInfo = credentials.TLSInfo{
 			State:          *r.TLS,
@@ -206,3 +221,12 @@ func requestPeer(r *http.Request) *peer.Peer {
 	}
 	return p
 }
+
+// remoteAddr is a net.Addr as net/http has it: in the form in which logs have it.
+type remoteAddr string
+
+// Network implements net.Addr.
+func (remoteAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a remoteAddr) String() string { return string(a) }

@@ -40,7 +40,7 @@ func verbAndPath(rule *annotations.HttpRule) (verb, path string) {
 	case *annotations.HttpRule_Delete:
 		return http.MethodDelete, p.Delete
 	}
-	panic("server: the proto has an HTTP rule of a kind that REST routing does not know")
+	panic("rest: the proto has an HTTP rule of a kind that REST routing does not know")
 }
 
 // logName names a request for the log. An unknown path or verb is not repeated: somebody may have put a secret there.

@@ -1,20 +1,21 @@
-// Package tokencache shares and remembers calls for an org's ephemeral token, so that many callers cost Atlas few calls,
-// and never hands out a token that has been deleted.
+// Package tokencache shares and caches calls for an org's ephemeral token, so that many callers cost Atlas few calls. It
+// never returns a token that has been deleted.
 //
-// A call passes layers of one shape, each of which knows only the next: group (share.go) → remembering (remember.go) →
-// upstream (upstream.go), which is Atlas.
+// A call passes through layers with the same interface, each of which knows only the next: group (share.go) → caching
+// (caching.go) → holdOff (holdoff.go) → upstream (upstream.go), which calls Atlas.
 //
-// Sharing is always on. For each credential at most one CreateToken is in flight to Atlas; whoever arrives meanwhile
-// shares the next one. So the call to Atlas begins after every caller that shares its answer, and the answer is as fresh as
-// if each had called alone. Plain single flight is not: a caller that comes after a delete can join a call that began
-// before it.
+// Sharing is always on. For each credential there is a next CreateToken, which callers join until it leaves for Atlas. So the
+// call to Atlas begins after every caller that shares its answer has arrived, and the answer is as fresh as if each had called
+// alone. Plain single flight is not: a caller that arrives after a delete can join a call that began before the delete. A few
+// such calls are in flight at a time (departure.go), and may be answered in any order.
 //
-// Remembering is off unless Config.TTL is set. What is remembered stands behind a fence of its org (store.go), in the
-// memory of this process (memory.go) or in Redis for several replicas (redis.go).
+// Caching is off unless Config.TTL is set. Each cached token is guarded by a fence of its org (store.go), and by what Atlas last
+// said to its credential (refusals.go). Tokens and fences are in the memory of this process (memory.go), or in Redis for several
+// replicas (redis.go).
 //
-// What keeps two callers' answers apart does not hang on one string: the key is made of profile, org and secret, or of the
-// caller's own JWT; callers share a call only if these are equal themselves; and an answer of another org than the
-// caller's is not handed over.
+// Three independent checks keep the answers of different callers apart: the key is a hash of profile, org and secret, or of
+// the caller's own JWT; callers share a call only if these values themselves are equal; and an answer for another org than
+// the caller's is not returned.
 //
 // The package imports atlas and nothing else of this module.
 package tokencache
@@ -32,13 +33,14 @@ type Atlas interface {
 	DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error
 }
 
-// Cache shares and remembers. It is safe for concurrent use and must be closed.
+// Cache shares and caches calls. It is safe for concurrent use and must be closed.
 type Cache struct {
-	keys     *hasher
-	calls    *group
-	memory   *memory      // what needs no sharing; nil without a memory of this process
-	remember *remembering // nil: nothing is remembered
-	metrics  *metrics
+	keys    *hasher
+	claims  *memo[atlas.Claims] // of the callers' own JWTs
+	calls   *group
+	memory  *memoryStore // for hits, which need no sharing; nil with Redis or without a cache
+	caching *caching     // nil without a cache
+	metrics *metrics
 }
 
 // layer is one stage on the way to Atlas.
@@ -47,7 +49,7 @@ type layer interface {
 	create(ctx context.Context, r request) (Result, error)
 	// delete deletes that token, and returns the org: a UUID, or "" if the JWT does not say.
 	delete(ctx context.Context, r request) (org string, err error)
-	// kept returns a token that may be handed out because Atlas does not answer.
+	// kept returns a cached token, fresh or stale, for when Atlas does not answer.
 	kept(ctx context.Context, r request) (Result, bool)
 }
 
@@ -57,94 +59,99 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	c := &Cache{keys: newHasher()}
-	c.calls = newGroup(upstream{client}, cfg.CallTimeout, cfg.StaleIfError > 0)
+	c := &Cache{keys: newHasher(), claims: newMemo[atlas.Claims](maxClaims)}
+	c.calls = newGroup(newHoldOff(upstream{client}, cfg.MaxTokens), cfg.CallTimeout, cfg.StaleIfError > 0)
+	c.calls.tracer = cfg.Tracer
 	var err error
 	if c.metrics, err = newMetrics(cfg.Registerer, c.calls.waiting.Load); err != nil {
 		return nil, err
 	}
-	var remembered store
+	var s store
 	switch {
 	case cfg.Redis != nil:
-		if remembered, err = newRedisStore(cfg, c.metrics); err != nil {
+		if s, err = newRedisStore(cfg, c.metrics); err != nil {
+			return nil, err
+		}
+		if err := registerUp(cfg.Registerer, s.check); err != nil {
+			s.close()
 			return nil, err
 		}
 	case cfg.TTL > 0:
-		c.memory = newMemory(cfg)
-		remembered = c.memory
+		c.memory = newMemoryStore(cfg)
+		s = c.memory
 	default:
 		return c, nil
 	}
-	c.remember = newRemembering(remembered, c.calls.next, cfg)
-	c.calls.next = c.remember
+	c.caching = newCaching(s, c.calls.next, cfg)
+	c.calls.next, c.calls.caches = c.caching, true
 	return c, nil
 }
 
 // Close ends the calls in progress and waits for them.
 func (c *Cache) Close() {
 	c.calls.close()
-	if c.remember != nil {
-		c.remember.close()
+	if c.caching != nil {
+		c.caching.close()
 	}
 }
 
-// Check is what an operator should know of, nil if all is well.
+// Check returns a problem that an operator should know of, or nil.
 func (c *Cache) Check() error {
-	if c.remember == nil {
+	if c.caching == nil {
 		return nil
 	}
-	return c.remember.store.check()
+	return c.caching.store.check()
 }
 
-// Result is an ephemeral token, its org (a UUID; "" if the JWT does not say) and where it comes from. When a create fails,
-// Status still says what was tried.
+// Result is an ephemeral token, its org (a UUID; "" if the JWT does not name one) and where the token comes from. When a
+// create fails, Status still says what was tried.
 type Result struct {
 	Token  atlas.Token
 	Org    string
 	Status Status
 }
 
-// Create returns the ephemeral token of the credential's org: a remembered one, or what Atlas answers to a call that began
-// after this one and that others may share. With fresh set, nothing remembered is used. A caller whose ctx ends leaves; the
-// call ends when the last has left.
+// Create returns the ephemeral token of the credential's org: a cached one, or Atlas's answer to a call that begins after
+// this one, and that other callers may share. With noCache set, the cache is not used. A caller whose ctx ends stops waiting;
+// the call to Atlas is cancelled when nobody waits for it any more.
 //
-// The error is that of the credential, of Atlas, or ctx's.
-func (c *Cache) Create(ctx context.Context, cred atlas.Credential, fresh bool) (Result, error) {
-	result, err := c.create(ctx, cred, fresh)
+// The error comes from the credential, from Atlas or from ctx.
+func (c *Cache) Create(ctx context.Context, cred atlas.Credential, noCache bool) (Result, error) {
+	result, err := c.create(ctx, cred, noCache)
 	if errors.Is(err, atlas.ErrOrgChanged) {
 		if cred, err = cred.Renewed(ctx); err == nil {
-			result, err = c.create(ctx, cred, fresh)
+			result, err = c.create(ctx, cred, noCache)
 		}
 	}
-	if fresh && !result.Status.Hit {
+	if noCache && !result.Status.Hit {
 		result.Status.Forward = ForwardRequest
 	}
 	c.metrics.created(result.Status)
 	return result, err
 }
 
-func (c *Cache) create(ctx context.Context, cred atlas.Credential, fresh bool) (Result, error) {
-	missed := Result{Status: Status{Forward: ForwardMiss}}
-	r, err := c.request(cred, fresh)
+func (c *Cache) create(ctx context.Context, cred atlas.Credential, noCache bool) (Result, error) {
+	r, err := c.request(cred, noCache)
 	if err != nil {
-		return missed, err
+		return Result{}, err
 	}
-	if c.memory != nil && !fresh {
+	if c.memory != nil && !noCache {
 		if found := c.memory.peek(r.key); found.usable() {
 			return found.result(), nil
 		}
 	}
-	result, err := c.calls.create(ctx, c.toRemember(r))
+	result, err := c.calls.create(ctx, c.withClaims(r))
+	// The third check of the package comment. Callers with a JWT of their own need none: who shares a call has the same JWT.
 	if err == nil && cred.Profile != "" && result.Org != cred.Claims().OrgID {
-		return missed, atlas.ErrOrgChanged // however it came about
+		return Result{}, atlas.ErrOrgChanged
 	}
 	return result, err
 }
 
 // Delete deletes the ephemeral token of the credential's org at Atlas, and returns that org: a UUID, or "" if the JWT does
-// not say. When it returns without an error, no copy of the deleted token is remembered anywhere.
+// not name one. When it returns without an error, no copy of the deleted token can be read from a cache any more.
 //
-// The error is that of the credential, of Atlas, or an *UnsettledError.
+// The error comes from the credential or from Atlas, or is an *UnsettledError.
 func (c *Cache) Delete(ctx context.Context, cred atlas.Credential) (org string, err error) {
 	org, err = c.delete(ctx, cred)
 	if errors.Is(err, atlas.ErrOrgChanged) {
@@ -160,13 +167,18 @@ func (c *Cache) delete(ctx context.Context, cred atlas.Credential) (org string, 
 	if err != nil {
 		return "", err
 	}
-	return c.calls.delete(ctx, c.toRemember(r))
+	return c.calls.delete(ctx, c.withClaims(r))
 }
 
-// toRemember is r with its claims read, if anything is remembered by them.
-func (c *Cache) toRemember(r request) request {
-	if c.remember != nil {
+// maxClaims bounds the claims that are kept: some hundred bytes each.
+const maxClaims = 4096
+
+// withClaims returns r with its claims parsed. That they have been, says nothing about whether they are true.
+func (c *Cache) withClaims(r request) request {
+	if r.cred.Profile != "" { // the key is that of its secret, and goes with one JWT after the other
 		r.cred = r.cred.WithClaims()
+	} else {
+		r.cred = r.cred.WithParsedClaims(c.claims.of(r.key, r.cred.JWT.UnverifiedClaims))
 	}
 	return r
 }

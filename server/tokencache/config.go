@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Config says how calls are shared and what is remembered. The zero value shares and remembers nothing.
@@ -20,17 +21,19 @@ type Config struct {
 	// MaxTokens bounds the memory of this process, which forgets the oldest first. Default 10,000. Redis has bounds of
 	// its own.
 	MaxTokens int
-	// Redis is where replicas remember together. If nil, this process remembers by itself, which is right for one
-	// replica only: another would go on handing out what was deleted here.
+	// Redis is the cache that replicas share. If nil, the cache is in this process, which is correct for one replica only:
+	// another replica would go on returning a token that was deleted here.
 	Redis *RedisConfig
 	// CallTimeout bounds a shared call, and a delete. Default 30 s. It should not be less than the time that a caller may take.
 	CallTimeout time.Duration
-	// SettleTime is how long nothing is remembered for an org after a delete whose outcome nobody knows, since Atlas may
-	// still carry it out. Default 30 s.
+	// SettleTime is how long nothing is cached for an org after a delete with an unknown outcome, because Atlas may still
+	// carry it out. Default 30 s.
 	SettleTime time.Duration
 	// Registerer gets the metrics. If nil, there are none.
 	Registerer prometheus.Registerer
-	// Logger is told when Redis fails and when it is back. If nil, nobody is.
+	// Tracer makes a span of each shared call. If nil, there are none.
+	Tracer trace.Tracer
+	// Logger gets a line when Redis fails, and one when it is back. If nil, there are none.
 	Logger *slog.Logger
 }
 

@@ -10,12 +10,12 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// slowly is a call to Atlas that takes effect when it is told to and is answered when it is told to.
-type slowly struct{ effect, answer chan struct{} }
+// steppedCall is a call to Atlas that takes effect when it is told to and is answered when it is told to.
+type steppedCall struct{ effect, answer chan struct{} }
 
-func newSlowly() slowly { return slowly{make(chan struct{}), make(chan struct{})} }
+func newSteppedCall() steppedCall { return steppedCall{make(chan struct{}), make(chan struct{})} }
 
-func (s slowly) ask(ask func(context.Context) (Answer, error)) func(context.Context) (Answer, error) {
+func (s steppedCall) ask(ask func(context.Context) (Answer, error)) func(context.Context) (Answer, error) {
 	return func(ctx context.Context) (Answer, error) {
 		<-s.effect
 		answer, err := ask(ctx)
@@ -24,7 +24,7 @@ func (s slowly) ask(ask func(context.Context) (Answer, error)) func(context.Cont
 	}
 }
 
-func (s slowly) send(send func(context.Context) (atlas.JWT, error)) func(context.Context) (atlas.JWT, error) {
+func (s steppedCall) send(send func(context.Context) (atlas.JWT, error)) func(context.Context) (atlas.JWT, error) {
 	return func(ctx context.Context) (atlas.JWT, error) {
 		<-s.effect
 		jwt, err := send(ctx)
@@ -85,7 +85,7 @@ func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 		d.accept(other)
 		d.want(jwt, miss)
-		s := newSlowly()
+		s := newSteppedCall()
 		deleted := begin(func() {
 			if err := d.Delete(t.Context(), own(other), s.send(d.world.send(other))); err != nil {
 				t.Error(err)
@@ -109,9 +109,9 @@ func TestDeletesHoldTheFenceTogether(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.accept(jwt)
-		first, second := newSlowly(), newSlowly()
+		first, second := newSteppedCall(), newSteppedCall()
 		var done []<-chan struct{}
-		for _, s := range []slowly{first, second} {
+		for _, s := range []steppedCall{first, second} {
 			done = append(done, begin(func() { _ = d.Delete(t.Context(), own(jwt), s.send(d.world.send(jwt))) }))
 		}
 		close(first.effect)
@@ -133,7 +133,7 @@ func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 1}, func(t *testing.T, d *testCache) {
 				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 				d.accept(other)
-				old, s := d.world.token(orgA), newSlowly()
+				old, s := d.world.token(orgA), newSteppedCall()
 				created := begin(func() {
 					result, err := d.Create(t.Context(), own(jwt), false, s.ask(d.world.ask(jwt)))
 					if err != nil || result.Token != old {
@@ -281,7 +281,7 @@ func TestADeleteGoesOnWithoutItsCaller(t *testing.T) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 		d.want(jwt, miss)
 		ctx, leave := context.WithCancel(t.Context())
-		s := newSlowly()
+		s := newSteppedCall()
 		deleted := begin(func() {
 			err := d.Delete(ctx, own(other), s.send(d.world.send(other)))
 			if !errors.As(err, new(*UnsettledError)) || !errors.Is(err, context.Canceled) {
@@ -330,23 +330,25 @@ func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
 		} {
 			t.Run(name+", "+org, func(t *testing.T) {
 				bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
-					jwt, later := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "new", time.Time{})
+					jwt := newJWT(orgA, "u", time.Time{})
 					d.want(jwt, miss)
-					s := newSlowly()
-					deleted := begin(func() {
-						err := d.Delete(t.Context(), own(madeUp), s.send(func(context.Context) (atlas.JWT, error) { return madeUp, outcome }))
-						if !errors.Is(err, outcome) {
-							t.Errorf("got %v, want %v", err, outcome)
-						}
-					})
-					d.want(jwt, hit(3600))
-					d.want(later, miss)
-					d.want(later, hit(3600))
-					close(s.effect)
-					close(s.answer)
-					<-deleted
-					d.want(jwt, hit(3600))
-					d.want(later, hit(3600))
+					for _, user := range []string{"new", "newer"} { // that it has been tried makes it no better
+						later, s := newJWT(orgA, user, time.Time{}), newSteppedCall()
+						deleted := begin(func() {
+							err := d.Delete(t.Context(), own(madeUp), s.send(func(context.Context) (atlas.JWT, error) { return madeUp, outcome }))
+							if !errors.Is(err, outcome) {
+								t.Errorf("got %v, want %v", err, outcome)
+							}
+						})
+						d.want(jwt, hit(3600))
+						d.want(later, miss)
+						d.want(later, hit(3600))
+						close(s.effect)
+						close(s.answer)
+						<-deleted
+						d.want(jwt, hit(3600))
+						d.want(later, hit(3600))
+					}
 				})
 			})
 		}
@@ -364,13 +366,34 @@ func TestAFirstDeleteForgets(t *testing.T) {
 	})
 }
 
+// TestAFenceOutlivesEveryCall: a call that left before a delete may be answered long after it, when nothing else is kept of the org; its
+// old token must not stay.
+func TestAFenceOutlivesEveryCall(t *testing.T) {
+	bubble(t, Config{TTL: 32 * time.Second, CallTimeout: 30 * time.Second, SettleTime: 29 * time.Second}, func(t *testing.T, d *testCache) {
+		deleter, late := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "late", time.Time{})
+		d.want(deleter, miss)
+		slow := newSteppedCall()
+		asked := begin(func() {
+			if _, err := d.Create(t.Context(), own(late), false, slow.ask(d.world.ask(late))); err != nil {
+				t.Error(err)
+			}
+		})
+		close(slow.effect)
+		d.delete(deleter)
+		<-time.After(29 * time.Second) // and a sweep
+		close(slow.answer)
+		<-asked
+		d.want(late, miss)
+	})
+}
+
 // TestTheNewTokenEndsTheOld: while a delete with a credential that is new to us is in progress, whoever comes may still be given
 // the old token, but nobody after one who was given the new one.
 func TestTheNewTokenEndsTheOld(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other, deleter := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{}), newJWT(orgA, "new", time.Time{})
 		d.want(jwt, miss)
-		old, slow := d.world.token(orgA), newSlowly()
+		old, slow := d.world.token(orgA), newSteppedCall()
 		late := newJWT(orgA, "late", time.Time{})
 		asked := begin(func() {
 			result, err := d.Create(t.Context(), own(late), false, slow.ask(d.world.ask(late)))
@@ -379,7 +402,7 @@ func TestTheNewTokenEndsTheOld(t *testing.T) {
 			}
 		})
 		close(slow.effect) // it has the old token, and is not answered yet
-		s := newSlowly()
+		s := newSteppedCall()
 		deleted := begin(func() { _ = d.Delete(t.Context(), own(deleter), s.send(d.world.send(deleter))) })
 		d.want(jwt, hit(3600))
 		close(s.effect)

@@ -34,7 +34,7 @@ func TestFencesAreSwept(t *testing.T) {
 	cfg := Config{TTL: 2 * time.Second, CallTimeout: 30 * time.Second, SettleTime: 5 * time.Second}
 	bubble(t, cfg, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
-		s := newSlowly()
+		s := newSteppedCall()
 		created := begin(func() { _, _ = d.Create(t.Context(), own(jwt), false, s.ask(d.world.ask(jwt))) })
 		close(s.effect)
 		synctest.Wait()

@@ -9,63 +9,63 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// memory remembers in this process.
-type memory struct {
+// memoryStore is the cache in this process.
+type memoryStore struct {
 	ttl, stale, settle time.Duration
-	idle               time.Duration // how long an org that has nothing is kept: longer than any call, so that no view is older
+	idle               time.Duration // how long the fence of an org without tokens is kept: longer than any call, so that no view outlives it
 	maxTokens          int
 
 	mu      sync.Mutex
-	closed  bool                // guarded by mu
-	cleared uint64              // guarded by mu; how often a delete was of every org
-	orgs    map[string]*fence   // guarded by mu; those that Atlas has accepted a credential of
-	tokens  map[key]*remembered // guarded by mu
-	oldest  list.List           // guarded by mu; *remembered, the oldest first
-	sweeper *time.Timer         // guarded by mu; nil while there is nothing
+	closed  bool              // guarded by mu
+	cleared uint64            // guarded by mu; how many deletes were for every org
+	orgs    map[string]*fence // guarded by mu; only orgs of which Atlas has accepted a credential
+	tokens  map[key]*entry    // guarded by mu
+	oldest  list.List         // guarded by mu; *entry, the oldest first
+	sweeper *time.Timer       // guarded by mu; nil while there is nothing
 }
 
-// generation is where an org stands. An org that is not known yet stands at the beginning.
+// generation counts the deletes for every org, and the moves of the org's fence. It is zero for an org without a fence.
 type generation struct{ cleared, moved uint64 }
 
-// fence is that of one org.
+// fence is the fence of one org.
 type fence struct {
 	moved  uint64      // how often it has moved
 	holds  int         // deletes in progress, or not settled
 	token  atlas.Token // the last one that Atlas answered with
-	tokens int         // how many are remembered
-	used   time.Time   // last
+	tokens int         // how many are cached
+	used   time.Time   // when it was last used
 }
 
-// remembered is one token, under one credential.
-type remembered struct {
+// entry is one token that is cached for one credential.
+type entry struct {
 	key   key
 	org   string
 	fence *fence
 	view  generation
 	token atlas.Token
-	since time.Time // Atlas was asked
-	fresh time.Time // a hit until then
-	until time.Time // kept until then
+	since time.Time // when Atlas was asked
+	fresh time.Time // until when it is fresh
+	until time.Time // until when it is kept
 	order *list.Element
 }
 
-func newMemory(cfg Config) *memory {
-	return &memory{
+func newMemoryStore(cfg Config) *memoryStore {
+	return &memoryStore{
 		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime, idle: cfg.CallTimeout + cfg.SettleTime, maxTokens: cfg.MaxTokens,
-		orgs: map[string]*fence{}, tokens: map[key]*remembered{},
+		orgs: map[string]*fence{}, tokens: map[key]*entry{},
 	}
 }
 
-// peek returns what is remembered and nothing else.
-func (m *memory) peek(k key) found {
+// peek is get without a view.
+func (m *memoryStore) peek(k key) found {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.find(k, now)
 }
 
-// find returns what may be read. The caller holds mu.
-func (m *memory) find(k key, now time.Time) found {
+// find returns the token that may be read, if any. The caller holds mu.
+func (m *memoryStore) find(k key, now time.Time) found {
 	r := m.tokens[k]
 	if r == nil || !now.Before(r.until) || r.fence.holds > 0 || r.view != (generation{m.cleared, r.fence.moved}) {
 		return found{}
@@ -73,7 +73,7 @@ func (m *memory) find(k key, now time.Time) found {
 	return found{r.token, r.org, now.Sub(r.since), r.fresh.Sub(now)}
 }
 
-func (m *memory) get(_ context.Context, r request) (found, view) {
+func (m *memoryStore) get(_ context.Context, r request) (found, view) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -84,7 +84,7 @@ func (m *memory) get(_ context.Context, r request) (found, view) {
 	return m.find(r.key, now), v
 }
 
-func (m *memory) put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
+func (m *memoryStore) put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -100,13 +100,16 @@ func (m *memory) put(_ context.Context, v view, r request, token atlas.Token, li
 	if !now.Before(until) || v.memory != (generation{m.cleared, f.moved}) {
 		return
 	}
+	if other := m.tokens[r.key]; other != nil && other.view == v.memory && other.since.After(v.at) {
+		return
+	}
 	m.remove(m.tokens[r.key])
-	kept := &remembered{key: r.key, org: r.org(), fence: f, view: v.memory, token: token, since: v.at, fresh: fresh, until: until}
+	kept := &entry{key: r.key, org: r.org(), fence: f, view: v.memory, token: token, since: v.at, fresh: fresh, until: until}
 	kept.order = m.oldest.PushBack(kept)
 	m.tokens[r.key] = kept
 	f.tokens++
 	for len(m.tokens) > m.maxTokens {
-		m.remove(m.oldest.Front().Value.(*remembered))
+		m.remove(m.oldest.Front().Value.(*entry))
 	}
 }
 
@@ -117,8 +120,8 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// fence returns the fence of an org that Atlas has accepted a credential of. The caller holds mu.
-func (m *memory) fence(org string, now time.Time) *fence {
+// fence returns the fence of an org, made if there is none. Atlas has accepted a credential of the org. The caller holds mu.
+func (m *memoryStore) fence(org string, now time.Time) *fence {
 	f := m.orgs[org]
 	if f == nil {
 		f = &fence{}
@@ -132,7 +135,7 @@ func (m *memory) fence(org string, now time.Time) *fence {
 }
 
 // remove removes one token, which may be nil. The caller holds mu.
-func (m *memory) remove(r *remembered) {
+func (m *memoryStore) remove(r *entry) {
 	if r == nil {
 		return
 	}
@@ -141,20 +144,20 @@ func (m *memory) remove(r *remembered) {
 	r.fence.tokens--
 }
 
-func (m *memory) forget(_ context.Context, r request) {
+func (m *memoryStore) invalidate(_ context.Context, r request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.remove(m.tokens[r.key])
 }
 
-// sweepInterval is how often is looked for what can go: at least twice in the life of a token.
-func (m *memory) sweepInterval() time.Duration { return max((m.ttl+m.stale)/2, time.Millisecond) }
+// sweepInterval is the time between sweeps: at most half of a token's life.
+func (m *memoryStore) sweepInterval() time.Duration { return max((m.ttl+m.stale)/2, time.Millisecond) }
 
-// sweepSteps bounds how much one sweep looks at, because everybody waits for it.
+// sweepSteps bounds one sweep, because it holds mu.
 const sweepSteps = 4096
 
-// sweep forgets tokens that have expired, though nobody asks for them any more, and the fences of orgs that have none.
-func (m *memory) sweep() {
+// sweep removes tokens that have expired, and the fences of orgs without tokens.
+func (m *memoryStore) sweep() {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -163,14 +166,14 @@ func (m *memory) sweep() {
 		if next == nil {
 			break
 		}
-		r := next.Value.(*remembered)
+		r := next.Value.(*entry)
 		next = next.Next()
 		if !now.Before(r.until) || r.view != (generation{m.cleared, r.fence.moved}) {
 			m.remove(r)
 		}
 	}
 	steps := 0
-	for org, f := range m.orgs { // in no order, so that each has its turn
+	for org, f := range m.orgs { // in random order, so that sweeps reach all of them
 		if f.tokens == 0 && f.holds == 0 && now.Sub(f.used) > m.idle {
 			delete(m.orgs, org)
 		}
@@ -184,10 +187,10 @@ func (m *memory) sweep() {
 	}
 }
 
-func (m *memory) deletion(org string) deletion { return &memoryDeletion{memory: m, org: org} }
+func (m *memoryStore) deletion(org string) deletion { return &memoryDeletion{memory: m, org: org} }
 
 type memoryDeletion struct {
-	memory *memory
+	memory *memoryStore
 	org    string // "": every org, which cannot be held
 	held   bool
 }
@@ -210,7 +213,7 @@ func (d *memoryDeletion) end(_ context.Context, how outcome) error {
 	return nil
 }
 
-// move makes a new generation.
+// move starts a new generation.
 func (d *memoryDeletion) move(holds int) {
 	m := d.memory
 	m.mu.Lock()
@@ -222,12 +225,12 @@ func (d *memoryDeletion) move(holds int) {
 	f := m.fence(d.org, time.Now())
 	f.moved++
 	f.holds += holds
-	f.token = "" // whatever Atlas answers who is asked from now on contradicts nobody
+	f.token = "" // the next answer may well be another token
 }
 
-func (m *memory) check() error { return nil }
+func (m *memoryStore) check() error { return nil }
 
-func (m *memory) close() {
+func (m *memoryStore) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true

@@ -3,6 +3,7 @@ package tokencache
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,12 +19,15 @@ type cacheMachine struct {
 	cache *testCache
 	calls []*callInProgress
 
-	acknowledged map[string]int // by org, how many deletes had taken effect when one was last acknowledged
+	mu           sync.Mutex              // several callers are answered at once
+	acknowledged map[string]int          // guarded by mu; by org, how many deletes had taken effect when one was last acknowledged
+	refused      map[atlas.JWT]time.Time // guarded by mu; when it last was
+	asked        map[atlas.JWT]time.Time // guarded by mu; when the youngest answer that was read was asked for
 }
 
 // callInProgress is one.
 type callInProgress struct {
-	slowly
+	steppedCall
 	took, answered bool
 	done           <-chan struct{}
 }
@@ -49,19 +53,29 @@ func (s *cacheMachine) wholeCreate(t *rapid.T) { s.beginCreate(t).finish() }
 func (s *cacheMachine) beginCreate(t *rapid.T) *callInProgress {
 	jwt, fresh := s.jwt(t), rapid.Bool().Draw(t, "fresh")
 	org := jwt.UnverifiedClaims().OrgID
-	atLeast := s.acknowledged[org]
-	o := &callInProgress{slowly: newSlowly()}
+	s.mu.Lock()
+	atLeast, refused := s.acknowledged[org], s.refused[jwt]
+	s.mu.Unlock()
+	o := &callInProgress{steppedCall: newSteppedCall()}
 	o.done = begin(func() {
 		result, err := s.cache.Create(context.Background(), own(jwt), fresh, o.ask(s.cache.world.ask(jwt)))
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		if err != nil {
+			s.noteRefusal(jwt, err)
 			return // Atlas failed, and it was not hidden
 		}
+		asked := time.Now().Add(-result.Status.Age)
 		n, of := tokenNumber(result.Token)
 		switch {
 		case of != org:
 			t.Errorf("given another org's token")
 		case n < atLeast:
 			t.Errorf("given token %d of its org after the delete that made %d was acknowledged: %s", n, atLeast, result.Status)
+		case result.Status.Hit && asked.Before(refused):
+			t.Errorf("given what was asked for %v before the credential was refused: %s", refused.Sub(asked), result.Status)
+		case result.Status.Hit && s.cache.memory.maxTokens >= 4 && asked.Before(s.asked[jwt]): // none gives way to others
+			t.Errorf("given an answer that is %v older than the last one: %s", s.asked[jwt].Sub(asked), result.Status)
 		case result.Status.Hit && fresh:
 			t.Errorf("no-cache was answered from memory")
 		case result.Status.Hit && !result.Status.Stale && result.Status.Age >= machineTTL:
@@ -69,9 +83,19 @@ func (s *cacheMachine) beginCreate(t *rapid.T) *callInProgress {
 		case result.Status.Age >= machineTTL+machineStale:
 			t.Errorf("a stale token of age %v", result.Status.Age)
 		}
+		if result.Status.Hit {
+			s.asked[jwt] = asked
+		}
 	})
 	s.calls = append(s.calls, o)
 	return o
+}
+
+// noteRefusal notes what a call ended with. The caller holds mu.
+func (s *cacheMachine) noteRefusal(jwt atlas.JWT, err error) {
+	if isRefusal(err) {
+		s.refused[jwt] = time.Now()
+	}
 }
 
 func (s *cacheMachine) delete(t *rapid.T) { s.beginDelete(t) }
@@ -82,21 +106,24 @@ func (s *cacheMachine) beginDelete(t *rapid.T) *callInProgress {
 	jwt := s.jwt(t)
 	org := jwt.UnverifiedClaims().OrgID
 	outcome := rapid.SampledFrom([]error{
-		nil, nil, statusError(atlas.OpDelete, 504), statusError(atlas.OpDelete, 404),
+		nil, nil, statusError(atlas.OpDelete, 504), statusError(atlas.OpDelete, 404), statusError(atlas.OpDelete, 401),
 	}).Draw(t, "outcome")
-	o := &callInProgress{slowly: newSlowly()}
+	o := &callInProgress{steppedCall: newSteppedCall()}
 	made := 0
 	o.done = begin(func() {
 		err := s.cache.Delete(context.Background(), own(jwt), o.send(func(ctx context.Context) (atlas.JWT, error) {
-			if outcome == nil || !isStatus(outcome, 404) {
+			if !isStatus(outcome, 404) && !isStatus(outcome, 401) {
 				_, _ = s.cache.world.send(jwt)(ctx)
 			}
 			made, _ = tokenNumber(s.cache.world.token(org))
 			return jwt, outcome
 		}))
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		if err == nil {
 			s.acknowledged[org] = max(s.acknowledged[org], made)
 		}
+		s.noteRefusal(jwt, err)
 	})
 	s.calls = append(s.calls, o)
 	return o
@@ -189,7 +216,7 @@ func (s *cacheMachine) check(t *rapid.T) {
 
 func TestMemoryProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rapid.Check(bubbled{t}, func(t *rapid.T) {
+		rapid.Check(withoutDeadline{t}, func(t *rapid.T) {
 			world := newFakeAtlas()
 			c, err := New(world, Config{
 				TTL: machineTTL, StaleIfError: machineStale, SettleTime: machineSettle, CallTimeout: time.Hour,
@@ -199,7 +226,8 @@ func TestMemoryProperties(t *testing.T) {
 				t.Fatal(err)
 			}
 			cache := &testCache{c, nil, world}
-			s := &cacheMachine{cache: cache, acknowledged: map[string]int{}}
+			cache.calls.latency = time.Second // which they know by the time that there is something to share
+			s := &cacheMachine{cache: cache, acknowledged: map[string]int{}, refused: map[atlas.JWT]time.Time{}, asked: map[atlas.JWT]time.Time{}}
 			defer cache.Close()
 			defer func() {
 				for _, o := range s.calls {

@@ -147,7 +147,7 @@ func TestStaleIfError(t *testing.T) {
 				d.want(jwt, stale)
 				after(20*time.Second - 1)
 				d.want(jwt, stale)
-				after(1)
+				after(defaultHoldOff) // for which Atlas is not asked after a 429
 				if _, err := d.create(jwt); !errors.Is(err, failure) {
 					t.Errorf("got %v, want Atlas's error", err)
 				}
@@ -170,24 +170,24 @@ func TestStaleIfAtlasHangs(t *testing.T) {
 			<-ctx.Done()
 			return Answer{}, &atlas.Error{Op: atlas.OpCreate, Kind: atlas.KindCanceled, Err: ctx.Err()}
 		}
-		create := func(cred atlas.JWT, fresh bool, patience time.Duration) (Result, time.Duration, error) {
+		create := func(cred atlas.JWT, fresh bool, timeout time.Duration) (Result, time.Duration, error) {
 			start := time.Now()
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
 			result, err := d.Create(ctx, own(cred), fresh, hang)
 			return result, time.Since(start), err
 		}
-		for _, patience := range []time.Duration{100 * time.Millisecond, 2 * time.Second, 20 * time.Second} {
-			result, took, err := create(jwt, false, patience)
+		for _, timeout := range []time.Duration{100 * time.Millisecond, 2 * time.Second, 20 * time.Second} {
+			result, took, err := create(jwt, false, timeout)
 			if got := result.Status.String(); err != nil || got != stale {
-				t.Errorf("with %v: %s, %v; want the stale token", patience, got, err)
+				t.Errorf("with %v: %s, %v; want the stale token", timeout, got, err)
 			}
-			if took < patience*3/4 || took >= patience {
-				t.Errorf("with %v: after %v, want shortly before", patience, took)
+			if took < timeout*3/4 || took >= timeout {
+				t.Errorf("with %v: after %v, want shortly before", timeout, took)
 			}
 			for cred, fresh := range map[atlas.JWT]bool{unknown: false, jwt: true} {
-				if _, took, err := create(cred, fresh, patience); !errors.Is(err, context.DeadlineExceeded) || took != patience {
-					t.Errorf("with %v, fresh %v: %v after %v, want the deadline", patience, fresh, err, took)
+				if _, took, err := create(cred, fresh, timeout); !errors.Is(err, context.DeadlineExceeded) || took != timeout {
+					t.Errorf("with %v, fresh %v: %v after %v, want the deadline", timeout, fresh, err, took)
 				}
 			}
 		}

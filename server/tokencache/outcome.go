@@ -26,7 +26,8 @@ func isFailure(err error) bool {
 		return false
 	}
 	switch e.Kind {
-	case atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindRedirect, atlas.KindInvalidResponse:
+	case atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindRedirect, atlas.KindInvalidResponse,
+		atlas.KindUnavailable, atlas.KindOverloaded:
 		return true
 	case atlas.KindCanceled: // the shared call's own time was up
 		return errors.Is(err, context.DeadlineExceeded)
@@ -36,7 +37,7 @@ func isFailure(err error) bool {
 	return false
 }
 
-// outcome is what came of a delete.
+// outcome is the outcome of a delete at Atlas.
 type outcome int
 
 const (
@@ -56,8 +57,8 @@ func outcomeOf(err error) outcome {
 	return outcomeNotDone
 }
 
-// UnsettledError says that the caller's time was up before the delete had ended: before Atlas answered, or before copies had
-// expired that are remembered where nothing can reach them now.
+// UnsettledError says that the caller's deadline passed before the delete was complete: before Atlas answered, or before
+// cached copies in a Redis that cannot be reached had expired.
 type UnsettledError struct{ Err error }
 
 func (e *UnsettledError) Error() string {

@@ -1,170 +1,269 @@
 package tokencache
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
-	"github.com/failsafe-go/failsafe-go/circuitbreaker"
-	"github.com/redis/rueidis"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 )
 
 const (
 	// redisBudget is by default how long a call waits for Redis before it goes straight to Atlas.
 	redisBudget = 50 * time.Millisecond
-	// redisTimeout bounds what goes on after the budget, such as connecting anew, and what is tried again.
+	// redisTimeout bounds what nobody waits for, such as connecting, and what is tried again.
 	redisTimeout = time.Second
-	// After breakerFailures in a row Redis is left alone for breakerDelay.
-	breakerFailures = 5
-	breakerDelay    = time.Second
+	// lookInterval is how often it is tried to connect for the first time, and how often a sentinel is asked.
+	lookInterval = time.Second
+	// reloadInterval is how often a cluster is asked for its nodes.
+	reloadInterval = 5 * time.Second
 )
 
 // redisClient runs scripts within a budget, and leaves a Redis that fails alone for a while.
 type redisClient struct {
-	options rueidis.ClientOption
-	budget  time.Duration
-	metrics *metrics
-	breaker circuitbreaker.CircuitBreaker[any]
+	options   redisOptions
+	budget    time.Duration
+	metrics   *metrics
+	health    redisHealth
+	looks     *looks
+	sentinels []*redis.SentinelClient // of these the first is asked first
+
+	client atomic.Pointer[redis.UniversalClient] // nil until Redis has answered for the first time
 
 	ctx    context.Context // of everything that goes on in the background
 	cancel context.CancelFunc
-
-	mu     sync.Mutex
-	closed bool           // guarded by mu
-	work   sync.WaitGroup // added to under mu, while not closed
-
-	client atomic.Pointer[rueidis.Client] // nil until Redis has answered for the first time
-	health redisHealth
+	work   sync.WaitGroup // of that
 }
 
-var (
-	errConnecting = errors.New("not connected yet")
-	errSlow       = errors.New("no answer in time")
-	errResting    = errors.New("left alone after several failures")
-)
-
-func newRedisClient(options rueidis.ClientOption, budget time.Duration, m *metrics, log *slog.Logger) *redisClient {
-	c := &redisClient{
-		options: options, budget: budget, metrics: m, health: redisHealth{log: log},
-		breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(breakerFailures).WithDelay(breakerDelay).Build(),
-	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.spawn(c.connect)
+func newRedisClient(o redisOptions, budget time.Duration, m *metrics, log *slog.Logger) *redisClient {
+	c := makeRedisClient(context.Background(), o)
+	c.budget, c.metrics, c.health.log = budget, m, log
+	c.work.Go(c.connect)
+	c.looks = newLooks(c)
 	return c
 }
 
-// spawn runs f in the background, unless the client is closed.
-func (c *redisClient) spawn(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closed {
-		c.work.Go(f)
+// makeRedisClient returns one that does not connect by itself. ctx ends whatever it does.
+func makeRedisClient(ctx context.Context, o redisOptions) *redisClient {
+	logging.Disable() // the library writes to stderr, in servers' words too
+	c := &redisClient{options: o}
+	if o.primary != "" {
+		for _, addr := range o.Addrs {
+			sentinel := o.Simple()
+			sentinel.Addr, sentinel.DB = addr, 0
+			c.sentinels = append(c.sentinels, redis.NewSentinelClient(sentinel))
+		}
 	}
-	return !c.closed
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	return c
 }
 
 // connect makes the first connection, however long that takes: a service that cannot reach Redis serves. Later ones are
-// made by the client library itself.
+// made by the client library, but which server is the primary is looked up as long as the service runs.
 func (c *redisClient) connect() {
-	for {
-		client, err := rueidis.NewClient(c.options)
-		if err == nil {
-			if c.ctx.Err() != nil {
-				client.Close()
-				return
-			}
-			c.client.Store(&client)
-			c.health.connected()
-			return
+	for primary := ""; ; {
+		first := c.client.Load() == nil
+		var err error
+		if primary, err = c.reach(primary); first {
+			c.health.report(c.explain(err)) // later on, whoever needs Redis finds out
 		}
-		c.health.report(err)
-		select {
-		case <-time.After(breakerDelay):
-		case <-c.ctx.Done():
+		if err == nil && primary == "" || !sleep(c.ctx, lookInterval) {
 			return
 		}
 	}
 }
 
-// run runs a script unless Redis has failed too often of late. It returns within the budget; the script may still run
-// after that.
-func (c *redisClient) run(name string, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
-	if !c.breaker.TryAcquirePermit() {
-		c.metrics.redis.WithLabelValues(name, "skipped").Inc()
-		return rueidis.RedisMessage{}, errResting
+// explain finds out whether a connection broke because the server expects TLS, which is all that Redis says then.
+func (c *redisClient) explain(err error) error {
+	if err == nil || c.options.TLSConfig != nil || strings.HasPrefix(c.options.Addrs[0], "/") {
+		return err
 	}
-	return c.insist(name, script, keys, args)
+	broken := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(redisCause(err), errMalformed)
+	if broken && speaksTLS(c.ctx, c.options.Addrs[0]) {
+		return errSpeaksTLS
+	}
+	return err
 }
 
-// insist is run whatever happened before.
-func (c *redisClient) insist(name string, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
-	message, err := c.exec(c.budget, script, keys, args)
+// sleep reports whether ctx was still alive in the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// reach connects to what the URL stands for, unless that is the primary that it is connected to already. It returns the primary
+// that it is connected to, if there are sentinels to say which that is.
+func (c *redisClient) reach(present string) (primary string, err error) {
+	ctx, cancel := context.WithTimeout(c.ctx, redisTimeout)
+	defer cancel()
+	o := c.options
+	if len(c.sentinels) > 0 {
+		if primary, err = c.ask(ctx); err != nil || primary == present {
+			return present, err
+		}
+		o.Addrs = []string{primary}
+	}
+	client, err := openClient(ctx, o)
 	if err != nil {
-		c.breaker.RecordFailure()
-	} else {
-		c.breaker.RecordSuccess()
+		return present, err
 	}
-	c.count(name, err)
-	c.health.report(err)
-	return message, err
+	if old := c.client.Swap(&client); old != nil {
+		_ = (*old).Close()
+	}
+	return primary, nil
 }
 
-// retry is insist with time: the caller waits anyway, and Redis may be no worse than slow.
-func (c *redisClient) retry(name string, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
-	message, err := c.exec(redisTimeout, script, keys, args)
-	c.count(name, err)
-	return message, err
+// ask asks the sentinels for the primary's address. One that does not know goes last.
+func (c *redisClient) ask(ctx context.Context) (addr string, err error) {
+	for range c.sentinels {
+		var answer []string
+		answer, err = c.sentinels[0].GetMasterAddrByName(ctx, c.options.primary).Result()
+		if err == nil && len(answer) == 2 {
+			return net.JoinHostPort(answer[0], answer[1]), nil
+		}
+		c.sentinels = append(c.sentinels[1:], c.sentinels[0])
+	}
+	return "", cmp.Or[error](err, errMalformed)
 }
 
-func (c *redisClient) count(name string, err error) {
-	outcome := "ok"
+// openClient returns a client of a Redis that answers.
+func openClient(ctx context.Context, o redisOptions) (client redis.UniversalClient, err error) {
+	defer func() {
+		if err != nil {
+			_ = client.Close()
+		}
+	}()
+	if !o.IsClusterMode {
+		client = redis.NewClient(o.Simple())
+		about := redis.NewMapStringInterfaceCmd(ctx, "HELLO") // which no ACL refuses
+		switch err := client.Process(ctx, about); {
+		case err != nil:
+			return client, err
+		case o.primary != "" && about.Val()["role"] != "master":
+			return client, errNoPrimary
+		case about.Val()["mode"] != "cluster":
+			return client, nil
+		}
+		_ = client.Close() // one node is enough to find the others
+	}
+	cluster := o.Cluster()
+	cluster.ClusterStateReloadInterval, cluster.DisableRoutingPolicies = reloadInterval, true
+	client = redis.NewClusterClient(cluster)
+	return client, client.PTTL(ctx, keyAll).Err() // somebody has to have the slot
+}
+
+// effort is how much a caller wants of Redis.
+type effort int
+
+const (
+	usual   effort = iota // an answer within the budget, unless Redis has failed too often of late
+	insist                // an answer within the budget, whatever happened before
+	patient               // an answer within redisTimeout. It says nothing of how Redis is, which may be no worse than slow
+)
+
+// look runs scriptLook, together with the looks of others.
+func (c *redisClient) look(ctx context.Context, keys []string, args ...any) (any, error) {
+	return c.measure(ctx, "look", usual, func(time.Duration) (any, error) { return c.looks.run(ctx, keys, args) })
+}
+
+// do runs a script.
+func (c *redisClient) do(ctx context.Context, op string, how effort, script *redis.Script, keys []string, args ...any) (any, error) {
+	return c.measure(ctx, op, how, func(within time.Duration) (any, error) { return c.run(within, script, keys, args) })
+}
+
+// measure asks Redis, unless that is to be left alone. A caller with less time than the budget has ctx's. What it then does not get, or
+// does not wait for, says nothing of how Redis is.
+func (c *redisClient) measure(ctx context.Context, op string, how effort, ask func(within time.Duration) (any, error)) (any, error) {
+	if how == usual && c.health.resting() {
+		c.metrics.redis.WithLabelValues(op, "skipped").Inc()
+		return nil, errResting
+	}
+	within, outcome := c.budget, "ok"
+	if how == patient {
+		within = redisTimeout
+	}
+	start := time.Now()
+	deadline, ok := ctx.Deadline()
+	hurried := ok && deadline.Before(start.Add(within))
+	if hurried {
+		within = deadline.Sub(start)
+	}
+	answer, err := ask(within)
+	if err != nil && (hurried || ctx.Err() != nil) {
+		return nil, err
+	}
 	if err != nil {
 		outcome = "failed"
 	}
-	c.metrics.redis.WithLabelValues(name, outcome).Inc()
+	c.metrics.seconds.WithLabelValues(op).Observe(time.Since(start).Seconds())
+	c.metrics.redis.WithLabelValues(op, outcome).Inc()
+	if how != patient && !errors.Is(err, errConnecting) { // connect reports why
+		c.health.report(err)
+	}
+	return answer, err
 }
 
-func (c *redisClient) exec(budget time.Duration, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
+func (c *redisClient) run(within time.Duration, script *redis.Script, keys []string, args []any) (any, error) {
 	client := c.client.Load()
 	if client == nil {
-		return rueidis.RedisMessage{}, errConnecting
+		return nil, errConnecting
 	}
-	type answer struct {
-		message rueidis.RedisMessage
-		err     error
+	ctx, cancel := context.WithTimeout(c.ctx, within)
+	defer cancel()
+	answer, err := script.Run(ctx, *client, keys, args...).Result()
+	if c.ctx.Err() != nil {
+		err = errClosed
 	}
-	answered := make(chan answer, 1)
-	// In a goroutine of its own, because the library waits for a connection that is being made whatever the context says.
-	if !c.spawn(func() {
-		ctx, cancel := context.WithTimeout(c.ctx, redisTimeout)
-		defer cancel()
-		message, err := script.Exec(ctx, *client, keys, args).ToMessage()
-		answered <- answer{message, err}
-	}) {
-		return rueidis.RedisMessage{}, errClosed
-	}
-	late := time.NewTimer(budget)
-	defer late.Stop()
-	select {
-	case a := <-answered:
-		return a.message, a.err
-	case <-late.C:
-		return rueidis.RedisMessage{}, errSlow
-	case <-c.ctx.Done():
-		return rueidis.RedisMessage{}, errClosed
-	}
+	return answer, err
 }
 
+// retryInterval is how often what could not be done in Redis is tried again.
+const retryInterval = 200 * time.Millisecond
+
+// retry does try again in the background, for that long at most, if there is a slot for it. The channel is closed once it is
+// done, and nil if there is no slot.
+func (c *redisClient) retry(slots chan struct{}, lasting time.Duration, try func() error) <-chan struct{} {
+	select {
+	case slots <- struct{}{}:
+	default:
+		return nil
+	}
+	done := make(chan struct{})
+	c.work.Go(func() {
+		defer func() { <-slots }()
+		ctx, cancel := context.WithTimeout(c.ctx, lasting)
+		defer cancel()
+		for sleep(ctx, retryInterval) {
+			if try() == nil {
+				close(done)
+				return
+			}
+		}
+	})
+	return done
+}
+
+// close ends what goes on in the background. Nobody may begin anything any more.
 func (c *redisClient) close() {
 	c.cancel()
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
 	c.work.Wait()
+	for _, sentinel := range c.sentinels {
+		_ = sentinel.Close()
+	}
 	if client := c.client.Load(); client != nil {
-		(*client).Close()
+		_ = (*client).Close()
 	}
 }

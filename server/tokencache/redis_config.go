@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/redis/rueidis"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // RedisConfig says which Redis or Valkey replicas share.
@@ -33,88 +35,81 @@ type RedisURLError struct{ reason string }
 
 func (e *RedisURLError) Error() string { return e.reason }
 
+// redisOptions are for the client library. The addresses are those of sentinels if primary says what these call theirs.
+type redisOptions struct {
+	redis.UniversalOptions
+
+	primary string
+}
+
 // options is what the client library makes of c.
-func (c *RedisConfig) options() (rueidis.ClientOption, error) {
-	wrong := func(reason string) (rueidis.ClientOption, error) {
-		return rueidis.ClientOption{}, &RedisURLError{reason}
-	}
+func (c *RedisConfig) options() (redisOptions, error) {
+	var o redisOptions
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		return wrong("it is not a URL: give one such as redis://HOST:6379, or rediss:// for TLS")
+		return o, &RedisURLError{"it is not a URL: give one such as redis://HOST:6379, or rediss:// for TLS"}
 	}
 	if _, has := u.User.Password(); has {
-		return wrong("it has a password in it, for everybody to see who lists processes: give the password in a file")
+		return o, &RedisURLError{"it has a password in it, for everybody to see who lists processes: give the password in a file"}
 	}
 	if reason := wrongParameters(u); reason != "" {
-		return wrong(reason)
+		return o, &RedisURLError{reason}
 	}
-	opt, err := rueidis.ParseURL(c.URL)
-	wellFormed := isHostPort(u.Host, true)
-	if u.Scheme == "unix" {
-		wellFormed = u.Host == "" && u.Path != "" && u.RawQuery == ""
+	if !o.locate(u) {
+		return o, &RedisURLError{"it is not one of redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"}
 	}
-	if err != nil || u.Fragment != "" || !wellFormed {
-		return wrong("it is not one of redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+	if o.IsClusterMode && o.DB != 0 {
+		return o, &RedisURLError{"it has a database, and a cluster has but one"}
 	}
-	opt.DisableCache = true    // a copy in our memory would be read apart from its fence
-	opt.DisableRetry = true    // a call that waits goes to Atlas instead
-	opt.PipelineMultiplex = -1 // one connection, so that the moves of a delete arrive in their order
-	opt.ClientName = "tokend"
-	opt.Dialer = net.Dialer{Timeout: redisTimeout, KeepAlive: 5 * time.Second}
-	opt.ConnWriteTimeout = redisTimeout
+	o.Username = u.User.Username()
 	if c.Password != nil {
-		user := opt.Username
-		opt.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
-			return rueidis.AuthCredentials{Username: user, Password: c.Password()}, nil
-		}
+		o.CredentialsProvider = func() (string, string) { return u.User.Username(), c.Password() }
 	}
-	opt.DialCtxFn = guarded(c.dialer(u.Scheme, opt.TLSConfig != nil), opt.Sentinel.MasterSet != "")
-	// What is not repeated here does not hold for the sentinels, not even TLS.
-	opt.Sentinel.TLSConfig, opt.Sentinel.Dialer, opt.Sentinel.ClientName = opt.TLSConfig, opt.Dialer, opt.ClientName
-	// A sentinel's word of another primary can be lost, and then nothing else would ever tell.
-	opt.Sentinel.TopologyRefreshInterval = 5 * time.Second
-	return opt, nil
+	if u.Scheme == "rediss" || u.Scheme == "valkeys" {
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname()}
+	}
+	o.Dialer = c.dialer(o.TLSConfig)
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = redisTimeout, redisTimeout, redisTimeout, redisTimeout
+	o.ContextTimeoutEnabled = true
+	// Nothing is done twice: a move that is carried out again after another delete's would bring back what that has forgotten.
+	o.MaxRetries, o.MaxRedirects, o.DialerRetries = -1, -1, 1
+	o.PipelinePoolSize = -1 // pipelines take what there is
+	// What an older server or a narrow ACL may refuse. The name of a connection is set in its HELLO, which nobody refuses.
+	o.Protocol, o.DisableIdentity = 2, true
+	o.OnConnect = func(ctx context.Context, c *redis.Conn) error { return c.Hello(ctx, 2, "", "", "tokend").Err() }
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return o, nil
 }
 
-type dialFunc = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error)
-
-// dialer returns how to connect by a URL of that scheme.
-func (c *RedisConfig) dialer(scheme string, overTLS bool) dialFunc {
-	if overTLS {
-		return c.dialTLS
+// locate takes the addresses and the database of u, and reports whether they are well-formed.
+func (o *redisOptions) locate(u *url.URL) bool {
+	if u.Scheme == "unix" {
+		o.Addrs = []string{u.Path}
+		return u.Host == "" && strings.HasPrefix(u.Path, "/") && u.RawQuery == "" && u.Fragment == ""
 	}
-	network := "tcp"
-	if scheme == "unix" {
-		network = "unix"
+	switch u.Scheme {
+	case "redis", "rediss", "valkey", "valkeys":
+	default:
+		return false
 	}
-	return func(ctx context.Context, addr string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
-		return dialer.DialContext(ctx, network, addr)
+	port := u.Port()
+	if port == "" {
+		port = "6379"
 	}
-}
-
-func guarded(dial dialFunc, publishes bool) dialFunc {
-	return func(ctx context.Context, addr string, dialer *net.Dialer, cfg *tls.Config) (net.Conn, error) {
-		conn, err := dial(ctx, addr, dialer, cfg)
+	o.Addrs = append([]string{net.JoinHostPort(u.Hostname(), port)}, u.Query()["addr"]...)
+	o.primary = u.Query().Get("master_set")
+	o.IsClusterMode = len(o.Addrs) > 1 && o.primary == ""
+	if u.Path != "" {
+		n, err := strconv.ParseUint(strings.TrimPrefix(u.Path, "/"), 10, 16)
 		if err != nil {
-			return nil, err
+			return false
 		}
-		return &guardedConn{Conn: conn, publishes: publishes}, nil
+		o.DB = int(n)
 	}
+	return isHostPort(o.Addrs[0]) && u.Fragment == ""
 }
 
-// dialTLS connects to a node or a sentinel; cfg has the host of the URL as its name.
-func (c *RedisConfig) dialTLS(ctx context.Context, addr string, dialer *net.Dialer, cfg *tls.Config) (net.Conn, error) {
-	cfg = cfg.Clone()
-	if host, _, err := net.SplitHostPort(addr); err == nil && net.ParseIP(host) == nil {
-		cfg.ServerName = host
-	}
-	if c.RootCAs != nil {
-		cfg.RootCAs = c.RootCAs() // as they are now
-	}
-	return (&tls.Dialer{NetDialer: dialer, Config: cfg}).DialContext(ctx, "tcp", addr)
-}
-
-// wrongParameters returns what is wrong with the parameters of a URL. The client library passes over some mistakes.
+// wrongParameters returns what is wrong with the parameters of a URL.
 func wrongParameters(u *url.URL) string {
 	parameters, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -124,7 +119,7 @@ func wrongParameters(u *url.URL) string {
 		switch name {
 		case "addr":
 			for _, addr := range values {
-				if !isHostPort(addr, false) {
+				if !isHostPort(addr) {
 					return "its parameter addr is not HOST:PORT"
 				}
 			}
@@ -139,11 +134,7 @@ func wrongParameters(u *url.URL) string {
 	return ""
 }
 
-func isHostPort(s string, portMayLack bool) bool {
-	u := url.URL{Host: s}
-	if portMayLack && u.Port() == "" {
-		return u.Hostname() != ""
-	}
+func isHostPort(s string) bool {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		return false

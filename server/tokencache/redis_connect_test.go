@@ -22,28 +22,28 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
 )
 
-// logbook is a log for several goroutines to write.
-type logbook struct {
+// syncLog is a log for several goroutines to write.
+type syncLog struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *logbook) Write(p []byte) (int, error) {
+func (l *syncLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *logbook) String() string {
+func (l *syncLog) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
 }
 
 // newReplicaWith is newReplica with a RedisConfig of its own, and a log.
-func newReplicaWith(t *testing.T, w *fakeAtlas, c RedisConfig) (*replica, *logbook) {
+func newReplicaWith(t *testing.T, w *fakeAtlas, c RedisConfig) (*replica, *syncLog) {
 	t.Helper()
-	book := &logbook{}
+	book := &syncLog{}
 	r := &replica{testCache: newTestCache(t, w, Config{TTL: time.Hour, Redis: &c, Logger: slog.New(slog.NewTextHandler(book, nil))})}
 	return r, book
 }
@@ -95,10 +95,10 @@ func TestAnErrorOfRedisIsNotQuoted(t *testing.T) {
 			}
 			_ = conn.SetDeadline(time.Now().Add(time.Second))
 			b := make([]byte, 4096)
-			n, _ := conn.Read(b)
-			// One answer for each command, or the connection breaks before.
-			_, _ = conn.Write(bytes.Repeat([]byte("-ERR what is 'AUTH' 'planted-password'?\r\n"), bytes.Count(b[:n], []byte("*"))))
-			_, _ = conn.Read(b)
+			for n, err := conn.Read(b); err == nil; n, err = conn.Read(b) {
+				// One answer for each command, or the connection breaks before.
+				_, _ = conn.Write(bytes.Repeat([]byte("-ERR what is 'AUTH' 'planted-password'?\r\n"), bytes.Count(b[:n], []byte("*"))))
+			}
 			_ = conn.Close()
 		}
 	})
@@ -141,8 +141,52 @@ func TestRedisOverTLS(t *testing.T) {
 	}
 }
 
+// Whoever forgets the s of rediss, or has one too many, is told that, and not that time has run out.
+func TestRedisOverTheOtherProtocol(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ca := writeCertificate(t, dir)
+	port := freePort(t)
+	server := redistest.Start(t, "--tls-port", port, "--tls-auth-clients", "no",
+		"--tls-cert-file", filepath.Join(dir, "cert"), "--tls-key-file", filepath.Join(dir, "key"))
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // takes what it is sent for half a command
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mute.Close() })
+	go answerLines(mute)
+	for url, want := range map[string]redisError{
+		"redis://127.0.0.1:" + port:        errSpeaksTLS,
+		"rediss://" + server.Addr():        errNoTLS,
+		"rediss://" + mute.Addr().String(): errNoTLS,
+	} {
+		r, book := newReplicaWith(t, newFakeAtlas(), RedisConfig{URL: url, RootCAs: func() *x509.CertPool { return ca }})
+		r.eventually(url+": nobody is told", func() bool { return strings.Contains(book.String(), string(want)) })
+	}
+}
+
+// answerLines answers a command as Redis does, once it ends, and nothing that does not begin with one.
+func answerLines(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+			b := make([]byte, 4096)
+			for n, err := conn.Read(b); err == nil; n, err = conn.Read(b) {
+				if bytes.HasPrefix(b[:n], []byte("PING\r\n")) {
+					_, _ = conn.Write([]byte("-NOAUTH Authentication required.\r\n"))
+				}
+			}
+		}()
+	}
+}
+
 // client reports whether there is a connection.
-func (r *replica) client() bool { return r.remember.store.(*redisStore).client.client.Load() != nil }
+func (r *replica) client() bool { return r.caching.store.(*redisStore).client.client.Load() != nil }
 
 func freePort(t *testing.T) string {
 	t.Helper()
@@ -185,7 +229,7 @@ func TestRedisURLMistakes(t *testing.T) {
 		"", "planted", "planted:6379", "redis:planted", "http://planted:6379", "redis://", "redis:///0", "redis://:6379",
 		"redis://planted:port", "redis://planted:0", "redis://planted:65536", "redis://planted:1 ", "redis://planted\x00:1",
 		"redis://user:planted@host:6379", "redis://:planted@host:6379", "rediss://user:@planted:6379",
-		"redis://planted/zero", "redis://planted/0/1", "redis://planted#fragment", "redis://planted/%zz",
+		"redis://planted/zero", "redis://planted/-1", "redis://planted/1?addr=planted:1", "redis://planted/0/1", "redis://planted#fragment", "redis://planted/%zz",
 		"redis://planted?skip_verify=1", "rediss://planted?skip_verify", "redis://planted?client_cache=1", "redis://planted?db=1",
 		"redis://planted?skip_verify=1;x", "redis://planted?addr", "redis://planted?addr=planted", "redis://planted?addr=planted:0",
 		"redis://planted?addr=redis://planted:1", "redis://planted?master_set=", "redis://planted?master_set=a&master_set=b",
@@ -203,7 +247,8 @@ func TestRedisURLMistakes(t *testing.T) {
 	}
 	for _, url := range []string{
 		"redis://host", "redis://host:6379", "redis://host:6379/1", "redis://user@host:6379", "rediss://host:6379",
-		"redis://[::1]:6379", "redis://[::1]", "redis://a:1?addr=b:1&addr=[::1]:2", "redis://a:1?master_set=main", "unix:///run/redis.sock",
+		"redis://[::1]:6379", "redis://[::1]", "redis://a:1?addr=b:1&addr=[::1]:2", "redis://a:1?master_set=main",
+		"redis://a:1/2?addr=b:1&master_set=main", "valkey://host", "valkeys://host", "unix:///run/redis.sock",
 	} {
 		if err := (Config{TTL: time.Second, Redis: &RedisConfig{URL: url}}).Validate(); err != nil {
 			t.Errorf("%q: %v", url, err)

@@ -3,26 +3,21 @@ package tokencache
 import (
 	"context"
 	"time"
-
-	"github.com/redis/rueidis"
 )
 
-// scriptDrop forgets one value.
-var scriptDrop = rueidis.NewLuaScript(`return redis.call('DEL', KEYS[1])`)
-
-func (s *redisStore) forget(_ context.Context, r request) {
-	names := []string{tokenKey(r.cred)}
-	if _, err := s.client.run("drop", scriptDrop, names, nil); err == nil {
-		return
-	}
-	s.lateDrops.start(s.lifetime(), func() error {
-		_, err := s.client.retry("drop", scriptDrop, names, nil)
+func (s *redisStore) invalidate(ctx context.Context, r request) {
+	names := []string{s.derived.of(r.key, r.derive).tokenKey}
+	drop := func(ctx context.Context, how effort) error {
+		_, err := s.client.do(ctx, "drop", how, scriptDrop, names)
 		return err
-	})
+	}
+	if drop(ctx, usual) != nil {
+		s.client.retry(s.lateDrops, s.lifetime(), func() error { return drop(context.Background(), patient) })
+	}
 }
 
-// lifetime is how long after now every copy must have expired that is there now. One percent and a bit is for clocks that
-// do not run alike.
+// lifetime is the time after which all copies that are in Redis now must have expired. It has a margin of one percent and a
+// bit, because clocks run at different speeds.
 func (s *redisStore) lifetime() time.Duration {
 	last := s.ttl + s.stale
 	return last + last/100 + 100*time.Millisecond
@@ -37,15 +32,16 @@ type redisDeletion struct {
 	key, field string
 }
 
-// begin reports nothing: if it fails, what was stored is read until the end.
-func (h *redisDeletion) begin(context.Context) { _ = h.move(h.store.client.insist, h.store.holdTime) }
+// begin ignores a failure: then other replicas read the old token until end.
+func (h *redisDeletion) begin(context.Context) { _ = h.move(insist, h.store.holdTime) }
 
-// scriptRunner is redisClient.insist or redisClient.retry.
-type scriptRunner func(name string, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error)
-
-func (h *redisDeletion) move(run scriptRunner, holdFor time.Duration) error {
-	_, err := run("move", scriptMove, []string{h.key},
-		[]string{newEpoch(), h.field, milliseconds(holdFor), milliseconds(h.store.keepFences)})
+func (h *redisDeletion) move(how effort, holdFor time.Duration) error {
+	answer, err := h.store.client.do(context.Background(), "move", how, scriptMove, []string{h.key},
+		newEpoch(), h.field, milliseconds(holdFor), milliseconds(h.store.keepFences))
+	if err == nil && answer != any(int64(1)) {
+		err = errMalformed
+		h.store.client.health.report(err)
+	}
 	return err
 }
 
@@ -55,14 +51,14 @@ func (h *redisDeletion) end(ctx context.Context, how outcome) error {
 	if how == outcomeUnknown {
 		holdFor = s.settle
 	}
-	if h.move(s.client.insist, holdFor) == nil || how == outcomeNotDone {
-		return nil // a hold that was made ends by itself
+	if h.move(insist, holdFor) == nil || how == outcomeNotDone {
+		return nil // a hold that is left expires
 	}
-	// A copy that was stored before the delete took effect expires so long after that at the latest.
+	// By then, every copy that was stored before the delete took effect has expired.
 	last := s.lifetime() + holdFor
-	moved := s.lateMoves.start(last, func() error { return h.move(s.client.retry, holdFor) })
+	moved := s.client.retry(s.lateMoves, last, func() error { return h.move(patient, holdFor) })
 	if how != outcomeDone {
-		return nil // nobody is told that anything is deleted
+		return nil // the delete is not acknowledged
 	}
 	expired := time.NewTimer(last)
 	defer expired.Stop()
@@ -78,60 +74,9 @@ func (h *redisDeletion) end(ctx context.Context, how outcome) error {
 	}
 }
 
+// The most operations that are retried at a time, because callers can make up any number of credentials. What is not
+// retried expires.
 const (
-	// retryInterval is how often what could not be done in Redis is tried again.
-	retryInterval = 200 * time.Millisecond
-	// So many wait for Redis at once and no more, since callers can make up credentials without end. The others are left
-	// to expire.
 	maxLateMoves = 256
 	maxLateDrops = 64
 )
-
-// retries are things to be done in Redis that failed, and are tried again until there is no need any more.
-type retries struct {
-	client *redisClient
-	slots  chan struct{}
-}
-
-func newRetries(client *redisClient, limit int) *retries {
-	return &retries{client, make(chan struct{}, limit)}
-}
-
-// start tries again in the background, for that long at most. The channel is closed once it is done; it is nil if there
-// are too many already.
-func (r *retries) start(lasting time.Duration, try func() error) (done <-chan struct{}) {
-	select {
-	case r.slots <- struct{}{}:
-	default:
-		return nil
-	}
-	finished := make(chan struct{})
-	if !r.client.spawn(func() {
-		defer func() { <-r.slots }()
-		if r.loop(lasting, try) {
-			close(finished)
-		}
-	}) {
-		<-r.slots
-	}
-	return finished
-}
-
-func (r *retries) loop(lasting time.Duration, try func() error) bool {
-	tick := time.NewTicker(retryInterval)
-	defer tick.Stop()
-	expired := time.NewTimer(lasting)
-	defer expired.Stop()
-	for {
-		select {
-		case <-expired.C:
-			return false
-		case <-r.client.ctx.Done():
-			return false
-		case <-tick.C:
-			if try() == nil {
-				return true
-			}
-		}
-	}
-}

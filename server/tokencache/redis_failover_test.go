@@ -41,7 +41,7 @@ func TestFault59FailoverLosesADelete(t *testing.T) {
 	back := 0
 	for time.Now().Before(gone.Add(500 * time.Millisecond)) {
 		begun := time.Now()
-		quickly(t, "a create", func() {
+		mustNotWait(t, "a create", func() {
 			token, _ := two.token(jwt)
 			if token == old {
 				back++

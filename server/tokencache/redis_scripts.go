@@ -1,6 +1,6 @@
 package tokencache
 
-import "github.com/redis/rueidis"
+import "github.com/redis/go-redis/v9"
 
 // What replicas share, all in one slot of a cluster (the braces), so that a script can read a value and its fences at one
 // point in time:
@@ -34,7 +34,7 @@ end
 //	KEYS  all, org, value
 //	ARGV  an epoch for a missing fence, how long to keep the fences (ms)
 //	      now, epoch of all, epoch of the org, 1 if one of them is held, the value
-var scriptLook = rueidis.NewLuaScript(luaStart + `
+var scriptLook = redis.NewScript(luaStart + `
 local held = 0
 local function read(key)
   local fields, epoch = redis.call('HGETALL', key), false
@@ -61,12 +61,13 @@ return {now, all, org, held, value}
 // asked. (Then none is held either: a hold begins with a move, and who is asked while one is held notes no fence.) If the last
 // token noted is another one, somebody has deleted that behind our back, or this one is the older: nobody knows which, so the
 // fence moves and neither is kept. A note is kept for longer than any call takes, since one of them may have the other token.
+// If what is stored is the answer to a call that began later, it stays: the headers (seal.go) say so.
 //
 //	KEYS  all, org, value
 //	ARGV  epoch of all, epoch of the org, hash of the token, the value, its end (ms), an epoch to move to, how long to keep
 //	      the fence (ms)
 //	      1 if it was stored
-var scriptPut = rueidis.NewLuaScript(luaStart + `
+var scriptPut = redis.NewScript(luaStart + `
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'token', 'until')
 if not known[1] then return 0 end
 local last = math.max(tonumber(ARGV[5]), now + tonumber(ARGV[7]))
@@ -82,6 +83,15 @@ redis.call('HSET', KEYS[2], 'token', ARGV[3], 'until', string.format('%.0f', las
 keep(KEYS[2], last - now + 1000)
 local ends = tonumber(ARGV[5])
 if ends <= now or known[1] ~= ARGV[2] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+local function since(value)
+  local ms = 0
+  for i = 2, 9 do ms = ms * 256 + string.byte(value, i) end
+  return ms
+end
+local stored = redis.call('GET', KEYS[3])
+if stored and string.sub(stored, 26, 89) == ARGV[1] .. ARGV[2] and since(stored) > since(ARGV[4]) and since(stored) <= now then
+  return 0
+end
 redis.call('SET', KEYS[3], ARGV[4], 'PX', string.format('%.0f', ends - now))
 keep(KEYS[1], ends - now + 1000)
 return 1
@@ -91,7 +101,7 @@ return 1
 //
 //	KEYS  the fence
 //	ARGV  the epoch to move to, the hold's field, for how long to hold it (ms; 0: no longer), how long to keep the fence (ms)
-var scriptMove = rueidis.NewLuaScript(luaStart + `
+var scriptMove = redis.NewScript(luaStart + `
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
 redis.call('HDEL', KEYS[1], 'token', 'until')
 if tonumber(ARGV[3]) > 0 then
@@ -102,3 +112,6 @@ end
 keep(KEYS[1], ARGV[4])
 return 1
 `)
+
+// scriptDrop forgets one value.
+var scriptDrop = redis.NewScript(`return redis.call('DEL', KEYS[1])`)

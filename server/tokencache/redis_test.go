@@ -39,7 +39,7 @@ func newReplica(t testing.TB, w *fakeAtlas, url string, cfg Config) *replica {
 func (r *replica) connected() *replica {
 	r.t.Helper()
 	r.eventually("Redis is not there", func() bool {
-		_, view := r.remember.store.get(r.t.Context(), request{cred: own(newJWT("nobody's", "u", time.Time{}))})
+		_, view := r.caching.store.get(r.t.Context(), request{cred: own(newJWT("nobody's", "u", time.Time{}))})
 		return view.redis.now != 0
 	})
 	return r
@@ -249,7 +249,7 @@ func TestAReplicaThatDiesInMidDelete(t *testing.T) {
 	jwt := newJWT(orgA, "u", time.Time{})
 	r.wantMiss(jwt)
 	start := time.Now()
-	dead.remember.store.deletion(orgA).begin(t.Context()) // it never ends
+	dead.caching.store.deletion(orgA).begin(t.Context()) // it never ends
 	dead.Close()
 	r.wantMiss(jwt)
 	r.wantMiss(jwt)
@@ -281,6 +281,16 @@ func TestAnUnknownOutcomeHoldsTheFenceInRedis(t *testing.T) {
 	if took := time.Since(start); took < time.Second-50*time.Millisecond {
 		t.Errorf("held for %v, want 1s", took)
 	}
+}
+
+// Where a delete may have been done, its own credential is forgotten, also by a replica that has not seen it accepted.
+func TestAnUnknownFirstDeleteForgetsItsOwnInRedis(t *testing.T) {
+	server, w := redistest.Start(t), newFakeAtlas()
+	one, two := newReplica(t, w, server.URL(), Config{}).connected(), newReplica(t, w, server.URL(), Config{}).connected()
+	jwt := newJWT(orgA, "u", time.Time{})
+	one.wantMiss(jwt)
+	two.deleteAnd(jwt, statusError(atlas.OpDelete, 504))
+	one.wantMiss(jwt)
 }
 
 func TestAContradictionForgetsBothInRedis(t *testing.T) {
@@ -330,7 +340,7 @@ func TestALowerTTLBindsWhatIsThereAlready(t *testing.T) {
 	long.wantMiss(jwt)
 	long.wantHit(jwt)
 	<-time.After(400 * time.Millisecond)
-	if found, _ := short.remember.store.get(t.Context(), request{cred: own(jwt)}); found.there() {
+	if found, _ := short.caching.store.get(t.Context(), request{cred: own(jwt)}); found.there() {
 		t.Errorf("remembered for longer than the TTL: %v old", found.age)
 	}
 	long.wantHit(jwt)

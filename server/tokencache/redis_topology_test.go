@@ -124,7 +124,7 @@ func TestTheNameInACertificate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := opt.DialCtxFn(t.Context(), tc.addr+":"+port, &opt.Dialer, opt.TLSConfig)
+		conn, err := opt.Dialer(t.Context(), "tcp", tc.addr+":"+port)
 		if (err == nil) != tc.good {
 			t.Errorf("%s, asked for by %s: %v", tc.addr, tc.url, err)
 		}

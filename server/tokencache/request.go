@@ -16,26 +16,26 @@ import (
 
 // request is one call for a credential.
 type request struct {
-	cred  atlas.Credential
-	key   key
-	fresh bool // nothing remembered is wanted
+	cred    atlas.Credential
+	key     key
+	noCache bool // not from the cache
 }
 
-// Errors of a credential that no call can be made with.
+// errNoCredential says that no call can be made with the credential.
 var errNoCredential = errors.New("the credential has no JWT, or is of a profile and has no secret")
 
-func (c *Cache) request(cred atlas.Credential, fresh bool) (request, error) {
+func (c *Cache) request(cred atlas.Credential, noCache bool) (request, error) {
 	if cred.JWT == "" || cred.Profile != "" && cred.Secret == "" {
-		return request{}, errNoCredential // what is empty would look like any other that is
+		return request{}, errNoCredential // all empty credentials would share one key
 	}
-	return request{cred: cred, key: c.keys.key(cred), fresh: fresh}, nil
+	return request{cred: cred, key: c.keys.key(cred), noCache: noCache}, nil
 }
 
-// org is the org that the JWT says it is of: a UUID, or "" if it does not say. Of a caller's own it is to be believed once
-// Atlas has accepted it.
+// org is the org in the JWT: a UUID, or "" if it does not name one. If the JWT is the caller's own, do not trust it before
+// Atlas has accepted the JWT.
 func (r request) org() string { return r.cred.Claims().OrgID }
 
-// sameCaller reports whether two credentials are one: whoever has the one can have what the other is answered.
+// sameCaller reports whether two credentials are the same, so that a caller with the one may get the answer for the other.
 func sameCaller(a, b atlas.Credential) bool {
 	if a.Profile == "" {
 		return b.Profile == "" && a.JWT == b.JWT
@@ -43,7 +43,8 @@ func sameCaller(a, b atlas.Credential) bool {
 	return a.Profile == b.Profile && a.Secret == b.Secret && a.Claims().OrgID == b.Claims().OrgID
 }
 
-// identity is what tells a credential from every other, the same in all replicas: a secret, and what it is of.
+// identity tells a credential from every other, in the same way in all replicas: by a secret, and by what the secret is for
+// (its kind, profile and org).
 func identity(cred atlas.Credential) (secret string, of [3]string) {
 	if cred.Profile == "" {
 		return string(cred.JWT), [3]string{"jwt"}
@@ -51,20 +52,20 @@ func identity(cred atlas.Credential) (secret string, of [3]string) {
 	return string(cred.Secret), [3]string{"userauthtoken", cred.Profile, cred.Claims().OrgID}
 }
 
-// key stands for a credential in this process.
+// key identifies a credential in this process.
 type key [sha256.Size]byte
 
 // hasher makes keys. It is safe for concurrent use.
 type hasher struct{ idle sync.Pool }
 
-// keyedHash is one at work, with room for what it hashes.
+// keyedHash is a hash with its buffers, to be used again.
 type keyedHash struct {
 	mac  hash.Hash
 	room []byte
 	sum  key
 }
 
-// newHasher returns one with a key of its own, so that nobody can tell a credential from what is in a map.
+// newHasher returns a hasher with a random key, so that the keys in a map say nothing about the credentials.
 func newHasher() *hasher {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret) // never fails
@@ -82,7 +83,7 @@ func (h *hasher) key(cred atlas.Credential) key {
 	k.room = appendPart(k.room, secret)
 	k.mac.Reset()
 	k.mac.Write(k.room)
-	clear(k.room) // a credential stays nowhere
+	clear(k.room) // no credential stays in the pool
 	k.mac.Sum(k.sum[:0])
 	return k.sum
 }
@@ -92,8 +93,8 @@ func appendPart(to []byte, part string) []byte {
 	return append(binary.AppendUvarint(to, uint64(len(part))), part...)
 }
 
-// derive makes n bytes of a credential for one purpose: whoever does not have the credential cannot, and from them nobody
-// gets back to it (RFC 5869).
+// derive derives n bytes from a credential for one purpose (HKDF, RFC 5869). Nobody can compute them without the credential,
+// or the credential from them.
 func derive(cred atlas.Credential, purpose string, n int) []byte {
 	secret, of := identity(cred)
 	info := appendPart([]byte("ephemeral-token-service "), purpose)
@@ -107,7 +108,7 @@ func derive(cred atlas.Credential, purpose string, n int) []byte {
 	return derived
 }
 
-// publicID is a name for s that does not tell it, of fixed length whatever s is.
+// publicID is a name for s that does not reveal it, always of the same length.
 func publicID(purpose, s string) string {
 	sum := sha256.Sum256([]byte(purpose + "\x00" + s))
 	return hex.EncodeToString(sum[:16])

@@ -9,9 +9,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// sealed is a token as it lies in Redis: a header in clear, which says until when and behind which fences it may be used,
-// and the token, encrypted under a key that only the credential itself gives. The encryption covers the header and the
-// name under which the value is stored, so none of them can be changed and the value cannot be moved.
+// sealed is the value in Redis for a token: a header in clear text, which says until when and with which fences the token may
+// be used, and the token, encrypted with a key that is derived from the credential. The encryption authenticates the header
+// and the name of the value as well, so a header cannot be changed and a value cannot be moved to another name.
 //
 //	version 1 | since 8 | fresh 8 | until 8 | epoch of all 32 | epoch of the org 32 | nonce 12 | token | tag 16
 //
@@ -21,7 +21,7 @@ type sealed struct {
 	all, org            epoch
 }
 
-// epoch is where a fence stands: random, so that one that was lost never comes back.
+// epoch is the generation of a fence in Redis. It is random, so that an epoch that was lost never comes back.
 type epoch string
 
 const (
@@ -47,15 +47,15 @@ func (s sealed) header() []byte {
 	return append(b, s.org...)
 }
 
-// seal returns the value to store under name for token.
-func (s sealed) seal(cred atlas.Credential, name string, token atlas.Token) []byte {
+// seal returns the value to store under name for token, encrypted with what newAEAD returns for the credential.
+func (s sealed) seal(aead cipher.AEAD, name string, token atlas.Token) []byte {
 	header := s.header()
-	return newAEAD(cred).Seal(header, nil, []byte(token), append([]byte(name), header...)) //nolint:gosec // it makes its own nonce
+	return aead.Seal(header, nil, []byte(token), append([]byte(name), header...)) //nolint:gosec // it makes its own nonce
 }
 
 // open returns the token in a value that was found under name, and until when it may be used, if it belongs to the present
 // epochs.
-func open(value []byte, cred atlas.Credential, name string, now int64, all, org epoch) (atlas.Token, sealed, error) {
+func open(value []byte, aead cipher.AEAD, name string, now int64, all, org epoch) (atlas.Token, sealed, error) {
 	if len(value) < headerLen || value[0] != sealVersion {
 		return "", sealed{}, errSeal
 	}
@@ -65,9 +65,9 @@ func open(value []byte, cred atlas.Credential, name string, now int64, all, org 
 		since: at(0), fresh: at(1), until: at(2),
 		all: epoch(header[25 : 25+epochLen]), org: epoch(header[25+epochLen:]),
 	}
-	token, err := newAEAD(cred).Open(nil, nil, value[headerLen:], append([]byte(name), header...))
+	token, err := aead.Open(nil, nil, value[headerLen:], append([]byte(name), header...))
 	switch {
-	case err != nil || len(token) == 0: // before the header is believed, or an altered one could pass for an old one
+	case err != nil || len(token) == 0: // checked first: an altered header must not count as an old one
 		return "", sealed{}, errSeal
 	case s.all != all || s.org != org:
 		return "", sealed{}, errMoved

@@ -35,10 +35,10 @@ func newSample() sample {
 	}
 }
 
-func (s sample) seal() []byte { return s.header.seal(s.cred, s.name, s.token) }
+func (s sample) seal() []byte { return s.header.seal(newAEAD(s.cred), s.name, s.token) }
 
 func (s sample) open(value []byte) (atlas.Token, sealed, error) {
-	return open(value, s.cred, s.name, s.now, s.header.all, s.header.org)
+	return open(value, newAEAD(s.cred), s.name, s.now, s.header.all, s.header.org)
 }
 
 func TestSealedTokensOpen(t *testing.T) {

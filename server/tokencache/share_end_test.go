@@ -10,14 +10,16 @@ import (
 	"time"
 )
 
-// A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes on.
+// A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes on. The first caller runs his
+// call himself.
 func TestACrash(t *testing.T) {
 	for name, tc := range map[string]struct {
 		crash func()
+		first any
 		want  any
 	}{
-		"panic":  {func() { panic("boom") }, "boom"},
-		"goexit": {runtime.Goexit, errGoexit},
+		"panic":  {func() { panic("boom") }, "boom", "boom"},
+		"goexit": {runtime.Goexit, nil, errGoexit},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -34,7 +36,10 @@ func TestACrash(t *testing.T) {
 				synctest.Wait()
 				after := tg.arrive(1, tg.call)
 				tg.end <- ending{}
-				for i, p := range append(aboard, flying) {
+				if flying.panics != tc.first {
+					t.Errorf("the first caller: panic %v, want %v", flying.panics, tc.first)
+				}
+				for i, p := range aboard {
 					<-p.done
 					if p.panics != tc.want {
 						t.Errorf("caller %d: panic %v, want %v", i, p.panics, tc.want)
@@ -84,6 +89,60 @@ func TestCloseEndsFlights(t *testing.T) {
 		}
 		if _, err := tg.join(t.Context(), key{1}, false, tg.call); !errors.Is(err, errClosed) {
 			t.Errorf("after close: %v, want errClosed", err)
+		}
+	})
+}
+
+func TestACallHasATimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newTestGroup(t, 7*time.Second)
+		start := time.Now()
+		p := tg.arrive(1, tg.call)
+		p.want(t, "", context.DeadlineExceeded)
+		if took := time.Since(start); took != 7*time.Second {
+			t.Errorf("took %v, want 7s", took)
+		}
+	})
+}
+
+// What is begun for the last time that anybody has, ends with that: so what is below knows how much is left.
+func TestACallHasTheLongestDeadlineOfItsWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newTestGroup(t, time.Minute)
+		flying := tg.arrive(1, tg.call) // for as long as it takes
+		left := make(chan time.Duration, 2)
+		look := func(ctx context.Context, _ bool) (Result, error) {
+			deadline, _ := ctx.Deadline()
+			left <- time.Until(deadline)
+			return Result{}, nil
+		}
+		var all sync.WaitGroup
+		arrive := func(ctx context.Context) {
+			all.Go(func() { _, _ = tg.join(ctx, key{1}, false, look) })
+			synctest.Wait()
+		}
+		for _, patience := range []time.Duration{2 * time.Second, 5 * time.Second, time.Second} {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			t.Cleanup(cancel)
+			arrive(ctx)
+		}
+		tg.end <- ending{token: "one"}
+		flying.want(t, "one", nil)
+		all.Wait()
+		if got := <-left; got != 5*time.Second {
+			t.Errorf("the call has %v, want the 5s of the longest waiter", got)
+		}
+
+		flying = tg.arrive(1, tg.call)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		arrive(ctx)
+		arrive(context.Background())
+		tg.end <- ending{token: "two"}
+		flying.want(t, "two", nil)
+		all.Wait()
+		if got := <-left; got != time.Minute {
+			t.Errorf("the call has %v, want the 1m0s of the group", got)
 		}
 	})
 }

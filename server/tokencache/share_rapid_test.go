@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,27 +16,34 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// groupMachine is a state machine over a group: callers arrive and leave and calls land in any order.
+// groupMachine is a state machine over a group: callers arrive and leave, time passes, and calls end in any order.
 type groupMachine struct {
 	group   *group
 	layer   *createLayer
-	clock   int // of events
+	keys    byte
+	clock   atomic.Int64 // of events
 	callers []*arrived
 
 	mu      sync.Mutex
-	running map[key]*called // guarded by mu; calls in flight
-	broken  error           // guarded by mu; what went wrong inside a call
+	running map[key][]*called // guarded by mu; calls in flight
+	most    map[int]bool      // guarded by mu; how many calls of a key have been in flight at a time
 }
 
 type called struct {
-	began int
-	land  chan error
+	began int64
+	end   chan landing
+}
+
+// landing is how a call ends.
+type landing struct {
+	hit bool
+	err error
 }
 
 type arrived struct {
 	*waiter
 	key  key
-	at   int
+	at   int64
 	left bool
 }
 
@@ -42,39 +51,55 @@ var errCrash = errors.New("crash")
 
 func (a *groupMachine) call(k key) func(context.Context, bool) (Result, error) {
 	return func(ctx context.Context, _ bool) (Result, error) {
-		c := &called{began: a.clock, land: make(chan error)}
-		a.swap(k, c)
-		defer a.swap(k, nil)
+		c := &called{began: a.clock.Load(), end: make(chan landing)}
+		a.begin(k, c)
+		defer a.ended(k, c)
 		select {
-		case err := <-c.land:
-			return Result{Token: atlas.Token(fmt.Sprintf("%x %d", k[0], c.began))}, err
+		case l := <-c.end:
+			return Result{Token: atlas.Token(fmt.Sprintf("%x %d", k[0], c.began)), Status: Status{Hit: l.hit}}, l.err
 		case <-ctx.Done():
 			return Result{}, ctx.Err()
 		}
 	}
 }
 
-// swap notes that a call of k has begun, or ended if c is nil.
-func (a *groupMachine) swap(k key, c *called) {
+func (a *groupMachine) begin(k key, c *called) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c != nil && a.running[k] != nil {
-		a.broken = errors.New("two calls of one key in flight")
-	}
-	a.running[k] = c
+	a.running[k] = append(a.running[k], c)
+	a.most[len(a.running[k])] = true
 }
 
-func (a *groupMachine) up(k byte) *called {
+func (a *groupMachine) ended(k key, c *called) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.running[key{k}]
+	a.running[k] = slices.DeleteFunc(a.running[k], func(other *called) bool { return other == c })
+}
+
+// up are the calls of a key that are in flight.
+func (a *groupMachine) up(k byte) []*called {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.running[key{k}])
 }
 
 func (a *groupMachine) arrive(t *rapid.T) {
-	a.clock++
-	k := key{rapid.Byte().Filter(func(b byte) bool { return b < 3 }).Draw(t, "key")}
-	p := (&testGroup{group: a.group, layer: a.layer}).arrive(k[0], a.call(k))
-	a.callers = append(a.callers, &arrived{waiter: p, key: k, at: a.clock})
+	at := a.clock.Add(1)
+	k := key{rapid.ByteRange(0, a.keys-1).Draw(t, "key")}
+	for range rapid.IntRange(1, 4).Draw(t, "callers") {
+		p := (&testGroup{group: a.group, layer: a.layer}).arrive(k[0], a.call(k))
+		a.callers = append(a.callers, &arrived{waiter: p, key: k, at: at})
+	}
+}
+
+// crowd has callers arrive for as long as it takes calls to overlap.
+func (a *groupMachine) crowd(t *rapid.T) {
+	for range maxInFlight {
+		a.arrive(t)
+		a.clock.Add(1)
+		after(machineLatency / 2)
+		synctest.Wait()
+	}
 }
 
 func (a *groupMachine) leave(t *rapid.T) {
@@ -88,49 +113,96 @@ func (a *groupMachine) leave(t *rapid.T) {
 		t.Skip("nobody is waiting")
 	}
 	c := rapid.SampledFrom(waiting).Draw(t, "caller")
-	a.clock++
+	a.clock.Add(1)
 	c.left = true
 	c.leave()
 	synctest.Wait()
 }
 
-func (a *groupMachine) land(t *rapid.T) {
+func (a *groupMachine) end(t *rapid.T) {
 	var up []*called
-	for b := range byte(3) {
-		if c := a.up(b); c != nil {
-			up = append(up, c)
-		}
+	for b := range a.keys {
+		up = append(up, a.up(b)...)
 	}
 	if len(up) == 0 {
 		t.Skip("nothing is in flight")
 	}
-	a.clock++
-	rapid.SampledFrom(up).Draw(t, "flight").land <- rapid.SampledFrom([]error{nil, errCrash}).Draw(t, "outcome")
+	a.clock.Add(1)
+	rapid.SampledFrom(up).Draw(t, "flight").end <- landing{
+		hit: rapid.Bool().Draw(t, "hit"), err: rapid.SampledFrom([]error{nil, nil, errCrash}).Draw(t, "outcome"),
+	}
 	synctest.Wait()
 }
 
+func (a *groupMachine) pass(t *rapid.T) {
+	a.clock.Add(1)
+	after(time.Duration(rapid.IntRange(1, 64).Draw(t, "thirty-seconds of a call")) * machineLatency / 32)
+	synctest.Wait()
+}
+
+// machineLatency is what a call takes at first, if it is known.
+const machineLatency = 32 * ms
+
 func (a *groupMachine) check(t *rapid.T) {
-	a.mu.Lock()
-	broken := a.broken
-	a.mu.Unlock()
-	if broken != nil {
-		t.Fatal(broken)
-	}
-	waiting := map[key]bool{}
+	waiting, waiters := map[key]bool{}, int64(0)
 	for _, c := range a.callers {
 		if !c.answered() {
 			waiting[c.key] = true
+			waiters++
 			continue
 		}
 		c.check(t)
 	}
-	for b := range byte(3) {
-		if (a.up(b) != nil) != waiting[key{b}] {
-			t.Fatalf("key %d: a call is in flight: %v; somebody waits: %v", b, a.up(b) != nil, waiting[key{b}])
+	if n := a.group.waiting.Load(); n != waiters {
+		t.Fatalf("%d callers wait, and %d are counted", waiters, n)
+	}
+	for b := range a.keys {
+		n := len(a.up(b))
+		if n > maxInFlight {
+			t.Fatalf("key %d: %d calls are in flight", b, n)
 		}
+		if (n > 0) != waiting[key{b}] {
+			t.Fatalf("key %d: %d calls are in flight; somebody waits: %v", b, n, waiting[key{b}])
+		}
+		a.checkSuccession(t, key{b}, n)
 	}
 	if len(a.group.calls) != len(waiting) {
 		t.Fatalf("%d calls for %d keys", len(a.group.calls), len(waiting))
+	}
+}
+
+// checkSuccession looks at the next call of a key that has n calls in flight: it is there for somebody, it does not leave late, and
+// will be considered when it may leave.
+func (a *groupMachine) checkSuccession(t *rapid.T, k key, n int) {
+	a.group.mu.Lock()
+	defer a.group.mu.Unlock()
+	s := a.group.calls[k]
+	if s == nil {
+		return
+	}
+	if len(s.flights) != n {
+		t.Fatalf("%d calls are in flight, and %d are known", n, len(s.flights))
+	}
+	for _, c := range s.flights {
+		if isClosed(c.done) {
+			t.Fatal("a call that has landed is taken for one in flight")
+		}
+	}
+	if s.next == nil {
+		return
+	}
+	if s.next.waiters == 0 {
+		t.Fatal("the next call has no waiters")
+	}
+	if a.keys > 1 { // what the calls of one key take changes when those of another may leave, and they may do so a little late
+		return
+	}
+	now := time.Now()
+	switch wait := s.departure(now, a.group.most, a.group.latency).wait(); {
+	case wait == 0:
+		t.Fatal("the next call could have left")
+	case wait < never && (s.wakes.IsZero() || s.wakes.After(now.Add(wait))):
+		t.Fatalf("the next call may leave in %v, and is considered in %v", wait, s.wakes.Sub(now))
 	}
 }
 
@@ -146,7 +218,7 @@ func (c *arrived) check(t *rapid.T) {
 		t.Fatalf("a caller who stayed was answered %v", c.err)
 	}
 	var k byte
-	var began int
+	var began int64
 	if _, err := fmt.Sscanf(string(c.result.Token), "%x %d", &k, &began); err != nil {
 		t.Fatalf("token %q: %v", string(c.result.Token), err)
 	}
@@ -158,16 +230,25 @@ func (c *arrived) check(t *rapid.T) {
 	}
 }
 
-// bubbled is a test without its deadline, which nobody may ask for in a bubble.
-type bubbled struct{ rapid.TB }
+// withoutDeadline is a test without its deadline, which nobody may ask for in a bubble.
+type withoutDeadline struct{ rapid.TB }
 
 func TestGroupProperties(t *testing.T) {
+	seen := map[int]bool{}
 	synctest.Test(t, func(t *testing.T) {
-		rapid.Check(bubbled{t}, func(t *rapid.T) {
+		rapid.Check(withoutDeadline{t}, func(t *rapid.T) {
 			layer := newCreateLayer()
-			a := &groupMachine{group: newGroup(layer, time.Hour, false), layer: layer, running: map[key]*called{}}
+			a := &groupMachine{group: newGroup(layer, 1000*time.Hour, false), layer: layer, running: map[key][]*called{}, most: seen}
+			a.keys = rapid.SampledFrom([]byte{1, 1, 3}).Draw(t, "keys")
+			a.group.caches = rapid.Bool().Draw(t, "caches")
+			a.group.latency = rapid.SampledFrom([]time.Duration{0, machineLatency, machineLatency, machineLatency}).Draw(t, "latency")
 			defer a.group.close()
-			t.Repeat(map[string]func(*rapid.T){"arrive": a.arrive, "leave": a.leave, "land": a.land, "": a.check})
+			t.Repeat(map[string]func(*rapid.T){"arrive": a.arrive, "leave": a.leave, "end": a.end, "pass": a.pass, "crowd": a.crowd, "": a.check})
 		})
 	})
+	for n := range maxInFlight {
+		if !seen[n+1] {
+			t.Errorf("there were never %d calls in flight at a time: that proves little", n+1)
+		}
+	}
 }

@@ -7,57 +7,58 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// store remembers tokens, each behind the fence of its org.
+// store caches tokens, each guarded by the fence of its org.
 //
-// A fence is where an org stands: its generation. Whoever asks Atlas notes it before (view), and what Atlas answers is
-// remembered under the generation that was noted, and read only for as long as that is the present one. So a token that was
-// asked for before a delete is never read after it.
+// A fence holds the generation of its org. A caller notes the generation before it asks Atlas (view). The answer is cached
+// under that generation, and is read only while that is the current one. So a token that was requested before a delete is
+// never read after it.
 //
-// Two things make a new generation. One is a delete. It makes one before and one after, and in between the org is held: then
-// nothing is read, so that nobody is given a token that is dead already. The other is that Atlas answers with another token
-// than the last one: then somebody has deleted that behind our back, or the answer is the older one, and nobody knows which,
-// so neither is kept.
+// Two events start a new generation. One is a delete: it starts one before and one after the call to Atlas, and in between
+// the org is held. While an org is held, nothing is read, so nobody gets a token that may be deleted already. The other is
+// an answer with another token than the last one. Then the last one was deleted by somebody else, or this answer is the
+// older of the two. It is not known which, so neither is cached.
 //
-// A credential that Atlas has not accepted does neither: for it nothing is held before its delete, and only what Atlas
-// confirms makes a new generation. That is still right for everybody else. Until such a delete is confirmed, the old token
-// may be read, as by a caller who came before the delete; but not by anybody after one who was given the new token, because
-// that answer made a new generation before it was handed over.
+// A credential that Atlas has not accepted yet could be forged. Its delete does not hold the org, and starts a new generation
+// only once Atlas has confirmed it. That is correct for other callers too: until the delete is confirmed, they may read the
+// old token, as if they had called before the delete. But no caller gets the old token after another caller got the new one,
+// because the answer with the new one started a new generation before it was returned.
 type store interface {
-	// get returns what is remembered, and the view under which to put. A store in trouble has nothing.
+	// get returns the cached token, if there is one, and the view for put. If the store fails, it returns none.
 	get(context.Context, request) (found, view)
-	// put notes what Atlas answered when it was asked after view was taken, and remembers it for no longer than life. Once it
-	// has returned, no other token of the org is read.
+	// put caches Atlas's answer to a call that began after the view was taken, for at most life; if that is over, not at all. Calls
+	// overlap: if the answer to one that began later is cached already, that stays. After put has returned, no other token of
+	// the org is read in any case.
 	put(ctx context.Context, v view, r request, token atlas.Token, life time.Duration)
-	// forget removes what is remembered for one credential.
-	forget(context.Context, request)
+	// invalidate removes the token that is cached for one credential.
+	invalidate(context.Context, request)
 	// deletion prepares a delete in the org; "" means every org.
 	deletion(org string) deletion
 	check() error
 	close()
 }
 
-// deletion is a delete as its org's fence sees it. Without a begin, nothing is held.
+// deletion is what a delete does to its org's fence. Without begin, the org is not held.
 type deletion interface {
-	// begin holds the org until the end.
+	// begin holds the org until end.
 	begin(context.Context)
-	// end makes a new generation and lets go, after the settle time if Atlas may yet carry the delete out. It returns nil when
-	// nothing is read any more that the delete has deleted, or an *UnsettledError if ctx ended before that could be said.
+	// end starts a new generation and releases the org: at once, or after the settle time if Atlas may still carry the delete
+	// out. It returns nil when the deleted token cannot be read any more, or an *UnsettledError if ctx ended before that.
 	end(context.Context, outcome) error
 }
 
-// view is the state of the fences before Atlas was asked. The zero view of Redis cannot be put under.
+// view is the state of the fences before the call to Atlas. With the zero redisView, Redis caches nothing.
 type view struct {
 	at     time.Time
 	memory generation
 	redis  redisView
 }
 
-// found is what is remembered for a credential.
+// found is the token that is cached for a credential.
 type found struct {
 	token atlas.Token
 	org   string
 	age   time.Duration // since Atlas was asked
-	ttl   time.Duration // left; not above zero: kept for when Atlas fails
+	ttl   time.Duration // left; zero or less: stale, for when Atlas fails
 }
 
 func (f found) there() bool  { return f.token != "" }

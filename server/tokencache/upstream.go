@@ -10,12 +10,11 @@ import (
 type upstream struct{ atlas Atlas }
 
 func (u upstream) create(ctx context.Context, r request) (Result, error) {
-	result := Result{Status: Status{Forward: ForwardMiss}}
 	token, err := atlas.WithReLogin(ctx, r.cred, u.atlas.CreateEphemeralToken)
-	if err == nil {
-		result.Token, result.Org = token, r.org() // Atlas has just accepted the JWT
+	if err != nil {
+		return Result{}, err
 	}
-	return result, err
+	return Result{Token: token, Org: r.org()}, nil // Atlas has just accepted the JWT
 }
 
 func (u upstream) delete(ctx context.Context, r request) (string, error) {

@@ -30,6 +30,11 @@ func StartSentinel(t testing.TB, args []string, config ...string) *Sentinel {
 	s.Replica = newServer(t, append([]string{"--replicaof", "127.0.0.1 " + portOf(s.Link.listener.Addr().String())}, args...))
 	s.Primary.start()
 	s.Replica.start()
+	// A sentinel that finds them apart looks again after ten seconds.
+	eventually(t, "the replica does not follow the primary", func() bool {
+		log, _ := os.ReadFile(filepath.Join(s.Replica.dir, "log")) // which tells those who have no password, too
+		return strings.Contains(string(log), "sync: Finished with success")
+	})
 	s.watches(s.Primary.addr, config)
 	return s
 }

@@ -1,0 +1,314 @@
+package server_test
+
+import (
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/gen/openapi"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+)
+
+// page is one answer of the REST listener, as it is on the wire.
+type page struct {
+	*http.Response
+	body string
+}
+
+// fetch makes a request as nobody in particular; headers is in pairs.
+func (s *service) fetch(t *testing.T, verb, path string, headers ...string) page {
+	t.Helper()
+	req, err := http.NewRequestWithContext(testContext(t), verb, "http://"+s.HTTPAddr().String()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	resp, err := (&http.Transport{DisableKeepAlives: true, DisableCompression: true}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return page{resp, string(body)}
+}
+
+func withDocs(c *server.Config, _ *atlas.Config) { c.Docs = true }
+
+// TestDocs: the API's page and its parts are there for everybody, and nothing else is.
+func TestDocs(t *testing.T) {
+	s := startService(t, plaintext, withDocs)
+	for path, contentType := range map[string]string{
+		"/docs": "text/html; charset=utf-8", "/docs/init.js": "text/javascript; charset=utf-8", "/docs/swagger-ui.css": "text/css; charset=utf-8",
+		"/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8", "/docs/favicon-32x32.png": "image/png", "/openapi.json": "application/json",
+	} {
+		t.Run(path, func(t *testing.T) {
+			got := s.fetch(t, http.MethodGet, path)
+			want := map[string]string{
+				"Content-Type": contentType, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+				"Content-Encoding": "", "Content-Length": fmt.Sprint(len(got.body)),
+			}
+			for name, value := range want {
+				if got.Header.Get(name) != value {
+					t.Errorf("%s is %q, want %q", name, got.Header.Get(name), value)
+				}
+			}
+			policy := got.Header.Get("Content-Security-Policy")
+			for _, want := range []string{"default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} {
+				if !strings.Contains(policy+";", want+";") {
+					t.Errorf("Content-Security-Policy has no %s: %s", want, policy)
+				}
+			}
+			if got.StatusCode != http.StatusOK || got.body == "" || strings.Contains(policy, "unsafe") {
+				t.Errorf("%d, %d bytes, %s", got.StatusCode, len(got.body), policy)
+			}
+			head := s.fetch(t, http.MethodHead, path)
+			if head.StatusCode != http.StatusOK || head.body != "" || head.Header.Get("ETag") != got.Header.Get("ETag") {
+				t.Errorf("HEAD: %d %v", head.StatusCode, head.Header)
+			}
+			if again := s.fetch(t, http.MethodGet, path, "If-None-Match", got.Header.Get("ETag")); again.StatusCode != http.StatusNotModified || again.body != "" {
+				t.Errorf("with its ETag: %d, %d bytes", again.StatusCode, len(again.body))
+			}
+			if got := s.fetch(t, http.MethodPost, path); got.StatusCode != http.StatusMethodNotAllowed || got.Header.Get("Allow") != "GET, HEAD" {
+				t.Errorf("POST: %d, Allow: %s", got.StatusCode, got.Header.Get("Allow"))
+			}
+		})
+	}
+	if got := s.fetch(t, http.MethodGet, "/openapi.json"); got.body != string(openapi.JSON) {
+		t.Error("/openapi.json is another document")
+	}
+	if got := s.fetch(t, http.MethodGet, "/docs/"); got.StatusCode != http.StatusPermanentRedirect || got.Header.Get("Location") != "../docs" {
+		t.Errorf("/docs/: %d to %s", got.StatusCode, got.Header.Get("Location"))
+	}
+	if got := s.fetch(t, http.MethodGet, "/docs/index.html"); got.StatusCode != http.StatusNotFound {
+		t.Errorf("/docs/index.html: %d", got.StatusCode)
+	}
+	if n := s.atlas.Calls(emulator.Any); n != 0 || strings.Contains(s.log.String(), `"code":"OK"`) {
+		t.Errorf("a page is a call: Atlas got %d\n%s", n, s.log)
+	}
+}
+
+// TestDocsOff: without being asked for, the page is a route that does not exist.
+func TestDocsOff(t *testing.T) {
+	s := startService(t, plaintext)
+	for _, path := range []string{"/docs", "/docs/", "/docs/init.js", "/openapi.json"} {
+		if got := s.fetch(t, http.MethodGet, path); got.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %d", path, got.StatusCode)
+		}
+	}
+}
+
+// TestDocsCompressed: whoever takes gzip gets it as it is in the binary, and everybody else the same content; caches can tell the two
+// apart.
+func TestDocsCompressed(t *testing.T) {
+	s := startService(t, plaintext, withDocs)
+	const path = "/docs/swagger-ui-bundle.js"
+	plain := s.fetch(t, http.MethodGet, path)
+	for accepted, compressed := range map[string]bool{
+		"gzip": true, "br, gzip;q=0.5": true, "deflate": false, "gzip;q=0": false, "gzip;q=0.0, br": false, "identity": false, "": false, "*": false,
+	} {
+		got := s.fetch(t, http.MethodGet, path, "Accept-Encoding", accepted)
+		body, etag := got.body, got.Header.Get("ETag")
+		if compressed {
+			z, err := gzip.NewReader(strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			content, err := io.ReadAll(z)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body = string(content)
+		}
+		if (got.Header.Get("Content-Encoding") == "gzip") != compressed || got.Header.Get("Vary") != "Accept-Encoding" {
+			t.Errorf("Accept-Encoding %q: %v", accepted, got.Header)
+		}
+		if body != plain.body || (etag == plain.Header.Get("ETag")) == compressed {
+			t.Errorf("Accept-Encoding %q: %d bytes, want the same content, and an ETag of its own: %s", accepted, len(body), etag)
+		}
+	}
+}
+
+const pageOrigin = "https://app.example.com"
+
+func withOrigin(c *server.Config, _ *atlas.Config) {
+	c.CORSOrigins = []string{pageOrigin, "http://localhost:3000"}
+}
+
+// corsHeaders are those of an answer that are for browsers.
+func corsHeaders(h http.Header) map[string]string {
+	found := map[string]string{}
+	for name, values := range h {
+		if strings.HasPrefix(name, "Access-Control-") {
+			found[strings.TrimPrefix(name, "Access-Control-")] = strings.Join(values, "|")
+		}
+	}
+	return found
+}
+
+// TestPreflight: a page of an origin that is let in may send what REST takes, and nothing else may. Asking is no call: it needs no
+// credential, takes nobody's place, and Atlas hears nothing of it.
+func TestPreflight(t *testing.T) {
+	s := startService(t, plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) { c.MaxCalls, c.CallerRate = 2, 1 })
+	gate := s.atlas.Hold(emulator.Create)
+	call := make(chan outcome)
+	caller := s.restCaller(t)
+	go func() { call <- caller.call(testContext(t), create, credential(s.atlas)...) }() // one caller has his half of all places
+	if err := gate.Wait(testContext(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	before := s.countedCalls(t)
+	for _, tc := range []struct {
+		name, origin, method, headers string
+		allowed                       bool
+	}{
+		{"all that REST takes", pageOrigin, "POST", "authorization,cache-control,content-type,grpc-timeout,traceparent,tracestate,x-request-id", true},
+		{"delete", pageOrigin, "DELETE", "authorization", true},
+		{"no headers", pageOrigin, "DELETE", "", true},
+		{"the second origin", "http://localhost:3000", "POST", "authorization", true},
+		{"another origin", "https://app.example.com.evil.example", "POST", "authorization", false},
+		{"another port", "https://app.example.com:8443", "POST", "authorization", false},
+		{"another scheme", "http://app.example.com", "POST", "authorization", false},
+		{"no origin", "", "POST", "authorization", false},
+		{"null", "null", "POST", "authorization", false},
+		{"another method", pageOrigin, "PUT", "authorization", false},
+		{"another header", pageOrigin, "POST", "authorization,x-api-key", false},
+		{"what is never a credential", pageOrigin, "POST", "grpc-metadata-authorization", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			headers := []string{"Access-Control-Request-Method", tc.method}
+			want := map[string]string{}
+			if tc.allowed {
+				want = map[string]string{"Allow-Origin": tc.origin, "Allow-Methods": tc.method, "Max-Age": "7200"}
+			}
+			if tc.origin != "" {
+				headers = append(headers, "Origin", tc.origin)
+			}
+			if tc.headers != "" {
+				headers = append(headers, "Access-Control-Request-Headers", tc.headers)
+				if tc.allowed {
+					want["Allow-Headers"] = tc.headers
+				}
+			}
+			for range 10 {
+				got := s.fetch(t, http.MethodOptions, "/v1/ephemeral-token", headers...)
+				if diff := cmp.Diff(want, corsHeaders(got.Header)); diff != "" || got.StatusCode != http.StatusNoContent || got.body != "" {
+					t.Fatalf("%d %q (-want +got):\n%s", got.StatusCode, got.body, diff)
+				}
+				if vary := got.Header.Get("Vary"); vary != "Origin, Access-Control-Request-Method, Access-Control-Request-Headers" {
+					t.Fatalf("Vary is %q", vary)
+				}
+			}
+		})
+	}
+	if n := s.atlas.Calls(emulator.Any); n != 1 {
+		t.Errorf("Atlas got %d requests, want the one of the call", n)
+	}
+	if log := s.log.String(); strings.Contains(log, "call") {
+		t.Errorf("the log has calls:\n%s", log)
+	}
+	if diff := cmp.Diff(before, s.countedCalls(t)); diff != "" {
+		t.Errorf("preflights are counted as calls (-before +after):\n%s", diff)
+	}
+	gate.Release()
+	wantCreated.check(t, <-call)
+}
+
+// countedCalls are the counters of calls, and of what is refused before it is one.
+func (s *service) countedCalls(t *testing.T) (lines []string) {
+	t.Helper()
+	_, metrics := s.get(t, "/metrics")
+	for line := range strings.Lines(metrics) {
+		if strings.HasPrefix(line, "grpc_server_started_total{") || strings.HasPrefix(line, "tokend_calls_failed_total{") || strings.HasPrefix(line, "tokend_calls_refused_total{") {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) < 10 {
+		t.Fatalf("/metrics has %d counters of calls", len(lines))
+	}
+	return lines
+}
+
+// panickyTokens is broken.
+type panickyTokens struct{ stubbornTokens }
+
+func (*panickyTokens) Create(context.Context, atlas.Credential, bool) (tokencache.Result, error) {
+	panic("planted")
+}
+
+// TestCORS: every answer, errors included, can be read by a page of an origin that is let in and by no other, and no cache gives
+// one the answer that was for another.
+func TestCORS(t *testing.T) {
+	broken := startService(t, plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) {
+		c.SetTokens(func(tokencache.Atlas) server.Tokens { return &panickyTokens{} })
+	})
+	s := startService(t, plaintext, withOrigin, withDocs)
+	jwt := credential(s.atlas)
+	overloaded := func(t *testing.T) {
+		t.Helper()
+		t.Cleanup(s.atlas.Inject(emulator.Fault{Status: 429}))
+	}
+	for _, tc := range []struct {
+		name, verb, path string
+		service          *service
+		headers          []string
+		status           int
+		prepare          func(*testing.T)
+	}{
+		{"created", "POST", "/v1/ephemeral-token", s, jwt, 201, nil},
+		{"deleted", "DELETE", "/v1/ephemeral-token", s, jwt, 204, nil},
+		{"no credential", "POST", "/v1/ephemeral-token", s, nil, 401, nil},
+		{"no such route", "POST", "/v1/nothing", s, nil, 404, nil},
+		{"bad media type", "POST", "/v1/ephemeral-token", s, []string{"Content-Type", "text/plain"}, 415, nil},
+		{"overloaded", "POST", "/v1/ephemeral-token", s, jwt, 429, overloaded},
+		{"panic", "POST", "/v1/ephemeral-token", broken, credential(broken.atlas), 500, nil},
+		{"document", "GET", "/openapi.json", s, nil, 200, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if tc.prepare != nil {
+				tc.prepare(t)
+			}
+			for _, origin := range []string{pageOrigin, "https://elsewhere.example", "null", ""} {
+				headers := tc.headers
+				if origin != "" {
+					headers = append([]string{"Origin", origin}, headers...)
+				}
+				got := tc.service.fetch(t, tc.verb, tc.path, headers...)
+				want := map[string]string{}
+				if origin == pageOrigin {
+					want = map[string]string{"Allow-Origin": pageOrigin, "Expose-Headers": "X-Request-Id, Cache-Status, Age, Retry-After, Www-Authenticate, Allow"}
+				}
+				if diff := cmp.Diff(want, corsHeaders(got.Header)); diff != "" || got.StatusCode != tc.status {
+					t.Errorf("of %q: %d %s (-want +got):\n%s", origin, got.StatusCode, got.body, diff)
+				}
+				if vary := strings.Join(got.Header.Values("Vary"), ", "); vary != "Origin" {
+					t.Errorf("of %q: Vary is %q", origin, vary)
+				}
+			}
+		})
+	}
+	t.Run("off", func(t *testing.T) {
+		off := startService(t, plaintext)
+		got := off.fetch(t, http.MethodPost, "/v1/ephemeral-token", append(credential(off.atlas), "Origin", pageOrigin)...)
+		if len(corsHeaders(got.Header)) > 0 || got.StatusCode != http.StatusCreated {
+			t.Errorf("%d %v", got.StatusCode, got.Header)
+		}
+		got = off.fetch(t, http.MethodOptions, "/v1/ephemeral-token", "Origin", pageOrigin, "Access-Control-Request-Method", "POST")
+		if len(corsHeaders(got.Header)) > 0 || got.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("preflight: %d %v", got.StatusCode, got.Header)
+		}
+	})
+}

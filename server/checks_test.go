@@ -1,0 +1,39 @@
+package server
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+)
+
+// TestChecksSince: a check keeps its time for as long as it stays well, or not, whatever the reason; what comes back after it
+// was gone begins anew.
+func TestChecksSince(t *testing.T) {
+	var (
+		now   = time.Unix(0, 0)
+		found []auth.Check
+	)
+	c := newChecks(func() []auth.Check { return found })
+	c.now = func() time.Time { return now }
+	for second, step := range []struct {
+		found []auth.Check
+		since int64
+	}{
+		{[]auth.Check{{Name: "a"}}, 0},
+		{[]auth.Check{{Name: "a"}}, 0},
+		{[]auth.Check{{Name: "a", Err: errors.New("one")}}, 2},
+		{[]auth.Check{{Name: "a", Err: errors.New("another")}}, 2},
+		{[]auth.Check{{Name: "a"}}, 4},
+		{nil, 0},
+		{[]auth.Check{{Name: "a"}}, 6},
+	} {
+		now, found = time.Unix(int64(second), 0), step.found
+		for _, got := range c.get() {
+			if got.since.Unix() != step.since {
+				t.Errorf("after %d s: since %d, want %d", second, got.since.Unix(), step.since)
+			}
+		}
+	}
+}

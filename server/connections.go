@@ -1,0 +1,96 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
+)
+
+// How the process's descriptors are divided. What is for callers is bounded, so that the rest is there whatever they do: probes
+// are answered and Atlas is reached while callers' connections are turned away.
+const (
+	// mostConns is what each of the two listeners for callers has if there is no end of descriptors.
+	mostConns = 10_000
+	// mostAdminConns is for probes, scrapers and people.
+	mostAdminConns = 64
+	// ownDescriptors is for Atlas, Redis, OIDC issuers and files.
+	ownDescriptors = 256
+)
+
+// ErrTooManyConns is that MaxConns is more than the process's descriptors allow for.
+var ErrTooManyConns = errors.New("the process cannot have so many connections open")
+
+func (c *Config) maxDescriptors() int {
+	if c.descriptors > 0 {
+		return c.descriptors
+	}
+	return listen.Descriptors()
+}
+
+// adminConns is how many connections the admin listener may have open.
+func (c *Config) adminConns() int { return max(min(mostAdminConns, c.maxDescriptors()/16), 4) }
+
+// connsThatFit is how many connections each listener for callers can have open.
+func (c *Config) connsThatFit() int {
+	all := c.maxDescriptors()
+	rest := all - min(ownDescriptors, all/2) - c.adminConns()
+	if c.GRPCAddr != "" && c.HTTPAddr != "" {
+		rest /= 2
+	}
+	return max(rest, 4)
+}
+
+func (c *Config) validateMaxConns() error {
+	if most := c.connsThatFit(); c.MaxConns > most {
+		return fmt.Errorf("%w: %d on each listener are more than its %d descriptors allow for; at most %d, or raise the limit (LimitNOFILE, ulimit -n)",
+			ErrTooManyConns, c.MaxConns, c.maxDescriptors(), most)
+	}
+	return nil
+}
+
+// adminListener is the name of the listener that is not for callers.
+const adminListener = "admin"
+
+// connectionLimits makes the limits of each listener, by its name. What they refuse is counted, and logged at a rate.
+func connectionLimits(cfg Config) (limits func(listener string) listen.Limits, metric prometheus.Collector) {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tokend_connections_refused_total",
+		Help: "Connections closed at once since too many were open: on the listener, or of one peer.",
+	}, []string{"listener", "limit"})
+	log := lograte.Kind(cfg.Logger, "connection")
+	return func(listener string) listen.Limits {
+		l := listen.Limits{Total: cfg.MaxConns, PerPeer: max(cfg.MaxConns/2, 1)}
+		if listener == adminListener {
+			l = listen.Limits{Total: cfg.adminConns()}
+		}
+		refused.WithLabelValues(listener, listen.TotalLimit)
+		if l.PerPeer > 0 {
+			refused.WithLabelValues(listener, listen.PerPeerLimit)
+		}
+		l.Refused = func(limit string, peer net.Addr) {
+			refused.WithLabelValues(listener, limit).Inc()
+			log.Warn("connection refused: too many are open",
+				slog.String("listener", listener), slog.String("limit", limit), slog.String("peer", peer.String()))
+		}
+		return l
+	}, refused
+}
+
+// registerConnections shows how many connections a listener has open, and how many it may have.
+func registerConnections(registry *prometheus.Registry, listener string, l *listen.Listener, most int) error {
+	labels := prometheus.Labels{"listener": listener}
+	return errors.Join(
+		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tokend_connections_open", Help: "Connections that are open.", ConstLabels: labels,
+		}, func() float64 { return float64(l.Open()) })),
+		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tokend_connections_open_limit", Help: "How many connections may be open.", ConstLabels: labels,
+		}, func() float64 { return float64(most) })),
+	)
+}

@@ -1,0 +1,452 @@
+package server_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
+)
+
+// contractRun holds what REST answers against the OpenAPI document, and collects which parts of it have come up.
+type contractRun struct {
+	seen map[string]bool // as checkDocumented has them
+}
+
+// TestContract has the REST routes answer all that they can, and compares the document with it, both ways: no answer that the
+// document does not have, and nothing in the document that is never answered.
+func TestContract(t *testing.T) {
+	r := &contractRun{seen: map[string]bool{}}
+	for _, tc := range []struct {
+		name string
+		run  func(*testing.T, *contractRun)
+	}{
+		{"successes", answerSuccesses},
+		{"pages of another origin", answerOrigins},
+		{"requests that cannot be read", answerUnreadable},
+		{"what HTTP refuses", answerRefusedByHTTP},
+		{"credentials", answerCredentials},
+		{"callers", answerCallers},
+		{"issuer that is down", answerIssuerDown},
+		{"answers of Atlas", answerAtlasStatuses},
+		{"no answer of Atlas", answerNoAtlas},
+		{"service's own credential", answerServiceCredential},
+		{"deadlines", answerDeadlines},
+		{"callers that leave", answerCancelled},
+		{"too many calls", answerOverloaded},
+		{"open breaker", answerBreaker},
+		{"panic", answerPanic},
+	} {
+		t.Run(tc.name, func(t *testing.T) { tc.run(t, r) })
+	}
+	if t.Failed() {
+		return // what is missing then is clear
+	}
+	for _, part := range documentedParts(mustOpenAPI(t)) {
+		if !r.seen[part] {
+			t.Errorf("never answered, or not by this test: %s", part)
+		}
+	}
+	for reason := range apierror.Reasons() {
+		name := (&apierror.Error{Reason: reason}).ReasonName()
+		if !slices.ContainsFunc(documentedParts(mustOpenAPI(t)), func(part string) bool { return strings.HasSuffix(part, " "+name) }) {
+			t.Errorf("no answer with the reason %s is documented", name)
+		}
+	}
+}
+
+// saw takes an answer that is to have this reason; "" is a success, or an error of HTTP itself.
+func (r *contractRun) saw(t *testing.T, a answer, status int, reason string) {
+	t.Helper()
+	if a.status != status || reason != "" && !strings.Contains(a.body, `"`+reason+`"`) {
+		t.Errorf("%s %s: %s, want %d %s", a.verb, a.path, a, status, reason)
+	}
+	for _, part := range a.checkDocumented(t) {
+		r.seen[part] = true
+	}
+}
+
+// call makes one call.
+func (r *contractRun) call(t *testing.T, c restCaller, op operation, status int, reason string, headers ...string) {
+	t.Helper()
+	r.saw(t, c.call(t.Context(), op, headers...).answer(), status, reason)
+}
+
+// both makes a call of each operation.
+func (r *contractRun) both(t *testing.T, c restCaller, status int, reason string, headers ...string) {
+	t.Helper()
+	r.call(t, c, create, status, reason, headers...)
+	r.call(t, c, remove, status, reason, headers...)
+}
+
+func answerSuccesses(t *testing.T, r *contractRun) {
+	s := startService(t, plaintext, remembering(time.Minute))
+	c, jwt := s.restCaller(t), credential(s.atlas)
+	for range 2 {
+		r.call(t, c, create, 201, "", jwt...) // the second is from memory
+	}
+	r.call(t, c, create, 201, "", append(jwt, "cache-control", "no-cache")...)
+	r.call(t, c, remove, 204, "", jwt...)
+}
+
+// answerOrigins looks at an answer of each kind. That all of them are the same in this is TestCORS.
+func answerOrigins(t *testing.T, r *contractRun) {
+	s := startService(t, plaintext, withOrigin)
+	c := s.restCaller(t)
+	r.call(t, c, create, 201, "", append(credential(s.atlas), "Origin", pageOrigin)...)
+	r.call(t, c, remove, 204, "", append(credential(s.atlas), "Origin", pageOrigin)...)
+	r.both(t, c, 401, "CREDENTIAL_MISSING", "Origin", pageOrigin)
+	for _, answer := range []string{"POST 201", "DELETE 204", "POST 401", "DELETE 401"} {
+		for _, header := range ofCORS {
+			if !r.seen[answer+" header "+header] {
+				t.Errorf("%s has no header %s", answer, header)
+			}
+		}
+	}
+}
+
+func answerUnreadable(t *testing.T, r *contractRun) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	for _, tc := range []struct {
+		status         int
+		reason         string
+		verb, path     string
+		body           string
+		header, values string
+	}{
+		{400, "REQUEST_MALFORMED", "", servicePath, "x", "Content-Type", "application/json"},
+		{413, "REQUEST_TOO_LARGE", "", servicePath, strings.Repeat(" ", 64<<10+1), "Content-Type", "application/json"},
+		{415, "UNSUPPORTED_MEDIA_TYPE", "", servicePath, "x", "Content-Type", "text/plain"},
+		{431, "HEADERS_TOO_LARGE", "", servicePath, "", "X-Large", strings.Repeat("x", 16<<10)},
+		{404, "ROUTE_NOT_FOUND", "", servicePath + "/", "", "X", "y"},
+		{405, "METHOD_NOT_ALLOWED", http.MethodGet, servicePath, "", "X", "y"},
+	} {
+		for _, verb := range []operation{create, remove} {
+			if tc.verb != "" {
+				verb = operation(tc.verb)
+			}
+			got := c.do(testContext(t), string(verb), tc.path, strings.NewReader(tc.body), append(credential(s.atlas), tc.header, tc.values)...)
+			r.saw(t, got.answer(), tc.status, tc.reason)
+		}
+	}
+}
+
+func answerRefusedByHTTP(t *testing.T, r *contractRun) {
+	s := startService(t, serverTLS)
+	for _, tc := range []struct {
+		status         int
+		version, lines string
+	}{
+		{400, "1.1", ""}, // no Host
+		{417, "1.1", "Host: x\r\nExpect: more\r\n"},
+		{431, "1.1", "Host: x\r\nX-Large: " + strings.Repeat("x", 32<<10) + "\r\n"},
+		{501, "1.1", "Host: x\r\nTransfer-Encoding: gzip\r\n"},
+		{505, "3.0", "Host: x\r\n"},
+	} {
+		for _, op := range []operation{create, remove} {
+			resp := rawHTTP(t, s, fmt.Sprintf("%s %s HTTP/%s\r\n%s\r\n", op, servicePath, tc.version, tc.lines))
+			r.saw(t, answerOf(t, op, resp), tc.status, "")
+		}
+	}
+	for _, op := range []operation{create, remove} {
+		var large []string // in several, since one that is larger than all may be ends the connection
+		for range 5 {
+			large = append(large, "x-large", strings.Repeat("x", 4<<10))
+		}
+		r.saw(t, rawHTTP2(t, s, op, large...), 431, "")
+		r.saw(t, rawHTTP2(t, s, op, "connection", "close"), 400, "") // a header of HTTP/1.1
+	}
+}
+
+// answerOf reads a response whole.
+func answerOf(t *testing.T, op operation, resp *http.Response) answer {
+	t.Helper()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{string(op), servicePath, resp.StatusCode, resp.Header, string(body)}
+}
+
+// rawHTTP2 makes one REST call with headers that a client library would keep back.
+func rawHTTP2(t *testing.T, s *service, op operation, headers ...string) answer {
+	t.Helper()
+	cfg := s.clientTLS().Clone()
+	cfg.NextProtos, cfg.ServerName = []string{"h2"}, "localhost"
+	conn, err := tls.Dial("tcp", s.HTTPAddr().String(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	framer := http2.NewFramer(conn, conn)
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	var block bytes.Buffer // compressed, it fits into one frame
+	encoder := hpack.NewEncoder(&block)
+	fields := append([]string{":method", string(op), ":scheme", "https", ":authority", "x", ":path", servicePath}, headers...)
+	for i := 0; i < len(fields); i += 2 {
+		if err := encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1], Sensitive: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+	a := answer{verb: string(op), path: servicePath, header: http.Header{}}
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			for _, field := range f.RegularFields() {
+				a.header.Add(field.Name, field.Value)
+			}
+			if _, err := fmt.Sscan(f.PseudoValue("status"), &a.status); err != nil {
+				t.Fatal(err)
+			}
+		case *http2.DataFrame:
+			a.body += string(f.Data())
+			if f.StreamEnded() {
+				return a
+			}
+		}
+	}
+}
+
+func answerCredentials(t *testing.T, r *contractRun) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	r.both(t, c, 401, "CREDENTIAL_MISSING")
+	r.both(t, c, 401, "CREDENTIAL_MALFORMED", "authorization", "Basic eDp5")
+	r.both(t, c, 400, "CREDENTIAL_AMBIGUOUS", append(credential(s.atlas), credential(s.atlas)...)...)
+}
+
+func answerCallers(t *testing.T, r *contractRun) {
+	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"ec": key})
+	s := startIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: mustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
+	eventually(t, func() bool { return s.auth.Check() == nil }, "the issuer's keys do not come")
+	c := newCallerCredentials(t, s.certs.ca, issuer, key)
+	r.both(t, s.restAs(t, nil), 401, "CALLER_REJECTED", "authorization", c.token(t, map[string]any{"aud": "other"}))
+	r.both(t, s.restAs(t, nil), 401, "CALLER_UNKNOWN", credential(s.atlas)...)
+	r.both(t, s.restAs(t, c.withURI(t, "/unlisted")), 403, "CALLER_NOT_PERMITTED")
+}
+
+func policyOf(issuer *authtest.Issuer) string {
+	return fmt.Sprintf(`
+profiles:
+  acme: {userauthtoken_file: /run/secrets/acme}
+callers:
+  - {spiffe_id: "spiffe://prod.internal/web", allow: [CreateToken, DeleteToken], profile: acme}
+  - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken, DeleteToken], profile: acme}
+`, issuer.URL)
+}
+
+// restAs is a REST client with this certificate, or none if it is nil.
+func (s *service) restAs(t *testing.T, cert *tls.Certificate) restCaller {
+	t.Helper()
+	return s.restCallerWith(t, s.clientTLSWith(cert))
+}
+
+func answerIssuerDown(t *testing.T, r *contractRun) {
+	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
+	issuer.Answer(authtest.PathKeys, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	s := startIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: mustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
+	token := "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", key, issuer.Claims(nil))
+	r.both(t, s.restAs(t, nil), 503, "CALLER_CHECK_UNAVAILABLE", "authorization", token)
+}
+
+func answerAtlasStatuses(t *testing.T, r *contractRun) {
+	for _, tc := range []struct {
+		atlas          int
+		create, remove int
+		ofCreate       string
+		ofRemove       string
+	}{
+		{302, 500, 500, "ATLAS_REDIRECT", "ATLAS_REDIRECT"},
+		{401, 401, 401, "CREDENTIAL_REJECTED", "CREDENTIAL_REJECTED"},
+		{402, 500, 500, "ATLAS_INVALID_RESPONSE", "ATLAS_INVALID_RESPONSE"}, // the delete's outcome is unknown
+		{403, 403, 403, "ATLAS_FORBIDDEN", "ATLAS_FORBIDDEN"},
+		{404, 501, 501, "ATLAS_ROUTE", "ATLAS_ROUTE"},
+		{409, 409, 409, "ATLAS_CONFLICT", "ATLAS_CONFLICT"},
+		{429, 429, 429, "ATLAS_RATE_LIMITED", "ATLAS_RATE_LIMITED"},
+		{500, 503, 500, "ATLAS_UNAVAILABLE", "DELETE_OUTCOME_UNKNOWN"},
+	} {
+		s := startService(t, plaintext)
+		s.atlas.Inject(emulator.Fault{Status: tc.atlas})
+		r.call(t, s.restCaller(t), create, tc.create, tc.ofCreate, credential(s.atlas)...)
+		r.call(t, s.restCaller(t), remove, tc.remove, tc.ofRemove, credential(s.atlas)...)
+	}
+}
+
+func answerNoAtlas(t *testing.T, r *contractRun) {
+	t.Run("gone", func(t *testing.T) {
+		s := startService(t, plaintext)
+		jwt := credential(s.atlas)
+		s.atlas.Close()
+		r.both(t, s.restCaller(t), 503, "ATLAS_UNREACHABLE", jwt...)
+	})
+	t.Run("certificate", func(t *testing.T) {
+		s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) { a.RootCAs = x509.NewCertPool() })
+		r.both(t, s.restCaller(t), 503, "ATLAS_TLS", credential(s.atlas)...)
+	})
+	t.Run("slow", func(t *testing.T) {
+		r.untilSent(t, "DELETE 503 application/json ATLAS_TIMEOUT-outcome-unknown", func(limit time.Duration) {
+			s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = limit })
+			s.atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})
+			r.both(t, s.restCaller(t), 503, "ATLAS_TIMEOUT", credential(s.atlas)...)
+		})
+	})
+	t.Run("slow to begin with", func(t *testing.T) {
+		silent, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = silent.Close() })
+		s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) {
+			a.BaseURL, a.Timeout = "https://"+silent.Addr().String()+"/v1", 100*time.Millisecond
+		})
+		r.both(t, s.restCaller(t), 503, "ATLAS_TIMEOUT", credential(s.atlas)...)
+	})
+}
+
+func answerServiceCredential(t *testing.T, r *contractRun) {
+	t.Run("refused", func(t *testing.T) {
+		s := startIdentity(t, "")
+		s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})
+		r.both(t, s.restCaller(t), 503, "SERVICE_CREDENTIAL_REJECTED")
+	})
+	t.Run("login answered with junk", func(t *testing.T) {
+		s := startIdentity(t, "")
+		s.atlas.Inject(emulator.Fault{On: emulator.Login, Body: "<html>"})
+		r.both(t, s.restCaller(t), 500, "ATLAS_INVALID_RESPONSE")
+	})
+}
+
+func answerDeadlines(t *testing.T, r *contractRun) {
+	s := startService(t, plaintext)
+	c := s.restCaller(t)
+	r.both(t, c, 504, "DEADLINE_EXCEEDED", append(credential(s.atlas), "Grpc-Timeout", "1m")...)
+	s.atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})
+	r.untilSent(t, "DELETE 504 application/json DEADLINE_EXCEEDED-outcome-unknown", func(limit time.Duration) {
+		timeout := fmt.Sprintf("%dm", limit.Milliseconds())
+		r.both(t, c, 504, "DEADLINE_EXCEEDED", append(credential(s.atlas), "Grpc-Timeout", timeout)...)
+	})
+}
+
+// untilSent makes calls that end at a limit, until one has got so far before that: on a busy machine, it takes longer.
+func (r *contractRun) untilSent(t *testing.T, part string, call func(limit time.Duration)) {
+	t.Helper()
+	for limit := 100 * time.Millisecond; !r.seen[part] && !t.Failed() && limit < 10*time.Second; limit *= 4 {
+		call(limit)
+	}
+}
+
+func answerCancelled(t *testing.T, r *contractRun) {
+	s := startService(t, plaintext)
+	for op, on := range map[operation]emulator.Operation{create: emulator.Create, remove: emulator.Delete} {
+		r.saw(t, leave(t, s, s.atlas.Hold(on), op, credential(s.atlas)[1]), 499, "CANCELLED")
+	}
+	identity := startIdentity(t, "")
+	r.saw(t, leave(t, identity.service, identity.atlas.Hold(emulator.Login), remove, ""), 499, "CANCELLED") // the delete was not sent
+}
+
+// leave makes a call and, once Atlas holds on to it, shuts its half of the connection. Only who does that sees the answer.
+func leave(t *testing.T, s *service, gate *emulator.Gate, op operation, authorization string) answer {
+	t.Helper()
+	defer gate.Release()
+	raw, err := net.Dial("tcp", s.HTTPAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = raw.Close() })
+	_ = raw.SetDeadline(time.Now().Add(20 * time.Second))
+	var conn interface {
+		io.ReadWriter
+		CloseWrite() error
+	} = raw.(*net.TCPConn)
+	if s.mode != plaintext {
+		cfg := s.certs.clientConfig(s.mode)
+		cfg.ServerName = "localhost"
+		conn = tls.Client(raw, cfg)
+	}
+	request := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\n", op, servicePath)
+	if authorization != "" {
+		request += "Authorization: " + authorization + "\r\n"
+	}
+	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := gate.Wait(testContext(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	return answerOf(t, op, resp)
+}
+
+func answerOverloaded(t *testing.T, r *contractRun) {
+	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 1 })
+	gate := s.atlas.Hold(emulator.Create)
+	defer gate.Release()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c := s.restCaller(t)
+	first := started(ctx, c, create, credential(s.atlas)...)
+	if err := gate.Wait(testContext(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	r.both(t, c, 429, "OVERLOADED", credential(s.atlas)...)
+	gate.Release()
+	wantCreated.check(t, <-first)
+}
+
+// answerBreaker has only the breaker's word for it, which comes before anything is sent. The breaker itself is row 65 of the fault table.
+func answerBreaker(t *testing.T, r *contractRun) {
+	s, d := startDoor(t)
+	d.expect(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnavailable, RetryAfter: 300 * time.Millisecond})
+	r.call(t, s.restCaller(t), remove, 503, "ATLAS_UNAVAILABLE", credential(s.atlas)...)
+}
+
+func answerPanic(t *testing.T, r *contractRun) {
+	s, d := startDoor(t)
+	for _, op := range []operation{create, remove} {
+		d.expect(errPanic)
+		r.call(t, s.restCaller(t), op, 500, "INTERNAL", credential(s.atlas)...)
+	}
+}

@@ -1,0 +1,72 @@
+package docs
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// stored answers with content.
+func stored(content []byte, contentType string) http.Handler {
+	etag := etagOf(content)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serve(w, r, content, contentType, etag)
+	})
+}
+
+// gzipped answers with content as it is, which is compressed, or to a client that does not take that, with what is in it.
+func gzipped(content []byte, contentType string) http.Handler {
+	etag := etagOf(content)
+	plain := sync.OnceValues(func() ([]byte, error) { // hardly anybody needs it
+		z, err := gzip.NewReader(bytes.NewReader(content))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(z)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Accept-Encoding")
+		if acceptsGzip(r.Header) {
+			w.Header().Set("Content-Encoding", "gzip")
+			serve(w, r, content, contentType, etag)
+			return
+		}
+		content, err := plain()
+		if err != nil {
+			panic(err) // it is in the binary, and a test has read it
+		}
+		serve(w, r, content, contentType, strings.TrimSuffix(etag, `"`)+`-plain"`)
+	})
+}
+
+// serve answers with one form of a page's content, or that the client has it already.
+func serve(w http.ResponseWriter, r *http.Request, content []byte, contentType, etag string) {
+	protect(w.Header())
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("ETag", etag)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+}
+
+// etagOf names content, whatever version of the program it is in.
+func etagOf(content []byte) string {
+	sum := sha256.Sum256(content)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`
+}
+
+// acceptsGzip reports whether gzip is asked for by its name, and not with a weight of zero.
+func acceptsGzip(h http.Header) bool {
+	for accepted := range strings.SplitSeq(strings.Join(h.Values("Accept-Encoding"), ","), ",") {
+		coding, params, err := mime.ParseMediaType(accepted)
+		if err == nil && coding == "gzip" {
+			return strings.Trim(params["q"], "0.") != "" || params["q"] == ""
+		}
+	}
+	return false
+}

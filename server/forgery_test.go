@@ -1,0 +1,44 @@
+package server_test
+
+import (
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+)
+
+// TestForgedByAPage: a page of another origin cannot have a browser call with the client certificate that the browser holds.
+func TestForgedByAPage(t *testing.T) {
+	s := startIdentity(t, "")
+	c := s.callers(t)["REST"]
+	refused := want{code: codes.PermissionDenied, http: 403, reason: "CALLER_NOT_PERMITTED"}
+	for name, tc := range map[string]struct {
+		headers []string
+		want    *want // nil: what went well
+	}{
+		"a program":                  {nil, nil},
+		"a page of ours":             {[]string{"sec-fetch-site", "same-origin", "origin", "https://tokens.example"}, nil},
+		"the address bar":            {[]string{"sec-fetch-site", "none"}, nil},
+		"another site":               {[]string{"sec-fetch-site", "cross-site", "origin", "https://evil.example"}, &refused},
+		"another host of the site":   {[]string{"sec-fetch-site", "same-site", "origin", "https://blog.example"}, &refused},
+		"another site, old browser":  {[]string{"origin", "https://evil.example"}, &refused},
+		"a sandboxed page":           {[]string{"origin", "null"}, &refused},
+		"another site, with a token": {[]string{"sec-fetch-site", "cross-site", "authorization", "JWT a.b.c"}, &wantAmbiguous},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for op, well := range map[operation]want{create: wantCreated, remove: wantDeleted} {
+				before := s.atlas.Calls(emulator.Create) + s.atlas.Calls(emulator.Delete)
+				got := c.call(testContext(t), op, tc.headers...)
+				if tc.want == nil {
+					well.check(t, got)
+					continue
+				}
+				tc.want.check(t, got)
+				if after := s.atlas.Calls(emulator.Create) + s.atlas.Calls(emulator.Delete); after != before {
+					t.Errorf("%d calls of Atlas", after-before)
+				}
+			}
+		})
+	}
+}

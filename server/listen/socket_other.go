@@ -1,0 +1,22 @@
+//go:build !linux
+
+package listen
+
+import (
+	"context"
+	"net"
+	"os"
+)
+
+// listenUnix takes the file from others as soon as it is there.
+func listenUnix(path string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, ownerOnly); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}

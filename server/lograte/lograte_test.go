@@ -1,0 +1,74 @@
+package lograte
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// TestFlood: what anybody can cause is written at a rate, whatever the flood, and the next line says how many are missing.
+func TestFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log, suppressed := Limit(slog.New(slog.NewTextHandler(&out, nil)))
+		flood := WithKind(t.Context(), "FLOOD")
+		for range 10_000 { // a thousand a second
+			log.InfoContext(flood, "refused")
+			<-time.After(time.Millisecond)
+		}
+		written := strings.Count(out.String(), "refused")
+		if written < burst+9*perSecond || written > burst+10*perSecond {
+			t.Errorf("%d lines in ten seconds, want %d at first and %d a second", written, burst, perSecond)
+		}
+		<-time.After(time.Minute)
+		out.Reset()
+		log.InfoContext(flood, "refused")
+		log.InfoContext(flood, "refused")
+		lines := strings.Split(out.String(), "\n")
+		if !strings.Contains(lines[0], "suppressed=") || strings.Contains(lines[1], "suppressed=") {
+			t.Errorf("the first line after the flood is to tell of it, and no other: %s", out.String())
+		}
+		if n, want := testutil.ToFloat64(suppressed), 10_000-written; n != float64(want) {
+			t.Errorf("the metric has %v suppressed lines, want %d", n, want)
+		}
+	})
+}
+
+// TestOthersPass: a flood costs nobody else a line.
+func TestOthersPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log, _ := Limit(slog.New(slog.NewTextHandler(&out, nil)))
+		log = log.With("a", 1).WithGroup("g")
+		for range 1000 {
+			log.InfoContext(WithKind(context.Background(), "FLOOD"), "flood")
+			Kind(log, "net/http").Info("foreign")
+			log.Error("own")
+		}
+		log.InfoContext(WithKind(context.Background(), "OTHER"), "other")
+		for line, want := range map[string]int{"msg=flood": burst, "msg=foreign": burst, "msg=own": 1000, "msg=other": 1} {
+			if n := strings.Count(out.String(), line); n != want {
+				t.Errorf("%s: %d lines, want %d", line, n, want)
+			}
+		}
+	})
+}
+
+// TestLimitOnce: limiting twice is limiting once, so the program and the server in it can share one budget.
+func TestLimitOnce(t *testing.T) {
+	plain := slog.New(slog.DiscardHandler)
+	log, metric := Limit(plain)
+	again, same := Limit(log)
+	if again != log || same != metric {
+		t.Error("a limited logger is limited again")
+	}
+	if Kind(plain, "net/http") != plain {
+		t.Error("Kind limits a logger that is not limited")
+	}
+}

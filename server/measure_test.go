@@ -1,0 +1,115 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// TestMeasureFloods prints how long the calls of a caller at ten a second take, on each transport, alone and beside floods.
+func TestMeasureFloods(t *testing.T) {
+	if !*measure {
+		t.Skip("only with -measure")
+	}
+	// As tokend has it while its heap is small. With Go's default, collecting what the callers leave behind is what takes longest here.
+	before := debug.SetGCPercent(800)
+	t.Cleanup(func() { debug.SetGCPercent(before) })
+	const seconds = 12
+	for _, callerRate := range []int{0, 2000} {
+		s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) {
+			c.CallerRate, c.Cache.TTL = callerRate, time.Minute
+			c.Logger = nil // or this process would be busy with collecting it
+		})
+		run := func(name string, flood func(ctx context.Context) string) {
+			ctx, cancel := context.WithTimeout(t.Context(), seconds*time.Second)
+			defer cancel()
+			var said string
+			var wg sync.WaitGroup
+			wg.Go(func() { said = flood(ctx) })
+			good := credential(s.atlas)
+			for transport, c := range s.callers(t) {
+				wg.Go(func() {
+					var took []time.Duration
+					for ctx.Err() == nil {
+						next, start := time.After(100*time.Millisecond), time.Now()
+						got := c.call(testContext(t), create, good...)
+						took = append(took, time.Since(start))
+						if got.Token == "" {
+							t.Errorf("%s: %v %s %s", transport, got.Code, got.Reason, got.Message)
+						}
+						<-next
+					}
+					slices.Sort(took)
+					at := func(p float64) time.Duration { return took[int(p*float64(len(took)-1))].Round(10 * time.Microsecond) }
+					t.Logf("--caller-rate %d, %s, %s: p50 %v, p99 %v, max %v", callerRate, name, transport, at(.5), at(.99), at(1))
+				})
+			}
+			wg.Wait()
+			t.Logf("--caller-rate %d, %s: %s", callerRate, name, said)
+		}
+		run("alone", func(ctx context.Context) string { <-ctx.Done(); return "" })
+		run("rapid reset", func(ctx context.Context) string { return rapidReset(ctx, t, s) })
+		run("one caller at 10,000 a second", func(ctx context.Context) string { return floodCalls(ctx, t, s) })
+		_ = s.stop()
+	}
+}
+
+// rapidReset opens and resets streams on one connection, as fast as it can, until ctx ends or it is cut off; then on another.
+func rapidReset(ctx context.Context, t *testing.T, s *service) string {
+	resets, conns := 0, 0
+	for ; ctx.Err() == nil; conns++ {
+		h := s.hostile(t, grpcListener, true)
+		resets += h.flood(1<<30, func(i int) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := h.call(uint32(2*i+1), "a.flood.c"); err != nil {
+				return err
+			}
+			return h.framer.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+		})
+		_ = h.Close()
+	}
+	return fmt.Sprintf("%d resets on %d connections", resets, conns)
+}
+
+// floodCalls makes 10,000 calls a second with one credential, which Atlas accepts, over gRPC.
+func floodCalls(ctx context.Context, t *testing.T, s *service) string {
+	const workers, perSecond = 50, 10_000
+	c, jwt := s.grpcCaller(t), s.atlas.Org(1).JWT() // each is another one
+	var served, refused atomic.Int64
+	var slowest atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range workers {
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				<-time.After(time.Until(start.Add(time.Duration(i) * time.Second * workers / perSecond)))
+				began := time.Now()
+				got := c.call(testContext(t), create, "authorization", "JWT "+jwt)
+				switch {
+				case got.Token != "":
+					served.Add(1)
+				case got.Reason == "OVERLOADED":
+					refused.Add(1)
+					if took := int64(time.Since(began)); took > slowest.Load() {
+						slowest.Store(took)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(start).Seconds()
+	return fmt.Sprintf("%.0f a second served, %.0f refused, the slowest of those after %v", float64(served.Load())/elapsed, float64(refused.Load())/elapsed, time.Duration(slowest.Load()))
+}

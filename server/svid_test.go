@@ -1,0 +1,213 @@
+package server_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/server/svid"
+	"github.com/ForstaLabs/ephemeral-token-service/server/svid/svidtest"
+)
+
+// startSPIFFE runs a service that has its certificates from the agent, and the policy. Its clients trust the domain as it is now.
+func startSPIFFE(t *testing.T, agent *svidtest.Agent, domain *svidtest.TrustDomain, policy string) (s *service, audit *lockedBuffer) {
+	t.Helper()
+	audit = &lockedBuffer{}
+	s = startService(t, plaintext, func(cfg *server.Config, _ *atlas.Config) {
+		cfg.Metrics = prometheus.NewRegistry()
+		files := &reload.Watcher{Logger: cfg.Logger, Metrics: cfg.Metrics}
+		source := svid.New(agent.Addr(), files, cfg.Logger)
+		ctx, stop := context.WithCancel(context.Background())
+		var watching sync.WaitGroup
+		watching.Go(func() { source.Run(ctx) })
+		t.Cleanup(func() {
+			stop()
+			watching.Wait()
+		})
+		if err := source.Await(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		cfg.TLS = server.TLS{Certificate: source.Certificate, ClientCAs: source.ClientCAs, CheckClient: source.CheckClient, Check: source.Check}
+		cfg.Audit = slog.New(slog.NewJSONHandler(audit, nil))
+		cfg.Metrics.MustRegister(files)
+		var err error
+		if cfg.Auth, err = auth.New(auth.Config{Policy: mustPolicy(t, policy)}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(cfg.Auth.Close)
+	})
+	s.mode, s.certs.pool = mutualTLS, domain.Pool()
+	return s, audit
+}
+
+// svidPolicy lets in web with an Atlas JWT of its own.
+const svidPolicy = `callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [CreateToken], profile: passthrough}]`
+
+func (s *service) svidConfig(own *svidtest.SVID) *tls.Config {
+	return &tls.Config{RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{own.TLS()}}
+}
+
+// TestSVID: a caller is known by its SVID, over both transports, and whoever has none of the server's own trust domain does not
+// get as far as a call.
+func TestSVID(t *testing.T) {
+	domain, other := svidtest.NewTrustDomain(t, "prod.internal"), svidtest.NewTrustDomain(t, "partner.example")
+	agent := svidtest.NewAgent(t)
+	agent.GiveFederated([]*svidtest.TrustDomain{other}, domain.Issue("/tokend"))
+	agent.Start()
+	s, audit := startSPIFFE(t, agent, domain, svidPolicy)
+	as := func(own *svidtest.SVID) *tls.Certificate {
+		cert := own.TLS()
+		return &cert
+	}
+	for transport, c := range s.callersAs(t, as(domain.Issue("/web"))) {
+		t.Run(transport, func(t *testing.T) {
+			before := strings.Count(audit.String(), `"caller":{"kind":"spiffe","name":"spiffe://prod.internal/web"}`)
+			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+			wantNotPermitted.check(t, c.call(testContext(t), remove, credential(s.atlas)...))
+			if n := strings.Count(audit.String(), `"caller":{"kind":"spiffe","name":"spiffe://prod.internal/web"}`); n != before+2 {
+				t.Errorf("%d of 2 calls are on record as the caller's:\n%s", n-before, audit)
+			}
+		})
+	}
+	for _, c := range s.callersAs(t, as(domain.Issue("/job"))) {
+		wantNotPermitted.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+	}
+	notCalled(t, s.atlas)
+	for name, cert := range map[string]*tls.Certificate{
+		"no certificate":               nil,
+		"a federated trust domain":     as(other.Issue("/web")),
+		"an authority of the name":     as(svidtest.NewTrustDomain(t, "prod.internal").Issue("/web")),
+		"another domain's, our signer": as(domain.Issue("/web", func(c *x509.Certificate) { c.URIs[0].Host = "partner.example" })),
+		"our domain's, another signer": as(other.Issue("/web", func(c *x509.Certificate) { c.URIs[0].Host = "prod.internal" })),
+		"a DNS name only":              as(domain.Issue("/web", func(c *x509.Certificate) { c.URIs = nil })),
+		"an authority":                 as(domain.Issue("/web", func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })),
+		"expired":                      as(domain.Issue("/web", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) })),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.checkNoHandshake(t, cert)
+			for _, c := range s.callersAs(t, cert) {
+				wantNoHandshake(t, c.call(testContext(t), create, credential(s.atlas)...))
+			}
+		})
+	}
+	if !strings.Contains(s.log.String(), "the client certificate is no X.509-SVID of prod.internal: ") {
+		t.Error("the log does not say what is wrong with a certificate of ours that is no SVID")
+	}
+}
+
+// TestSVIDNotDemanded: with a rule for an Atlas JWT a caller need not show a certificate, but one that it shows has to be good.
+func TestSVIDNotDemanded(t *testing.T) {
+	domain := svidtest.NewTrustDomain(t, "prod.internal")
+	s, _ := startSPIFFE(t, svidtest.StartAgent(t, domain.Issue("/tokend")), domain,
+		`callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [DeleteToken], profile: passthrough}, {atlas_jwt: true, allow: [CreateToken], profile: passthrough}]`)
+	for _, c := range s.callersAs(t, nil) {
+		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+	}
+	nameless := domain.Issue("/web", func(c *x509.Certificate) { c.URIs = nil }).TLS()
+	s.checkNoHandshake(t, &nameless)
+}
+
+// TestSVIDRotation: the agent replaces the SVID and the bundle under load, and no call and no handshake fails. What it says counts.
+func TestSVIDRotation(t *testing.T) {
+	domain := svidtest.NewTrustDomain(t, "prod.internal")
+	agent := svidtest.StartAgent(t, domain.Issue("/tokend"))
+	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
+	next := domain.Rotated()
+	alone := next.Alone()
+	s.certs.pool = next.Pool() // of both
+	oldClient, newClient := s.svidConfig(domain.Issue("/web")), s.svidConfig(next.Issue("/web"))
+
+	old := s.startLoad(t, oldClient)
+	old.awaitCalls(t, 10)
+	if !s.refuses(t, newClient) {
+		t.Error("an authority that the bundle does not have lets clients in")
+	}
+	give := func(of *svidtest.TrustDomain, replaced string) {
+		t.Helper()
+		own := of.Issue("/tokend")
+		s.awaitLog(t, `"certificate replaced","agent":"`+agent.Addr()+`","certificate":"`+replaced+`"`, func() { agent.Give(own) })
+		old.awaitCalls(t, 10)
+		if got := s.expiry(t, "server"); got != own.Cert.NotAfter.Unix() {
+			t.Errorf("the SVID expires at %d, want %d", got, own.Cert.NotAfter.Unix())
+		}
+		if _, shown := old.servedWith.Load(own.Cert.SerialNumber.String()); !shown {
+			t.Error("handshakes do not show the SVID")
+		}
+	}
+	give(domain, "server")
+	give(next, "client_ca") // the bundle has both
+	both := s.startLoad(t, newClient)
+	both.awaitCalls(t, 10)
+	give(next, "server")
+	old.stop()
+	s.awaitLog(t, `"certificate":"client_ca"`, func() { agent.Give(alone.Issue("/tokend")) })
+	if !s.refuses(t, oldClient) {
+		t.Error("the authority that was dropped still lets clients in")
+	}
+	both.awaitCalls(t, 10)
+	both.stop()
+	for name, l := range map[string]*load{"old": old, "new": both} {
+		if n := l.kept.Load(); n != 2 {
+			t.Errorf("the %s clients that keep their connections made %d, want one for each transport", name, n)
+		}
+	}
+}
+
+// TestSVIDAgentLeaves: calls go on without the agent, /readyz and /metrics say so, and what it has when it is back counts.
+func TestSVIDAgentLeaves(t *testing.T) {
+	domain := svidtest.NewTrustDomain(t, "prod.internal")
+	own := domain.Issue("/tokend")
+	agent := svidtest.StartAgent(t, own)
+	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
+	l := s.startLoad(t, s.svidConfig(domain.Issue("/web")))
+	l.awaitCalls(t, 10)
+	told := func(status string) {
+		t.Helper()
+		eventually(t, func() bool {
+			code, body := s.get(t, "/readyz")
+			return code == http.StatusOK && body == status
+		}, "/readyz does not say "+status)
+	}
+	reloaded := func(ok int) {
+		t.Helper()
+		_, body := s.get(t, "/metrics")
+		for _, name := range []string{"server", "client_ca"} {
+			if want := fmt.Sprintf("\ntokend_file_last_reload_successful{kind=\"certificate\",name=%q} %d\n", name, ok); !strings.Contains(body, want) {
+				t.Errorf("want %s in\n%s", want, body)
+			}
+		}
+	}
+	told("ready\n")
+	reloaded(1)
+	agent.Fail(codes.PermissionDenied, "no identity issued")
+	until := "; the last X.509-SVID is valid until " + own.Cert.NotAfter.UTC().Format(time.RFC3339) + "\n"
+	told("ready\nthe SPIFFE agent has no registration entry for this workload: no identity issued" + until)
+	reloaded(0)
+	l.awaitCalls(t, 10)
+	s.awaitLog(t, "cannot be reached", agent.Stop)
+	l.awaitCalls(t, 10)
+	next := domain.Issue("/tokend")
+	agent.Give(next)
+	agent.Start()
+	told("ready\n")
+	reloaded(1)
+	l.awaitCalls(t, 10)
+	l.stop()
+	if _, shown := l.servedWith.Load(next.Cert.SerialNumber.String()); !shown {
+		t.Error("handshakes do not show what the agent has now")
+	}
+}

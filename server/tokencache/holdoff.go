@@ -1,0 +1,104 @@
+package tokencache
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// defaultHoldOff is for an Atlas that throttles and does not say for how long. It is also what callers are told then.
+const defaultHoldOff = time.Second
+
+// holdOff is the layer that does as Atlas says when it throttles a credential: until the time is up that it named, it is not
+// called with that any more. A profile stays the same credential when its JWT is renewed.
+type holdOff struct {
+	next layer
+	most int
+
+	mu    sync.Mutex
+	until map[key]time.Time // guarded by mu
+}
+
+func newHoldOff(next layer, most int) *holdOff {
+	return &holdOff{next: next, most: most, until: map[key]time.Time{}}
+}
+
+func (h *holdOff) create(ctx context.Context, r request) (Result, error) {
+	if err := h.throttled(r.key, atlas.OpCreate); err != nil {
+		return Result{}, err
+	}
+	result, err := h.next.create(ctx, r)
+	h.note(r.key, err)
+	return result, err
+}
+
+func (h *holdOff) delete(ctx context.Context, r request) (string, error) {
+	if err := h.throttled(r.key, atlas.OpDelete); err != nil {
+		return "", err
+	}
+	org, err := h.next.delete(ctx, r)
+	h.note(r.key, err)
+	return org, err
+}
+
+func (h *holdOff) kept(ctx context.Context, r request) (Result, bool) { return h.next.kept(ctx, r) }
+
+var errHeldOff = errors.New("not asked, because Atlas has throttled this credential, and the time that it named is not up")
+
+// throttled returns what Atlas would say to a credential, nil if it may be asked.
+func (h *holdOff) throttled(k key, op atlas.Operation) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	until, ok := h.until[k]
+	if !ok {
+		return nil
+	}
+	left := time.Until(until)
+	if left <= 0 {
+		delete(h.until, k)
+		return nil
+	}
+	return &atlas.Error{Op: op, Kind: atlas.KindStatus, StatusCode: http.StatusTooManyRequests, RetryAfter: left, Err: errHeldOff}
+}
+
+// note takes note of what Atlas said to a credential.
+func (h *holdOff) note(k key, err error) {
+	e, ok := errors.AsType[*atlas.Error](err)
+	if !ok || e.Kind != atlas.KindStatus || e.StatusCode != http.StatusTooManyRequests {
+		return
+	}
+	if e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
+		return // that of a login is for the atlas.TokenSource, and over when it logs in
+	}
+	wait := e.RetryAfter
+	if wait == 0 {
+		wait = defaultHoldOff
+	}
+	until := time.Now().Add(wait)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if until.Before(h.until[k]) {
+		return // of two calls at a time, the longer wait counts
+	}
+	if _, there := h.until[k]; !there && len(h.until) >= h.most {
+		h.makeRoom()
+	}
+	h.until[k] = until
+}
+
+// makeRoom forgets one, if possible one whose time is up: it costs Atlas a call at most. The caller holds mu.
+func (h *holdOff) makeRoom() {
+	var picked key
+	looked, now := 0, time.Now()
+	for k, until := range h.until {
+		picked = k
+		if looked++; looked == 8 || until.Before(now) {
+			break
+		}
+	}
+	delete(h.until, picked)
+}

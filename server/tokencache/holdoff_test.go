@@ -1,0 +1,110 @@
+package tokencache
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+func throttled(op atlas.Operation, wait time.Duration) error {
+	return &atlas.Error{Op: op, Kind: atlas.KindStatus, StatusCode: 429, RetryAfter: wait, Sent: true, Err: errors.New("throttled")}
+}
+
+// wantHeld checks that Atlas is not asked, and what the caller is told.
+func (d *testCache) wantHeld(cred atlas.Credential, left time.Duration) {
+	d.t.Helper()
+	_, err := d.Cache.Create(d.t.Context(), cred, false)
+	d.wantHeldError(err, atlas.OpCreate, left)
+	_, err = d.Cache.Create(d.t.Context(), cred, true)
+	d.wantHeldError(err, atlas.OpCreate, left)
+	_, err = d.Cache.Delete(d.t.Context(), cred)
+	d.wantHeldError(err, atlas.OpDelete, left)
+}
+
+func (d *testCache) wantHeldError(err error, op atlas.Operation, left time.Duration) {
+	d.t.Helper()
+	var e *atlas.Error
+	if !errors.As(err, &e) || e.Kind != atlas.KindStatus || e.StatusCode != 429 || e.Op != op || e.Sent || e.RetryAfter != left || !errors.Is(err, errHeldOff) {
+		d.t.Errorf("%s: got %+v, want 429 for another %v, without a call", op, err, left)
+	}
+}
+
+func TestHoldOff(t *testing.T) {
+	for _, cfg := range []Config{{}, {TTL: time.Millisecond}} {
+		t.Run(fmt.Sprintf("TTL %v", cfg.TTL), func(t *testing.T) {
+			bubble(t, cfg, func(t *testing.T, d *testCache) {
+				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+				d.world.failing(throttled(atlas.OpCreate, 7*time.Second))
+				if _, err := d.create(jwt); err == nil || errors.Is(err, errHeldOff) {
+					t.Fatalf("got %v, want Atlas's error", err)
+				}
+				d.world.failing(nil)
+				d.wantHeld(own(jwt), 7*time.Second)
+				d.want(other, miss)
+				d.delete(other)
+				after(7*time.Second - 1)
+				d.wantHeld(own(jwt), 1)
+				after(1)
+				d.want(jwt, miss)
+
+				err := d.Delete(t.Context(), own(jwt), d.world.sendAnd(jwt, throttled(atlas.OpDelete, 0)))
+				if err == nil {
+					t.Fatal("no error")
+				}
+				d.wantHeld(own(jwt), defaultHoldOff)
+				after(defaultHoldOff)
+				d.delete(jwt)
+			})
+		})
+	}
+}
+
+// A profile is held off whatever its JWT is at present, and its logins are no business of the cache's.
+func TestHoldOffOfAProfile(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, d *testCache) {
+		first, second := newJWT(orgA, "bot", time.Unix(1e9, 0)), newJWT(orgA, "bot", time.Unix(2e9, 0))
+		d.world.failing(throttled(atlas.OpLogIn, time.Minute))
+		if _, err := d.Cache.Create(t.Context(), profile("secret", first), false); err == nil {
+			t.Fatal("no error")
+		}
+		d.world.failing(throttled(atlas.OpCreate, time.Minute))
+		if _, err := d.Cache.Create(t.Context(), profile("secret", first), false); err == nil || errors.Is(err, errHeldOff) {
+			t.Fatalf("got %v, want Atlas's error: the login was another matter", err)
+		}
+		d.world.failing(nil)
+		d.wantHeld(profile("secret", second), time.Minute)
+		if _, err := d.Cache.Create(t.Context(), profile("another secret", first), false); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// However many credentials are throttled, no more than so many are kept.
+func TestHoldOffIsBounded(t *testing.T) {
+	bubble(t, Config{MaxTokens: 100}, func(t *testing.T, d *testCache) {
+		held := d.calls.next.(*holdOff)
+		for i := range 1000 {
+			d.world.failing(throttled(atlas.OpCreate, time.Duration(1+i%7)*time.Minute))
+			if _, err := d.create(newJWT(orgA, fmt.Sprint(i), time.Time{})); err == nil {
+				t.Fatal("no error")
+			}
+		}
+		if n := len(held.until); n != 100 {
+			t.Errorf("%d credentials are held off, want 100", n)
+		}
+	})
+}
+
+// Of two answers the longer wait counts.
+func TestHoldOffIsNotShortened(t *testing.T) {
+	bubble(t, Config{}, func(_ *testing.T, d *testCache) {
+		held := d.calls.next.(*holdOff)
+		held.note(key{1}, throttled(atlas.OpCreate, time.Minute))
+		held.note(key{1}, throttled(atlas.OpDelete, time.Second))
+		after(30 * time.Second)
+		d.wantHeldError(held.throttled(key{1}, atlas.OpDelete), atlas.OpDelete, 30*time.Second)
+	})
+}

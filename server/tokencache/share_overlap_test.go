@@ -1,0 +1,300 @@
+package tokencache
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+)
+
+// newOverlapGroup is a group that knows a call to take 32 ms: departures are 8 ms apart, and waiters gather for 2 ms.
+func newOverlapGroup(t *testing.T) *testGroup {
+	t.Helper()
+	tg := newTestGroup(t, time.Minute)
+	tg.latency = 32 * ms
+	return tg
+}
+
+// flight is a call that ends when the test says so.
+type flight struct {
+	began atomic.Bool
+	end   chan ending
+	ctx   context.Context // when it has begun
+}
+
+func (f *flight) call(ctx context.Context, _ bool) (Result, error) {
+	f.ctx = ctx
+	f.began.Store(true)
+	select {
+	case e := <-f.end:
+		return Result{Token: e.token}, e.err
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
+}
+
+// board has a caller arrive, with the call that is made if he is the first to wait for it.
+func (tg *testGroup) board() (*waiter, *flight) {
+	f := &flight{end: make(chan ending)}
+	return tg.arrive(1, f.call), f
+}
+
+func (f *flight) wantBegan(t *testing.T, want bool) {
+	t.Helper()
+	synctest.Wait()
+	if got := f.began.Load(); got != want {
+		t.Errorf("the call has begun: %v, want %v", got, want)
+	}
+}
+
+// The next call leaves while the first is in flight, and takes nobody who comes later. Each lands when it does.
+func TestCallsOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newOverlapGroup(t)
+		first, one := tg.board()
+		second, two := tg.board()
+		after(8*ms - 1)
+		two.wantBegan(t, false)
+		third, _ := tg.board()
+		after(1)
+		two.wantBegan(t, true)
+		late, three := tg.board()
+		after(100 * ms) // until the others are overdue
+		three.wantBegan(t, true)
+
+		two.end <- ending{token: "two"}
+		second.want(t, "two", nil)
+		third.want(t, "two", nil)
+		synctest.Wait()
+		if first.answered() || late.answered() {
+			t.Fatal("a caller was given the answer to a call that was not his")
+		}
+		three.end <- ending{err: errCrash}
+		late.want(t, "", errCrash)
+		one.end <- ending{token: "one"}
+		first.want(t, "one", nil)
+		if second.result.Status.Collapsed || !third.result.Status.Collapsed {
+			t.Error("collapsed is of those who were not the first")
+		}
+	})
+}
+
+// Before it is known what a call takes, they do not overlap. Failures, and what is in the cache, do not say.
+func TestCallsDoNotOverlapBeforeTheLatencyIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newTestGroup(t, time.Hour)
+		for _, l := range []landing{{err: errCrash}, {hit: true}, {}} {
+			first, one := tg.board()
+			_, two := tg.board()
+			after(time.Minute)
+			two.wantBegan(t, false)
+			f := one.end
+			if l.hit {
+				first.leave()
+				_, _ = tg.join(t.Context(), key{2}, false, func(context.Context, bool) (Result, error) {
+					after(time.Minute)
+					return Result{Token: "hit", Status: Status{Hit: true}}, nil
+				})
+				synctest.Wait()
+			} else {
+				f <- ending{token: "one", err: l.err}
+			}
+			two.wantBegan(t, true)
+			two.end <- ending{err: errCrash}
+			synctest.Wait()
+		}
+		if tg.latency != time.Minute {
+			t.Errorf("a call takes %v, want a minute", tg.latency)
+		}
+		_, _ = tg.board()
+		_, two := tg.board()
+		after(15 * time.Second)
+		two.wantBegan(t, true)
+	})
+}
+
+// Calls that hang hold up those behind them for twice the time that a call takes, until there are as many as there may be.
+func TestCallsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newOverlapGroup(t)
+		_, hung := tg.board()
+		for range maxInFlight - 1 {
+			_, next := tg.board()
+			after(64 * ms)
+			next.wantBegan(t, true)
+		}
+		_, last := tg.board()
+		after(time.Second)
+		last.wantBegan(t, false)
+		hung.end <- ending{err: errCrash}
+		last.wantBegan(t, false)
+		after(2 * ms)
+		last.wantBegan(t, true)
+	})
+}
+
+// Who leaves ends the call that nobody else waits for, and no other.
+func TestLeavingEndsOneOfTheCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newOverlapGroup(t)
+		first, one := tg.board()
+		second, two := tg.board()
+		after(8 * ms)
+		two.wantBegan(t, true)
+		second.leave()
+		second.want(t, "", context.Canceled)
+		synctest.Wait()
+		if two.ctx.Err() == nil || one.ctx.Err() != nil {
+			t.Error("leaving the second call should have ended that alone")
+		}
+		third, three := tg.board()
+		fourth, four := tg.board()
+		third.leave() // the fourth is still there
+		after(8 * ms)
+		three.wantBegan(t, true)
+		four.wantBegan(t, false)
+		one.end <- ending{token: "one"}
+		first.want(t, "one", nil)
+		three.end <- ending{token: "three"}
+		fourth.want(t, "three", nil)
+	})
+}
+
+func TestCloseEndsOverlappingCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newOverlapGroup(t)
+		var waiting []*waiter
+		for range maxInFlight + 1 {
+			p, _ := tg.board()
+			q, _ := tg.board()
+			r, _ := tg.board()
+			waiting = append(waiting, p, q, r)
+			after(8 * ms)
+		}
+		last, _ := tg.board() // for a timer, if one of those in flight were not there
+		tg.close()
+		for _, p := range append(waiting, last) {
+			p.want(t, "", context.Canceled)
+		}
+		after(time.Hour) // nothing begins after that
+	})
+}
+
+// slowAtlas answers after the latency, give or take a share of it at random, and counts.
+type slowAtlas struct {
+	latency time.Duration
+	jitter  float64 // the share
+
+	creates, inFlight, most atomic.Int64
+}
+
+func (s *slowAtlas) CreateEphemeralToken(ctx context.Context, _ atlas.JWT) (atlas.Token, error) {
+	s.creates.Add(1)
+	n := s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	for most := s.most.Load(); n > most && !s.most.CompareAndSwap(most, n); {
+		most = s.most.Load()
+	}
+	select {
+	case <-time.After(s.latency + time.Duration(s.jitter*(2*rand.Float64()-1)*float64(s.latency))):
+		return "token", nil
+	case <-ctx.Done():
+		return "", &atlas.Error{Op: atlas.OpCreate, Kind: atlas.KindCanceled, Err: ctx.Err()}
+	}
+}
+
+// DeleteEphemeralToken takes a second, so that much happens meanwhile.
+func (s *slowAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error {
+	<-time.After(time.Second)
+	return nil
+}
+
+func (s *slowAtlas) reset() {
+	s.creates.Store(0)
+	s.most.Store(0)
+}
+
+// Of callers who are about to be answered from the cache, one asks Atlas, however many there are. If they are not, as during a
+// delete, or do not want to be, their calls overlap like any others.
+func TestOverlapWithACache(t *testing.T) {
+	jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+	for name, tc := range map[string]struct {
+		cred         atlas.JWT
+		fresh, holds bool
+		overlaps     bool
+	}{
+		"cached":           {cred: jwt},
+		"no-cache":         {cred: jwt, fresh: true, overlaps: true},
+		"a delete":         {cred: jwt, holds: true, overlaps: true},
+		"no org, no fence": {cred: newJWT("", "u", time.Time{}), overlaps: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				slow := &slowAtlas{latency: 32 * ms}
+				c, err := New(slow, Config{TTL: time.Hour})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				create := func(fresh bool) {
+					if _, err := c.Create(context.Background(), own(tc.cred), fresh); err != nil {
+						t.Error(err)
+					}
+				}
+				_, _ = c.Create(t.Context(), own(other), false) // accepted
+				if tc.holds {
+					ended := begin(func() { _, _ = c.Delete(context.Background(), own(other)) })
+					defer func() { <-ended }()
+				}
+				slow.reset()
+				for range 100 {
+					go create(tc.fresh)
+					go create(tc.fresh)
+					after(ms)
+				}
+				after(time.Second)
+				creates, most := slow.creates.Load(), slow.most.Load()
+				if overlaps := most > 1; overlaps != tc.overlaps || creates > 20 || !overlaps && creates != 1 {
+					t.Errorf("%d calls for 200 callers, %d at a time; want overlapping: %v", creates, most, tc.overlaps)
+				}
+			})
+		})
+	}
+}
+
+// A caller who was throttled says so for all: what another call brings that left before does not change that.
+func TestAnAnswerDoesNotEndAHoldOff(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, d *testCache) {
+		d.calls.latency = 32 * ms
+		jwt := newJWT(orgA, "u", time.Time{})
+		older, younger := newSteppedCall(), newSteppedCall()
+		first := begin(func() { _, _ = d.Create(t.Context(), own(jwt), false, older.ask(d.world.ask(jwt))) })
+		second := begin(func() {
+			_, err := d.Create(t.Context(), own(jwt), false, younger.ask(func(context.Context) (Answer, error) {
+				return Answer{}, throttled(atlas.OpCreate, 7*time.Second)
+			}))
+			if err == nil || errors.Is(err, errHeldOff) {
+				t.Errorf("got %v, want Atlas's error", err)
+			}
+		})
+		after(8 * ms)
+		close(older.effect)
+		close(younger.effect)
+		close(younger.answer)
+		<-second
+		for range 2 {
+			if _, err := d.create(jwt); !errors.Is(err, errHeldOff) {
+				t.Errorf("got %v, want what Atlas said", err)
+			}
+			if !isClosed(first) {
+				close(older.answer)
+				<-first
+			}
+		}
+	})
+}

@@ -1,0 +1,109 @@
+package tokencache
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// waiterContext is the context of the nth waiter.
+func waiterContext(ctx context.Context, n int, sampled bool) context.Context {
+	return trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{15: byte(n)}, SpanID: trace.SpanID{6: byte(n >> 8), 7: byte(n)}, TraceFlags: trace.TraceFlags(0).WithSampled(sampled),
+	}))
+}
+
+// The parent of a shared call is its first waiter that is sampled, or the first at all; of the others, those that are sampled are
+// linked to, and not without bound.
+func TestCallTrace(t *testing.T) {
+	for name, test := range map[string]struct {
+		waiters       []int // negative: not sampled
+		parent, links int
+	}{
+		"one":                {[]int{1}, 1, 0},
+		"three":              {[]int{1, 2, 3}, 1, 2},
+		"none sampled":       {[]int{-1, -2}, 0, 0}, // so there is no span either
+		"the second sampled": {[]int{-1, 2, -3, 4}, 2, 1},
+		"not traced":         {[]int{0}, 0, 0}, // a root
+	} {
+		t.Run(name, func(t *testing.T) {
+			recorder := tracetest.NewSpanRecorder()
+			provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
+			var traced callTrace
+			for _, n := range test.waiters {
+				ctx := t.Context()
+				if n != 0 {
+					ctx = waiterContext(ctx, max(n, -n), n > 0)
+				}
+				traced.joined(ctx)
+			}
+			traced.begin(t.Context(), provider.Tracer(""), len(test.waiters))
+			traced.end(Result{}, nil)
+			ended := recorder.Ended()
+			if name == "none sampled" {
+				if len(ended) > 0 {
+					t.Errorf("%d spans", len(ended))
+				}
+				return
+			}
+			if parent := int(ended[0].Parent().SpanID()[7]); parent != test.parent {
+				t.Errorf("the parent is waiter %d, want %d", parent, test.parent)
+			}
+			if got := len(ended[0].Links()); got != test.links {
+				t.Errorf("%d links, want %d", got, test.links)
+			}
+		})
+	}
+}
+
+func TestCallTraceOfCrowd(t *testing.T) {
+	var traced callTrace
+	for n := range 1000 {
+		traced.joined(waiterContext(t.Context(), n+1, true))
+	}
+	if len(traced.waiters) != 1+maxLinks {
+		t.Errorf("%d of 1000 waiters are kept", len(traced.waiters))
+	}
+}
+
+// Each of the calls that overlap has a span of its own, below its own first waiter and with links to its own others.
+func TestOverlappingCallsAreTraced(t *testing.T) {
+	recorder := tracetest.NewSpanRecorder()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
+	synctest.Test(t, func(t *testing.T) {
+		tg := newOverlapGroup(t)
+		tg.tracer = provider.Tracer("")
+		var callers sync.WaitGroup
+		arrive := func(n int) {
+			callers.Go(func() { _, _ = tg.join(waiterContext(context.Background(), n, true), key{1}, false, tg.call) })
+			synctest.Wait()
+		}
+		arrive(1)
+		arrive(2)
+		arrive(3)
+		after(8 * ms)
+		synctest.Wait() // the call of 2 and 3 has left
+		arrive(4)
+		arrive(5)
+		arrive(6)
+		after(8 * ms)
+		synctest.Wait() // and so has that of the others
+		for range 3 {
+			tg.end <- ending{token: "token"}
+		}
+		callers.Wait()
+	})
+	got := map[int]int{}
+	for _, span := range recorder.Ended() {
+		got[int(span.Parent().SpanID()[7])] = len(span.Links())
+	}
+	if diff := cmp.Diff(map[int]int{1: 0, 2: 1, 4: 2}, got); diff != "" {
+		t.Errorf("links by the call's first waiter (-want +got):\n%s", diff)
+	}
+}

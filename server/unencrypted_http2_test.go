@@ -1,0 +1,112 @@
+package server_test
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// http2Caller speaks HTTP/2 to the plaintext REST listener, from the first byte on.
+func (s *service) http2Caller(t *testing.T) restCaller {
+	t.Helper()
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(transport.CloseIdleConnections)
+	return restCaller{base: "http://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}
+}
+
+// TestUnencryptedHTTP2: the plaintext REST listener speaks HTTP/2 to whoever begins with it, and HTTP/1.1 to everybody else.
+func TestUnencryptedHTTP2(t *testing.T) {
+	s := startService(t, plaintext)
+	c := s.http2Caller(t)
+	jwt := credential(s.atlas)
+	for _, op := range []operation{create, remove} {
+		got := c.call(testContext(t), op, jwt...)
+		map[operation]want{create: wantCreated, remove: wantDeleted}[op].check(t, got)
+	}
+	if got := c.call(testContext(t), create); got.Reason != "CREDENTIAL_MISSING" {
+		t.Errorf("without a credential: %+v", got)
+	}
+	if got := c.call(testContext(t), create, append(jwt, "x-large", strings.Repeat("x", 20<<10))...); !strings.Contains(got.Message, "larger than peer's advertised limit") {
+		t.Errorf("with headers over the limit: %+v", got)
+	}
+	wantCreated.check(t, s.restCaller(t).call(testContext(t), create, jwt...))
+
+	t.Run("settings", func(t *testing.T) {
+		framer := http2.NewFramer(nil, s.hostile(t, restListener, false).Conn)
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings, ok := frame.(*http2.SettingsFrame)
+		if !ok {
+			t.Fatalf("the first frame is %v", frame)
+		}
+		if most, ok := settings.Value(http2.SettingMaxConcurrentStreams); !ok || most != 100 {
+			t.Errorf("a connection may have %d streams", most)
+		}
+		if most, ok := settings.Value(http2.SettingMaxHeaderListSize); !ok || most < 16<<10 || most > 17<<10 {
+			t.Errorf("headers may have %d bytes", most)
+		}
+	})
+	t.Run("curl", func(t *testing.T) {
+		curl, err := exec.LookPath("curl")
+		if err != nil && os.Getenv("REQUIRE_TOOLS") == "1" { //nolint:forbidigo // a switch of the tests, which is set for all of them
+			t.Fatal(err)
+		} else if err != nil {
+			t.Skip(err)
+		}
+		out, err := exec.CommandContext(testContext(t), curl, "-sS", "--http2-prior-knowledge", "-w", " %{http_version} %{http_code}",
+			"-X", "POST", "-H", "Authorization: "+jwt[1], c.base+"/v1/ephemeral-token").CombinedOutput()
+		if err != nil || !strings.HasPrefix(string(out), `{"token":"`) || !strings.HasSuffix(string(out), " 2 201") {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+}
+
+// TestUnencryptedHTTP2Drain: calls in progress are answered, and the client is told to call elsewhere.
+func TestUnencryptedHTTP2Drain(t *testing.T) {
+	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 200 * time.Millisecond })
+	c := s.http2Caller(t)
+	gate := s.atlas.Hold(emulator.Create)
+	answer := make(chan outcome)
+	go func() { answer <- c.call(testContext(t), create, credential(s.atlas)...) }()
+	if err := gate.Wait(testContext(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	idle := s.hostile(t, restListener, false)
+	goneAway := make(chan error, 1)
+	go func() {
+		for {
+			frame, err := idle.framer.ReadFrame()
+			if _, ok := frame.(*http2.GoAwayFrame); ok || err != nil {
+				goneAway <- err
+				return
+			}
+		}
+	}()
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop() }()
+	if err := <-goneAway; err != nil {
+		t.Errorf("an idle client is not told to go away: %v", err)
+	}
+	select {
+	case err := <-stopped:
+		t.Fatalf("the server stopped with a call in progress: %v", err)
+	default:
+	}
+	gate.Release()
+	wantCreated.check(t, <-answer)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
