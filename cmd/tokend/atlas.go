@@ -4,88 +4,85 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server/certificate"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/measured"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
 )
 
-// atlasClient is the client that the flags describe, and the work that keeps its TLS files up to date.
-type atlasClient struct {
-	*atlas.Client
-	upkeep
-
-	mu    sync.Mutex                         // one replacement at a time, or an older one could win
-	roots *certificate.File[*x509.CertPool]  // nil: the system's
-	cert  *certificate.File[tls.Certificate] // nil: there is none
-}
-
-// client makes the Atlas client that the flags describe, or reports all validation errors; its Client is nil if they are of no
-// use.
-func (f *atlasFlags) client(log *slog.Logger) (*atlasClient, []error) {
-	c := &atlasClient{}
-	errs := flatten(c.watchRoots(f.CAFile, log), c.watchCertificate(f.ClientCertFile, f.ClientKeyFile, log))
-	roots, cert := c.tls()
-	client, err := atlas.New(atlas.Config{BaseURL: f.URL, Timeout: f.Timeout, UserAgent: userAgent(), RootCAs: roots, Certificate: cert})
+// open makes the client, and has it go by the files as they are at each time. It returns nil if the flags are of no use.
+func (f *atlasFlags) open(s *setup) atlas.IdentityProvider {
+	var (
+		client *atlas.Client
+		roots  func() *x509.CertPool
+		cert   func() tls.Certificate
+	)
+	present := func() (pool *x509.CertPool, shown *tls.Certificate) {
+		if roots != nil {
+			pool = roots()
+		}
+		if cert != nil {
+			c := cert()
+			shown = &c
+		}
+		return pool, shown
+	}
+	replace := func() { client.SetTLS(present()) }
+	roots = s.authorities("--atlas-ca-file", "atlas_ca", f.CAFile, x509.SystemCertPool, replace)
+	if f.ClientCertFile != "" || f.ClientKeyFile != "" {
+		cert = s.certificate("atlas", "atlas_client", f.ClientCertFile, f.ClientKeyFile, nil, replace)
+	}
+	pool, shown := present()
+	client, before, err := s.newAtlas(atlas.Config{BaseURL: f.URL, Timeout: f.Timeout, RootCAs: pool, Certificate: shown})
 	for _, err := range flatten(err) {
-		if !strings.HasPrefix(err.Error(), "HTTPS_PROXY") { // the one thing that is not about the URL
-			err = fmt.Errorf("--atlas-url: %w", err)
+		if strings.HasPrefix(err.Error(), "HTTPS_PROXY") { // the one thing that is not about the URL
+			s.errs = append(s.errs, err)
+		} else {
+			s.fail("--atlas-url", err)
 		}
-		errs = append(errs, err)
 	}
-	c.Client = client
-	return c, errs
+	if client != nil {
+		s.Atlas, s.atlas = before, client
+		f.checkPath(s)
+	}
+	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
+	s.CallCeiling = f.ceiling()
+	return before
 }
 
-func (c *atlasClient) watchRoots(file string, log *slog.Logger) error {
-	if file == "" {
-		return nil
-	}
-	roots, err := c.openCAs("atlas-ca-file", "atlas_ca", file, c.replaceTLS, log)
-	c.roots = roots
-	return err
-}
-
-func (c *atlasClient) watchCertificate(certFile, keyFile string, log *slog.Logger) error {
-	switch {
-	case certFile == "" && keyFile == "":
-		return nil
-	case certFile == "" || keyFile == "":
-		return errors.New("--atlas-cert-file and --atlas-key-file: a certificate needs its key, and a key its certificate")
-	}
-	cert, err := certificate.Open(certificate.Options[tls.Certificate]{
-		Name: "atlas_client", Paths: []string{certFile, keyFile}, Make: certificate.Pair, OnChange: c.replaceTLS, Logger: log,
-	})
+// newAtlas returns a client that makes one attempt per call, and the one before it, which is the one to call. What passes
+// between the two is measured.
+func (s *setup) newAtlas(cfg atlas.Config) (*atlas.Client, *resilient.Client, error) {
+	resilience := resilient.Config{OnChange: func(cause error) {
+		if cause == nil {
+			s.Logger.Info("Atlas answers again")
+			return
+		}
+		s.Logger.Warn("Atlas is down: calls are refused at once, but for one a second to see whether it is back", slog.String("cause", cause.Error()))
+	}}
+	cfg.UserAgent, cfg.MaxConns = userAgent(), resilience.Conns()
+	cfg.Tracer, cfg.Propagator = s.Tracer, s.Propagator
+	client, err := atlas.New(cfg)
 	if err != nil {
-		var errs []error
-		for _, err := range flatten(err) {
-			errs = append(errs, fmt.Errorf("--atlas-cert-file and --atlas-key-file: %w", err))
-		}
-		return errors.Join(errs...)
+		return nil, nil, err
 	}
-	c.cert = cert
-	c.keep(cert)
-	c.metrics = append(c.metrics, cert.Expiry())
-	return nil
+	requests := measured.New(client)
+	before, err := resilient.New(requests, resilience)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.register(requests, measured.Resilience(before.Stats))
+	return client, before, nil
 }
 
-// tls is what the files say at present.
-func (c *atlasClient) tls() (roots *x509.CertPool, cert *tls.Certificate) {
-	if c.roots != nil {
-		roots = c.roots.Get()
+// checkPath looks at the one part of the URL that somebody gets wrong who has copied it.
+func (f *atlasFlags) checkPath(s *setup) {
+	switch path := strings.TrimRight(f.URL, "/"); {
+	case strings.HasSuffix(path, "/ephemeral-token"):
+		s.fail("--atlas-url", errors.New("it is Atlas's base URL, to which tokend adds the path: leave out /ephemeral-token at its end"))
+	case !strings.HasSuffix(path, "/v1"):
+		s.Logger.Warn("Atlas's base URL usually ends in /v1", slog.String("of", "--atlas-url"), slog.String("url", f.URL))
 	}
-	if c.cert != nil {
-		present := c.cert.Get()
-		cert = &present
-	}
-	return roots, cert
-}
-
-func (c *atlasClient) replaceTLS() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.SetTLS(c.tls())
 }

@@ -17,7 +17,7 @@ func TestAuditRecordsLost(t *testing.T) {
 	t.Parallel()
 	const full = "/dev/full" // takes nothing: ENOSPC
 	if _, err := os.Stat(full); err != nil {
-		lacking(t, err)
+		missingTool(t, err)
 	}
 	s := startServe(t, "--audit-file="+full)
 	client := newHTTPClient(t, nil)
@@ -26,6 +26,9 @@ func TestAuditRecordsLost(t *testing.T) {
 		if err != nil || got.status != http.StatusCreated {
 			t.Fatalf("%v, %d %s", err, got.status, got.body)
 		}
+	}
+	if metrics := probe(t, s.admin, "/metrics"); !strings.Contains(metrics, "\ntokend_audit_records_lost_total 3\n") {
+		t.Error("/metrics does not count three lost records")
 	}
 	log := s.stderr.String()
 	if strings.Count(log, `"level":"ERROR","msg":"audit records are lost","cause":"write /dev/full: no space left on device"`) != 1 {

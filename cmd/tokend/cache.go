@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,62 +19,50 @@ type cacheFlags struct {
 }
 
 func (f *cacheFlags) declare(flags flags) {
-	flags.duration(&f.TTL, "cache-ttl", "0", "Remember a token for so long; 0 remembers nothing. Without --cache-redis-url that is right for one replica only.")
-	flags.duration(&f.StaleIfError, "cache-stale-if-error", "0", "Keep a token for so much longer, to hand it out when Atlas fails; never across a delete.")
+	flags = flags.about(aboutRemembering)
+	flags.duration(&f.TTL, false, "cache-ttl", "0", "Remember a token for so long; 0 remembers nothing. Without --cache-redis-url that is right for one replica only.")
+	flags.duration(&f.StaleIfError, false, "cache-stale-if-error", "0", "Keep a token for so much longer, to hand it out when Atlas fails; never across a delete.")
 	flags.text(&f.RedisURL, "cache-redis-url", "", "URL", "Redis or Valkey in which replicas remember together: redis://HOST:PORT, rediss:// for TLS, or unix:///PATH. ?master_set=NAME is for Sentinel, ?addr=HOST:PORT for more sentinels or nodes of a cluster.")
 	flags.file(&f.RedisCAFile, "cache-redis-ca-file", "Authorities to trust for rediss:// beside the system's, PEM. A replaced file is picked up.")
 	flags.file(&f.RedisPasswordFile, "cache-redis-password-file", "File with the password of Redis, which its sentinels are given as well. A replaced file is picked up.")
 }
 
-// config is what the flags mean, or the validation errors, but for those that tokencache finds.
-func (f *cacheFlags) config(log *slog.Logger) (tokencache.Config, upkeep, []error) {
-	var (
-		files upkeep
-		errs  []error
-		cfg   = tokencache.Config{TTL: f.TTL, StaleIfError: f.StaleIfError}
-	)
+// open reads the files. What else is wrong, tokencache finds.
+func (f *cacheFlags) open(s *setup) {
+	s.Cache = tokencache.Config{TTL: f.TTL, StaleIfError: f.StaleIfError}
 	if f.RedisURL != "" {
-		cfg.Redis = &tokencache.RedisConfig{URL: f.RedisURL}
-		errs = flatten(f.openRedisCA(&files, cfg.Redis, log), f.openRedisPassword(&files, cfg.Redis, log))
-		return cfg, files, errs
+		s.Cache.Redis = &tokencache.RedisConfig{URL: f.RedisURL}
+		f.openRedis(s)
+		return
 	}
+	ignored := errors.New("without --cache-redis-url it would be ignored")
 	if f.RedisCAFile != "" {
-		errs = append(errs, errors.New("--cache-redis-ca-file: without --cache-redis-url it would be ignored"))
+		s.fail("--cache-redis-ca-file", ignored)
 	}
 	if f.RedisPasswordFile != "" {
-		errs = append(errs, errors.New("--cache-redis-password-file: without --cache-redis-url it would be ignored"))
+		s.fail("--cache-redis-password-file", ignored)
 	}
-	return cfg, files, errs
 }
 
-func (f *cacheFlags) openRedisCA(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
-	switch {
-	case f.RedisCAFile == "":
-		return nil
-	case !strings.HasPrefix(f.RedisURL, "rediss://"):
-		return errors.New("--cache-redis-ca-file: it would be ignored, since --cache-redis-url is not rediss://")
+func (f *cacheFlags) openRedis(s *setup) {
+	if f.RedisCAFile != "" && !strings.HasPrefix(f.RedisURL, "rediss://") {
+		s.fail("--cache-redis-ca-file", errors.New("it would be ignored, since --cache-redis-url is not rediss://"))
+	} else {
+		s.Cache.Redis.RootCAs = s.authorities("--cache-redis-ca-file", "redis_ca", f.RedisCAFile, x509.SystemCertPool, nil)
 	}
-	roots, err := files.openCAs("cache-redis-ca-file", "redis_ca", f.RedisCAFile, nil, log)
-	if err != nil {
-		return err
-	}
-	cfg.RootCAs = roots.Get
-	return nil
-}
-
-func (f *cacheFlags) openRedisPassword(files *upkeep, cfg *tokencache.RedisConfig, log *slog.Logger) error {
 	if f.RedisPasswordFile == "" {
-		return nil
+		return
 	}
-	log = log.With(slog.String("file", f.RedisPasswordFile))
-	password, err := reload.New([]string{f.RedisPasswordFile}, parsePassword, func(string) { log.Info("password of Redis replaced") },
-		reload.Report(log, "password of Redis"))
+	log := s.Logger.With(slog.String("file", f.RedisPasswordFile))
+	password, err := reload.Watch(s.files, reload.Files[string]{
+		Paths: []string{f.RedisPasswordFile}, What: "redis_password", Parse: parsePassword, Logger: log,
+		OnChange: func(string) { log.Info("password of Redis replaced") },
+	})
 	if err != nil {
-		return secretFileError("cache-redis-password-file", f.RedisPasswordFile, err)
+		s.failSecret("--cache-redis-password-file", f.RedisPasswordFile, err)
 	}
-	cfg.Password = password.Get
-	files.keep(password)
-	return nil
+	s.warnIfPublic("--cache-redis-password-file", f.RedisPasswordFile)
+	s.Cache.Redis.Password = password
 }
 
 // parsePassword takes the password out of its file: one line, which may have spaces in it.

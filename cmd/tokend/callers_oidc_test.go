@@ -35,7 +35,11 @@ callers:
 		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
 		"--policy-file=" + policy, "--oidc-ca-file=" + ca,
 	}
-	if got := tokend(t, append([]string{"config"}, flags...)...); got.code != 0 || !strings.Contains(got.stdout, "\nClient certificates are asked for and verified, not demanded: the policy has rules for callers without one.\n") {
+	if got := tokend(t, append([]string{"config"}, flags...)...); got.code != 2 || !strings.Contains(got.stderr, "--policy-file: OIDC issuer "+issuer.URL+": ") || !strings.Contains(got.stderr, "certificate signed by unknown authority") {
+		t.Errorf("config, with another's authority: %d\n%s%s", got.code, got.stdout, got.stderr)
+	}
+	trusted := writeFile(t, "issuer-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
+	if got := tokend(t, append([]string{"config", "--oidc-ca-file=" + trusted}, flags[:len(flags)-1]...)...); got.code != 0 || !strings.Contains(got.stdout, "\nClient certificates are asked for and verified, not demanded: the policy has rules for callers without one.\n") {
 		t.Errorf("config: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	s := invocation{args: slices.Concat([]string{"serve"}, freePorts, flags, atlasFlags(t, em))}.awaitServing(t, em)
@@ -58,7 +62,7 @@ callers:
 	if got := call(http.MethodDelete); got.status != http.StatusForbidden {
 		t.Errorf("a delete that the policy does not allow: %d %s", got.status, got.body)
 	}
-	if got := identityCall(t, s, certs, http.MethodDelete); got.status != http.StatusNoContent {
+	if got := certificateCall(t, s, certs, http.MethodDelete); got.status != http.StatusNoContent {
 		t.Errorf("with a certificate: %d %s", got.status, got.body)
 	}
 	got, err := do(client, newRequest(t, http.MethodPost, "https://"+s.http+restPath, ""))

@@ -101,10 +101,13 @@ func probe(t *testing.T, admin, path string) string {
 	return fmt.Sprintf("%d %s", got.status, strings.TrimSuffix(got.body, "\n"))
 }
 
-// newRPCClient calls the service over plaintext gRPC.
+// newRPCClient calls the service over plaintext gRPC, at host:port or unix:/path.
 func newRPCClient(t *testing.T, addr string) ephemeraltokenv1.EphemeralTokenServiceClient {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if !strings.HasPrefix(addr, "unix:") {
+		addr = "passthrough:///" + addr
+	}
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}

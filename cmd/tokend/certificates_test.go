@@ -67,7 +67,9 @@ func sign(t *testing.T, cert, parent *x509.Certificate, parentKey *ecdsa.Private
 		parent, parentKey = cert, key
 	}
 	cert.SerialNumber = big.NewInt(time.Now().UnixNano())
-	cert.NotBefore, cert.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if cert.NotAfter.IsZero() {
+		cert.NotBefore, cert.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	}
 	der, err := x509.CreateCertificate(rand.Reader, cert, parent, key.Public(), parentKey)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,8 @@ type invocation struct {
 	executing      bool             // a command of ours, not one that cobra adds
 	settings       []setting        // of the command, in the order of its help
 	invalid        validationErrors // that parsing found; the command adds its own before it stops for them
+	otel           variables        // OpenTelemetry's
+	notifySocket   string           // where a service manager listens, if one does
 	stdout, stderr io.Writer
 }
 
@@ -32,7 +34,7 @@ type setting struct{ flag, value, source string }
 
 // parse reads arguments and environment. What is wrong with them is reported when the invocation runs.
 func parse(args, environ []string, stdout, stderr io.Writer) *invocation {
-	in := &invocation{stdout: stdout, stderr: stderr}
+	in := &invocation{stdout: stdout, stderr: stderr, notifySocket: notifySocket(environ), otel: otelVariables(environ)}
 	root := in.newRoot()
 	in.root = root
 	root.SetArgs(args)
@@ -92,8 +94,10 @@ func (in *invocation) newRoot() *cobra.Command {
 		{"serve", "Serve gRPC and REST until SIGTERM.", &serveCommand{}},
 		{"dev", "Try it: serve with an emulated Atlas in the same process. Nothing in it is real.", &devCommand{}},
 		{"config", "Check the settings of serve and show them, without serving.", &configCommand{}},
+		{"doctor", "Find out what is wrong with the settings of serve, and with all that they name.", &doctorCommand{}},
 		{"healthcheck", "Exit 0 if the tokend on this machine is alive, 1 if not.", &healthcheckCommand{}},
 		{"version", "Print the version.", versionCommand{}},
+		{"man", "Write the man pages into a directory.", &manCommand{}},
 	} {
 		c := &cobra.Command{
 			Use:   sub.name,
@@ -103,11 +107,14 @@ func (in *invocation) newRoot() *cobra.Command {
 				return sub.command.execute(c.Context(), in)
 			},
 			ValidArgsFunction: cobra.NoFileCompletions,
+			Hidden:            sub.name == "man", // for whoever makes packages
 		}
 		c.Flags().SortFlags = false
-		sub.command.declare(flags{c})
+		sub.command.declare(flags{command: c})
 		root.AddCommand(c)
-		names = append(names, sub.name)
+		if !c.Hidden {
+			names = append(names, sub.name)
+		}
 	}
 	return root
 }
@@ -125,7 +132,11 @@ func usage(c *cobra.Command) error {
 			}
 		}
 	}
-	fmt.Fprintf(&text, "\nFlags:\n%s", c.LocalFlags().FlagUsagesWrapped(100))
+	for _, topic := range topics {
+		if settings := settingsAbout(c, topic); settings.HasFlags() {
+			fmt.Fprintf(&text, "\n%s:\n%s", heading(topic), settings.FlagUsagesWrapped(100))
+		}
+	}
 	_, err := io.WriteString(c.OutOrStdout(), text.String())
 	return err
 }

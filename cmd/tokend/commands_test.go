@@ -3,13 +3,21 @@
 package main_test
 
 import (
+	"crypto"
+	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/server/svid/svidtest"
 )
 
 func TestHelp(t *testing.T) {
@@ -18,7 +26,7 @@ func TestHelp(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"--help"}, []string{"Usage: tokend <command>", "\n  serve ", "\n  dev ", "\n  config ", "\n  healthcheck ", "\n  version ", "\n  completion "}},
+		{[]string{"--help"}, []string{"Usage: tokend <command>", "\n  serve ", "\n  dev ", "\n  config ", "\n  doctor ", "\n  healthcheck ", "\n  version ", "\n  completion "}},
 		{[]string{"serve", "--help"}, []string{
 			"--grpc-addr HOST:PORT", "Default: 127.0.0.1:9090", "($TOKEND_GRPC_ADDR)", "--http-addr HOST:PORT", "--admin-addr HOST:PORT", "--tls-cert-file FILE",
 			"--tls-key-file FILE", "--tls-client-ca-file FILE", "--plaintext", "--atlas-url URL", "Default: https://atlas.forsta.io/v1", "--atlas-ca-file FILE",
@@ -28,6 +36,7 @@ func TestHelp(t *testing.T) {
 		{[]string{"completion", "--help"}, []string{"bash", "zsh", "fish", "powershell"}},
 		{[]string{"dev", "-h"}, []string{"Nothing in it is real", "--grpc-addr HOST:PORT", "--service-identity", "($TOKEND_SERVICE_IDENTITY)"}},
 		{[]string{"config", "--help"}, []string{"--atlas-url URL"}},
+		{[]string{"doctor", "--help"}, []string{"--atlas-url URL", "--json", "--timeout DURATION", "($TOKEND_TIMEOUT)"}},
 		{[]string{"healthcheck", "--help"}, []string{"--admin-addr HOST:PORT"}},
 	} {
 		got := tokend(t, test.args...)
@@ -46,12 +55,45 @@ func TestHelp(t *testing.T) {
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	got := tokend(t, "version")
-	if got.code != 0 || !regexp.MustCompile(`^tokend \S+ go1\.\S+ \w+/\w+\n$`).MatchString(got.stdout) || got.stderr != "" {
+	if got.code != 0 || !regexp.MustCompile(`^tokend \S+ \(commit 0123456789ab of 2026-01-02T03:04:05Z\) go1\.\S+ \w+/\w+\n$`).MatchString(got.stdout) || got.stderr != "" {
 		t.Errorf("%+v", got)
 	}
 	flag := invocation{args: []string{"--version"}, env: []string{"TOKEND_LOG_LEVEL=debug"}}.run(t)
 	if want := strings.Replace(got.stdout, "tokend ", "tokend version ", 1); flag != (result{0, want, ""}) {
 		t.Errorf("%+v, want %s", flag, want)
+	}
+}
+
+// The man pages say what the help does, and man can read them.
+func TestMan(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if got := tokend(t, "man", "--dir="+dir); got != (result{}) {
+		t.Fatalf("%+v", got)
+	}
+	pages, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(pages) != 7 {
+		t.Errorf("pages %q, %v", pages, err)
+	}
+	if _, err := exec.LookPath("groff"); err != nil {
+		missingTool(t, err)
+	}
+	plain := func(page string) string {
+		t.Helper()
+		got := command(t, "groff", "-man", "-Kutf8", "-Tutf8", "-P-cbou", "-ww", page)
+		if got.code != 0 || got.stderr != "" || !strings.Contains(got.stdout, "SYNOPSIS") {
+			t.Errorf("%s: exit status %d\n%s", page, got.code, got.stderr)
+		}
+		return got.stdout
+	}
+	for _, page := range pages {
+		plain(page)
+	}
+	serve := plain(filepath.Join(dir, "tokend-serve.1"))
+	for _, s := range readSettings(t, invocation{args: []string{"config"}}) {
+		if !regexp.MustCompile(s.flag + `\s`).MatchString(serve) {
+			t.Errorf("tokend-serve(1) has no %s:\n%s", s.flag, serve)
+		}
 	}
 }
 
@@ -64,7 +106,7 @@ func TestCompletion(t *testing.T) {
 		want  []string
 		ends  string
 	}{
-		{[]string{""}, []string{"serve\t", "dev\t", "completion\t"}, noFiles},
+		{[]string{""}, []string{"serve\t", "dev\t", "doctor\t", "completion\t"}, noFiles},
 		{[]string{"serve", "--tls"}, []string{"--tls-cert-file\t", "--tls-key-file\t"}, noFiles},
 		{[]string{"serve", "--log-level", ""}, []string{"debug\n", "warn\n"}, noFiles},
 		{[]string{"serve", "--policy-file", "/et"}, nil, files},
@@ -116,26 +158,38 @@ func readSettings(t *testing.T, in invocation) []setting {
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)
+	agent := svidtest.StartAgent(t, svidtest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
+	issuer := authtest.NewIssuer(t) // which config asks, as it does the agent
+	issuer.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
+	issuerCA := writeFile(t, "issuer-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
 	other := map[string]string{ // than the default, for each setting
-		"--cache-ttl": "30s", "--cache-stale-if-error": "10m", "--cache-redis-url": "rediss://127.0.0.1:1",
+		"--grpc-socket-mode": "0660", "--grpc-socket-group": strconv.Itoa(os.Getgid()),
+		"--max-connections": "7", "--caller-rate": "7", "--cache-ttl": "30s", "--cache-stale-if-error": "10m", "--cache-redis-url": "rediss://127.0.0.1:1",
 		"--cache-redis-ca-file": certs.caFile, "--cache-redis-password-file": writeFile(t, "password", []byte("hunter2\n")),
-		"--grpc-addr": "0.0.0.0:1", "--http-addr": "0.0.0.0:2", "--admin-addr": "0.0.0.0:3", "--drain-timeout": "1m",
-		"--log-level": "debug", "--log-format": "text", "--tls-cert-file": certs.serverCert, "--tls-key-file": certs.serverKey,
-		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--atlas-url": "https://atlas.example/v1",
+		"--grpc-addr": "0.0.0.0:1", "--http-addr": "0.0.0.0:2", "--admin-addr": "0.0.0.0:3", "--drain-delay": "1s",
+		"--drain-timeout": "1m",
+		"--log-level":     "debug", "--log-format": "text", "--tls-cert-file": certs.serverCert, "--tls-key-file": certs.serverKey,
+		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--debug-pprof": "true", "--atlas-url": "https://atlas.example/v1",
 		"--atlas-ca-file": certs.caFile, "--atlas-timeout": "3s",
 		"--atlas-cert-file": certs.clientCert, "--atlas-key-file": certs.clientKey,
 		"--atlas-userauthtoken-file": writeFile(t, "secret", []byte("secret\n")), "--audit-file": filepath.Join(t.TempDir(), "audit"),
 		"--policy-file":  writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n")),
-		"--oidc-ca-file": certs.caFile,
+		"--oidc-ca-file": issuerCA, "--spiffe-socket": agent.Addr(),
+		"--docs": "true", "--cors-origin": "https://app.example.com,http://localhost:3000",
 	}
 	withIssuer := writeFile(t, "issuer.yaml", []byte(strings.Join([]string{
 		"profiles: {acme: {userauthtoken_file: " + other["--atlas-userauthtoken-file"] + "}}",
-		`callers: [{oidc: {issuer: "https://127.0.0.1:1", audience: a, subject: s}, allow: [CreateToken], profile: acme}]`,
+		`callers: [{oidc: {issuer: "` + issuer.URL + `", audience: a, subject: s}, allow: [CreateToken], profile: acme}]`,
 	}, "\n")))
 	defaults := readSettings(t, invocation{args: []string{"config"}})
 	help := tokend(t, "serve", "--help").stdout
 	if len(defaults) != len(other) || strings.Count(help, "\n      --") != len(other) {
 		t.Errorf("config shows %d settings, serve's help %d, want %d", len(defaults), strings.Count(help, "\n      --"), len(other))
+	}
+	for _, topic := range []string{"Listeners", "TLS", "Atlas", "Who may call", "Browsers", "Remembering", "Limits", "Stopping", "Logging", "Flags"} {
+		if !strings.Contains(help, "\n\n"+topic+":\n  ") {
+			t.Errorf("serve's help has nothing under %s:\n%s", topic, help)
+		}
 	}
 	for _, s := range defaults {
 		variable := "TOKEND_" + strings.ToUpper(strings.ReplaceAll(strings.TrimPrefix(s.flag, "--"), "-", "_"))
@@ -155,6 +209,10 @@ func TestConfig(t *testing.T) {
 			in.args = append(in.args, "--cache-ttl=1s", "--cache-redis-url="+other["--cache-redis-url"])
 		case strings.HasPrefix(s.flag, "--cache-") && s.flag != "--cache-ttl":
 			in.args = append(in.args, "--cache-ttl=1s")
+		case s.flag == "--grpc-socket-mode":
+			in.args = append(in.args, "--grpc-addr=unix:/tmp/s")
+		case s.flag == "--grpc-socket-group":
+			in.args = append(in.args, "--grpc-addr=unix:/tmp/s", "--grpc-socket-mode=0660")
 		case s.flag == "--atlas-userauthtoken-file":
 			needs = []string{"cert", "key", "client-ca"}
 		case strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr"):

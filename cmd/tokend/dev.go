@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -19,12 +18,14 @@ import (
 // cannot be mistaken for the real thing.
 type devCommand struct {
 	listenFlags
+	browserFlags
 
 	ServiceIdentity bool
 }
 
 func (c *devCommand) declare(flags flags) {
-	c.listenFlags.declare(flags)
+	c.listenFlags.declare(flags, "0s") // nobody but its user sends it calls
+	c.browserFlags.declare(flags, true)
 	flags.boolean(&c.ServiceIdentity, "service-identity", "Hold the identity of an emulated org, for a caller that has a client certificate and no Atlas secret. The certificates are made for the occasion.")
 }
 
@@ -32,60 +33,58 @@ func (c *devCommand) declare(flags flags) {
 const devJWTLifetime = 24 * time.Hour
 
 func (c *devCommand) execute(ctx context.Context, in *invocation) error {
+	c.Docs = c.Docs && c.HTTPAddr != "" // they are on by themselves, which is no mistake
 	em, err := emulator.Start(emulator.Config{JWTLifetime: devJWTLifetime})
 	if err != nil {
 		return err
 	}
 	defer em.Close()
+	open := c.passthrough
 	if c.ServiceIdentity {
-		return c.serveIdentity(ctx, in, em)
+		open = c.profile
 	}
-	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), UserAgent: userAgent()})
+	s, access, err := open(in, em)
 	if err != nil {
 		return err
 	}
-	defer client.CloseIdleConnections()
-	cfg := c.config(in.stderr)
-	cfg.Atlas = client
-	errs := c.checkLocal()
-	for _, err := range flatten(cfg.Validate()) {
-		if !errors.Is(err, server.ErrExposed) { // checkLocal has said it
-			errs = append(errs, nameFlag(err))
-		}
-	}
-	if err := in.check(errs...); err != nil {
-		return err
-	}
-	routeGRPCLog(cfg.Logger)
-	srv, err := server.New(cfg)
-	if err != nil {
-		return err
-	}
-	fmt.Fprint(in.stdout, devGuide(srv, devAccess{
-		intro:   "export ATLAS_JWT=" + em.Org(0).JWT() + "\n",
-		scheme:  "http",
-		curl:    `-H "Authorization: JWT $ATLAS_JWT" `,
-		grpcurl: `-plaintext -H "authorization: JWT $ATLAS_JWT" `,
-	}))
-	return srv.Run(ctx)
+	c.checkLocal(s)
+	return s.serve(ctx, in, func(srv *server.Server) { fmt.Fprint(in.stdout, devGuide(srv, access, c.Docs)) })
 }
 
-// checkLocal reports addresses beyond loopback. server.Config refuses the first two as well, but with advice that does
-// not apply here, and lets the third be where it is told to.
-func (c *devCommand) checkLocal() []error {
-	var errs []error
+// passthrough serves whoever has the JWT that it prints.
+func (c *devCommand) passthrough(in *invocation, em *emulator.Emulator) (*setup, devAccess, error) {
+	s := newSetup(&c.listenFlags, c.logger(in.stderr))
+	s.openTraces(in.otel)
+	_, client, err := s.newAtlas(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
+	if err != nil {
+		return nil, devAccess{}, err
+	}
+	s.Atlas, s.Plaintext = client, true // on loopback only, see checkLocal
+	c.open(s)
+	s.validate(false)
+	return s, devAccess{
+		intro:   "export ATLAS_JWT=" + em.Org(0).JWT() + "\n",
+		scheme:  "http",
+		page:    "Authorize wants JWT, a space, and the JWT from above",
+		curl:    `-H "Authorization: JWT $ATLAS_JWT" `,
+		grpcurl: `-plaintext -H "authorization: JWT $ATLAS_JWT" `,
+	}, nil
+}
+
+// checkLocal reports addresses beyond loopback.
+func (c *devCommand) checkLocal(s *setup) {
 	for _, l := range []struct{ flag, addr string }{{"grpc-addr", c.GRPCAddr}, {"http-addr", c.HTTPAddr}, {"admin-addr", c.AdminAddr}} {
 		if l.addr != "" && !listen.IsLocal(l.addr) {
-			errs = append(errs, fmt.Errorf("--%s: tokend dev listens on loopback only, not on %s", l.flag, l.addr))
+			s.fail("--"+l.flag, fmt.Errorf("tokend dev listens on loopback only, not on %s", l.addr))
 		}
 	}
-	return errs
 }
 
 // devAccess is how whoever tries it gets in.
 type devAccess struct {
 	intro         string // what to read, and to paste first
 	scheme        string // of REST
+	page          string // what to do on the API's page; "" if a browser does not get there as it is
 	curl, grpcurl string // arguments, with a space after them
 	refused       *devAccess
 }
@@ -102,7 +101,7 @@ func (a devAccess) rpc(addr net.Addr, method string) string {
 }
 
 // devGuide is what to paste into another terminal.
-func devGuide(srv *server.Server, access devAccess) string {
+func devGuide(srv *server.Server, access devAccess, docs bool) string {
 	lines := []string{
 		"NOTHING HERE IS REAL: Atlas is an emulator in this process, and its tokens work nowhere else.",
 		"Ctrl-C ends it. Paste into another terminal, in the same directory:",
@@ -111,6 +110,9 @@ func devGuide(srv *server.Server, access devAccess) string {
 	}
 	if addr := srv.HTTPAddr(); addr != nil {
 		lines = append(lines, "", "# over REST: get the token, delete it", access.rest(addr, "POST"), access.rest(addr, "DELETE"))
+		if docs && access.page != "" {
+			lines = append(lines, "", fmt.Sprintf("# or in a browser: %s://%s/docs, where %s", access.scheme, addr, access.page))
+		}
 	}
 	if addr := srv.GRPCAddr(); addr != nil {
 		lines = append(lines, "", "# over gRPC: the same two (where grpcurl is installed, `grpcurl` alone does for `go tool … grpcurl`)",

@@ -111,6 +111,21 @@ func TestDev(t *testing.T) {
 			}
 		}
 	})
+	t.Run("page", func(t *testing.T) {
+		if !strings.Contains(d.stdout.String(), "\n# or in a browser: http://"+d.http+"/docs, where ") {
+			t.Errorf("the guide does not tell of it:\n%s", d.stdout)
+		}
+		if got := probe(t, d.http, "/docs"); !strings.HasPrefix(got, "200 <!doctype html>") {
+			t.Errorf("/docs: %s", got)
+		}
+		without := startDev(t, "--docs=false")
+		if got := probe(t, without.http, "/docs"); !strings.HasPrefix(got, "404 ") || strings.Contains(without.stdout.String(), "browser") {
+			t.Errorf("with --docs=false: %s\n%s", got, without.stdout)
+		}
+		// Without REST there is no page, and by default that is no mistake.
+		withoutREST := invocation{args: slices.Concat([]string{"dev"}, freePorts, []string{"--http-addr="})}.start(t)
+		withoutREST.awaitOutput(t, withoutREST.stdout, guideEnd)
+	})
 	t.Run("both calls", func(t *testing.T) {
 		first := grpcurlToken(t, call(t, "CreateToken"))
 		if first == "" {
@@ -266,11 +281,11 @@ func paste(t *testing.T, export, line string) result {
 	switch word, _, _ := strings.Cut(line, " "); word {
 	case "curl":
 		if _, err := exec.LookPath("curl"); err != nil {
-			lacking(t, err)
+			missingTool(t, err)
 		}
 	case "go":
 		if _, err := grpcurlBinary(); err != nil {
-			lacking(t, errors.New("grpcurl cannot be built here"))
+			missingTool(t, errors.New("grpcurl cannot be built here"))
 		}
 	}
 	return command(t, "sh", "-c", export+"\n"+line)

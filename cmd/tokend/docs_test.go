@@ -181,7 +181,7 @@ func TestShellWords(t *testing.T) {
 func TestPagesSettings(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
-	for _, command := range []string{"serve", "dev", "config", "healthcheck"} {
+	for _, command := range []string{"serve", "dev", "config", "doctor", "healthcheck", "man"} {
 		var help strings.Builder
 		if err := run(t.Context(), []string{command, "--help"}, nil, &help, io.Discard); err != nil {
 			t.Fatal(err)

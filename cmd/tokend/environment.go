@@ -18,7 +18,7 @@ func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// variables are the environment's TOKEND_ variables.
+// variables are those of the environment that begin with TOKEND_, or with OTEL_.
 type variables map[string]string
 
 func tokendVariables(environ []string) variables {
@@ -78,16 +78,30 @@ func (vars variables) unknown(selected *cobra.Command) []error {
 			used[name] = used[name] || c == selected
 		})
 	}
+	shares := selected.Name() == "healthcheck" || selected.Name() == "version"
+	page := selected
+	if serve, _, err := selected.Root().Find([]string{"serve"}); err == nil && shares {
+		page = serve
+	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		switch {
 		case !known[name]:
-			errs = append(errs, fmt.Errorf("%s: there is no such setting; see tokend serve --help", name))
-		case !used[name] && selected.Name() != "healthcheck" && selected.Name() != "version":
+			errs = append(errs, fmt.Errorf("%s: there is no such setting%s; see %s --help", name, didYouMean("", nearestVariable(name, page)), page.CommandPath()))
+		case !used[name] && !shares:
 			errs = append(errs, fmt.Errorf("%s: tokend %s would ignore it; unset it", name, selected.Name()))
 		}
 	}
 	return errs
+}
+
+// nearestVariable finds the command's variable that has nearly that name.
+func nearestVariable(name string, c *cobra.Command) string {
+	near, _ := nearest(strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, envPrefix), "_", "-")), c)
+	if near == "" {
+		return ""
+	}
+	return envName(strings.TrimPrefix(near, "--"))
 }
 
 // checkProxy reports a proxy setting that net/http would silently ignore, calling Atlas around the proxy. The value may
@@ -106,4 +120,29 @@ func checkProxy(environ []string) error {
 		}
 	}
 	return nil
+}
+
+// otelPrefix is that of the variables that all programs with OpenTelemetry share. A name that tokend does not know may be for others.
+const otelPrefix = "OTEL_"
+
+// otelVariables are those that have a value: to OpenTelemetry an empty one is none.
+func otelVariables(environ []string) variables {
+	vars := variables{}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if value = strings.TrimSpace(value); strings.HasPrefix(name, otelPrefix) && value != "" {
+			vars[name] = value
+		}
+	}
+	return vars
+}
+
+// notifySocket is where systemd wants to hear from services of Type=notify.
+func notifySocket(environ []string) string {
+	for _, entry := range environ {
+		if path, ok := strings.CutPrefix(entry, "NOTIFY_SOCKET="); ok {
+			return path
+		}
+	}
+	return ""
 }

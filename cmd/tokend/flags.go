@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,12 +13,40 @@ import (
 )
 
 // flags declares the settings of a command, each a flag and an environment variable: --atlas-url is TOKEND_ATLAS_URL.
-type flags struct{ command *cobra.Command }
+type flags struct {
+	command *cobra.Command
+	topic   string // under which the help has them
+}
+
+// The topics of the help, in its order. What has none comes last.
+const (
+	aboutListeners   = "Listeners"
+	aboutTLS         = "TLS"
+	aboutAtlas       = "Atlas"
+	aboutCallers     = "Who may call"
+	aboutBrowsers    = "Browsers"
+	aboutRemembering = "Remembering"
+	aboutLimits      = "Limits"
+	aboutStopping    = "Stopping"
+	aboutLogging     = "Logging"
+)
+
+var topics = []string{aboutListeners, aboutTLS, aboutAtlas, aboutCallers, aboutBrowsers, aboutRemembering, aboutLimits, aboutStopping, aboutLogging, ""}
+
+// topicKey is the annotation of a flag that has its topic.
+const topicKey = "tokend_topic"
+
+// about declares settings under a topic.
+func (f flags) about(topic string) flags {
+	f.topic = topic
+	return f
+}
 
 // value is a flag's.
 type value struct {
 	text        string // as it was given
 	placeholder string // in the help
+	separator   string // between what it is given at each time; "" if only the last counts
 	set         func(text string) error
 }
 
@@ -25,6 +54,9 @@ func (v *value) String() string { return v.text }
 func (v *value) Type() string   { return v.placeholder }
 
 func (v *value) Set(text string) error {
+	if v.separator != "" && v.text != "" {
+		text = v.text + v.separator + text
+	}
 	if err := v.set(text); err != nil {
 		return err
 	}
@@ -53,16 +85,24 @@ func (f flags) oneOf(p *string, name, initial, placeholder, help string, choices
 	})
 }
 
-// duration takes what is not negative.
-func (f flags) duration(p *time.Duration, name, initial, help string) {
-	f.durationFrom(0, "must be a duration such as 30s or 5m, or 0", p, name, initial, help)
+// count takes a number that is not negative.
+func (f flags) count(p *int, name, initial, help string) {
+	f.add(name, initial, "NUMBER", help, cobra.NoFileCompletions, func(text string) error {
+		n, err := strconv.ParseUint(text, 10, 31)
+		if err != nil {
+			return errors.New("must be a whole number such as 500, or 0")
+		}
+		*p = int(n)
+		return nil
+	})
 }
 
-func (f flags) positiveDuration(p *time.Duration, name, initial, help string) {
-	f.durationFrom(1, "must be a duration above zero such as 500ms or 10s", p, name, initial, help)
-}
-
-func (f flags) durationFrom(least time.Duration, otherwise string, p *time.Duration, name, initial, help string) {
+// duration takes what is not negative, nor 0 if positive says so.
+func (f flags) duration(p *time.Duration, positive bool, name, initial, help string) {
+	least, otherwise := time.Duration(0), "must be a duration such as 30s or 5m, or 0"
+	if positive {
+		least, otherwise = 1, "must be a duration above zero such as 500ms or 10s"
+	}
 	f.add(name, initial, "DURATION", help, cobra.NoFileCompletions, func(text string) error {
 		d, err := time.ParseDuration(text)
 		if err != nil || d < least {
@@ -74,11 +114,36 @@ func (f flags) durationFrom(least time.Duration, otherwise string, p *time.Durat
 	})
 }
 
-func (f flags) boolean(p *bool, name, help string) {
-	f.command.Flags().BoolVar(p, name, false, help+" ($"+envName(name)+")")
+// list takes what is separated by commas, and more each time that it is given.
+func (f flags) list(p *[]string, name, placeholder, help string) {
+	f.add(name, "", placeholder, help, cobra.NoFileCompletions, func(text string) error {
+		*p = nil
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*p = append(*p, item)
+			}
+		}
+		return nil
+	}).separator = ","
 }
 
-func (f flags) add(name, initial, placeholder, help string, complete cobra.CompletionFunc, set func(string) error) {
+func (f flags) boolean(p *bool, name, help string) { f.booleanAs(p, false, name, help) }
+
+func (f flags) booleanAs(p *bool, initial bool, name, help string) {
+	if initial {
+		help += " Default: true."
+	}
+	f.command.Flags().BoolVar(p, name, initial, help+" ($"+envName(name)+")")
+	flag := f.command.Flags().Lookup(name)
+	f.annotate(flag)
+	flag.DefValue = "false" // pflag would say it again
+}
+
+func (f flags) annotate(flag *pflag.Flag) {
+	flag.Annotations = map[string][]string{topicKey: {f.topic}}
+}
+
+func (f flags) add(name, initial, placeholder, help string, complete cobra.CompletionFunc, set func(string) error) *value {
 	v := &value{placeholder: placeholder, set: set}
 	if err := v.Set(initial); err != nil {
 		panic(fmt.Sprintf("the default of --%s: %q %v", name, initial, err))
@@ -87,10 +152,31 @@ func (f flags) add(name, initial, placeholder, help string, complete cobra.Compl
 		help += " Default: " + initial + "."
 	}
 	flag := f.command.Flags().VarPF(v, name, "", help+" ($"+envName(name)+")")
+	f.annotate(flag)
 	flag.DefValue = ""         // pflag would add it to the help, unless it is 0
 	if placeholder != "FILE" { // which the shell completes by itself
 		_ = f.command.RegisterFlagCompletionFunc(name, complete) // fails for a flag that is not there
 	}
+	return v
+}
+
+// settingsAbout are the flags of a command that the help has under a topic.
+func settingsAbout(c *cobra.Command, topic string) *pflag.FlagSet {
+	set := pflag.NewFlagSet(topic, pflag.ContinueOnError)
+	set.SortFlags = false
+	c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if of := append(f.Annotations[topicKey], "")[0]; of == topic {
+			set.AddFlag(f)
+		}
+	})
+	return set
+}
+
+func heading(topic string) string {
+	if topic == "" {
+		return "Flags"
+	}
+	return topic
 }
 
 // visitSettings leaves out cobra's own flags.
@@ -124,11 +210,11 @@ func setFlags(c *cobra.Command, args []string, source map[string]string) []error
 		case errors.As(err, &invalid):
 			errs = append(errs, fmt.Errorf("%s: %q %w", flag, invalid.GetValue(), invalid.Unwrap()))
 		case err != nil:
-			near := nearest(strings.TrimLeft(flag, "-"), c)
+			near, page := nearest(strings.TrimLeft(flag, "-"), c)
 			if near == "" && errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
 				flag = "-" + unknown.GetSpecifiedName() // what comes after it may be its value, and that a secret
 			}
-			errs = append(errs, fmt.Errorf("%s: there is no such flag%s; see %s --help", flag, didYouMean("--", near), c.CommandPath()))
+			errs = append(errs, fmt.Errorf("%s: there is no such flag%s; see %s --help", flag, didYouMean("", near), page))
 			if !hasValue && hasNext && !strings.HasPrefix(args[i+1], "-") {
 				i++ // its value
 			}
@@ -149,8 +235,13 @@ func unexpected(c *cobra.Command, arg string) error {
 	return fmt.Errorf("there is no command %q%s; see %s --help", arg, didYouMean("", strings.Join(c.SuggestionsFor(arg), ", ")), c.CommandPath())
 }
 
-// nearest finds the command's flags that have nearly that name. The measure is cobra's, which has it for commands only.
-func nearest(name string, c *cobra.Command) string {
+// nearest finds the command's flag that has nearly that name, and the help page to read: before a command, those of serve, since
+// whoever forgets the command means that. The measure is cobra's, which has it for commands only.
+func nearest(name string, c *cobra.Command) (flag, page string) {
+	before := ""
+	if serve, _, err := c.Find([]string{"serve"}); err == nil && c.HasSubCommands() {
+		c, before = serve, "serve "
+	}
 	names := &cobra.Command{}
 	visitSettings(c, func(f *pflag.Flag) {
 		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
@@ -158,10 +249,13 @@ func nearest(name string, c *cobra.Command) string {
 	for names.SuggestionsMinimumDistance < 3 {
 		names.SuggestionsMinimumDistance++
 		if near := names.SuggestionsFor(name); len(near) > 0 {
-			return near[0]
+			return before + "--" + near[0], c.CommandPath()
 		}
 	}
-	return ""
+	if before != "" {
+		return "", c.Root().CommandPath()
+	}
+	return "", c.CommandPath()
 }
 
 func didYouMean(prefix, near string) string {

@@ -8,13 +8,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +39,11 @@ const (
 var built string
 
 func TestMain(m *testing.M) {
+	// Most of these tests wait for other processes rather than work, so more of them can run at a time than there are processors.
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))) // it is a number
+	}
 	var err error
 	if built, err = os.MkdirTemp("", "tokend-test"); err != nil {
 		panic(err)
@@ -48,11 +56,7 @@ func TestMain(m *testing.M) {
 
 // tokendBinary builds the program once: with the race detector if the tests have it.
 var tokendBinary = sync.OnceValues(func() (string, error) {
-	args := []string{"build"}
-	if raceEnabled() {
-		args = append(args, "-race")
-	}
-	return build("tokend", append(args, "-o", filepath.Join(built, "tokend"), "./cmd/tokend"))
+	return buildTokend("tokend", "-ldflags=-X main.commit=0123456789ab -X main.date=2026-01-02T03:04:05Z")
 })
 
 // grpcurlBinary builds the grpcurl that tools/go.mod pins.
@@ -74,8 +78,8 @@ func raceEnabled() bool {
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-// lacking skips a test that needs a tool which is not here, or fails it where the tools have to be.
-func lacking(t *testing.T, why error) {
+// missingTool skips a test that needs a tool which is not here, or fails it where the tools have to be.
+func missingTool(t *testing.T, why error) {
 	t.Helper()
 	if os.Getenv("REQUIRE_TOOLS") == "1" {
 		t.Fatal(why)
@@ -124,15 +128,21 @@ type process struct {
 type invocation struct {
 	args []string
 	env  []string // NAME=value, beside an environment without any TOKEND_ variable
+
+	hurried bool   // it is hurriedBinary
+	program string // in place of the one that is built
 }
 
 func (in invocation) start(t *testing.T) *process {
 	t.Helper()
-	binary, err := tokendBinary()
+	binary, err := in.binary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &process{stdout: newOutput(), stderr: newOutput(), ended: make(chan struct{})}
+	if in.program != "" {
+		binary = in.program
+	}
 	cmd := exec.Command(binary, in.args...)
 	cmd.Env = append(environment(), in.env...)
 	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
@@ -160,10 +170,12 @@ func (in invocation) start(t *testing.T) *process {
 // crashed finds what the Go runtime writes when a program goes wrong.
 var crashed = regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE|goroutine \d+ \[)`)
 
-// environment is the test's own, without settings of tokend. The race detector would hold up each process's end for a
+// environment is the test's own, without settings of tokend and of OpenTelemetry. The race detector would hold up each process's end for a
 // second.
 func environment() []string {
-	inherited := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "TOKEND_") })
+	inherited := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		return strings.HasPrefix(entry, "TOKEND_") || strings.HasPrefix(entry, "OTEL_")
+	})
 	return append(inherited, "GORACE=atexit_sleep_ms=0")
 }
 
@@ -249,7 +261,7 @@ func grpcurl(t *testing.T, args ...string) result {
 	t.Helper()
 	binary, err := grpcurlBinary()
 	if err != nil {
-		lacking(t, err)
+		missingTool(t, err)
 	}
 	return command(t, binary, args...)
 }
@@ -286,7 +298,7 @@ func startAtlas(t *testing.T) *emulator.Emulator {
 
 func (in invocation) startServe(t *testing.T, em *emulator.Emulator) *service {
 	t.Helper()
-	in.args = slices.Concat([]string{"serve"}, freePorts, atlasFlags(t, em), in.args)
+	in.args = slices.Concat([]string{"serve", "--drain-delay=0s"}, freePorts, atlasFlags(t, em), in.args)
 	return in.await(t, em)
 }
 

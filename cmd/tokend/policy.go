@@ -1,9 +1,7 @@
 package main
 
 import (
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
@@ -13,7 +11,7 @@ import (
 // policyFile makes policies of the file's versions.
 type policyFile struct {
 	path     string
-	mutual   bool // whether callers are asked for client certificates
+	callers  *tlsFlags
 	oidcCA   bool // whether there is an authority for OIDC issuers
 	profiles *profiles
 }
@@ -32,18 +30,17 @@ func (f *policyFile) parse(contents [][]byte) (policyVersion, error) {
 		return policyVersion{}, err
 	}
 	var errs []error
-	if policy.NeedsCertificates() && !f.mutual {
-		errs = append(errs, errors.New("it has callers with client certificates, and none is asked for: give --tls-client-ca-file"))
+	switch {
+	case policy.NeedsCertificates() && !f.callers.mutual():
+		errs = append(errs, errors.New("it has callers with client certificates, and none is asked for: give --tls-client-ca-file or --spiffe-socket"))
+	case policy.NeedsDNSNames() && f.callers.SPIFFESocket != "":
+		errs = append(errs, errors.New("it has callers by dns_san, and with --spiffe-socket each client certificate has a SPIFFE ID, by which it goes: give their spiffe_id"))
 	}
-	if f.oidcCA && len(policy.Issuers()) == 0 {
+	if f.oidcCA && !policy.AcceptsOIDC() {
 		errs = append(errs, errors.New("it has no callers with OIDC tokens, so --oidc-ca-file would be ignored"))
 	}
-	set, unreadable := f.profiles.forPolicy(f.path, policy)
-	for _, err := range unreadable {
-		// A secret may come after the policy that names it.
-		errs = append(errs, reload.Retry(err))
-	}
-	return policyVersion{policy, set}, errors.Join(errs...)
+	set, err := f.profiles.forPolicy(f.path, policy)
+	return policyVersion{policy, set}, errors.Join(append(errs, err)...)
 }
 
 // install puts a version in force.
@@ -57,29 +54,23 @@ func (f *policyFile) install(v policyVersion, a *auth.Authenticator) error {
 
 // openPolicy reads the policy and the secrets that it names. A new version of the file that is wrong, or that names a secret
 // which cannot be read, leaves the one in force.
-func (c *callers) openPolicy(f *policyFile, oidcCAs func() *x509.CertPool, log *slog.Logger) []error {
-	fileLog := log.With(slog.String("file", f.path))
-	policy, err := reload.New([]string{f.path}, f.parse, func(v policyVersion) {
-		if err := f.install(v, c.auth); err != nil {
-			fileLog.Error("the new policy cannot be used", slog.String("cause", err.Error()))
-			return
-		}
-		fileLog.Info("policy replaced")
-	}, reload.Report(fileLog, "policy"))
+func (s *setup) openPolicy(f *policyFile) {
+	log := s.Logger.With(slog.String("file", f.path))
+	get, err := reload.Watch(s.files, reload.Files[policyVersion]{
+		Paths: []string{f.path}, What: "policy", Parse: f.parse, Logger: log,
+		OnChange: func(v policyVersion) {
+			if err := f.install(v, s.Auth); err != nil {
+				log.Error("the new policy cannot be used", slog.Any("cause", err))
+				return
+			}
+			log.Info("policy replaced")
+		},
+	})
 	if err != nil {
-		var errs []error
-		for _, err := range flatten(err) {
-			errs = append(errs, fmt.Errorf("--policy-file: %w", err))
-		}
-		return errs
+		s.fail("--policy-file", err)
+		return
 	}
-	first := policy.Get()
-	authenticator, err := auth.New(auth.Config{Policy: first.policy, Sources: first.profiles.sources(), RootCAs: oidcCAs, Logger: log})
-	if err != nil {
-		return []error{err}
-	}
-	f.profiles.use(first.profiles)
-	c.auth, c.policy = authenticator, first.policy
-	c.keep(policy)
-	return nil
+	first := get()
+	s.policy, s.who = first.policy, first.policy.String()
+	s.authenticate(auth.Config{Policy: first.policy, RootCAs: s.oidcCAs}, f.profiles, first.profiles)
 }

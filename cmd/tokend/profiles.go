@@ -13,17 +13,17 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
-// profiles are the Atlas identities that the service holds. They come and go with the policy; a call that was granted one
-// which is gone has its source all the same. One goroutine at a time has to do with them.
+// profiles are those that the service holds. They come and go with the policy; a call that was granted one which is gone has
+// its source all the same. One goroutine at a time makes and takes sets; mu is for those that look on.
 type profiles struct {
-	client *atlas.Client
+	client atlas.IdentityProvider
 	log    *slog.Logger
+	files  *reload.Watcher // shows how the secrets are
+	mu     sync.Mutex      // guards replacing inUse
 	inUse  profileSet
 
 	// Until Close. A call may have what is no longer in use, so that is closed only then: some hundred bytes each.
 	opened  []*atlas.TokenSource
-	ctx     context.Context // of the watches
-	stop    context.CancelFunc
 	watches sync.WaitGroup
 }
 
@@ -33,17 +33,11 @@ type profileKey struct{ name, file string }
 // profileSet are the profiles of one policy.
 type profileSet map[profileKey]*profile
 
-// profile is one Atlas identity, and what keeps its secret up to date.
+// profile is a source of one Atlas user's JWTs, and what keeps its secret up to date.
 type profile struct {
 	source *atlas.TokenSource
 	secret *reload.Value[atlas.UserAuthToken]
-	stop   context.CancelFunc // ends the watch; nil if there is none
-}
-
-func newProfiles(client *atlas.Client, log *slog.Logger) *profiles {
-	ps := &profiles{client: client, log: log}
-	ps.ctx, ps.stop = context.WithCancel(context.Background())
-	return ps
+	stop   func() // ends the watch; nil if there is none
 }
 
 // sources are those of the set, by the profile's name.
@@ -58,14 +52,20 @@ func (set profileSet) sources() auth.Sources {
 // open reads the secret in a file and makes a source of it. The file is not watched before the profile is in use.
 func (ps *profiles) open(key profileKey) (*profile, error) {
 	p := &profile{}
-	log := ps.log.With(slog.String("profile", key.name), slog.String("file", key.file))
-	secret, err := reload.New([]string{key.file}, parseSecret, func(atlas.UserAuthToken) {
-		p.source.SecretChanged()
-		log.Info("userauthtoken replaced")
-	}, reload.Report(log, "userauthtoken"))
+	log := ps.log.With(slog.String("profile", key.name))
+	fileLog := log.With(slog.String("file", key.file))
+	secret, err := reload.New(reload.Files[atlas.UserAuthToken]{
+		Paths: []string{key.file}, What: "userauthtoken", Name: key.name, Parse: parseSecret, Logger: fileLog,
+		OnChange: func(atlas.UserAuthToken) {
+			p.source.SecretChanged()
+			fileLog.Info("userauthtoken replaced")
+			warnIfPublic(ps.log, "profile "+key.name, key.file)
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
+	warnIfPublic(ps.log, "profile "+key.name, key.file)
 	p.secret = secret
 	p.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
 		Client:  ps.client,
@@ -74,13 +74,12 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 		OnEvent: func(e atlas.TokenEvent) {
 			switch {
 			case e.Routine():
-				ps.log.Debug("Atlas identity is not refreshed any more, and logs in", slog.String("profile", key.name), slog.String("cause", e.Err.Error()))
-				return
+				log.Debug("Atlas identity is not refreshed any more, and logs in", slog.Any("cause", e.Err))
 			case e.Err != nil:
-				ps.log.Error("Atlas identity failed", slog.String("profile", key.name), slog.String("operation", string(e.Op)), slog.String("cause", e.Err.Error()))
-				return
+				log.Error("Atlas identity failed", slog.String("operation", string(e.Op)), slog.Any("cause", e.Err))
+			default:
+				log.Info("Atlas identity renewed", slog.String("operation", string(e.Op)))
 			}
-			ps.log.Info("Atlas identity renewed", slog.String("profile", key.name), slog.String("operation", string(e.Op)))
 		},
 	})
 	return p, nil
@@ -95,22 +94,22 @@ func parseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
 	return atlas.UserAuthToken(secret), nil
 }
 
-// forPolicy is the set that a policy needs: what is in use stays, the rest is opened. The errors are those of the files.
-func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, []error) {
+// forPolicy is the set that a policy needs: what is in use stays, the rest is opened. A secret that cannot be read may come
+// after the policy that names it.
+func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, error) {
 	set, errs := profileSet{}, []error(nil)
 	for _, named := range policy.Profiles() {
 		key := profileKey{named.Name, named.UserauthtokenFile}
-		p := ps.inUse[key]
-		if p == nil {
-			var err error
-			if p, err = ps.open(key); err != nil {
-				errs = append(errs, fmt.Errorf("%s:%d: profile %s: %w", file, named.Line, named.Name, err))
-				continue
-			}
+		if set[key] = ps.inUse[key]; set[key] != nil {
+			continue
+		}
+		p, err := ps.open(key)
+		if err != nil {
+			errs = append(errs, reload.Retry(fmt.Errorf("%s:%d: profile %s: %w", file, named.Line, named.Name, err)))
 		}
 		set[key] = p
 	}
-	return set, errs
+	return set, errors.Join(errs...)
 }
 
 // use has the profiles of the set in place of those before: their files are watched, and what is gone is left alone.
@@ -120,9 +119,13 @@ func (ps *profiles) use(set profileSet) {
 			continue
 		}
 		ps.opened = append(ps.opened, p.source)
-		ctx, stop := context.WithCancel(ps.ctx)
-		p.stop = stop
-		ps.watches.Go(func() { _ = p.secret.Run(ctx, reload.Interval) }) // it always returns nil
+		ctx, stop := context.WithCancel(context.Background())
+		hide := ps.files.Show(p.secret)
+		p.stop = func() {
+			stop()
+			hide()
+		}
+		ps.watches.Go(func() { p.secret.Run(ctx, reload.Interval) })
 	}
 	for key, p := range ps.inUse {
 		if set[key] != p {
@@ -131,12 +134,28 @@ func (ps *profiles) use(set profileSet) {
 			p.source.Retire()
 		}
 	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
 	ps.inUse = set
+}
+
+// Look looks at the secrets in use now.
+func (ps *profiles) Look() reload.Looked {
+	ps.mu.Lock()
+	set := ps.inUse
+	ps.mu.Unlock()
+	var all reload.Looked
+	for _, p := range set {
+		all = all.And(p.secret.Look())
+	}
+	return all
 }
 
 // Close ends all, and waits for it. No call may be in progress any more.
 func (ps *profiles) Close() {
-	ps.stop()
+	for _, p := range ps.inUse {
+		p.stop()
+	}
 	ps.watches.Wait()
 	for _, source := range ps.opened {
 		source.Close()

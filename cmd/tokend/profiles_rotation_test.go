@@ -50,7 +50,7 @@ func TestProfilesComeAndGo(t *testing.T) {
 	becomes := func(org int) {
 		t.Helper()
 		poll(t, fmt.Sprintf("the policy for org %d to be in force", org), func() bool {
-			token := identityCall(t, s, certs, http.MethodPost).token()
+			token := certificateCall(t, s, certs, http.MethodPost).token()
 			return token != "" && token == em.Org(org).EphemeralToken()
 		})
 	}
@@ -71,7 +71,9 @@ func TestProfilesComeAndGo(t *testing.T) {
 
 	em.Org(1).RotateUserAuthToken()
 	em.Org(1).RevokeJWTs()
-	poll(t, "the dropped secret to be noticed", func() bool { return identityCall(t, s, certs, http.MethodPost).status == http.StatusServiceUnavailable })
+	poll(t, "the dropped secret to be noticed", func() bool {
+		return certificateCall(t, s, certs, http.MethodPost).status == http.StatusServiceUnavailable
+	})
 	if got := s.readyz(t); strings.Count(got, "profile ") != 1 || !strings.Contains(got, "profile one") {
 		t.Errorf("/readyz says %q, want the one profile in force", got)
 	}

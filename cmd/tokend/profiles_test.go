@@ -22,10 +22,11 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
 )
 
-// changing is a policy that a test replaces, with an Atlas.
-type changing struct {
+// replaceablePolicy is a policy that a test replaces, with an Atlas.
+type replaceablePolicy struct {
 	*policyFile
 	atlas   *emulator.Emulator
 	client  *atlas.Client
@@ -34,7 +35,7 @@ type changing struct {
 	dir     string
 }
 
-func newChanging(t *testing.T, first func(*changing) string) *changing {
+func newReplaceablePolicy(t *testing.T, first func(*replaceablePolicy) string) *replaceablePolicy {
 	t.Helper()
 	em, err := emulator.Start(emulator.Config{})
 	if err != nil {
@@ -46,8 +47,8 @@ func newChanging(t *testing.T, first func(*changing) string) *changing {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
-	profiles := newProfiles(client, slog.New(slog.DiscardHandler))
-	c := &changing{policyFile: &policyFile{path: "policy.yaml", mutual: true, profiles: profiles}, atlas: em, client: client, dir: t.TempDir()}
+	profiles := &profiles{client: client, log: slog.New(slog.DiscardHandler), files: &reload.Watcher{}}
+	c := &replaceablePolicy{policyFile: &policyFile{path: "policy.yaml", callers: &tlsFlags{ClientCAFile: "ca.pem"}, profiles: profiles}, atlas: em, client: client, dir: t.TempDir()}
 	for i := range 2 {
 		file := filepath.Join(c.dir, fmt.Sprint(i))
 		if err := os.WriteFile(file, []byte(em.Org(i).UserAuthToken()), 0o600); err != nil {
@@ -70,12 +71,12 @@ func newChanging(t *testing.T, first func(*changing) string) *changing {
 	return c
 }
 
-// only is a policy with one profile, for the one caller.
-func (c *changing) only(profile string, org int) string {
+// onlyProfile is a policy with one profile, for the one caller.
+func (c *replaceablePolicy) onlyProfile(profile string, org int) string {
 	return fmt.Sprintf("profiles:\n  %s: {userauthtoken_file: %q}\ncallers:\n  - {dns_san: web.internal, allow: [CreateToken], profile: %s}\n", profile, c.secrets[org], profile)
 }
 
-func (c *changing) replace(policy string) error {
+func (c *replaceablePolicy) replace(policy string) error {
 	v, err := c.parse([][]byte{[]byte(policy)})
 	if err != nil {
 		return err
@@ -84,14 +85,14 @@ func (c *changing) replace(policy string) error {
 }
 
 // grant is that of a call by the one caller.
-func (c *changing) grant(ctx context.Context) (auth.Grant, error) {
+func (c *replaceablePolicy) grant(ctx context.Context) (auth.Grant, error) {
 	leaf := &x509.Certificate{DNSNames: []string{"web.internal"}}
 	state := tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}
 	return c.auth.Authenticate(peer.NewContext(ctx, &peer.Peer{AuthInfo: credentials.TLSInfo{State: state}}), "CreateToken")
 }
 
 // token goes on with a granted call as the service does.
-func (c *changing) token(ctx context.Context, grant auth.Grant) (atlas.Token, error) {
+func (c *replaceablePolicy) token(ctx context.Context, grant auth.Grant) (atlas.Token, error) {
 	cred, err := grant.Source.Credential(ctx)
 	if err != nil {
 		return "", err
@@ -103,7 +104,7 @@ func (c *changing) token(ctx context.Context, grant auth.Grant) (atlas.Token, er
 // granted it.
 func TestProfilesUnderLoad(t *testing.T) {
 	t.Parallel()
-	c := newChanging(t, func(c *changing) string { return c.only("p0-0", 0) })
+	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("p0-0", 0) })
 	tokens := map[string]atlas.Token{} // by the end of the profile's name
 	for i := range c.secrets {
 		token, err := c.client.CreateEphemeralToken(t.Context(), atlas.JWT(c.atlas.Org(i).JWT()))
@@ -140,7 +141,7 @@ func TestProfilesUnderLoad(t *testing.T) {
 		})
 	}
 	for i := range 300 {
-		if err := c.replace(c.only(fmt.Sprintf("p%d-%d", i/4, i%2), i%2)); err != nil { // another name, another file, in turn
+		if err := c.replace(c.onlyProfile(fmt.Sprintf("p%d-%d", i/4, i%2), i%2)); err != nil { // another name, another file, in turn
 			t.Error(err)
 		}
 		<-time.After(time.Millisecond)
@@ -153,16 +154,16 @@ func TestProfilesUnderLoad(t *testing.T) {
 // name means somebody else by now, until the service ends.
 func TestCallOutlivesItsProfile(t *testing.T) {
 	t.Parallel()
-	for name, next := range map[string]func(*changing) string{
-		"gone":         func(c *changing) string { return c.only("two", 1) },
-		"another file": func(c *changing) string { return c.only("one", 1) },
-		"passthrough": func(*changing) string {
+	for name, next := range map[string]func(*replaceablePolicy) string{
+		"gone":         func(c *replaceablePolicy) string { return c.onlyProfile("two", 1) },
+		"another file": func(c *replaceablePolicy) string { return c.onlyProfile("one", 1) },
+		"passthrough": func(*replaceablePolicy) string {
 			return "callers: [{dns_san: web.internal, allow: [CreateToken], profile: passthrough}]"
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
+			c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
 			began, err := c.grant(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -202,7 +203,7 @@ func currentJWT(t *testing.T, source *atlas.TokenSource) atlas.JWT {
 // that was gone and comes back is a new one.
 func TestProfileKept(t *testing.T) {
 	t.Parallel()
-	c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
+	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
 	source := func() *atlas.TokenSource {
 		t.Helper()
 		grant, err := c.grant(t.Context())
@@ -216,10 +217,10 @@ func TestProfileKept(t *testing.T) {
 		policy string
 		same   bool
 	}{
-		{c.only("one", 0), true},
-		{strings.Replace(c.only("one", 0), "[CreateToken]", "[CreateToken, DeleteToken]", 1), true},
-		{c.only("one", 1), false},
-		{c.only("one", 0), false},
+		{c.onlyProfile("one", 0), true},
+		{strings.Replace(c.onlyProfile("one", 0), "[CreateToken]", "[CreateToken, DeleteToken]", 1), true},
+		{c.onlyProfile("one", 1), false},
+		{c.onlyProfile("one", 0), false},
 	} {
 		if err := c.replace(step.policy); err != nil {
 			t.Fatal(err)
@@ -233,9 +234,9 @@ func TestProfileKept(t *testing.T) {
 // TestWatchEndsWithProfile: the file of a profile that is gone is not looked at any more, and that of one in use is.
 func TestWatchEndsWithProfile(t *testing.T) {
 	t.Parallel()
-	c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
+	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
 	gone := c.profiles.inUse[profileKey{"one", c.secrets[0]}]
-	if err := c.replace(c.only("two", 1)); err != nil {
+	if err := c.replace(c.onlyProfile("two", 1)); err != nil {
 		t.Fatal(err)
 	}
 	kept := c.profiles.inUse[profileKey{"two", c.secrets[1]}]
@@ -257,7 +258,7 @@ func TestWatchEndsWithProfile(t *testing.T) {
 // TestPolicyRefusedWhole: with one secret that cannot be read, nothing of a new policy counts.
 func TestPolicyRefusedWhole(t *testing.T) {
 	t.Parallel()
-	c := newChanging(t, func(c *changing) string { return c.only("one", 0) })
+	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
 	before, err := c.grant(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -27,8 +27,8 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// guarded is a service whose callers plant secrets and keep what they are told when a call fails.
-type guarded struct {
+// leakTest is a service whose callers plant secrets and keep what they are told when a call fails.
+type leakTest struct {
 	*service
 	conn    *grpc.ClientConn
 	client  *http.Client
@@ -52,14 +52,14 @@ func TestNoSecretIsTold(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = conn.Close() })
-			g := &guarded{service: s, conn: conn, client: newHTTPClient(t, nil)}
+			g := &leakTest{service: s, conn: conn, client: newHTTPClient(t, nil)}
 			for i, org := range s.atlas.Orgs() {
 				g.secrets.plant(fmt.Sprintf("userauthtoken %d", i), org.UserAuthToken())
 			}
 
 			g.succeed(t)
 			g.failAtAtlas(t)
-			g.misplace(t)
+			g.credentialsInWrongPlaces(t)
 			g.abort(t)
 			metrics := probe(t, s.admin, "/metrics")
 			if !strings.HasPrefix(metrics, "200 ") {
@@ -71,7 +71,7 @@ func TestNoSecretIsTold(t *testing.T) {
 			if code := s.awaitEnd(t); code != 0 {
 				t.Errorf("exit status %d", code)
 			}
-			if s.atlas.Minted() < 3 {
+			if len(s.atlas.Tokens()) < 3 {
 				t.Fatal("Atlas minted too few tokens for this to mean anything")
 			}
 			for _, token := range s.atlas.Tokens() {
@@ -97,14 +97,14 @@ func TestNoSecretIsTold(t *testing.T) {
 }
 
 // newJWT is a fresh one, planted.
-func (g *guarded) newJWT(spec emulator.JWT) string {
+func (g *leakTest) newJWT(spec emulator.JWT) string {
 	jwt := g.atlas.Org(0).MintJWT(spec)
 	g.secrets.plant("JWT", jwt)
 	return jwt
 }
 
 // call makes one call over each transport, and reports how often there was a success.
-func (g *guarded) call(t *testing.T, method, jwt string, headers ...string) (succeeded int) {
+func (g *leakTest) call(t *testing.T, method, jwt string, headers ...string) (succeeded int) {
 	t.Helper()
 	rpc := map[string]string{http.MethodPost: "/CreateToken", http.MethodDelete: "/DeleteToken"}[method]
 	headers = append([]string{"authorization", "JWT " + jwt}, headers...)
@@ -124,7 +124,7 @@ func (g *guarded) call(t *testing.T, method, jwt string, headers ...string) (suc
 }
 
 // invoke makes one gRPC call.
-func (g *guarded) invoke(ctx context.Context, t *testing.T, method string, headers ...string) (ok bool) {
+func (g *leakTest) invoke(ctx context.Context, t *testing.T, method string, headers ...string) (ok bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, headers...), patience)
 	defer cancel()
@@ -143,7 +143,7 @@ func (g *guarded) invoke(ctx context.Context, t *testing.T, method string, heade
 	return false
 }
 
-func (g *guarded) succeed(t *testing.T) {
+func (g *leakTest) succeed(t *testing.T) {
 	t.Helper()
 	for _, method := range []string{http.MethodPost, http.MethodDelete, http.MethodPost} {
 		if n := g.call(t, method, g.newJWT(emulator.JWT{})); n != 2 {
@@ -153,7 +153,7 @@ func (g *guarded) succeed(t *testing.T) {
 }
 
 // failAtAtlas has Atlas fail in every way, with the token and the credential all over its answers.
-func (g *guarded) failAtAtlas(t *testing.T) {
+func (g *leakTest) failAtAtlas(t *testing.T) {
 	t.Helper()
 	for _, test := range []struct {
 		name  string
@@ -209,7 +209,7 @@ func (g *guarded) failAtAtlas(t *testing.T) {
 			remove()
 		}
 	}
-	for _, spec := range []emulator.JWT{{Lifetime: -time.Minute}, {Forged: true}, {Algorithm: "none"}} {
+	for _, spec := range []emulator.JWT{{Lifetime: -time.Minute}, {Forged: true}, {Unsigned: true}} {
 		if n := g.call(t, http.MethodPost, g.newJWT(spec)); n != 0 {
 			t.Errorf("JWT %+v: %d calls succeeded", spec, n)
 		}
@@ -229,10 +229,10 @@ func (g *guarded) failAtAtlas(t *testing.T) {
 	}
 }
 
-// misplace sends credentials where none belong, in requests as raw as it takes.
+// credentialsInWrongPlaces sends credentials where none belong, in requests as raw as it takes.
 //
 // One place is left out: an opaque secret, which is not told from an id, as x-request-id.
-func (g *guarded) misplace(t *testing.T) {
+func (g *leakTest) credentialsInWrongPlaces(t *testing.T) {
 	t.Helper()
 	jwt, authToken, token := g.newJWT(emulator.JWT{}), g.atlas.Org(0).UserAuthToken(), g.atlas.Org(0).EphemeralToken()
 	// Not one of Atlas's, but as short as a JWT can well be.
@@ -297,12 +297,12 @@ func (g *guarded) misplace(t *testing.T) {
 			t.Errorf("%s: it succeeded", method)
 		}
 	}
-	g.misframe(t, fill)
+	g.credentialsInFraming(t, fill)
 }
 
-// misframe puts credentials where gRPC's own headers are. grpc-go itself refuses those and quotes them to the caller, who
+// credentialsInFraming puts credentials where gRPC's own headers are. grpc-go itself refuses those and quotes them to the caller, who
 // has just sent them: the answer is not kept.
-func (g *guarded) misframe(t *testing.T, fill func(string) string) {
+func (g *leakTest) credentialsInFraming(t *testing.T, fill func(string) string) {
 	t.Helper()
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
@@ -325,7 +325,7 @@ func (g *guarded) misframe(t *testing.T, fill func(string) string) {
 }
 
 // raw sends request as it is, and keeps the answer.
-func (g *guarded) raw(t *testing.T, addr, request string) {
+func (g *leakTest) raw(t *testing.T, addr, request string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -344,7 +344,7 @@ func (g *guarded) raw(t *testing.T, addr, request string) {
 }
 
 // abort has clients leave in the middle.
-func (g *guarded) abort(t *testing.T) {
+func (g *leakTest) abort(t *testing.T) {
 	t.Helper()
 	jwt := g.newJWT(emulator.JWT{})
 	conn, err := net.Dial("tcp", g.http)
@@ -391,7 +391,7 @@ func TestNoSecretIsToldBeforeTLS(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)
 	s := startServe(t, "--log-level=debug", "--tls-cert-file="+certs.serverCert, "--tls-key-file="+certs.serverKey)
-	g := &guarded{service: s}
+	g := &leakTest{service: s}
 	jwt := g.newJWT(emulator.JWT{})
 	for _, addr := range []string{s.grpc, s.http} {
 		g.raw(t, addr, "POST /v1/ephemeral-token?"+jwt+" HTTP/1.1\r\nHost: tokend\r\nAuthorization: JWT "+jwt+"\r\nConnection: close\r\n\r\n")

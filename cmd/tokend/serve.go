@@ -1,18 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"slices"
+	"os"
+	"os/signal"
+	"syscall"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
 )
 
 // serveFlags are all settings of serve.
@@ -20,96 +22,65 @@ type serveFlags struct {
 	listenFlags
 	tlsFlags
 	atlasFlags
-	identityFlags
+	authFlags
+	browserFlags
 	cacheFlags
+	limitFlags
 }
 
 func (f *serveFlags) declare(flags flags) {
-	f.listenFlags.declare(flags)
+	f.listenFlags.declare(flags, "5s")
 	f.tlsFlags.declare(flags)
 	f.atlasFlags.declare(flags)
-	f.identityFlags.declare(flags)
+	f.authFlags.declare(flags)
+	f.browserFlags.declare(flags, false)
 	f.cacheFlags.declare(flags)
+	f.limitFlags.declare(flags)
 }
 
-// config is what the flags mean, or all validation errors. The callers have to be closed in either case.
-func (f *serveFlags) config(stdout, log io.Writer) (server.Config, *callers, []error) {
-	cfg := f.listenFlags.config(log)
-	logger := cfg.Logger
-	client, errs := f.client(logger)
-	if client.Client != nil {
-		cfg.Atlas = client
-	}
-	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
-	cfg.CallCeiling = f.ceiling()
-	id, identityErrs := f.open(client.Client, f.ClientCAFile != "", stdout, logger)
-	errs = append(errs, identityErrs...)
-	cache, files, cacheErrs := f.cacheFlags.config(logger)
-	errs = append(errs, cacheErrs...)
-	cfg.Cache = cache
-	id.watch = slices.Concat(id.watch, client.watch, files.watch)
-	cfg.Auth, cfg.Audit = id.auth, id.audit
-	cfg.TLS = server.TLSFiles{CertFile: f.CertFile, KeyFile: f.KeyFile, ClientCAFile: f.ClientCAFile}
-	cfg.Plaintext = f.Plaintext
-	cfg.Metrics = prometheus.NewRegistry()
-	for _, collector := range slices.Concat(client.metrics, id.metrics, files.metrics) {
-		errs = append(errs, flatten(cfg.Metrics.Register(collector))...)
-	}
-	for _, err := range flatten(cfg.Validate()) {
-		switch {
-		case errors.Is(err, server.ErrNoAtlas): // the client's own errors say why
-		case errors.Is(err, server.ErrExposed):
-			errs = append(errs, fmt.Errorf("%w: give --tls-cert-file and --tls-key-file, or --plaintext if something in front of tokend encrypts", nameFlag(err)))
-		case errors.Is(err, server.ErrTLSIncomplete):
-			errs = append(errs, fmt.Errorf("--tls-cert-file and --tls-key-file: %w", err))
-		case errors.Is(err, server.ErrTLSAndPlaintext):
-			errs = append(errs, fmt.Errorf("--plaintext: %w", err))
-		default:
-			errs = append(errs, nameCacheFlag(nameFlag(err)))
-		}
-	}
-	return cfg, id, errs
+// open reads all files.
+func (f *serveFlags) open(in *invocation, stdout io.Writer, log *slog.Logger, trial bool) *setup {
+	s := newSetup(&f.listenFlags, log)
+	s.trial = trial
+	s.openTraces(in.otel)
+	f.tlsFlags.open(s)
+	client := f.atlasFlags.open(s)
+	f.authFlags.open(s, client, &f.tlsFlags, stdout)
+	f.browserFlags.open(s)
+	f.cacheFlags.open(s)
+	f.limitFlags.open(s)
+	s.validate(f.wantsTLS())
+	return s
 }
 
 type serveCommand struct{ serveFlags }
 
 func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
-	cfg, id, errs := c.config(in.stdout, in.stderr)
-	defer id.Close()
-	if err := in.check(errs...); err != nil {
-		return err
-	}
-	routeGRPCLog(cfg.Logger)
-	srv, err := server.New(cfg)
-	if err != nil {
-		return err
-	}
-	cfg.Logger.InfoContext(ctx, "serving",
-		slog.String("version", programVersion()),
-		slog.String("grpc", describe(srv.GRPCAddr())),
-		slog.String("http", describe(srv.HTTPAddr())),
-		slog.String("admin", describe(srv.AdminAddr())),
-		slog.String("tls", cfg.TLS.Mode()),
-		slog.String("atlas", c.URL),
-	)
-	if cfg.Cache.TTL > 0 && cfg.Cache.Redis == nil {
-		cfg.Logger.WarnContext(ctx, "tokens are remembered in this process. "+oneReplicaOnly)
-	}
-	err = serveAndWatch(ctx, srv, id)
+	hangups := make(chan os.Signal, 1) // one more while one is seen to is seen to as well
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	s := c.open(in, in.stdout, c.logger(in.stderr), false)
+	s.hangups, s.systemd = hangups, notifier{in.notifySocket, s.Logger}
+	tuneCollector(s.Logger)
+	err := s.serve(ctx, in, func(srv *server.Server) {
+		s.Logger.InfoContext(ctx, "serving",
+			slog.String("version", programVersion()),
+			slog.String("grpc", describe(srv.GRPCAddr())),
+			slog.String("http", describe(srv.HTTPAddr())),
+			slog.String("admin", describe(srv.AdminAddr())),
+			slog.String("tls", s.TLS.Mode()),
+			slog.String("atlas", c.URL),
+		)
+		if s.Cache.TTL > 0 && s.Cache.Redis == nil {
+			s.Logger.WarnContext(ctx, "tokens are remembered in this process. "+oneReplicaOnly)
+		}
+		s.status = fmt.Sprintf("Serving gRPC on %s, REST on %s.", describe(srv.GRPCAddr()), describe(srv.HTTPAddr()))
+		s.systemd.ready(s.status)
+	})
 	if err == nil {
-		cfg.Logger.InfoContext(ctx, "stopped")
+		s.Logger.InfoContext(ctx, "stopped")
 	}
 	return err
-}
-
-// serveAndWatch serves, and re-reads the files meanwhile, until ctx ends.
-func serveAndWatch(ctx context.Context, srv *server.Server, id *callers) error {
-	watching, stopWatching := context.WithCancel(ctx)
-	watched := make(chan error, 1)
-	go func() { watched <- id.run(watching) }()
-	err := srv.Run(ctx)
-	stopWatching()
-	return errors.Join(err, <-watched)
 }
 
 func describe(addr net.Addr) string {
@@ -119,10 +90,20 @@ func describe(addr net.Addr) string {
 	return addr.String()
 }
 
-// routeGRPCLog puts the warnings and errors of grpc-go and the gateway into our log. They go to standard error in a form
-// of their own otherwise.
+// routeGRPCLog puts the warnings and errors of grpc-go and the gateway into our log, at a rate, since peers can cause them. They
+// go to standard error in a form of their own otherwise.
 func routeGRPCLog(log *slog.Logger) {
-	warnings := slog.NewLogLogger(log.Handler(), slog.LevelWarn).Writer()
+	warnings := slog.NewLogLogger(lograte.Kind(log, "grpc").Handler(), slog.LevelWarn).Writer()
 	// Errors are written to the warnings' writer as well, so one writer has both.
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, warnings, io.Discard))
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, withoutMetadata{warnings}, io.Discard))
+}
+
+// withoutMetadata leaves out the lines in which grpc-go repeats a caller's metadata, which may be a credential.
+type withoutMetadata struct{ io.Writer }
+
+func (w withoutMetadata) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("metadata")) {
+		return len(p), nil
+	}
+	return w.Writer.Write(p)
 }

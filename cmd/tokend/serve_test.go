@@ -4,43 +4,32 @@ package main_test
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// The token is good for what it is for, an ephemeral user, until it is deleted.
+// The token is the one that Atlas has for the org, until it is deleted.
 func TestTokenWorks(t *testing.T) {
 	t.Parallel()
 	s := startServe(t)
 	auth := []string{"Authorization", "JWT " + s.atlas.Org(0).JWT()}
 	token := rest(t, http.MethodPost, s.http, auth...).token()
-	useToken := func() answer {
-		req := newRequest(t, http.MethodPost, s.atlas.URL()+"/ephemeral-user/", `{"token": "`+token+`", "first_name": "Ada"}`, "Content-Type", "application/json")
-		got, err := do(s.atlas.Client(), req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return got
-	}
-	got := useToken()
-	var user struct {
-		JWT string `json:"jwt"`
-	}
-	if err := json.Unmarshal([]byte(got.body), &user); err != nil || got.status != http.StatusCreated || strings.Count(user.JWT, ".") != 2 {
-		t.Errorf("with the token: %v, %d %s", err, got.status, got.body)
+	if at := s.atlas.Org(0).EphemeralToken(); token == "" || token != at {
+		t.Error("the token is not the one that Atlas has")
 	}
 	if got := rest(t, http.MethodDelete, s.http, auth...); got.status != http.StatusNoContent {
 		t.Errorf("delete: %+v", got)
 	}
-	if got := useToken(); got.status != http.StatusBadRequest {
-		t.Errorf("with the deleted token: %d %s", got.status, got.body)
+	if at := s.atlas.Org(0).EphemeralToken(); at != "" {
+		t.Error("Atlas has a token after the delete")
 	}
 	// Each org has its own.
 	if other := rest(t, http.MethodPost, s.http, "Authorization", "JWT "+s.atlas.Org(1).JWT()).token(); other == "" || other == token {
@@ -85,7 +74,7 @@ func TestServeTLS(t *testing.T) {
 			},
 			refused: []*tls.Config{
 				{RootCAs: certs.pool},
-				{RootCAs: certs.pool, GetClientCertificate: always(stranger.client)},
+				{RootCAs: certs.pool, GetClientCertificate: showAlways(stranger.client)},
 			},
 		},
 	} {
@@ -130,14 +119,48 @@ func TestServeTLS(t *testing.T) {
 	}
 }
 
-// always shows the certificate whatever the server asks for; Go's client keeps to itself one that the server would refuse.
-func always(certificate tls.Certificate) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+// showAlways shows the certificate whatever the server asks for; Go's client keeps to itself one that the server would refuse.
+func showAlways(certificate tls.Certificate) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
 }
 
 // onLoopback is where a listener on every address is on this machine.
 func onLoopback(addr string) string {
 	return "127.0.0.1" + addr[strings.LastIndexByte(addr, ':'):]
+}
+
+// Who may connect to a socket file is up to the flags, not to the umask; whoever may, is served.
+func TestServeSocketMode(t *testing.T) {
+	t.Parallel()
+	group := strconv.Itoa(os.Getgid())
+	for name, test := range map[string]struct {
+		args []string
+		want os.FileMode
+	}{
+		"default": {nil, 0o600},
+		"group":   {[]string{"--grpc-socket-mode=0660", "--grpc-socket-group=" + group}, 0o660},
+		"anybody": {[]string{"--grpc-socket-mode=666"}, 0o666},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := socketPath(t)
+			s := startServe(t, append(test.args, "--grpc-addr=unix:"+path)...)
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Mode().Perm(); got != test.want {
+				t.Errorf("the mode is %v, want %v", got, test.want)
+			}
+			if gid := info.Sys().(*syscall.Stat_t).Gid; strconv.Itoa(int(gid)) != group {
+				t.Errorf("the group is %d, want %s", gid, group)
+			}
+			rpc := newRPCClient(t, "unix:"+path)
+			if _, err := rpc.CreateToken(withJWT(t.Context(), s.atlas.Org(0).JWT()), &ephemeraltokenv1.CreateTokenRequest{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // A socket file is as good as a port. One left behind is replaced, one in use is not, and a file is not.

@@ -3,11 +3,14 @@
 package main_test
 
 import (
+	"crypto/x509"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Whatever is wrong with what the user asked for is reported at once, a line each, and nothing starts.
@@ -16,16 +19,18 @@ func TestValidation(t *testing.T) {
 	certs := makeCertificates(t)
 	otherCerts := makeCertificates(t)
 	noCertificate := writeFile(t, "ca.pem", []byte("nothing\n"))
+	empty := writeFile(t, "empty.pem", nil)
 	mixed := t.TempDir() // one server's certificate, another's key
 	copyFile(t, certs.serverCert, filepath.Join(mixed, "cert.pem"))
 	copyFile(t, otherCerts.serverKey, filepath.Join(mixed, "key.pem"))
+	bad := makeBadCertificates(t, certs)
 	serverTLS := []string{"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey}
 
 	for name, test := range map[string]struct {
 		args, env []string
 		want      []string // what each line has in it, in any order
 	}{
-		"no command":           {nil, nil, []string{"serve, dev, config, healthcheck, version"}},
+		"no command":           {nil, nil, []string{"serve, dev, config, doctor, healthcheck, version"}},
 		"unknown command":      {[]string{"server"}, nil, []string{`there is no command "server" (did you mean serve?); see tokend --help`}},
 		"argument":             {[]string{"serve", "now"}, nil, []string{`unexpected argument "now"; see tokend serve --help`}},
 		"unknown flag":         {[]string{"serve", "--grpc-adr", "127.0.0.1:0"}, nil, []string{"--grpc-adr: there is no such flag (did you mean --grpc-addr?); see tokend serve --help"}},
@@ -33,10 +38,12 @@ func TestValidation(t *testing.T) {
 		"flag for a value":     {[]string{"serve", "--atlas-ca-file", "--grpc-adr", "127.0.0.1:0", "--plaintxet", "--log-level", "loud"}, nil, []string{"--atlas-ca-file: its value is missing", "--grpc-adr: there", "(did you mean --plaintext?)", "--log-level: "}},
 		"one hyphen":           {[]string{"serve", "-grpc-addr=127.0.0.1:0", "-phunter2", "---jwt=hunter2", "-p", "hunter3"}, nil, []string{"-grpc-addr: there is no such flag (did you mean --grpc-addr?)", "-p: there is no such flag; see", "---jwt: there is no such flag; see", "-p: there is no such flag (did you mean --plaintext?)"}},
 		"unknown flag, secret": {[]string{"dev", "--password=hunter2", "--jwt", "hunter3"}, nil, []string{"--password: there is no such flag; see tokend dev --help", "--jwt: there is no such flag; see tokend dev --help"}},
-		"flag before command":  {[]string{"--grpc-adr", "serve"}, nil, []string{"--grpc-adr: there is no such flag; see tokend --help"}},
+		"flag before command":  {[]string{"--grpc-adr", "serve"}, nil, []string{"--grpc-adr: there is no such flag (did you mean serve --grpc-addr?); see tokend serve --help"}},
+		"strange flag":         {[]string{"--xyzzy"}, nil, []string{"--xyzzy: there is no such flag; see tokend --help"}},
 		"completion":           {[]string{"completion", "bash", "--no-such"}, nil, []string{"--no-such"}},
 		"not a bool":           {[]string{"serve", "--plaintext=perhaps"}, nil, []string{`--plaintext: "perhaps" must be true or false`}},
-		"unknown variable":     {[]string{"serve"}, []string{"TOKEND_GRPC_ADRR=127.0.0.1:0"}, []string{"TOKEND_GRPC_ADRR: there is no such setting"}},
+		"unknown variable":     {[]string{"serve"}, []string{"TOKEND_GRPC_ADRR=127.0.0.1:0"}, []string{"TOKEND_GRPC_ADRR: there is no such setting (did you mean TOKEND_GRPC_ADDR?); see tokend serve --help"}},
+		"variable of dev":      {[]string{"dev"}, []string{"TOKEND_GRPC_ADRR=127.0.0.1:0"}, []string{"(did you mean TOKEND_GRPC_ADDR?); see tokend dev --help"}},
 		"variable not a bool":  {[]string{"serve"}, []string{"TOKEND_PLAINTEXT=perhaps"}, []string{`TOKEND_PLAINTEXT: "perhaps" must be true or false`}},
 		"no duration":          {[]string{"serve", "--drain-timeout=10", "--atlas-timeout", "-1s"}, nil, []string{`--drain-timeout: "10" must be a duration`, `--atlas-timeout: "-1s" must be a duration`}},
 		"no time":              {[]string{"serve"}, []string{"TOKEND_DRAIN_TIMEOUT=0s", "TOKEND_ATLAS_TIMEOUT="}, []string{`TOKEND_DRAIN_TIMEOUT: "0s"`, `TOKEND_ATLAS_TIMEOUT: ""`}},
@@ -48,12 +55,15 @@ func TestValidation(t *testing.T) {
 		"no certificate":       {[]string{"serve", "--tls-cert-file=/does/not/cert.pem", "--tls-key-file=/does/not/key.pem"}, nil, []string{"/does/not/cert.pem: no such file", "/does/not/key.pem: no such file"}},
 		"no key":               {[]string{"serve", serverTLS[0]}, nil, []string{"--tls-key-file"}},
 		"another's key":        {[]string{"serve", "--tls-cert-file=" + filepath.Join(mixed, "cert.pem"), "--tls-key-file=" + filepath.Join(mixed, "key.pem")}, nil, []string{"key.pem: tls: private key does not match"}},
+		"empty key":            {[]string{"serve", serverTLS[0], "--tls-key-file=" + empty}, nil, []string{"empty.pem: the file is empty"}},
+		"blank client CA":      {slices.Concat([]string{"serve", "--tls-client-ca-file=" + empty}, serverTLS), nil, []string{"empty.pem: the file is empty"}},
 		"no client CA":         {slices.Concat([]string{"serve", "--tls-client-ca-file=/does/not/exist.pem"}, serverTLS), nil, []string{"/does/not/exist.pem: no such file"}},
 		"empty client CA":      {slices.Concat([]string{"serve", "--tls-client-ca-file=" + noCertificate}, serverTLS), nil, []string{noCertificate + ": no certificate in it"}},
 		"client CA alone":      {[]string{"serve", "--tls-client-ca-file=" + certs.caFile}, nil, []string{"--tls-cert-file and --tls-key-file"}},
 		"plaintext and TLS":    {slices.Concat([]string{"serve", "--plaintext"}, serverTLS), nil, []string{"--plaintext: "}},
-		"gRPC beyond loopback": {[]string{"serve", "--grpc-addr=0.0.0.0:0"}, nil, []string{"0.0.0.0:0: other machines can reach it, and it has no TLS: give --tls-cert-file and --tls-key-file, or --plaintext"}},
-		"REST beyond loopback": {[]string{"serve", "--http-addr=:0"}, nil, []string{":0: other machines can reach it, and it has no TLS: give --tls-cert-file and --tls-key-file, or --plaintext"}},
+		"profiles for nobody":  {[]string{"serve", "--debug-pprof", "--admin-addr="}, nil, []string{"--debug-pprof: without an --admin-addr it would be ignored"}},
+		"gRPC beyond loopback": {[]string{"serve", "--grpc-addr=0.0.0.0:0"}, nil, []string{"0.0.0.0:0: other machines can reach it, and it has no TLS: give --tls-cert-file and --tls-key-file, or --spiffe-socket, or --plaintext"}},
+		"REST beyond loopback": {[]string{"serve", "--http-addr=:0"}, nil, []string{":0: other machines can reach it, and it has no TLS: give --tls-cert-file and --tls-key-file, or --spiffe-socket, or --plaintext"}},
 		"nothing to call":      {[]string{"serve", "--grpc-addr=", "--http-addr="}, nil, []string{"nothing to call"}},
 		"addresses":            {[]string{"serve", "--grpc-addr=9090", "--http-addr=unix:/tmp/http.sock", "--admin-addr=127.0.0.1:admin"}, nil, []string{"host:port", "host:port", "port must be a number"}},
 		"all at once": {
@@ -61,6 +71,19 @@ func TestValidation(t *testing.T) {
 			[]string{"TOKEND_ATLASURL=https://x", "TOKEND_ATLAS_TIMEOUT=soon"},
 			[]string{"--drain-tiemout", "TOKEND_ATLASURL", "TOKEND_ATLAS_TIMEOUT", "--atlas-url", "--log-format", "--tls-key-file", "--plaintext"},
 		},
+		"SPIFFE and files": {
+			slices.Concat([]string{"serve", "--spiffe-socket=unix:///run/spire/agent.sock", "--tls-client-ca-file=" + certs.caFile}, serverTLS), nil,
+			[]string{"--spiffe-socket and --tls-cert-file: choose one", "--spiffe-socket and --tls-key-file: choose one", "--spiffe-socket and --tls-client-ca-file: choose one"},
+		},
+		"SPIFFE and plaintext":       {[]string{"serve", "--spiffe-socket=unix:///run/spire/agent.sock", "--plaintext"}, nil, []string{"--plaintext: plaintext is asked for, and TLS is set up"}},
+		"SPIFFE over TCP":            {[]string{"serve", "--spiffe-socket=tcp://127.0.0.1:8081", "--grpc-addr=:9090"}, nil, []string{"--spiffe-socket: must be unix:// and the absolute path"}},
+		"SPIFFE and no SPIFFE":       {[]string{"config", "--spiffe-socket=unix:///run/spire/agent.sock", "--policy-file=" + writeFile(t, "policy.yaml", []byte("callers: [{dns_san: a.b, allow: [CreateToken], profile: passthrough}]\n"))}, nil, []string{"--policy-file: it has callers by dns_san, and with --spiffe-socket"}},
+		"config without an agent":    {[]string{"config", "--spiffe-socket=unix:///does/not/exist.sock"}, nil, []string{"--spiffe-socket: the SPIFFE agent cannot be reached: dial unix /does/not/exist.sock: connect: no such file or directory. Start the agent"}},
+		"page nowhere":               {[]string{"serve", "--docs", "--http-addr="}, nil, []string{"--docs: the API's page is served on the HTTP listener, and that is off: give an --http-addr"}},
+		"origin nowhere":             {[]string{"serve", "--cors-origin=https://app.example.com", "--http-addr="}, nil, []string{"--cors-origin: browsers call the HTTP listener, and that is off: give an --http-addr"}},
+		"no origin":                  {[]string{"serve", "--cors-origin=*", "--cors-origin=https://app.example.com/,http://app.example.com"}, nil, []string{`--cors-origin: "*" is not an origin that can be let in: there are no wildcards; name each origin`, `--cors-origin: "https://app.example.com/" is not an origin that can be let in: browsers send https://app.example.com`, `--cors-origin: "http://app.example.com" is not an origin that can be let in: anybody on the way`}},
+		"no origin by variable":      {[]string{"dev"}, []string{"TOKEND_CORS_ORIGIN=https://app.example.com, null"}, []string{`--cors-origin: "null" is not an origin that can be let in: every sandboxed page and every local file has it`}},
+		"origin, no certificate":     {slices.Concat([]string{"serve", "--cors-origin=https://app.example.com", "--tls-client-ca-file=" + certs.caFile}, serverTLS), nil, []string{"--cors-origin: a client certificate is asked of everybody, and browsers show none on behalf of a page of another origin: give a --policy-file with a rule for oidc or atlas_jwt, or leave out --tls-client-ca-file"}},
 		"Atlas certificate alone":    {[]string{"serve", "--atlas-cert-file=" + certs.clientCert}, nil, []string{"--atlas-cert-file and --atlas-key-file"}},
 		"no Atlas certificate":       {[]string{"serve", "--atlas-cert-file=/does/not/cert.pem", "--atlas-key-file=/does/not/key.pem"}, nil, []string{"/does/not/cert.pem: no such file", "/does/not/key.pem: no such file"}},
 		"identity for anybody":       {[]string{"serve", "--atlas-userauthtoken-file=" + noCertificate}, nil, []string{"--atlas-userauthtoken-file: anybody could use this Atlas identity"}},
@@ -72,30 +95,46 @@ func TestValidation(t *testing.T) {
 		"certificates not asked for": {[]string{"serve", "--policy-file=" + writeFile(t, "policy.yaml", []byte("callers: [{dns_san: a.b, allow: [CreateToken], profile: passthrough}]\n"))}, nil, []string{"give --tls-client-ca-file"}},
 		"no secret for a profile": {[]string{"serve", "--policy-file=" + writeFile(t, "policy.yaml", []byte("profiles:\n  a: {userauthtoken_file: /does/not/exist}\n  b: {userauthtoken_file: "+noCertificate+"}\n"+
 			"callers:\n  - {dns_san: a.b, allow: [CreateToken], profile: a}\n  - {dns_san: b.b, allow: [CreateToken], profile: b}\n"))}, nil, []string{"policy.yaml:2: profile a: ", "give --tls-client-ca-file"}},
-		"OIDC CA without a policy":   {[]string{"serve", "--oidc-ca-file=" + certs.caFile}, nil, []string{"--oidc-ca-file: without a --policy-file"}},
-		"OIDC CA without OIDC":       {[]string{"serve", "--oidc-ca-file=" + certs.caFile, "--policy-file=" + writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n"))}, nil, []string{"--policy-file: it has no callers with OIDC tokens, so --oidc-ca-file would be ignored"}},
-		"no OIDC CA":                 {[]string{"serve", "--oidc-ca-file=/does/not/exist.pem"}, nil, []string{"--oidc-ca-file: stat /does/not/exist.pem: ", "--oidc-ca-file: without a --policy-file"}},
-		"cache, all wrong":           {[]string{"serve", "--cache-ttl=long", "--cache-stale-if-error=-1s", "--cache-redis-ca-file=" + certs.caFile, "--cache-redis-password-file=" + noCertificate}, nil, []string{"--cache-ttl: \"long\"", "--cache-stale-if-error: \"-1s\"", "--cache-redis-ca-file: without", "--cache-redis-password-file: without"}},
-		"cache with a wrong TTL":     {[]string{"serve", "--cache-ttl=long", "--cache-stale-if-error=1m", "--cache-redis-url=redis://127.0.0.1:1"}, nil, []string{"--cache-ttl: \"long\""}},
-		"cache without a TTL":        {[]string{"serve", "--cache-redis-url=redis://127.0.0.1:1", "--cache-stale-if-error=1m"}, nil, []string{"--cache-redis-url: nothing would be remembered", "--cache-stale-if-error: nothing would be kept"}},
-		"a password in Redis's URL":  {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=redis://u:hunter2@127.0.0.1:1"}, nil, []string{"--cache-redis-url: it has a password in it"}},
-		"Redis over HTTP":            {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=http://127.0.0.1:1"}, nil, []string{"--cache-redis-url: it is not one of redis://"}},
-		"a CA without TLS":           {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=redis://127.0.0.1:1", "--cache-redis-ca-file=" + certs.caFile}, nil, []string{"--cache-redis-ca-file: it would be ignored"}},
-		"no password of Redis":       {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=redis://127.0.0.1:1", "--cache-redis-password-file=/does/not/exist"}, nil, []string{"--cache-redis-password-file: "}},
-		"config":                     {[]string{"config", "--atlas-url=http://x", "--log-level=loud"}, nil, []string{"--atlas-url", "--log-level"}},
-		"healthcheck":                {[]string{"healthcheck", "--admin-addr=9091"}, nil, []string{"--admin-addr"}},
-		"dev, gRPC beyond loopback":  {[]string{"dev", "--grpc-addr=0.0.0.0:0"}, nil, []string{"--grpc-addr: tokend dev listens on loopback only, not on 0.0.0.0:0"}},
-		"dev, all beyond loopback":   {[]string{"dev", "--grpc-addr=[::]:0", "--http-addr=:0", "--admin-addr=0.0.0.0:0"}, nil, []string{"--grpc-addr", "--http-addr", "--admin-addr"}},
-		"dev's setting, serve":       {[]string{"serve"}, []string{"TOKEND_SERVICE_IDENTITY=true"}, []string{"TOKEND_SERVICE_IDENTITY: tokend serve would ignore it"}},
-		"dev's setting, config":      {[]string{"config"}, []string{"TOKEND_SERVICE_IDENTITY=true"}, []string{"TOKEND_SERVICE_IDENTITY: tokend config would ignore it"}},
-		"identity beyond loopback":   {[]string{"dev", "--service-identity", "--grpc-addr=[::]:0", "--http-addr=:0", "--admin-addr=0.0.0.0:0", "--log-level=loud"}, nil, []string{"--grpc-addr", "--http-addr", "--admin-addr", "--log-level"}},
-		"dev with an Atlas":          {[]string{"dev", "--http-addr=", "--admin-addr="}, []string{"TOKEND_ATLAS_URL=https://atlas.forsta.io/v1"}, []string{"TOKEND_ATLAS_URL: tokend dev would ignore it"}},
-		"dev with an Atlas, by flag": {[]string{"dev", "--atlas-url=https://atlas.forsta.io/v1"}, nil, []string{"--atlas-url"}},
-		"dev with TLS":               {[]string{"dev"}, []string{"TOKEND_TLS_CERT_FILE=" + certs.serverCert}, []string{"TOKEND_TLS_CERT_FILE: tokend dev would ignore it"}},
+		"OIDC CA without a policy":    {[]string{"serve", "--oidc-ca-file=" + certs.caFile}, nil, []string{"--oidc-ca-file: without a --policy-file"}},
+		"OIDC CA without OIDC":        {[]string{"serve", "--oidc-ca-file=" + certs.caFile, "--policy-file=" + writeFile(t, "policy.yaml", []byte("callers: [{atlas_jwt: true, allow: [CreateToken], profile: passthrough}]\n"))}, nil, []string{"--policy-file: it has no callers with OIDC tokens, so --oidc-ca-file would be ignored"}},
+		"no OIDC CA":                  {[]string{"serve", "--oidc-ca-file=/does/not/exist.pem"}, nil, []string{"--oidc-ca-file: stat /does/not/exist.pem: ", "--oidc-ca-file: without a --policy-file"}},
+		"cache, all wrong":            {[]string{"serve", "--cache-ttl=long", "--cache-stale-if-error=-1s", "--cache-redis-ca-file=" + certs.caFile, "--cache-redis-password-file=" + noCertificate}, nil, []string{"--cache-ttl: \"long\"", "--cache-stale-if-error: \"-1s\"", "--cache-redis-ca-file: without", "--cache-redis-password-file: without"}},
+		"cache with a wrong TTL":      {[]string{"serve", "--cache-ttl=long", "--cache-stale-if-error=1m", "--cache-redis-url=redis://127.0.0.1:1"}, nil, []string{"--cache-ttl: \"long\""}},
+		"cache without a TTL":         {[]string{"serve", "--cache-redis-url=redis://127.0.0.1:1", "--cache-stale-if-error=1m"}, nil, []string{"--cache-redis-url: nothing would be remembered", "--cache-stale-if-error: nothing would be kept"}},
+		"a password in Redis's URL":   {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=redis://u:hunter2@127.0.0.1:1"}, nil, []string{"--cache-redis-url: it has a password in it"}},
+		"Redis over HTTP":             {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=http://127.0.0.1:1"}, nil, []string{"--cache-redis-url: it is not one of redis://"}},
+		"a CA without TLS":            {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=redis://127.0.0.1:1", "--cache-redis-ca-file=" + certs.caFile}, nil, []string{"--cache-redis-ca-file: it would be ignored"}},
+		"no password of Redis":        {[]string{"serve", "--cache-ttl=1s", "--cache-redis-url=redis://127.0.0.1:1", "--cache-redis-password-file=/does/not/exist"}, nil, []string{"--cache-redis-password-file: "}},
+		"one port twice":              {[]string{"serve", "--grpc-addr=127.0.0.1:9090", "--http-addr=127.0.0.1:9090", "--admin-addr=[::]:9090"}, nil, []string{"--http-addr 127.0.0.1:9090: the gRPC listener has that port already (127.0.0.1:9090)", "--admin-addr [::]:9090: the gRPC", "--admin-addr [::]:9090: the HTTP"}},
+		"one port, config":            {[]string{"config", "--plaintext", "--http-addr=0.0.0.0:9090"}, nil, []string{"--http-addr 0.0.0.0:9090: the gRPC listener"}},
+		"not valid yet":               {[]string{"serve", "--tls-cert-file=" + bad["early"] + ".pem", "--tls-key-file=" + bad["early"] + ".key"}, nil, []string{"--tls-cert-file and --tls-key-file: " + bad["early"] + ".pem with " + bad["early"] + ".key: the certificate is not valid before 2"}},
+		"not valid yet, for Atlas":    {[]string{"config", "--atlas-cert-file=" + bad["early"] + ".pem", "--atlas-key-file=" + bad["early"] + ".key"}, nil, []string{"--atlas-cert-file and --atlas-key-file: "}},
+		"expired":                     {[]string{"config", "--tls-cert-file=" + bad["late"] + ".pem", "--tls-key-file=" + bad["late"] + ".key"}, nil, []string{"--tls-cert-file and --tls-key-file: the certificate expired at 2"}},
+		"a client's certificate":      {[]string{"serve", "--tls-cert-file=" + certs.clientCert, "--tls-key-file=" + certs.clientKey}, nil, []string{"the certificate is not for servers: its extended key usage lacks serverAuth"}},
+		"a leaf as client CA":         {slices.Concat([]string{"serve", "--tls-client-ca-file=" + certs.clientCert}, serverTLS), nil, []string{"--tls-client-ca-file: " + certs.clientCert + ": certificate 1 (CN=Test client) is no authority"}},
+		"a route for Atlas":           {[]string{"serve", "--atlas-url=https://atlas.example/v1/ephemeral-token/"}, nil, []string{"--atlas-url: it is Atlas's base URL"}},
+		"an issuer that is not there": {[]string{"config", "--policy-file=" + writeFile(t, "policy.yaml", []byte("profiles: {acme: {userauthtoken_file: "+noCertificate+"}}\ncallers: [{oidc: {issuer: \"https://127.0.0.1:1\", audience: a, subject: s}, allow: [CreateToken], profile: acme}]\n"))}, nil, []string{"--policy-file: OIDC issuer https://127.0.0.1:1: "}},
+		"socket mode":                 {[]string{"serve", "--grpc-addr=unix:/tmp/s", "--grpc-socket-mode=0755"}, nil, []string{`--grpc-socket-mode: "0755" must be octal`}},
+		"socket mode in words":        {[]string{"serve"}, []string{"TOKEND_GRPC_SOCKET_MODE=rw"}, []string{`TOKEND_GRPC_SOCKET_MODE: "rw" must be octal`}},
+		"socket without an owner":     {[]string{"serve", "--grpc-addr=unix:/tmp/s", "--grpc-socket-mode=0066"}, nil, []string{`--grpc-socket-mode: "0066" must be octal`}},
+		"socket flags for a port":     {[]string{"serve", "--grpc-socket-mode=0660", "--grpc-socket-group=root"}, nil, []string{"--grpc-socket-mode: it would be ignored", "--grpc-socket-group: it would be ignored"}},
+		"no such group":               {[]string{"serve", "--grpc-addr=unix:/tmp/s", "--grpc-socket-mode=0660", "--grpc-socket-group=no-such-group"}, nil, []string{`--grpc-socket-group: there is no group "no-such-group"`}},
+		"a group that cannot":         {[]string{"serve", "--grpc-addr=unix:/tmp/s", "--grpc-socket-group=0"}, nil, []string{"--grpc-socket-group: the group could not connect: give --grpc-socket-mode=0660"}},
+		"man":                         {[]string{"man"}, nil, []string{"--dir: "}},
+		"config":                      {[]string{"config", "--atlas-url=http://x", "--log-level=loud"}, nil, []string{"--atlas-url", "--log-level"}},
+		"healthcheck":                 {[]string{"healthcheck", "--admin-addr=9091"}, nil, []string{"--admin-addr"}},
+		"dev, gRPC beyond loopback":   {[]string{"dev", "--grpc-addr=0.0.0.0:0"}, nil, []string{"--grpc-addr: tokend dev listens on loopback only, not on 0.0.0.0:0"}},
+		"dev, all beyond loopback":    {[]string{"dev", "--grpc-addr=[::]:0", "--http-addr=:0", "--admin-addr=0.0.0.0:0"}, nil, []string{"--grpc-addr", "--http-addr", "--admin-addr"}},
+		"dev's setting, serve":        {[]string{"serve"}, []string{"TOKEND_SERVICE_IDENTITY=true"}, []string{"TOKEND_SERVICE_IDENTITY: tokend serve would ignore it"}},
+		"dev's setting, config":       {[]string{"config"}, []string{"TOKEND_SERVICE_IDENTITY=true"}, []string{"TOKEND_SERVICE_IDENTITY: tokend config would ignore it"}},
+		"identity beyond loopback":    {[]string{"dev", "--service-identity", "--grpc-addr=[::]:0", "--http-addr=:0", "--admin-addr=0.0.0.0:0", "--log-level=loud"}, nil, []string{"--grpc-addr", "--http-addr", "--admin-addr", "--log-level"}},
+		"dev with an Atlas":           {[]string{"dev", "--http-addr=", "--admin-addr="}, []string{"TOKEND_ATLAS_URL=https://atlas.forsta.io/v1"}, []string{"TOKEND_ATLAS_URL: tokend dev would ignore it"}},
+		"dev with an Atlas, by flag":  {[]string{"dev", "--atlas-url=https://atlas.forsta.io/v1"}, nil, []string{"--atlas-url"}},
+		"dev with TLS":                {[]string{"dev"}, []string{"TOKEND_TLS_CERT_FILE=" + certs.serverCert}, []string{"TOKEND_TLS_CERT_FILE: tokend dev would ignore it"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := invocation{test.args, test.env}.run(t)
+			got := invocation{args: test.args, env: test.env}.run(t)
 			if got.code != 2 || got.stdout != "" {
 				t.Errorf("exit status %d, standard output:\n%s", got.code, got.stdout)
 			}
@@ -123,6 +162,72 @@ func TestValidation(t *testing.T) {
 				lines = slices.Delete(lines, i, i+1)
 			}
 		})
+	}
+}
+
+// makeBadCertificates makes servers' certificates that are out of their time, "early" and "late": NAME.pem and NAME.key.
+func makeBadCertificates(t *testing.T, certs certificates) map[string]string {
+	t.Helper()
+	made := map[string]string{}
+	for name, from := range map[string]time.Time{"early": time.Now().Add(time.Hour), "late": time.Now().Add(-2 * time.Hour)} {
+		base := filepath.Join(t.TempDir(), name)
+		cert := &x509.Certificate{DNSNames: []string{"localhost"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, NotBefore: from, NotAfter: from.Add(time.Hour)}
+		key := sign(t, cert, certs.ca, certs.caKey)
+		writePEM(t, base+".pem", "CERTIFICATE", cert.Raw)
+		writePEM(t, base+".key", "PRIVATE KEY", marshalKey(t, key))
+		made[name] = base
+	}
+	return made
+}
+
+// What may be meant is said, in the log of serve and at the end of config, and does not keep it from starting.
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	certs, em := makeCertificates(t), startAtlas(t)
+	expired := makeBadCertificates(t, certs)["late"]
+	public := func(content string) string {
+		file := writeFile(t, "public", []byte(content))
+		if err := os.Chmod(file, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	secret, password, key := public("secret"), public("hunter2"), public(readFile(t, certs.serverKey))
+	policy := writeFile(t, "policy.yaml", []byte("profiles: {acme: {userauthtoken_file: "+secret+"}}\ncallers: [{dns_san: a.b, allow: [CreateToken], profile: acme}]\n"))
+	for name, test := range map[string]struct {
+		args   []string
+		says   []string
+		config int // exit status
+	}{
+		"readable key":      {[]string{"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + key}, []string{"everybody on this machine can read a secret", "--tls-key-file", key}, 0},
+		"readable password": {[]string{"--cache-ttl=1s", "--cache-redis-url=redis://127.0.0.1:1", "--cache-redis-password-file=" + password}, []string{"can read a secret", "--cache-redis-password-file", password}, 0},
+		"readable profile":  {[]string{"--policy-file=" + policy, "--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile}, []string{"can read a secret", "profile acme", secret}, 0},
+		"another path":      {[]string{"--atlas-url=https://atlas.example/api"}, []string{"Atlas's base URL usually ends in /v1", "https://atlas.example/api"}, 0},
+		"open socket":       {[]string{"--grpc-addr=unix:" + socketPath(t), "--grpc-socket-mode=0666"}, []string{"everybody on this machine can connect to gRPC's socket", "-rw-rw-rw-"}, 0},
+		"expired":           {[]string{"--tls-cert-file=" + expired + ".pem", "--tls-key-file=" + expired + ".key"}, []string{"a certificate in use has expired"}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := invocation{args: slices.Concat([]string{"serve"}, freePorts, atlasFlags(t, em), test.args)}.awaitServing(t, em)
+			config := tokend(t, append([]string{"config"}, test.args...)...)
+			if config.code != test.config {
+				t.Errorf("config ends with %d\n%s", config.code, config.stderr)
+			}
+			for _, says := range test.says {
+				if !strings.Contains(s.stderr.String(), says) {
+					t.Errorf("serve does not say %q", says)
+				}
+				if test.config == 0 && !strings.Contains(config.stdout, says) {
+					t.Errorf("config does not say %q:\n%s", says, config.stdout)
+				}
+			}
+			if strings.Contains(config.stdout+config.stderr+s.stderr.String(), "hunter") {
+				t.Error("a secret is repeated")
+			}
+		})
+	}
+	if got := tokend(t, "config", "--tls-cert-file="+certs.serverCert, "--tls-key-file="+certs.serverKey); strings.Contains(got.stdout, "warning") {
+		t.Errorf("it warns of what is right:\n%s", got.stdout)
 	}
 }
 
@@ -196,7 +301,12 @@ func TestTakenPort(t *testing.T) {
 		}
 	}
 	taken := busy.Addr().String()
-	got := tokend(t, "dev", "--grpc-addr="+taken, "--http-addr="+taken, "--admin-addr=127.0.0.1:0")
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	got := tokend(t, "dev", "--grpc-addr="+taken, "--http-addr="+other.Addr().String(), "--admin-addr=127.0.0.1:0")
 	if got.code != 1 || strings.Count(got.stderr, "\ntokend: ") != 1 || strings.Count(got.stderr, "\n") != 2 {
 		t.Errorf("two taken ports: exit status %d\n%s", got.code, got.stderr)
 	}

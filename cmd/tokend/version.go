@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// version is set by release builds: -ldflags "-X main.version=v1.2.3".
-var version string
+// Release builds set these: -ldflags "-X main.version=v1.2.3 -X main.commit=… -X main.date=…".
+var version, commit, date string
 
 type versionCommand struct{}
 
@@ -23,7 +25,33 @@ func (versionCommand) execute(_ context.Context, in *invocation) error {
 }
 
 func versionLine() string {
-	return fmt.Sprintf("%s %s %s/%s", programVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("%s%s %s %s/%s", programVersion(), programSource(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// programSource is the commit and its date, as far as whoever built the program said, or the Go command knows.
+func programSource() string {
+	of, at, changed := commit, date, ""
+	if info, ok := debug.ReadBuildInfo(); ok && of == "" {
+		for _, setting := range info.Settings {
+			switch setting.Key {
+			case "vcs.revision":
+				of = setting.Value
+			case "vcs.time":
+				at = setting.Value
+			case "vcs.modified":
+				if setting.Value == "true" {
+					changed = ", changed"
+				}
+			}
+		}
+	}
+	switch {
+	case of == "":
+		return ""
+	case at != "":
+		at = " of " + at
+	}
+	return " (commit " + of + at + changed + ")"
 }
 
 // programVersion is the release, or what the Go command knows of the build.
@@ -35,6 +63,28 @@ func programVersion() string {
 		return info.Main.Version
 	}
 	return "(devel)"
+}
+
+// buildInfo is a metric that says which build runs where.
+func buildInfo() prometheus.Collector {
+	built := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tokend_build_info", Help: "1; its labels say which build this is.",
+		ConstLabels: prometheus.Labels{"version": programVersion(), "revision": revision(), "goversion": runtime.Version()},
+	})
+	built.Set(1)
+	return built
+}
+
+// revision is the commit of the build, as far as the Go command knows.
+func revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				return setting.Value
+			}
+		}
+	}
+	return "unknown"
 }
 
 // userAgent is how Atlas's operators see this service.

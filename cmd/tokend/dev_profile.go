@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -10,48 +9,39 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // devCaller is who the one client certificate is for.
 const devCaller = "spiffe://dev.invalid/web"
 
-// serveIdentity is dev with an Atlas identity: serve itself, with all the files that it needs made in a private directory
-// that does not outlive it.
-func (c *devCommand) serveIdentity(ctx context.Context, in *invocation, em *emulator.Emulator) (err error) {
-	made, err := os.MkdirTemp("", "tokend-dev-") // nobody else can read it
+// profile holds one, of an emulated org: serve itself, with all the files that it needs made in a private directory that does
+// not outlive it.
+func (c *devCommand) profile(in *invocation, em *emulator.Emulator) (*setup, devAccess, error) {
+	tmp, err := filepath.Abs(os.TempDir()) // as a policy wants it
 	if err != nil {
-		return err
+		return nil, devAccess{}, err
 	}
-	defer func() {
-		if removeErr := os.RemoveAll(made); err == nil {
-			err = removeErr
+	dir, err := os.MkdirTemp(tmp, "tokend-dev-") // nobody else can read it
+	if err != nil {
+		return nil, devAccess{}, err
+	}
+	remove := func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintf(in.stderr, "tokend: %v\n", err)
 		}
-	}()
-	dir, err := filepath.Abs(made) // as a policy wants it
+	}
+	flags, err := c.profileFlags(dir, em)
 	if err != nil {
-		return err
+		remove()
+		return nil, devAccess{}, err
 	}
-	flags, err := c.identitySettings(dir, em)
-	if err != nil {
-		return err
-	}
-	cfg, id, errs := flags.config(in.stdout, in.stderr)
-	defer id.Close()
-	if err := in.check(append(errs, c.checkLocal()...)...); err != nil {
-		return err
-	}
-	routeGRPCLog(cfg.Logger)
-	srv, err := server.New(cfg)
-	if err != nil {
-		return err
-	}
-	fmt.Fprint(in.stdout, devGuide(srv, identityAccess(dir, id.who())))
-	return serveAndWatch(ctx, srv, id)
+	s := flags.open(in, in.stdout, c.logger(in.stderr), false)
+	s.close = append(s.close, remove)
+	return s, certificateAccess(dir, s.who), nil
 }
 
-// identitySettings writes the files into dir and returns the flags with which serve uses them.
-func (c *devCommand) identitySettings(dir string, em *emulator.Emulator) (serveFlags, error) {
+// profileFlags writes the files into dir and returns the flags with which serve uses them.
+func (c *devCommand) profileFlags(dir string, em *emulator.Emulator) (serveFlags, error) {
 	file := func(name string) string { return filepath.Join(dir, name) }
 	if err := makeDevCertificates(dir, c.loopbackIPs()); err != nil {
 		return serveFlags{}, fmt.Errorf("make certificates: %w", err)
@@ -71,10 +61,11 @@ callers:
 		}
 	}
 	return serveFlags{
-		listenFlags:   c.listenFlags,
-		tlsFlags:      tlsFlags{CertFile: file("server.pem"), KeyFile: file("server-key.pem"), ClientCAFile: file("ca.pem")},
-		atlasFlags:    atlasFlags{URL: em.URL(), CAFile: file("atlas-ca.pem"), Timeout: 10 * time.Second},
-		identityFlags: identityFlags{PolicyFile: file("policy.yaml")},
+		listenFlags:  c.listenFlags,
+		tlsFlags:     tlsFlags{CertFile: file("server.pem"), KeyFile: file("server-key.pem"), ClientCAFile: file("ca.pem")},
+		atlasFlags:   atlasFlags{URL: em.URL(), CAFile: file("atlas-ca.pem"), Timeout: 10 * time.Second},
+		authFlags:    authFlags{PolicyFile: file("policy.yaml")},
+		browserFlags: c.browserFlags,
 	}, nil
 }
 
@@ -90,8 +81,8 @@ func (c *devCommand) loopbackIPs() []net.IP {
 	return ips
 }
 
-// identityAccess gets in with the client certificate. Without it, nobody does.
-func identityAccess(dir, who string) devAccess {
+// certificateAccess gets in with the client certificate. Without it, nobody does.
+func certificateAccess(dir, who string) devAccess {
 	const files = `"$DEV_FILES/`
 	return devAccess{
 		intro: "# The service holds the Atlas identity of an emulated org. Its caller has a client certificate and no Atlas secret.\n" +

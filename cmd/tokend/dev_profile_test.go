@@ -13,17 +13,17 @@ import (
 	"testing"
 )
 
-// identityDev is a tokend dev --service-identity, and what its guide says.
-type identityDev struct {
+// profileDev is a tokend dev --service-identity, and what its guide says.
+type profileDev struct {
 	*process
 	guide    string
 	commands []string // to paste, the export of the directory first
 	tmp      string   // where it may make its directory
 }
 
-func startIdentityDev(t *testing.T, args ...string) *identityDev {
+func startProfileDev(t *testing.T, args ...string) *profileDev {
 	t.Helper()
-	d := &identityDev{tmp: filepath.Join(t.TempDir(), "it's a place")} // which a shell would take apart
+	d := &profileDev{tmp: filepath.Join(t.TempDir(), "it's a place")} // which a shell would take apart
 	if err := os.Mkdir(d.tmp, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func startIdentityDev(t *testing.T, args ...string) *identityDev {
 }
 
 // left is what is in its temporary directory.
-func (d *identityDev) left(t *testing.T) []os.DirEntry {
+func (d *profileDev) left(t *testing.T) []os.DirEntry {
 	t.Helper()
 	entries, err := os.ReadDir(d.tmp)
 	if err != nil {
@@ -84,7 +84,7 @@ func TestDevServiceIdentity(t *testing.T) {
 			if name == "loopback" && !canListen("127.0.0.2:0") {
 				t.Skip("this machine has no 127.0.0.2")
 			}
-			d := startIdentityDev(t, test.args...)
+			d := startProfileDev(t, test.args...)
 			if len(d.commands) != len(test.want) {
 				t.Fatalf("there are %d lines to paste, want %d:\n%s", len(d.commands), len(test.want), strings.Join(d.commands, "\n"))
 			}
@@ -121,7 +121,7 @@ func TestDevServiceIdentity(t *testing.T) {
 // What dev holds for its callers is for nobody else's eyes, and the guide says which policy is in force.
 func TestDevServiceIdentityFiles(t *testing.T) {
 	t.Parallel()
-	d := startIdentityDev(t)
+	d := startProfileDev(t)
 	for _, want := range []string{
 		"NOTHING HERE IS REAL",
 		"# rule 1  line 4  spiffe_id spiffe://dev.invalid/web  may call CreateToken, DeleteToken  as profile acme\n",

@@ -16,8 +16,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-// identityCall makes a REST call with a client certificate and no Atlas secret.
-func identityCall(t *testing.T, s *service, certs certificates, method string) answer {
+// certificateCall makes a REST call with a client certificate and no Atlas secret.
+func certificateCall(t *testing.T, s *service, certs certificates, method string) answer {
 	t.Helper()
 	client := newHTTPClient(t, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}})
 	defer client.CloseIdleConnections()
@@ -56,10 +56,10 @@ func TestPolicyFile(t *testing.T) {
 		"--policy-file=" + file, "--audit-file=" + audit,
 	}}.startServe(t, em)
 
-	if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" || got.token() != em.Org(0).EphemeralToken() {
+	if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" || got.token() != em.Org(0).EphemeralToken() {
 		t.Errorf("create: %d %s", got.status, got.body)
 	}
-	if got := identityCall(t, s, certs, http.MethodDelete); got.status != http.StatusForbidden {
+	if got := certificateCall(t, s, certs, http.MethodDelete); got.status != http.StatusForbidden {
 		t.Errorf("a delete that the policy does not allow: %d %s", got.status, got.body)
 	}
 	got := grpcurl(t, "-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey, s.grpc, rpcService+"/CreateToken")
@@ -71,11 +71,11 @@ func TestPolicyFile(t *testing.T) {
 	poll(t, "the wrong policy to be reported", func() bool {
 		return strings.Contains(s.stderr.String(), `the last good one stays","file":"`+file+`","what":"policy","cause":"`)
 	})
-	if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
+	if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" {
 		t.Errorf("with a wrong policy in place: %d %s", got.status, got.body)
 	}
 	replace(t, file, policy("CreateToken, DeleteToken"))
-	poll(t, "the new policy to be in force", func() bool { return identityCall(t, s, certs, http.MethodDelete).status == http.StatusNoContent })
+	poll(t, "the new policy to be in force", func() bool { return certificateCall(t, s, certs, http.MethodDelete).status == http.StatusNoContent })
 
 	records, err := os.ReadFile(audit)
 	if err != nil {
@@ -133,7 +133,7 @@ func TestFault35SecretFile(t *testing.T) {
 	works := func(when string) {
 		t.Helper()
 		em.Org(0).RevokeJWTs() // so that the secret is needed
-		if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
+		if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" {
 			t.Errorf("%s: %d %s", when, got.status, got.body)
 		}
 		em.Org(0).RevokeJWTs()
@@ -158,7 +158,7 @@ func TestFault35SecretFile(t *testing.T) {
 
 	em.Org(0).RotateUserAuthToken()
 	em.Org(0).RevokeJWTs()
-	if got := identityCall(t, s, certs, http.MethodPost); got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "SERVICE_CREDENTIAL_REJECTED") {
+	if got := certificateCall(t, s, certs, http.MethodPost); got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "SERVICE_CREDENTIAL_REJECTED") {
 		t.Errorf("with a secret that Atlas has dropped: %d %s", got.status, got.body)
 	}
 	if got := s.readyz(t); !strings.Contains(got, "profile default") {
@@ -166,7 +166,7 @@ func TestFault35SecretFile(t *testing.T) {
 	}
 	logins := em.Calls(emulator.Login)
 	replace(t, file, em.Org(0).UserAuthToken())
-	poll(t, "the new secret to be used", func() bool { return identityCall(t, s, certs, http.MethodPost).token() != "" })
+	poll(t, "the new secret to be used", func() bool { return certificateCall(t, s, certs, http.MethodPost).token() != "" })
 	if n := em.Calls(emulator.Login) - logins; n != 1 {
 		t.Errorf("%d logins with the new secret, want 1", n)
 	}
@@ -189,7 +189,7 @@ func TestUnfitCertificate(t *testing.T) {
 		fine := readFile(t, unfit.file)
 		replace(t, unfit.file, unfit.content)
 		poll(t, what+" to be reported", func() bool { return strings.Contains(s.stderr.String(), unfit.cause) })
-		if got := identityCall(t, s, certs, http.MethodPost); got.token() == "" {
+		if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" {
 			t.Errorf("%s: %d %s", what, got.status, got.body)
 		}
 		reported := strings.Count(s.stderr.String(), "the file can be used again")

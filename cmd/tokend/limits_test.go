@@ -1,0 +1,173 @@
+//go:build linux
+
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+)
+
+// limitDescriptors sets how many files and connections a process may have open, and returns what undoes it.
+func limitDescriptors(t *testing.T, pid int, most uint64) (restore func()) {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &old); err != nil {
+		t.Fatal(err)
+	}
+	set := func(cur uint64) {
+		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: cur, Max: old.Max}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(most)
+	return func() { set(old.Cur) }
+}
+
+// openMany opens up to n connections to addr that say nothing until the test ends.
+func openMany(t *testing.T, addr string, n int) {
+	t.Helper()
+	for range n {
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if err != nil {
+			return // turned away, or the kernel's queue is full
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+}
+
+// TestFault51FewDescriptors: where few descriptors are allowed, a flood of connections leaves enough of them for probes, for
+// those who are connected, and for Atlas.
+func TestFault51FewDescriptors(t *testing.T) {
+	t.Parallel()
+	binary, err := tokendBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A shell lowers the hard limit, since the Go runtime raises its own up to that.
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip(err)
+	}
+	wrapper := writeFile(t, "tokend", []byte("#!"+sh+"\nulimit -n 100\nexec "+binary+" \"$@\"\n"))
+	if err := os.Chmod(wrapper, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	em, err := emulator.Start(emulator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	s := invocation{program: wrapper, args: append([]string{"serve", "--drain-delay=0s", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"}, atlasFlags(t, em)...)}.await(t, em)
+	rpc := newRPCClient(t, s.grpc)
+	call := func(org int) error {
+		_, err := rpc.CreateToken(withJWT(t.Context(), em.Org(org).JWT()), &ephemeraltokenv1.CreateTokenRequest{})
+		return err
+	}
+	if err := call(0); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // for longer than silent connections are borne
+		openMany(t, s.grpc, 200)
+		openMany(t, s.http, 200)
+		if got := s.readyz(t); got != "200 ready" {
+			t.Errorf("/readyz: %s", got)
+		}
+		if err := call(1); err != nil {
+			t.Errorf("a caller that is connected: %v", err)
+		}
+	}
+	poll(t, "a new caller is let in again", func() bool {
+		got, err := do(newHTTPClient(t, nil), newRequest(t, http.MethodPost, "http://"+s.http+restPath, "", "Authorization", "JWT "+em.Org(0).JWT()))
+		return err == nil && got.token() != ""
+	})
+}
+
+// TestFault51NoDescriptors: with no descriptor left at all, it neither ends nor spins, and goes on when there are some again.
+func TestFault51NoDescriptors(t *testing.T) {
+	t.Parallel()
+	s := startServe(t)
+	restore := limitDescriptors(t, s.Pid, 3)
+	openMany(t, s.grpc, 20)
+	openMany(t, s.http, 20)
+	<-time.After(3 * time.Second) // whatever it does about it, it has had the time to do it a thousand times
+	if n := strings.Count(s.stderr.String(), "\n"); n > 50 {
+		t.Errorf("the log has %d lines: it spins", n)
+	}
+	restore()
+	poll(t, "it serves again", func() bool { return s.readyz(t) == "200 ready" })
+	if got := rest(t, http.MethodPost, s.http, "Authorization", "JWT "+s.atlas.Org(0).JWT()); got.token() == "" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestCallerRateFlag: what a caller is told who calls more often than --caller-rate.
+func TestCallerRateFlag(t *testing.T) {
+	t.Parallel()
+	s := startServe(t, "--caller-rate=1")
+	jwt := s.atlas.Org(0).JWT() // each is another one, and so another caller
+	call := func(jwt string) answer { return rest(t, http.MethodPost, s.http, "Authorization", "JWT "+jwt) }
+	poll(t, "the second call within a second is refused", func() bool {
+		got := call(jwt)
+		return got.status == http.StatusTooManyRequests && strings.Contains(got.body, "OVERLOADED") && got.header.Get("Retry-After") == "1"
+	})
+	if got := call(s.atlas.Org(0).JWT()); got.token() == "" {
+		t.Errorf("another caller: %+v", got)
+	}
+}
+
+// TestMalformedMetadataIsNotLogged: grpc-go would repeat a binary header that it cannot decode, and that may be a credential.
+func TestMalformedMetadataIsNotLogged(t *testing.T) {
+	t.Parallel()
+	s := startServe(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.grpc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	_, _ = conn.Write([]byte(http2.ClientPreface))
+	framer := http2.NewFramer(conn, conn)
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	_ = framer.WriteSettings()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for _, field := range [][2]string{
+		{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/x/y"}, {"content-type", "application/grpc"},
+		{"authorization-bin", "planted!"},
+	} {
+		_ = encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, answered := frame.(*http2.MetaHeadersFrame); answered {
+			break
+		}
+	}
+	s.signal(t, unix.SIGTERM)
+	s.awaitEnd(t)
+	if strings.Contains(s.stderr.String(), "planted") {
+		t.Errorf("the log has it: %s", s.stderr)
+	}
+}

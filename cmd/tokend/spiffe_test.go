@@ -1,0 +1,254 @@
+//go:build unix
+
+package main_test
+
+import (
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/server/svid/svidtest"
+)
+
+// spiffePolicy has a profile for whoever is web.
+func spiffePolicy(t *testing.T, em *emulator.Emulator) string {
+	t.Helper()
+	secret := writeFile(t, "secret", []byte(em.Org(0).UserAuthToken()))
+	return writeFile(t, "policy.yaml", fmt.Appendf(nil, "profiles:\n  acme: {userauthtoken_file: %s}\ncallers:\n  - {spiffe_id: \"spiffe://prod.internal/web\", allow: [CreateToken], profile: acme}\n", secret))
+}
+
+// svidCall makes a REST call with an SVID, on a connection of its own, and returns the certificate that the service has shown.
+func svidCall(t *testing.T, s *service, own *svidtest.SVID, trusted *svidtest.TrustDomain) (got answer, shown string, err error) {
+	t.Helper()
+	client := newHTTPClient(t, &tls.Config{
+		RootCAs: trusted.Pool(), Certificates: []tls.Certificate{own.TLS()},
+		VerifyConnection: func(state tls.ConnectionState) error {
+			shown = state.PeerCertificates[0].SerialNumber.String()
+			return nil
+		},
+	})
+	defer client.CloseIdleConnections()
+	got, err = do(client, newRequest(t, http.MethodPost, "https://"+s.http+restPath, ""))
+	return got, shown, err
+}
+
+// svidFiles are for programs that read files.
+func svidFiles(t *testing.T, own *svidtest.SVID) (ca, cert, key string) {
+	t.Helper()
+	write := func(name, kind string, der []byte) string {
+		return writeFile(t, name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	return write("ca.pem", "CERTIFICATE", own.Domain.Authority.Raw), write("cert.pem", "CERTIFICATE", own.Cert.Raw), write("key.pem", "PRIVATE KEY", own.MarshalKey())
+}
+
+// Without a file, the service has a certificate and knows its callers, what the agent replaces is in use at once, and no key is told.
+func TestSPIFFE(t *testing.T) {
+	t.Parallel()
+	domain, other, em := svidtest.NewTrustDomain(t, "prod.internal"), svidtest.NewTrustDomain(t, "partner.example"), startAtlas(t)
+	first, web := domain.Issue("/tokend"), domain.Issue("/web")
+	agent := svidtest.StartAgent(t, first)
+	s := invocation{
+		args: []string{"--spiffe-socket=" + agent.Addr(), "--policy-file=" + spiffePolicy(t, em), "--log-level=debug"},
+		env:  []string{"SPIFFE_ENDPOINT_SOCKET=unix:///does/not/exist.sock", "HTTPS_PROXY=http://127.0.0.1:1", "GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99"},
+	}.startServe(t, em)
+	if !regexp.MustCompile(`"msg":"serving".*"tls":"mutual"`).MatchString(s.stderr.String()) {
+		t.Error("the log does not say that TLS is mutual")
+	}
+
+	wants := func(own *svidtest.SVID, trusted *svidtest.TrustDomain, caller *svidtest.SVID) bool {
+		t.Helper()
+		got, shown, err := svidCall(t, s, caller, trusted)
+		return err == nil && got.token() == em.Org(0).EphemeralToken() && shown == own.Cert.SerialNumber.String()
+	}
+	if !wants(first, domain, web) {
+		t.Error("web gets no token")
+	}
+	ca, cert, key := svidFiles(t, web)
+	if got := grpcurl(t, "-cacert", ca, "-cert", cert, "-key", key, s.grpc, rpcService+"/CreateToken"); grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
+		t.Error("over gRPC web gets another token")
+	}
+	for name, stranger := range map[string]*svidtest.SVID{"another trust domain": other.Issue("/web"), "the same name": svidtest.NewTrustDomain(t, "prod.internal").Issue("/web")} {
+		if got, _, err := svidCall(t, s, stranger, domain); err == nil {
+			t.Errorf("%s: %d %s", name, got.status, got.body)
+		}
+		_, cert, key := svidFiles(t, stranger)
+		if got := grpcurl(t, "-cacert", ca, "-cert", cert, "-key", key, s.grpc, rpcService+"/CreateToken"); got.code == 0 {
+			t.Errorf("%s, over gRPC: %s", name, got.stdout)
+		}
+	}
+
+	next := domain.Rotated()
+	second := next.Issue("/tokend")
+	agent.Give(second)
+	poll(t, "the second SVID in use, and callers of both authorities", func() bool {
+		return wants(second, next, next.Issue("/web")) && wants(second, next, web)
+	})
+	for _, line := range []string{`"certificate replaced","agent":"` + agent.Addr() + `","certificate":"server","expires":`, `"certificate":"client_ca","expires":`} {
+		if strings.Count(s.stderr.String(), line) != 1 {
+			t.Errorf("the log has not once %s", line)
+		}
+	}
+	expiry := fmt.Sprintf("\ntokend_certificate_expiry_timestamp_seconds{certificate=\"server\"} %v\n", float64(second.Cert.NotAfter.Unix()))
+	if metrics := probe(t, s.admin, "/metrics"); !strings.Contains(metrics, expiry) {
+		t.Errorf("want %s in\n%s", expiry, metrics)
+	}
+
+	agent.Stop()
+	poll(t, "/readyz to tell", func() bool {
+		return strings.Contains(s.readyz(t), "200 ready\nthe SPIFFE agent cannot be reached: ") && strings.Contains(s.readyz(t), "; the last X.509-SVID is valid until ")
+	})
+	if !wants(second, next, web) {
+		t.Error("without the agent web gets no token")
+	}
+	third := next.Issue("/tokend")
+	agent.Give(third)
+	agent.Start()
+	poll(t, "the third SVID in use", func() bool { return wants(third, next, web) && s.readyz(t) == "200 ready" })
+
+	s.signal(t, syscall.SIGTERM)
+	if code := s.awaitEnd(t); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+	for _, own := range []*svidtest.SVID{first, second, third} {
+		d, err := own.Key.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, written := range []string{string(d), fmt.Sprintf("%x", d), base64.StdEncoding.EncodeToString(d), base64.StdEncoding.EncodeToString(own.MarshalKey())} {
+			if strings.Contains(s.stdout.String()+s.stderr.String(), written) {
+				t.Error("a private key is told")
+			}
+		}
+	}
+	if strings.Contains(s.stderr.String(), "addrConn") {
+		t.Error("what becomes of the agent is told twice")
+	}
+}
+
+// The variable that other programs go by is not enough for tokend: what it serves with is said by its own settings.
+func TestSPIFFENotAsked(t *testing.T) {
+	t.Parallel()
+	agent := svidtest.StartAgent(t, svidtest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
+	s := invocation{env: []string{"SPIFFE_ENDPOINT_SOCKET=" + agent.Addr()}}.startServe(t, startAtlas(t))
+	if !strings.Contains(s.stderr.String(), `"tls":"off"`) {
+		t.Error("TLS is not off")
+	}
+}
+
+// tokend may start before the agent, and before the agent knows it; it says why it waits, and may be stopped meanwhile.
+func TestSPIFFEAgentStartsLater(t *testing.T) {
+	t.Parallel()
+	domain, em := svidtest.NewTrustDomain(t, "prod.internal"), startAtlas(t)
+	agent := svidtest.NewAgent(t)
+	start := func() *process {
+		t.Helper()
+		args := append([]string{"serve", "--drain-delay=0s", "--spiffe-socket=" + agent.Addr()}, append(freePorts, atlasFlags(t, em)...)...)
+		return invocation{args: args}.start(t)
+	}
+	p, stopped := start(), start()
+	for _, waiting := range []*process{p, stopped} {
+		waiting.awaitOutput(t, waiting.stderr, regexp.MustCompile(`"level":"WARN","msg":"there is no X.509-SVID yet, trying again",.*connect: no such file`))
+	}
+	stopped.signal(t, syscall.SIGTERM)
+	if code := stopped.awaitEnd(t); code != 0 || strings.Contains(stopped.stderr.String(), `"serving"`) {
+		t.Errorf("stopped while it waits: exit status %d", code)
+	}
+	agent.Start()
+	p.awaitOutput(t, p.stderr, regexp.MustCompile(`"msg":"there is no X.509-SVID yet, trying again",.*no registration entry for this workload`))
+	if strings.Contains(p.stderr.String(), `"serving"`) {
+		t.Error("it serves without a certificate")
+	}
+	agent.Give(domain.Issue("/tokend"))
+	at := p.awaitOutput(t, p.stderr, serving)
+	s := &service{process: p, grpc: at[1], http: at[2], admin: at[3]}
+	poll(t, "ready", func() bool { return s.readyz(t) == "200 ready" })
+	if got, _, err := svidCall(t, s, domain.Issue("/web"), domain); err != nil || got.status != http.StatusUnauthorized { // it brings no JWT
+		t.Errorf("%d %s, %v", got.status, got.body, err)
+	}
+}
+
+// Without an SVID there is no service, and the last line says what to do.
+func TestSPIFFENoSVID(t *testing.T) {
+	t.Parallel()
+	refuses := svidtest.NewAgent(t)
+	refuses.Start()
+	silent := svidtest.NewAgent(t)
+	silent.BeSilent()
+	silent.Start()
+	for name, test := range map[string]struct{ addr, want string }{
+		"no agent":       {svidtest.NewAgent(t).Addr(), "the SPIFFE agent cannot be reached: dial unix .*: connect: no such file or directory\\. Start the agent, "},
+		"not registered": {refuses.Addr(), "the SPIFFE agent has no registration entry for this workload: no identity issued\\. Make a registration entry "},
+		"silent":         {silent.Addr(), "the SPIFFE agent does not answer\\. Look into the agent's log"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			got := tokend(t, append([]string{"serve", "--spiffe-socket=" + test.addr}, freePorts...)...)
+			if got.code != 1 || !regexp.MustCompile(`\ntokend: --spiffe-socket: no X\.509-SVID within 20s: `+test.want).MatchString("\n"+got.stderr) || strings.Contains(got.stderr, `"serving"`) {
+				t.Errorf("exit status %d\n%s", got.code, got.stderr)
+			}
+			if took := time.Since(began); took < 19*time.Second {
+				t.Errorf("it waits for %v only", took)
+			}
+		})
+	}
+}
+
+// config and doctor ask the agent as serve would.
+func TestSPIFFEExamined(t *testing.T) {
+	t.Parallel()
+	domain, em := svidtest.NewTrustDomain(t, "prod.internal"), startAtlas(t)
+	own := domain.Issue("/tokend")
+	agent := svidtest.StartAgent(t, own)
+	settings := append([]string{"--spiffe-socket=" + agent.Addr(), "--policy-file=" + spiffePolicy(t, em), "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr="}, atlasFlags(t, em)...)
+	until := own.Cert.NotAfter.UTC().Format(time.RFC3339)
+
+	got := tokend(t, append([]string{"config"}, settings...)...)
+	for _, want := range []string{
+		"\n--spiffe-socket=" + agent.Addr() + " ", "\nClient certificates are demanded.\n",
+		"\nThis process is spiffe://prod.internal/tokend, and its X.509-SVID is valid until " + until + ". Client certificates are those of prod.internal.\n",
+	} {
+		if got.code != 0 || !strings.Contains(got.stdout, want) {
+			t.Errorf("exit status %d, config does not say %q:\n%s%s", got.code, want, got.stdout, got.stderr)
+		}
+	}
+	diagnose := func() (ok bool, status, detail, remedy string) {
+		t.Helper()
+		got := tokend(t, append([]string{"doctor", "--json"}, settings...)...)
+		var found diagnosed
+		if err := json.Unmarshal([]byte(got.stdout), &found); err != nil {
+			t.Fatalf("%v\n%s%s", err, got.stdout, got.stderr)
+		}
+		for _, f := range found.Checks {
+			if f.Check == "spiffe SVID" {
+				return found.OK, f.Status, f.Detail, f.Remedy
+			}
+		}
+		t.Fatalf("no check of the agent:\n%s", got.stdout)
+		return
+	}
+	if ok, status, detail, _ := diagnose(); !ok || status != "ok" || detail != "spiffe://prod.internal/tokend, valid until "+until+"; authorities of prod.internal: 1" {
+		t.Errorf("all is well, and doctor says %s: %s", status, detail)
+	}
+	agent.Fail(codes.PermissionDenied, "no identity issued")
+	if ok, status, detail, remedy := diagnose(); ok || status != "failed" || !strings.Contains(detail, "no registration entry") || !strings.Contains(remedy, "selectors") {
+		t.Errorf("not registered, and doctor says %s: %s, %s", status, detail, remedy)
+	}
+	if got := tokend(t, append([]string{"config"}, settings...)...); got.code != 2 || !strings.Contains(got.stderr, "--spiffe-socket: the SPIFFE agent has no registration entry") {
+		t.Errorf("not registered, and config says: exit status %d\n%s", got.code, got.stderr)
+	}
+	if got := tokend(t, append([]string{"config", "--explain=spiffe://prod.internal/web"}, settings...)...); got.code != 0 || !strings.Contains(got.stdout, "matches rule 1") {
+		t.Errorf("--explain needs no agent, and says: exit status %d\n%s%s", got.code, got.stdout, got.stderr)
+	}
+}

@@ -1,0 +1,62 @@
+//go:build linux
+
+package main_test
+
+import (
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// systemd finds nothing in the unit that it does not know, and little that is exposed: 2.0 of 10 at most.
+func TestUnitIsHardened(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		missingTool(t, err)
+	}
+	got := command(t, "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", "deploy/tokend.service")
+	if got.code != 0 || got.stderr != "" {
+		t.Errorf("exit status %d\n%s%s", got.code, got.stderr, got.stdout)
+	}
+	t.Log(got.stdout[strings.LastIndex(got.stdout, "→"):])
+}
+
+// The unit waits for a drain to end, and reloads by the signal that is for it.
+func TestUnit(t *testing.T) {
+	t.Parallel()
+	unit := readFile(t, repository+"/deploy/tokend.service")
+	value := func(name string) string {
+		t.Helper()
+		found := regexp.MustCompile(`(?m)^`+name+`=(.*)$`).FindAllStringSubmatch(unit, -1)
+		if len(found) != 1 {
+			t.Fatalf("%s is there %d times", name, len(found))
+		}
+		return found[0][1]
+	}
+	if got := value("Type"); got != "notify" {
+		t.Errorf("Type=%s", got)
+	}
+	if got := value("ExecReload"); !strings.Contains(got, "-HUP $MAINPID") {
+		t.Errorf("ExecReload=%s", got)
+	}
+	stop, err := strconv.Atoi(value("TimeoutStopSec"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	drain := time.Duration(0)
+	for _, s := range readSettings(t, invocation{args: []string{"config"}}) {
+		if s.flag == "--drain-delay" || s.flag == "--drain-timeout" {
+			d, err := time.ParseDuration(s.value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			drain += d
+		}
+	}
+	if time.Duration(stop)*time.Second <= drain {
+		t.Errorf("TimeoutStopSec=%d, and a drain may take %v", stop, drain)
+	}
+}
