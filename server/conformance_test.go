@@ -11,7 +11,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -58,8 +60,13 @@ func TestHTTP2Conformance(t *testing.T) {
 					continue
 				}
 				// Some cases give the server a time, which a busy machine may not have.
-				if _, again := runH2spec(t, h2spec, test.ours, append(slices.Clone(test.flags), c.section)); again[c] {
-					t.Errorf("fails, and does not in the library alone: %s: %s", c.section, c.name)
+				fails := true
+				for try := 0; fails && try < 3; try++ {
+					_, again := runH2spec(t, h2spec, test.ours, append(slices.Clone(test.flags), c.section))
+					fails = again[c]
+				}
+				if fails {
+					t.Errorf("fails four times, and does not in the library alone: %s: %s", c.section, c.name)
 				}
 			}
 			if cases < 140 || len(bare) > 40 {
@@ -110,10 +117,10 @@ func runH2spec(t *testing.T, h2spec string, at net.Addr, args []string) (cases i
 	var suites struct {
 		Suites []struct {
 			Cases []struct {
-				Package string    `xml:"package,attr"`
-				Name    string    `xml:"classname,attr"`
-				Failure *struct{} `xml:"failure"`
-				Error   *struct{} `xml:"error"`
+				Package string  `xml:"package,attr"`
+				Name    string  `xml:"classname,attr"`
+				Failure *string `xml:"failure"`
+				Error   *string `xml:"error"`
 			} `xml:"testcase"`
 		} `xml:"testsuite"`
 	}
@@ -124,12 +131,20 @@ func runH2spec(t *testing.T, h2spec string, at net.Addr, args []string) (cases i
 	for _, suite := range suites.Suites {
 		for _, c := range suite.Cases {
 			cases++
-			if c.Failure != nil || c.Error != nil {
+			if c.Failure != nil || c.Error != nil && !closedByReset(*c.Error) {
 				failed[h2case{c.Package, c.Name}] = true
 			}
 		}
 	}
 	return cases, failed
+}
+
+// closedByReset reports whether a case that may end with a closed connection "failed" because it did so by a reset: which of the two a client sees when a server
+// closes with bytes unread is the kernel's to decide, and h2spec knows the reset only as an error that it is never given.
+func closedByReset(report string) bool {
+	expected, actual, _ := strings.Cut(report, "Error: ")
+	return strings.Contains(expected, "Connection closed") &&
+		(strings.HasSuffix(actual, syscall.ECONNRESET.Error()) || strings.HasSuffix(actual, syscall.EPIPE.Error()))
 }
 
 // bareGRPC is the service as grpc-go alone serves it. It has our limit of streams: h2spec leaves out case 5.1.2 where there is none,
@@ -156,6 +171,7 @@ func bareHTTP(t *testing.T, pair *tls.Certificate) net.Addr {
 		Protocols: new(http.Protocols),
 		ErrorLog:  log.New(io.Discard, "", 0),
 	}
+	srv.Protocols.SetHTTP1(true) // as REST has it; what is no preface of HTTP/2 gets an answer of HTTP/1.1
 	if pair == nil {
 		srv.Protocols.SetUnencryptedHTTP2(true)
 		go func() { _ = srv.Serve(listener) }()
