@@ -10,14 +10,22 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 )
 
-// newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own.
-func newAdminHandler(ready *readiness, metrics *prometheus.Registry, profiling bool) http.Handler {
+// newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own. The services of
+// debug, which may be nil, are beside the pages.
+func newAdminHandler(ready *readiness, metrics *prometheus.Registry, profiling bool, debug *grpc.Server) http.Handler {
 	mux := http.NewServeMux()
 	pages := "/healthz\n/readyz, also as application/json\n"
 	if profiling {
 		pages += "/debug/pprof/\n"
+	}
+	if debug != nil {
+		for name := range debug.GetServiceInfo() {
+			mux.Handle("POST /"+name+"/", debug)
+		}
+		pages += "/grpc.channelz.v1.Channelz/, over gRPC\n"
 	}
 	pages += "/metrics"
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, pages) })

@@ -70,6 +70,9 @@ type Config struct {
 	Metrics *prometheus.Registry
 	// Profiling adds /debug/pprof to the admin listener.
 	Profiling bool
+	// Channelz adds gRPC's channelz to the admin listener: what the process's gRPC servers and clients are connected to, and how these
+	// connections fare. The listener then speaks HTTP/2 as well.
+	Channelz bool
 
 	descriptors       int                           // that the process may have open; tests have too many
 	readinessInterval time.Duration                 // between two looks at whether Atlas lets the service in

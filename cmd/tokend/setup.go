@@ -54,9 +54,15 @@ func newSetup(f *listenFlags, log *slog.Logger) *setup {
 		Logger:       log,
 		Metrics:      prometheus.NewRegistry(),
 		Profiling:    f.Pprof,
+		Channelz:     f.Channelz,
 	}}
-	if f.Pprof && f.AdminAddr == "" {
-		s.fail("--debug-pprof", errors.New("without an --admin-addr it would be ignored"))
+	for _, debug := range []struct {
+		flag string
+		set  bool
+	}{{"--debug-pprof", f.Pprof}, {"--debug-channelz", f.Channelz}} {
+		if debug.set && f.AdminAddr == "" {
+			s.fail(debug.flag, errors.New("without an --admin-addr it would be ignored"))
+		}
 	}
 	s.files = &reload.Watcher{Logger: s.Logger, Metrics: s.Metrics}
 	s.register(s.files, buildInfo())
