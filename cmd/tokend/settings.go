@@ -92,6 +92,10 @@ func (f *tlsFlags) open(s *setup) {
 		f.openSPIFFE(s)
 		return
 	}
+	if f.CertFile == "" && f.KeyFile == "" {
+		s.fail("--tls-client-ca-file", errors.New("there is no TLS without --tls-cert-file and --tls-key-file"))
+		return
+	}
 	s.TLS.Certificate = s.certificate("tls", "server", f.CertFile, f.KeyFile, reload.ForServers, nil)
 	s.TLS.ClientCAs = s.authorities("--tls-client-ca-file", "client_ca", f.ClientCAFile, nil, nil)
 }
