@@ -35,7 +35,7 @@ func (f *listenFlags) declare(flags flags, drainDelay string) {
 	at.boolean(&f.Channelz, "debug-channelz", "Serve gRPC's channelz on the admin address too: its connections, with addresses, certificates and counters, for grpcurl or grpcdebug.")
 	stopping := flags.about(aboutStopping)
 	stopping.duration(&f.DrainDelay, false, "drain-delay", drainDelay, "How long to go on serving after SIGTERM, no longer ready, until load balancers and clients have noticed.")
-	stopping.duration(&f.DrainTimeout, true, "drain-timeout", "25s", "How long calls in progress may take to finish after that. A platform that kills has to wait longer than both together.")
+	stopping.duration(&f.DrainTimeout, true, "drain-timeout", "25s", "How long calls in progress may take to finish after that. A stop may take up to a second longer than both together, or two if it exports traces: a platform that kills has to wait for longer than that.")
 	logging := flags.about(aboutLogging)
 	logging.oneOf(&f.LogLevel, "log-level", "info", "LEVEL", "debug (every call), info, warn or error.", "debug", "info", "warn", "error")
 	logging.oneOf(&f.LogFormat, "log-format", "json", "FORMAT", "json or text.", "json", "text")
@@ -91,6 +91,10 @@ func (f *tlsFlags) open(s *setup) {
 	}
 	if f.SPIFFESocket != "" {
 		f.openSPIFFE(s)
+		return
+	}
+	if f.CertFile == "" && f.KeyFile == "" {
+		s.fail("--tls-client-ca-file", errors.New("there is no TLS without --tls-cert-file and --tls-key-file"))
 		return
 	}
 	s.TLS.Certificate = s.certificate("tls", "server", f.CertFile, f.KeyFile, reload.ForServers, nil)
