@@ -94,6 +94,7 @@ func TestExemplars(t *testing.T) {
 		{"00-" + strings.Repeat("0", 32) + "-b7ad6b7169203331-01", ""},
 		{"00-planted-b7ad6b7169203331-01", ""},
 		{"00-" + trace + "-b7ad6b7169203331-zz", ""},
+		{"01-" + trace + "-b7ad6b7169203331-00-01", ""}, // of a version whose last part may be another
 		{"00", ""},
 		{"00-" + trace, ""},
 		{"", ""},
