@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -176,6 +177,22 @@ func TestRefusedRetry(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A caller who has gone asks nothing of Atlas, and says nothing about it.
+func TestGoneBeforehand(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a := &fakeAtlas{}
+	if err := create(ctx, newClient(t, a)); kindOf(err) != atlas.KindCanceled || !errors.Is(err, context.Canceled) || a.calls.Load() != 0 {
+		t.Errorf("got %v after %d calls", err, a.calls.Load())
+	}
+}
+
+func TestConfigOfNoUse(t *testing.T) {
+	if _, err := resilient.New(&fakeAtlas{}, resilient.Config{MaxCalls: -1}); err == nil || !strings.Contains(err.Error(), "MaxCalls is -1") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // A failure of no kind that is known is not retried, and is what the caller gets.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
 // A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes on. The first caller runs his
@@ -90,6 +92,32 @@ func TestCloseEndsFlights(t *testing.T) {
 		if _, err := tg.join(t.Context(), key{1}, false, tg.call); !errors.Is(err, errClosed) {
 			t.Errorf("after close: %v, want errClosed", err)
 		}
+	})
+}
+
+// TestCloseBeforeACallBegins: a call that has left, and that its caller has yet to run, ends at once.
+func TestCloseBeforeACallBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newTestGroup(t, time.Minute)
+		r := request{cred: atlas.Credential{JWT: "a.b.c", Secret: tg.layer.bring(tg.call)}, key: key{1}}
+		c, leads, _, err := tg.group.join(t.Context(), r)
+		if leads == nil || err != nil {
+			t.Fatalf("the first caller does not lead: %v", err)
+		}
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			tg.close()
+		}()
+		synctest.Wait()
+		if isClosed(closed) {
+			t.Error("close did not wait for the call")
+		}
+		start := time.Now()
+		if _, err := tg.lead(t.Context(), leads, c); !errors.Is(err, context.Canceled) || time.Since(start) > 0 {
+			t.Errorf("got %v after %v", err, time.Since(start))
+		}
+		<-closed
 	})
 }
 
