@@ -373,7 +373,11 @@ func TestASweepIsBounded(t *testing.T) {
 		for i := range tokens {
 			r := request{cred: own(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{})).WithClaims(), key: key{byte(i), byte(i >> 8)}}
 			_, v := m.get(t.Context(), r)
+			before := m.sweeper
 			m.put(t.Context(), v, r, "token", unlimited)
+			if before != nil && m.sweeper != before {
+				t.Fatal("a second timer runs")
+			}
 		}
 		for _, sweep := range []struct{ tokens, fences int }{{tokens, tokens}, {100, 100}, {0, 0}} {
 			after(time.Second)
