@@ -396,6 +396,19 @@ func TestASweepIsBounded(t *testing.T) {
 	})
 }
 
+// What may not be read any more takes up no memory either.
+func TestNothingIsKeptThatIsOver(t *testing.T) {
+	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
+	defer m.close()
+	r := request{cred: own(newJWT(orgA, "u", time.Time{})).WithClaims(), key: key{1}}
+	for _, life := range []time.Duration{noLife, 0} {
+		_, v := m.get(t.Context(), r)
+		if m.put(t.Context(), v, r, "token", life); len(m.tokens) != 0 {
+			t.Errorf("a token that has %v is kept", life)
+		}
+	}
+}
+
 // An answer that comes after the cache is closed, as one that was not shared may, is not kept.
 func TestNothingIsKeptAfterClose(t *testing.T) {
 	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})

@@ -129,6 +129,21 @@ func TestEndBeforeACallBegins(t *testing.T) {
 	}
 }
 
+// TestALeaderWhoLeaves: whoever runs a call himself gets its answer, even if he has left by then; if there is none, he is told that he left.
+func TestALeaderWhoLeaves(t *testing.T) {
+	tg := newTestGroup(t, time.Minute)
+	for _, tc := range []struct{ ends, want error }{{nil, nil}, {errors.New("it went away"), context.Canceled}} {
+		ctx, leave := context.WithCancel(t.Context())
+		got, err := tg.join(ctx, key{1}, false, func(context.Context, bool) (Result, error) {
+			leave()
+			return Result{Token: "one"}, tc.ends
+		})
+		if !errors.Is(err, tc.want) || (got.Token == "one") != (err == nil) {
+			t.Errorf("of a call that ended with %v: got %q, %v", tc.ends, string(got.Token), err)
+		}
+	}
+}
+
 func TestACallHasATimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, 7*time.Second)
