@@ -17,7 +17,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-func withChannelz(c *server.Config, _ *atlas.Config) { c.Channelz = true }
+func withChannelz(c *server.Config, _ *atlas.Config) { c.Debug = true }
 
 // adminConn is of a client that speaks gRPC to the admin listener.
 func (s *service) adminConn(t *testing.T) *grpc.ClientConn {
@@ -136,7 +136,7 @@ func listServices(t *testing.T, conn *grpc.ClientConn) string {
 // asked for it.
 func TestChannelzPlace(t *testing.T) {
 	for _, on := range []bool{false, true} {
-		s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.Channelz = on })
+		s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.Debug = on })
 		ask := func(conn *grpc.ClientConn) codes.Code {
 			_, err := channelzpb.NewChannelzClient(conn).GetServers(testContext(t), &channelzpb.GetServersRequest{})
 			return status.Code(err)

@@ -89,11 +89,11 @@ func New(cfg Config) (*Server, error) {
 	s.httpServer.ErrorLog = handshakes.errorLog(s.httpServer.ErrorLog.Writer())
 	s.httpServer.TLSConfig = s.cfg.tlsConfig("h2", "http/1.1")
 	s.httpServer.Protocols = restProtocols(s.httpServer.TLSConfig != nil)
-	if cfg.Channelz {
+	if cfg.Debug {
 		s.channelz = newChannelz()
 	}
-	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, cfg.Profiling, s.channelz), cfg.CallCeiling, cfg.Logger)
-	s.adminServer.Protocols = adminProtocols(cfg.Channelz)
+	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, s.channelz), cfg.CallCeiling, cfg.Logger)
+	s.adminServer.Protocols = adminProtocols(cfg.Debug)
 	if err := s.listen(limits); err != nil {
 		s.Close()
 		return nil, err

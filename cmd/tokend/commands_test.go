@@ -170,7 +170,7 @@ func TestConfig(t *testing.T) {
 		"--grpc-addr": "0.0.0.0:1", "--http-addr": "0.0.0.0:2", "--admin-addr": "0.0.0.0:3", "--drain-delay": "1s",
 		"--drain-timeout": "1m",
 		"--log-level":     "debug", "--log-format": "text", "--tls-cert-file": certs.serverCert, "--tls-key-file": certs.serverKey,
-		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--debug-pprof": "true", "--debug-channelz": "true", "--atlas-url": "https://atlas.example/v1",
+		"--tls-client-ca-file": certs.caFile, "--plaintext": "true", "--debug-pprof": "true", "--atlas-url": "https://atlas.example/v1",
 		"--atlas-ca-file": certs.caFile, "--atlas-timeout": "3s",
 		"--atlas-cert-file": certs.clientCert, "--atlas-key-file": certs.clientKey,
 		"--atlas-userauthtoken-file": writeFile(t, "secret", []byte("secret\n")), "--audit-file": filepath.Join(t.TempDir(), "audit"),

@@ -53,16 +53,10 @@ func newSetup(f *listenFlags, log *slog.Logger) *setup {
 		DrainTimeout: f.DrainTimeout,
 		Logger:       log,
 		Metrics:      prometheus.NewRegistry(),
-		Profiling:    f.Pprof,
-		Channelz:     f.Channelz,
+		Debug:        f.Pprof,
 	}}
-	for _, debug := range []struct {
-		flag string
-		set  bool
-	}{{"--debug-pprof", f.Pprof}, {"--debug-channelz", f.Channelz}} {
-		if debug.set && f.AdminAddr == "" {
-			s.fail(debug.flag, errors.New("without an --admin-addr it would be ignored"))
-		}
+	if f.Pprof && f.AdminAddr == "" {
+		s.fail("--debug-pprof", errors.New("without an --admin-addr it would be ignored"))
 	}
 	s.files = &reload.Watcher{Logger: s.Logger, Metrics: s.Metrics}
 	s.register(s.files, buildInfo())

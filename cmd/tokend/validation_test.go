@@ -69,7 +69,6 @@ func TestValidation(t *testing.T) {
 		"client CA alone":      {[]string{"serve", "--tls-client-ca-file=" + certs.caFile}, nil, []string{"--tls-client-ca-file: there is no TLS without --tls-cert-file and --tls-key-file"}},
 		"plaintext and TLS":    {slices.Concat([]string{"serve", "--plaintext"}, serverTLS), nil, []string{"--plaintext: "}},
 		"profiles for nobody":  {[]string{"serve", "--debug-pprof", "--admin-addr="}, nil, []string{"--debug-pprof: without an --admin-addr it would be ignored"}},
-		"channelz for nobody":  {[]string{"serve", "--debug-channelz", "--admin-addr="}, nil, []string{"--debug-channelz: without an --admin-addr it would be ignored"}},
 		"gRPC beyond loopback": {[]string{"serve", "--grpc-addr=0.0.0.0:0"}, nil, []string{"0.0.0.0:0: other machines can reach it, and it has no TLS: give --tls-cert-file and --tls-key-file, or --spiffe-socket, or --plaintext"}},
 		"REST beyond loopback": {[]string{"serve", "--http-addr=:0"}, nil, []string{":0: other machines can reach it, and it has no TLS: give --tls-cert-file and --tls-key-file, or --spiffe-socket, or --plaintext"}},
 		"nothing to call":      {[]string{"serve", "--grpc-addr=", "--http-addr="}, nil, []string{"nothing to call"}},
