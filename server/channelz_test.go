@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	channelzpb "google.golang.org/grpc/channelz/grpc_channelz_v1"
@@ -130,6 +131,31 @@ func listServices(t *testing.T, conn *grpc.ClientConn) string {
 		t.Fatal(err)
 	}
 	return prototext.Format(answer)
+}
+
+// TestChannelzStop: a stream that somebody leaves open on the admin listener holds up no stop.
+func TestChannelzStop(t *testing.T) {
+	s := startService(t, plaintext, withChannelz)
+	stream, err := reflectionpb.NewServerReflectionClient(s.adminConn(t)).ServerReflectionInfo(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("it takes %v to stop", took)
+	}
+	if _, err := stream.Recv(); err == nil {
+		t.Error("the stream is still open")
+	}
 }
 
 // TestChannelzPlace: channelz is on the admin listener beside its pages, on no listener for callers, and nowhere unless somebody has
