@@ -210,6 +210,20 @@ func TestDrainWithOpenStreams(t *testing.T) {
 	}
 }
 
+// TestDrainOfTheDeaf: a client that does not take notice of the end is cut off with the drain's timeout.
+func TestDrainOfTheDeaf(t *testing.T) {
+	t.Parallel()
+	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 50 * time.Millisecond })
+	openRawStreams(t, s, 1, createMethod) // it acknowledges nothing, for which grpc-go alone would wait for seconds
+	start := time.Now()
+	if err := s.stop(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("it held up the stop for %v", took)
+	}
+}
+
 // TestConnectionAge: a connection that has to end waits for its calls as long as a call may take, no less and not much longer.
 func TestConnectionAge(t *testing.T) {
 	t.Parallel()

@@ -64,11 +64,11 @@ func judge(ctx context.Context, err error, took time.Duration) verdict {
 	return verdictNone
 }
 
-// isOutOfTime reports whether ctx ended because of its deadline. The last waiter of a shared call leaves at the deadline
-// that is also the call's, so either may be the first to end it.
+// isOutOfTime reports whether ctx's time is up, or as good as. The last waiter of a shared call leaves at the deadline that is also
+// the call's, so either may be the first to end it: what ctx says it ended of does not tell.
 func isOutOfTime(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
-	return ok && time.Until(deadline) < 10*time.Millisecond || errors.Is(ctx.Err(), context.DeadlineExceeded)
+	return ok && time.Until(deadline) < 10*time.Millisecond
 }
 
 // breaker refuses calls while Atlas is down. Failsafe-go's has the window, the rate and the delay. This adds that a result
@@ -118,7 +118,7 @@ func (b *breaker) admit(op atlas.Operation) (permit, error) {
 func (p permit) recheck(op atlas.Operation) error {
 	p.breaker.mu.Lock()
 	defer p.breaker.mu.Unlock()
-	if p.generation != p.breaker.generation && !p.breaker.since.IsZero() {
+	if !p.breaker.since.IsZero() {
 		return p.breaker.refusal(op)
 	}
 	return nil

@@ -158,6 +158,44 @@ func stayClosed(t *testing.T, a *fakeAtlas, call func(context.Context, *resilien
 	})
 }
 
+// What means that Atlas is down; and any answer that is not a failure of its own, even a refusal, means that it is back.
+func TestBreakerOpens(t *testing.T) {
+	for name, fail := range map[string]atlas.Error{
+		"500":         {Kind: atlas.KindStatus, StatusCode: 500, Sent: true},
+		"504":         {Kind: atlas.KindStatus, StatusCode: 504, Sent: true},
+		"timeout":     {Kind: atlas.KindTimeout, Sent: true},
+		"unreachable": {Kind: atlas.KindUnreachable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &fakeAtlas{}
+				a.fails(fail)
+				c, heard := watched(t, a)
+				for range 49 {
+					_ = operations["delete"](t.Context(), c)
+				}
+				if fail.Sent && c.Stats().Open { // else they are retried
+					t.Error("49 failures opened it")
+				}
+				_ = operations["delete"](t.Context(), c)
+				if !c.Stats().Open {
+					t.Fatal("50 failures did not open it")
+				}
+				wait(1200 * time.Millisecond)
+				_ = operations["delete"](t.Context(), c)
+				if !c.Stats().Open {
+					t.Error("a probe that failed closed it")
+				}
+				wait(1200 * time.Millisecond)
+				a.fails(atlas.Error{Kind: atlas.KindStatus, StatusCode: 401, Sent: true})
+				if err := operations["delete"](t.Context(), c); kindOf(err) != atlas.KindStatus || c.Stats().Open || len(*heard) != 2 {
+					t.Errorf("a probe got %v, and it is open: %t; heard %q", err, c.Stats().Open, *heard)
+				}
+			})
+		})
+	}
+}
+
 // An Atlas that hangs is down, by our own cap and by deadlines of callers who were in no hurry. What still hangs when it is
 // back holds up nobody.
 func TestBreakerHang(t *testing.T) {

@@ -73,7 +73,7 @@ func (l *limit) half() int { return int(min(max(l.size/2, leastHalf), l.size)) }
 
 // settle has the measuring begin when half the limit is free.
 func (l *limit) settle(now time.Time, inFlight int) {
-	if l.measuring && l.measureFrom.IsZero() && inFlight <= l.half() {
+	if l.measureFrom.IsZero() && inFlight <= l.half() {
 		l.measureFrom = now
 	}
 }

@@ -48,7 +48,7 @@ type limiter struct {
 // waiter is a call that waits for a slot.
 type waiter struct {
 	since time.Time
-	done  chan struct{} // closed when it is no longer in the queue
+	done  chan struct{} // closed when it was taken out of the queue, rather than left
 	slot  *slot         // valid after done; nil: it waited too long
 }
 
@@ -134,7 +134,6 @@ func (l *limiter) leave(place *list.Element, refused bool) *slot {
 	default:
 	}
 	l.queue.Remove(place)
-	close(w.done)
 	if refused {
 		l.refuse(time.Now())
 	}

@@ -165,19 +165,145 @@ func TestSlowerAtlas(t *testing.T) {
 	})
 }
 
-// A burst that Atlas is up to is not refused, not even the first.
+// A burst that Atlas is up to is not refused: not the first, and not what it does in a quarter of a second once that is known.
 func TestBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t, newBusyAtlas(1000, 50*time.Millisecond))
-		var wg sync.WaitGroup
-		for range 500 {
-			wg.Go(func() {
-				if _, err := c.CreateEphemeralToken(t.Context(), "jwt"); err != nil {
-					t.Error(err)
-				}
-			})
+		for _, calls := range []int{500, 150} {
+			var wg sync.WaitGroup
+			for range calls {
+				wg.Go(func() {
+					if _, err := c.CreateEphemeralToken(t.Context(), "jwt"); err != nil {
+						t.Errorf("one of %d: %v", calls, err)
+					}
+				})
+			}
+			wg.Wait()
 		}
+	})
+}
+
+// hanging has calls wait at Atlas until it lets them go, and counts those that are there.
+type hanging struct {
+	fakeAtlas
+	there   atomic.Int64
+	release chan struct{}
+}
+
+func newHanging() *hanging {
+	a := &hanging{release: make(chan struct{})}
+	a.does(func(context.Context, int64) error {
+		a.there.Add(1)
+		defer a.there.Add(-1)
+		<-a.release
+		return nil
+	})
+	return a
+}
+
+func (a *hanging) LogIn(context.Context, atlas.UserAuthToken) (atlas.JWT, error) {
+	return "", &atlas.Error{Op: atlas.OpLogIn, Kind: atlas.KindStatus, StatusCode: 503, Sent: true}
+}
+
+// breakByLogins opens the breaker without a create.
+func breakByLogins(t *testing.T, c *resilient.Client) {
+	t.Helper()
+	for range 100 {
+		if _, _ = c.LogIn(t.Context(), "secret"); c.Stats().Open {
+			return
+		}
+	}
+	t.Fatal("the breaker does not open")
+}
+
+func (a *hanging) DeleteEphemeralToken(context.Context, atlas.JWT) error { return nil }
+
+// However often Atlas goes down with calls that hang, no more than twice MaxCalls are there, all are counted, and there are connections
+// left for a probe.
+func TestHangingCallsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := resilient.Config{MaxCalls: 20}
+		a := newHanging()
+		c, err := resilient.New(a, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 10 {
+			for range config.MaxCalls {
+				wg.Go(func() { _ = create(t.Context(), c) })
+			}
+			wait(2 * time.Second) // who has no slot by then is refused
+			if s := c.Stats(); int64(s.InFlight) != a.there.Load() {
+				t.Errorf("%d calls are at Atlas, and %d are counted", a.there.Load(), s.InFlight)
+			}
+			breakByLogins(t, c)
+			wait(2 * time.Second)
+			if err := c.DeleteEphemeralToken(t.Context(), "jwt"); err != nil {
+				t.Fatalf("the probe: %v", err)
+			}
+		}
+		if n := a.there.Load(); n != int64(2*config.MaxCalls) || int(n) >= config.Conns() {
+			t.Errorf("%d calls are at Atlas, want %d, and there are %d connections", n, 2*config.MaxCalls, config.Conns())
+		}
+		close(a.release)
 		wg.Wait()
+		if s := c.Stats(); s.InFlight != 0 {
+			t.Errorf("in the end: %+v", s)
+		}
+	})
+}
+
+// Who waits for a slot hears as soon as Atlas is found to be down.
+func TestWaitersHearThatAtlasIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newHanging()
+		c, err := resilient.New(a, resilient.Config{MaxCalls: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer close(a.release)
+		wg.Go(func() { _ = create(t.Context(), c) })
+		synctest.Wait()
+		start := time.Now()
+		wg.Go(func() {
+			if err := create(t.Context(), c); kindOf(err) != atlas.KindUnavailable || time.Since(start) > 0 {
+				t.Errorf("the waiter got %v after %v", err, time.Since(start))
+			}
+		})
+		synctest.Wait()
+		breakByLogins(t, c)
+		synctest.Wait()
+		if s := c.Stats(); s.Waiting != 0 || a.there.Load() != 1 {
+			t.Errorf("%+v, with %d calls at Atlas", s, a.there.Load())
+		}
+	})
+}
+
+// Who waits for a second without a slot is refused, which counts; who leaves before that is not.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newHanging()
+		c, err := resilient.New(a, resilient.Config{MaxCalls: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer close(a.release)
+		wg.Go(func() { _ = create(t.Context(), c) })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second-1)
+		defer cancel()
+		if err := create(ctx, c); kindOf(err) != atlas.KindCanceled || c.Stats().Refused != 0 {
+			t.Errorf("who left got %v, and %d were refused", err, c.Stats().Refused)
+		}
+		start := time.Now()
+		if err := create(t.Context(), c); kindOf(err) != atlas.KindOverloaded || time.Since(start) != time.Second || c.Stats().Refused != 1 {
+			t.Errorf("who waited for %v got %v, and %d were refused", time.Since(start), err, c.Stats().Refused)
+		}
 	})
 }
 

@@ -2,8 +2,11 @@ package resilient_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -131,6 +134,84 @@ func TestLeaveDuringWait(t *testing.T) {
 	})
 }
 
+// A call whose retry is not let through ends with what Atlas said, which tells more.
+func TestRefusedRetry(t *testing.T) {
+	t.Run("by the breaker", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := &fakeAtlas{}
+			a.fails(atlas.Error{Kind: atlas.KindStatus, StatusCode: 503, Sent: true})
+			c := newClient(t, a)
+			for range 49 {
+				_ = operations["delete"](t.Context(), c)
+			}
+			if err := create(t.Context(), c); kindOf(err) != atlas.KindStatus {
+				t.Errorf("got %v, want Atlas's 503", err)
+			}
+			if n := a.calls.Load(); n != 50 {
+				t.Errorf("Atlas was called %d times: the retry was let through", n)
+			}
+		})
+	})
+	t.Run("by the limiter", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := &fakeAtlas{}
+			a.does(func(_ context.Context, call int64) error {
+				if call == 1 {
+					wait(time.Second)
+					return &atlas.Error{Kind: atlas.KindStatus, StatusCode: 503, Sent: true}
+				}
+				wait(time.Minute)
+				return nil
+			})
+			c, err := resilient.New(a, resilient.Config{MaxCalls: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			time.AfterFunc(time.Second/2, func() { // it waits, and has the slot when the first fails
+				wg.Go(func() { _ = create(t.Context(), c) })
+			})
+			if err := create(t.Context(), c); kindOf(err) != atlas.KindStatus || c.Stats().Refused != 1 {
+				t.Errorf("got %v, want Atlas's 503; %+v", err, c.Stats())
+			}
+		})
+	})
+}
+
+// A caller who has gone asks nothing of Atlas, and says nothing about it.
+func TestGoneBeforehand(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a := &fakeAtlas{}
+	if err := create(ctx, newClient(t, a)); kindOf(err) != atlas.KindCanceled || !errors.Is(err, context.Canceled) || a.calls.Load() != 0 {
+		t.Errorf("got %v after %d calls", err, a.calls.Load())
+	}
+}
+
+func TestConfigOfNoUse(t *testing.T) {
+	if _, err := resilient.New(&fakeAtlas{}, resilient.Config{MaxCalls: -1}); err == nil || !strings.Contains(err.Error(), "MaxCalls is -1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A failure of no kind that is known is not retried, and is what the caller gets.
+func TestUnknownFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		unknown := errors.New("what is this")
+		a := &fakeAtlas{}
+		a.does(func(_ context.Context, call int64) error {
+			if call == 1 {
+				return &atlas.Error{Kind: atlas.KindUnreachable}
+			}
+			return unknown
+		})
+		if err := create(t.Context(), newClient(t, a)); !errors.Is(err, unknown) || a.calls.Load() != 2 {
+			t.Errorf("got %v after %d calls", err, a.calls.Load())
+		}
+	})
+}
+
 // With one in twenty creates failing, callers notice nothing, and Atlas has a tenth more calls at most.
 func TestFivePercentFail(t *testing.T) {
 	const calls = 20_000
@@ -184,6 +265,10 @@ func TestAllFail(t *testing.T) {
 				t.Logf("%d calls to Atlas, %+v", a.calls.Load(), c.Stats())
 				if n := a.calls.Load(); n > calls*11/10+reserve {
 					t.Errorf("%d creates cost %d calls to Atlas", calls, n)
+				}
+				s := c.Stats()
+				if retries := a.calls.Load() - calls; name == "slow" && (s.Retries != uint64(retries) || s.OutOfBudget < calls/2 || s.OutOfBudget > calls) {
+					t.Errorf("%d retries, and %d creates that could not have both of theirs, are counted as %+v", retries, calls, s)
 				}
 				if name == "fast" && a.calls.Load() > 100 {
 					t.Errorf("Atlas had %d calls: the breaker did not open", a.calls.Load())

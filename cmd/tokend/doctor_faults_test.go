@@ -76,6 +76,37 @@ var illnesses = []illness{
 		healthy: []string{"login acme"},
 	},
 	{
+		name: "a userauthtoken with more in its file",
+		infect: func(t *testing.T, p *patient) {
+			p.usePolicy(t, p.secretFile(t, "planted secret"), p.secretFile(t, p.atlas.Org(0).UserAuthToken()))
+		},
+		check: "--policy-file", detail: "profile acme: .*it must have the userauthtoken in it, and nothing else", skipped: []string{"login acme"},
+		healthy: []string{"login other"},
+	},
+	{
+		name:   "a password of Redis on two lines",
+		infect: func(t *testing.T, p *patient) { p.useRedis(t, "planted-other\npassword") },
+		check:  "--cache-redis-password-file", detail: "it must have the password in it, on one line",
+		skipped: []string{"redis login", "redis scripts"}, healthy: []string{"login acme"},
+	},
+	{
+		name: "Atlas throttles a login",
+		infect: func(_ *testing.T, p *patient) {
+			p.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 429, Times: 1})
+		},
+		check: "login (?:acme|other)", detail: `throttles logins \(HTTP 429\)`, remedy: "Wait for 1s", healthy: []string{"atlas API"},
+	},
+	{
+		name:   "a redirect in place of Atlas",
+		infect: func(_ *testing.T, p *patient) { p.atlas.Inject(emulator.Fault{On: emulator.Other, Status: 302}) },
+		check:  "atlas API", detail: "HTTP 302: a redirect", remedy: "--atlas-url", healthy: []string{"login acme"},
+	},
+	{
+		name:   "an issuer without keys",
+		infect: func(_ *testing.T, p *patient) { p.issuer.Publish(nil) },
+		check:  "issuer https://127.0.0.1", detail: "publishes no key", remedy: "RSA", healthy: []string{"login other"},
+	},
+	{
 		name: "the file of a secret is missing",
 		infect: func(t *testing.T, p *patient) {
 			p.usePolicy(t, filepath.Join(t.TempDir(), "missing"), p.secretFile(t, p.atlas.Org(0).UserAuthToken()))

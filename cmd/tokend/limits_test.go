@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,4 +171,28 @@ func TestMalformedMetadataIsNotLogged(t *testing.T) {
 	if strings.Contains(s.stderr.String(), "planted") {
 		t.Errorf("the log has it: %s", s.stderr)
 	}
+}
+
+// Whoever reads the log hears when Atlas is taken to be down, and when it is back.
+func TestAtlasDownIsLogged(t *testing.T) {
+	t.Parallel()
+	s := startServe(t)
+	recovered := s.atlas.Inject(emulator.Fault{On: emulator.Delete, Status: 503})
+	call := func() { rest(t, http.MethodDelete, s.http, "Authorization", "JWT "+s.atlas.Org(0).JWT()) }
+	poll(t, "Atlas to be taken to be down", func() bool {
+		var calls sync.WaitGroup
+		for range 10 { // it takes 50 in five seconds
+			calls.Go(call)
+		}
+		calls.Wait()
+		return strings.Contains(s.stderr.String(), `"Atlas is down: calls are refused at once`)
+	})
+	if strings.Contains(s.stderr.String(), "Atlas answers again") {
+		t.Error("it is said to be back")
+	}
+	recovered()
+	poll(t, "Atlas to be back", func() bool {
+		call()
+		return strings.Contains(s.stderr.String(), `"Atlas answers again"`)
+	})
 }

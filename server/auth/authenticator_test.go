@@ -97,14 +97,16 @@ func TestCallersMethodsCredentials(t *testing.T) {
 			"x-spiffe-id", web, "x-forwarded-client-cert", "By=" + ops + ";URI=" + ops, "x-forwarded-user", "ci-1",
 			"x-ssl-client-san-uri", ops, "forwarded", "for=billing.internal",
 		}},
+		{"a gateway's header", []string{auth.SecondHeader, "JWT " + atlasJWT}}, // never a credential
+		{"a gateway's header beside one", []string{auth.Header, token(nil), auth.SecondHeader, "JWT " + atlasJWT}},
 	}
-	nobody := []string{"MM", "UU", "UU", "AA", "NN", "RR", "XX", "FF", "MM"}
-	nobodyWithAtlas := []string{"MM", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "MM"}
-	known := []string{"NN", "NN", "NN", "AA", "NN", "RR", "XX", "FF", "NN"}
-	knownWithAtlas := []string{"NN", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "NN"}
-	asWeb := []string{"AN", "XN", "XN", "AN", "AN", "RR", "XX", "FF", "AN"}
-	asOps := []string{"AA", "XX", "XX", "AA", "AA", "RR", "XX", "FF", "AA"}
-	asBilling := []string{"MN", "PN", "PN", "MN", "MN", "RR", "XX", "FF", "MN"}
+	nobody := []string{"MM", "UU", "UU", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
+	nobodyWithAtlas := []string{"MM", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
+	known := []string{"NN", "NN", "NN", "AA", "NN", "RR", "XX", "FF", "NN", "NN", "XX"}
+	knownWithAtlas := []string{"NN", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "NN", "NN", "XX"}
+	asWeb := []string{"AN", "XN", "XN", "AN", "AN", "RR", "XX", "FF", "AN", "AN", "XX"}
+	asOps := []string{"AA", "XX", "XX", "AA", "AA", "RR", "XX", "FF", "AA", "AA", "XX"}
+	asBilling := []string{"MN", "PN", "PN", "MN", "MN", "RR", "XX", "FF", "MN", "MN", "XX"}
 
 	callers := []struct {
 		name       string
@@ -144,6 +146,14 @@ func TestCallersMethodsCredentials(t *testing.T) {
 		{"SPIFFE ID of an authority", certificate(func(c *x509.Certificate) {
 			uris(t, web)(c)
 			c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign
+		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"SPIFFE ID that may sign certificates", certificate(func(c *x509.Certificate) {
+			uris(t, web)(c)
+			c.KeyUsage |= x509.KeyUsageCertSign
+		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"DNS name that may sign revocations", certificate(func(c *x509.Certificate) {
+			dnsNames("billing.internal")(c)
+			c.KeyUsage |= x509.KeyUsageCRLSign
 		}), nobody, nobodyWithAtlas, auth.Caller{}},
 		{"forged SPIFFE ID, not verified", unverified(foreign.issue(t, uris(t, web))), nobody, nobodyWithAtlas, auth.Caller{}},
 		{"forged DNS name, not verified", unverified(foreign.issue(t, dnsNames("billing.internal"))), nobody, nobodyWithAtlas, auth.Caller{}},

@@ -45,7 +45,8 @@ func TestParseCredential(t *testing.T) {
 		{"NUL", []string{"JWT a.b.c\x00"}, "", auth.ErrMalformed},
 		{"non-ASCII", []string{"JWT a.b.é"}, "", auth.ErrMalformed},
 		{"not UTF-8", []string{"JWT a.b.\xff"}, "", auth.ErrMalformed},
-		{"over 8 KiB", []string{"JWT " + long}, "", auth.ErrMalformed},
+		{"8 KiB", []string{"JWT " + long[:8<<10-4]}, atlas.JWT(long[:8<<10-4]), nil},
+		{"over 8 KiB", []string{"JWT " + long[:8<<10-3]}, "", auth.ErrMalformed},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := auth.ParseCredential(tc.values)

@@ -113,6 +113,7 @@ func TestDiscoveryIsRetried(t *testing.T) {
 		"too large":           func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 2<<20)) },
 		"another issuer":      document(`{"issuer":"https://evil.internal","jwks_uri":"https://evil.internal/keys"}`),
 		"keys without TLS":    document(`{"issuer":"ISSUER","jwks_uri":"http://127.0.0.1:1/keys"}`),
+		"keys at no URL":      document(`{"issuer":"ISSUER","jwks_uri":"https://issuer internal/keys"}`),
 		"no keys":             document(`{"issuer":"ISSUER"}`),
 		"redirect":            func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
 		"closes the line":     func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },

@@ -79,6 +79,8 @@ func TestPolicyValidationErrors(t *testing.T) {
 		{"profile twice", profile("acme: {userauthtoken_file: /a}\n  acme: {userauthtoken_file: /b}"), []string{"5: column 3: the same key is twice in one mapping"}},
 		{"no profiles under it", "profiles: {}\ncallers:\n- {atlas_jwt: true, allow: [CreateToken], profile: passthrough}\n", []string{"1: profiles is empty"}},
 		{"reserved name", profile("acme: {userauthtoken_file: /a}\n  passthrough: {userauthtoken_file: /b}"), []string{`5: profile "passthrough": the name is reserved`, `5: profile "passthrough" is never used`}},
+		{"empty name", profile("acme: {userauthtoken_file: /a}\n  '': {userauthtoken_file: /b}"), []string{`5: profile "": a name must have`, `5: profile "" is never used`}},
+		{"name with a hyphen first", profile("acme: {userauthtoken_file: /a}\n  -b: {userauthtoken_file: /b}"), []string{`5: profile "-b": a name must have`, `5: profile "-b" is never used`}},
 		{"name in capitals", profile("acme: {userauthtoken_file: /a}\n  B: {userauthtoken_file: /b}"), []string{`5: profile "B": a name must have`, `5: profile "B" is never used`}},
 		{"secret in place of the path", profile("acme: {userauthtoken_file: hunter2}"), []string{`4: userauthtoken_file in profile "acme" must be an absolute path`}},
 		{"secret in the file", profile("acme: {userauthtoken: hunter2}"), []string{`4: unknown key "userauthtoken": there can be userauthtoken_file`, `4: profile "acme" has no userauthtoken_file`}},
@@ -128,6 +130,9 @@ func TestPolicyValidationErrors(t *testing.T) {
 		{"subject is stars", subject("*:*/*"), []string{"everybody that the issuer knows"}},
 		{"subject is two stars", subject("a**"), []string{"** is not supported"}},
 		{"subject with a line feed", subject("a\nb"), []string{"must be printable ASCII"}},
+		{"subject with a space before it", subject(" a"), []string{"3: rule 1: the subject must not begin or end with a space"}},
+		{"subject with a space after it", subject("a "), []string{"3: rule 1: the subject must not begin or end with a space"}},
+		{"audience with a space after it", oidc("https://i.internal", "tokend ", "a"), []string{"3: rule 1: the audience must not begin or end with a space"}},
 		{"subject with a ? and a star", subject("ci-?-*"), []string{"?, [ and \\ do not go with a *"}},
 		{"subject with a [ and a star", subject("ci-[a-z]*"), []string{"?, [ and \\ do not go with a *"}},
 		{"subject with a \\ and a star", subject(`DOMAIN\ci-*`), []string{"?, [ and \\ do not go with a *"}},
@@ -212,6 +217,42 @@ callers:
   - {oidc: {issuer: "https://i.internal", audience: a, subject: 'DOMAIN\ops'}, allow: [CreateToken], profile: acme}
   - {oidc: {issuer: "https://i.internal", audience: a, subject: 12345}, allow: [CreateToken], profile: acme}
 `)
+}
+
+// TestLongest: each bound of a policy is itself within it, and one more is not.
+func TestLongest(t *testing.T) {
+	x := func(n int) string { return strings.Repeat("x", n) }
+	for name, tc := range map[string]struct {
+		policy func(n int) string
+		most   int
+	}{
+		"subject": {func(n int) string {
+			return fmt.Sprintf("profiles: {a: {userauthtoken_file: /a}}\ncallers: [{oidc: {issuer: https://i.internal, audience: a, subject: %s}, allow: [CreateToken], profile: a}]", x(n))
+		}, 255},
+		"audience": {func(n int) string {
+			return fmt.Sprintf("profiles: {a: {userauthtoken_file: /a}}\ncallers: [{oidc: {issuer: https://i.internal, audience: %s, subject: a}, allow: [CreateToken], profile: a}]", x(n))
+		}, 2048},
+		"DNS label": {func(n int) string {
+			return fmt.Sprintf("callers: [{dns_san: %s.internal, allow: [CreateToken], profile: passthrough}]", x(n))
+		}, 63},
+		"DNS name": {func(n int) string {
+			return fmt.Sprintf("callers: [{dns_san: %s%s, allow: [CreateToken], profile: passthrough}]", strings.Repeat("x.", 120), x(n-240))
+		}, 253},
+		"profile": {func(n int) string {
+			return fmt.Sprintf("profiles: {%s: {userauthtoken_file: /a}}\ncallers: [{dns_san: a.internal, allow: [CreateToken], profile: %s}]", x(n), x(n))
+		}, 63},
+		"file": {func(n int) string {
+			const policy = "callers: [{dns_san: a.internal, allow: [CreateToken], profile: passthrough}]\n#"
+			return policy + x(n-len(policy))
+		}, 1 << 20},
+	} {
+		if _, err := auth.ParsePolicy("p", []byte(tc.policy(tc.most))); err != nil {
+			t.Errorf("%s of %d: %v", name, tc.most, err)
+		}
+		if _, err := auth.ParsePolicy("p", []byte(tc.policy(tc.most+1))); err == nil {
+			t.Errorf("%s of %d is accepted", name, tc.most+1)
+		}
+	}
 }
 
 func TestManyValidationErrors(t *testing.T) {

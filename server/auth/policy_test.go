@@ -52,6 +52,25 @@ issuer https://issuer.internal  audience tokend
 	}
 }
 
+// TestWhatAPolicyNeeds is what the program that serves it goes by.
+func TestWhatAPolicyNeeds(t *testing.T) {
+	const own = "allow: [CreateToken], profile: passthrough}]"
+	for _, tc := range []struct {
+		policy                  string
+		oidc, certificates, dns bool
+	}{
+		{oidcPolicy("https://issuer.internal"), true, false, false},
+		{"callers: [{dns_san: a.internal, " + own, false, true, true},
+		{"callers: [{spiffe_id: spiffe://a/b, " + own, false, true, false},
+		{"callers: [{atlas_jwt: true, " + own, false, false, false},
+	} {
+		p := mustPolicy(t, tc.policy)
+		if p.AcceptsOIDC() != tc.oidc || (len(p.Issuers()) == 1) != tc.oidc || p.NeedsCertificates() != tc.certificates || p.NeedsDNSNames() != tc.dns {
+			t.Errorf("OIDC %t of %q, certificates %t, with DNS names %t:\n%s", p.AcceptsOIDC(), p.Issuers(), p.NeedsCertificates(), p.NeedsDNSNames(), tc.policy)
+		}
+	}
+}
+
 func TestDecide(t *testing.T) {
 	spiffe := func(path string) auth.Caller {
 		return auth.Caller{Kind: auth.KindSPIFFE, Name: "spiffe://prod.internal" + path}

@@ -4,6 +4,8 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
+	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,7 +23,10 @@ func TestRootCAsReplaced(t *testing.T) {
 	issuer.Publish(map[string]crypto.Signer{"1": first})
 	var roots atomic.Pointer[x509.CertPool]
 	roots.Store(x509.NewCertPool())
-	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: roots.Load}.Impatient(time.Millisecond, 0))
+	var logged syncBuffer
+	a := newAuthenticator(t, auth.Config{
+		Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: roots.Load, Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+	}.Impatient(time.Millisecond, 0))
 	old := authtest.Sign(t, jwt.SigningMethodES256, "1", first, issuer.Claims(nil))
 	if _, err := create(t.Context(), a, old); !errors.Is(err, auth.ErrCallerCheckUnavailable) {
 		t.Errorf("not trusted: %v", err)
@@ -41,6 +46,10 @@ func TestRootCAsReplaced(t *testing.T) {
 	}
 	roots.Store(issuer.RootCAs())
 	becomes(t, a, fresh, nil)
+	// Whether it was asked before it was trusted, nobody knows.
+	if lost, ready := strings.Count(logged.String(), "cannot be used"), strings.Count(logged.String(), "is ready"); lost < 1 || lost > 2 || ready != 2 {
+		t.Errorf("the operator hears %d times that it is lost, and %d times that it is there:\n%s", lost, ready, logged.String())
+	}
 }
 
 // TestAllowsWithoutCertificate: it goes by the policy in force.

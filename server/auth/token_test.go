@@ -157,6 +157,15 @@ func TestPeekIssuer(t *testing.T) {
 	}
 }
 
+// TestPeekIssuerOfNoJWT: what is not even base64url claims no issuer, and Atlas says what it is.
+func TestPeekIssuerOfNoJWT(t *testing.T) {
+	for _, token := range []string{"", "a", "a.b", "h.eyJpc3MiOiJhIn0=.s", "h." + base64.StdEncoding.EncodeToString([]byte(`{"iss":"???>>>"}`)) + ".s"} {
+		if got, err := auth.PeekIssuer(token); got != "" || err != nil {
+			t.Errorf("%q: got %q, %v", token, got, err)
+		}
+	}
+}
+
 // FuzzPeekIssuer: any text at all is read without a panic, and never as an issuer and an error at once.
 func FuzzPeekIssuer(f *testing.F) {
 	for _, payload := range []string{`{"iss":"https://a"}`, `{"iss":1}`, `{"ISS":"x"}`, `{"iss":"a","iss":2}`, `[]`, ``} {

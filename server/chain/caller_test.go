@@ -163,6 +163,20 @@ func TestMadeUpCredentials(t *testing.T) {
 	})
 }
 
+// TestNoCallerRate: without a limit of it nobody's calls are kept in mind.
+func TestNoCallerRate(t *testing.T) {
+	c := newCallers(10, 0)
+	for range 1000 {
+		if limit := c.enter(1, time.Now()); limit != "" {
+			t.Fatalf("refused for %s", limit)
+		}
+		c.leave(1, false, time.Now())
+	}
+	if n := len(c.recent) + len(c.before) + len(c.inProgress); n > 0 {
+		t.Errorf("%d are kept", n)
+	}
+}
+
 // TestCallerInProgress: one caller has half of the places at most.
 func TestCallerInProgress(t *testing.T) {
 	cfg := testConfig()

@@ -104,7 +104,13 @@ func TestPanic(t *testing.T) {
 
 // TestOverload: the call beyond the limit is refused at once, and a place is free again when a call ends.
 func TestOverload(t *testing.T) {
-	intercept := New(testConfig())
+	cfg, refused := testConfig(), 0
+	cfg.Refused = func(limit string) {
+		if refused++; limit != inProgressLimit {
+			t.Errorf("refused for %s", limit)
+		}
+	}
+	intercept := New(cfg)
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c"))
 	run := func(handler grpc.UnaryHandler) error {
 		_, err := intercept(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, handler)
@@ -130,6 +136,9 @@ func TestOverload(t *testing.T) {
 	}
 	if err := run(ok); err != nil {
 		t.Errorf("after it ended: %v", err)
+	}
+	if refused != 1 {
+		t.Errorf("%d calls count as refused", refused)
 	}
 }
 

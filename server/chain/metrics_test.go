@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -92,6 +93,10 @@ func TestExemplars(t *testing.T) {
 		{"00-" + trace + "-b7ad6b7169203331-01-more", ""},
 		{"00-" + strings.Repeat("0", 32) + "-b7ad6b7169203331-01", ""},
 		{"00-planted-b7ad6b7169203331-01", ""},
+		{"00-" + trace + "-b7ad6b7169203331-zz", ""},
+		{"01-" + trace + "-b7ad6b7169203331-00-01", ""}, // of a version whose last part may be another
+		{"00", ""},
+		{"00-" + trace, ""},
 		{"", ""},
 	} {
 		cfg := testConfig()
@@ -119,6 +124,19 @@ func TestExemplars(t *testing.T) {
 		}
 		if got := strings.Join(found, " "); got != want {
 			t.Errorf("%q: exemplars %q, want %q", c.traceparent, got, want)
+		}
+	}
+}
+
+// TestExemplarsOfSpans: where calls have spans, what counts is whether the span is kept, whatever the caller's header says.
+func TestExemplarsOfSpans(t *testing.T) {
+	headers := metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
+	for sampled, want := range map[bool]string{true: "01000000000000000000000000000000", false: ""} {
+		span := trace.NewSpanContext(trace.SpanContextConfig{
+			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.TraceFlags(0).WithSampled(sampled),
+		})
+		if got := sampledTrace(trace.ContextWithSpanContext(headers, span)); got != want {
+			t.Errorf("sampled %t: %q, want %q", sampled, got, want)
 		}
 	}
 }

@@ -49,6 +49,60 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
+// TestWaitingInAnyOrder: places may be left in any order, and the others keep theirs.
+func TestWaitingInAnyOrder(t *testing.T) {
+	for _, leave := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		w := NewWaiting(10, 0)
+		waiters := make([]testWaiter, 3)
+		for i := range waiters {
+			w.Add(&waiters[i].place, &waiters[i])
+		}
+		left := []*Place{&waiters[0].place, &waiters[1].place, &waiters[2].place}
+		for _, i := range leave {
+			w.Remove(&waiters[i].place)
+			left = slices.DeleteFunc(left, func(p *Place) bool { return p == &waiters[i].place })
+			var there, back []*Place
+			for p := w.places.first; p != nil; p = p.next {
+				there = append(there, p)
+			}
+			for p := w.places.last; p != nil; p = p.prev {
+				back = append(back, p)
+			}
+			slices.Reverse(back)
+			if !slices.Equal(there, left) || !slices.Equal(back, left) {
+				t.Errorf("%v: after %d left there are %d, or backwards %d", leave, i, len(there), len(back))
+			}
+		}
+	}
+}
+
+// TestPatienceWithTheGone: who has gone gives his place up when the first one's patience is over, at the latest, and there is one timer.
+func TestPatienceWithTheGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWaiting(10, 8*time.Second)
+		waiters := make([]testWaiter, 3)
+		for i := range waiters { // at 0, 1 and 2 seconds
+			w.Add(&waiters[i].place, &waiters[i])
+			<-time.After(time.Second)
+		}
+		waiters[1].err = errors.New("reset")
+		<-time.After(5*time.Second + time.Millisecond)
+		synctest.Wait()
+		if w.places.n != 1 || waiters[2].ended.Load() != 0 {
+			t.Errorf("after 8 s %d places are taken; ended: %v", w.places.n, endings(waiters))
+		}
+		if w.timer == nil {
+			t.Error("no timer runs for the one that waits")
+		}
+		w.Remove(&waiters[2].place)
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if w.timer != nil {
+			t.Error("a timer runs for nobody")
+		}
+	})
+}
+
 // TestWaitingIsForThoseWhoAreThere: nobody has to make room for calls whose callers have gone.
 func TestWaitingIsForThoseWhoAreThere(t *testing.T) {
 	const most = 100

@@ -1,6 +1,7 @@
 package tokencache
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -96,6 +97,31 @@ func TestDepartureProperties(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a call says about the cache when it lands: a hit that calls fill it, an answer of Atlas's that they do not, and nothing if it
+// failed or was not to use the cache.
+func TestLanding(t *testing.T) {
+	failed := errors.New("an error of the test's")
+	for name, tc := range map[string]struct {
+		c           call
+		after, from bool // filling
+	}{
+		"hit":                    {call{result: Result{Status: Status{Hit: true}}}, true, false},
+		"hit again":              {call{result: Result{Status: Status{Hit: true}}}, true, true},
+		"answered by Atlas":      {call{}, false, true},
+		"not to use the cache":   {call{request: request{noCache: true}}, true, true},
+		"failed":                 {call{err: failed}, true, true},
+		"failed, filling or not": {call{err: failed}, false, false},
+		"panicked":               {call{panics: "it"}, true, true},
+	} {
+		s, now, other := newSuccession(key{}, tc.from), time.Now(), &call{}
+		s.flights = append(s.flights, other, &tc.c)
+		s.land(&tc.c, now)
+		if s.filling != tc.after || !s.landed.Equal(now) || len(s.flights) != 1 || s.flights[0] != other {
+			t.Errorf("%s: filling %t, want %t; %d in flight", name, s.filling, tc.after, len(s.flights))
+		}
+	}
 }
 
 func TestSmoothed(t *testing.T) {

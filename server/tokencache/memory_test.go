@@ -363,3 +363,61 @@ func TestCloseForgets(t *testing.T) {
 		}
 	})
 }
+
+// A sweep holds up everybody, so it has an end; what is left is for the next.
+func TestASweepIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tokens = sweepSteps + 100
+		m := newMemoryStore(Config{TTL: 2 * time.Second, MaxTokens: tokens})
+		defer m.close()
+		for i := range tokens {
+			r := request{cred: own(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{})).WithClaims(), key: key{byte(i), byte(i >> 8)}}
+			_, v := m.get(t.Context(), r)
+			before := m.sweeper
+			m.put(t.Context(), v, r, "token", unlimited)
+			if before != nil && m.sweeper != before {
+				t.Fatal("a second timer runs")
+			}
+		}
+		for _, sweep := range []struct{ tokens, fences int }{{tokens, tokens}, {100, 100}, {0, 0}} {
+			after(time.Second)
+			synctest.Wait()
+			m.mu.Lock()
+			if len(m.tokens) != sweep.tokens || m.oldest.Len() != sweep.tokens || len(m.orgs) < sweep.fences {
+				t.Errorf("%d tokens, %d in order, and %d fences are left, want %+v", len(m.tokens), m.oldest.Len(), len(m.orgs), sweep)
+			}
+			m.mu.Unlock()
+		}
+		after(time.Second)
+		synctest.Wait()
+		if len(m.orgs) != 0 || m.sweeper != nil {
+			t.Errorf("%d fences are left in the end, and there is a timer: %t", len(m.orgs), m.sweeper != nil)
+		}
+	})
+}
+
+// What may not be read any more takes up no memory either.
+func TestNothingIsKeptThatIsOver(t *testing.T) {
+	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
+	defer m.close()
+	r := request{cred: own(newJWT(orgA, "u", time.Time{})).WithClaims(), key: key{1}}
+	for _, life := range []time.Duration{noLife, 0} {
+		_, v := m.get(t.Context(), r)
+		if m.put(t.Context(), v, r, "token", life); len(m.tokens) != 0 {
+			t.Errorf("a token that has %v is kept", life)
+		}
+	}
+}
+
+// An answer that comes after the cache is closed, as one that was not shared may, is not kept.
+func TestNothingIsKeptAfterClose(t *testing.T) {
+	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
+	r := request{cred: own(newJWT(orgA, "u", time.Time{})).WithClaims(), key: key{1}}
+	_, v := m.get(t.Context(), r)
+	m.close()
+	m.put(t.Context(), v, r, "token", unlimited)
+	m.deletion(orgA).begin(t.Context())
+	if len(m.tokens) != 0 || m.sweeper != nil {
+		t.Errorf("%d tokens are kept, and there is a timer: %t", len(m.tokens), m.sweeper != nil)
+	}
+}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
 // A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes on. The first caller runs his
@@ -93,6 +96,54 @@ func TestCloseEndsFlights(t *testing.T) {
 	})
 }
 
+// TestEndBeforeACallBegins: a call that has left, and has yet to be run, ends at once if all is closed by then, or nobody waits for it.
+func TestEndBeforeACallBegins(t *testing.T) {
+	for name, end := range map[string]func(*testGroup, *call){
+		"closed":   func(tg *testGroup, _ *call) { tg.close() },
+		"deserted": func(tg *testGroup, c *call) { tg.leave(key{1}, c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tg := newTestGroup(t, time.Minute)
+				r := request{cred: atlas.Credential{JWT: "a.b.c", Secret: tg.layer.bring(tg.call)}, key: key{1}}
+				c, leads, _, err := tg.group.join(t.Context(), r)
+				if leads == nil || err != nil {
+					t.Fatalf("the first caller does not lead: %v", err)
+				}
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					end(tg, c)
+				}()
+				synctest.Wait()
+				if name == "closed" && isClosed(ended) {
+					t.Error("close did not wait for the call")
+				}
+				start := time.Now()
+				if _, err := tg.lead(t.Context(), leads, c); !errors.Is(err, context.Canceled) || time.Since(start) > 0 {
+					t.Errorf("got %v after %v", err, time.Since(start))
+				}
+				<-ended
+			})
+		})
+	}
+}
+
+// TestALeaderWhoLeaves: whoever runs a call himself gets its answer, even if he has left by then; if there is none, he is told that he left.
+func TestALeaderWhoLeaves(t *testing.T) {
+	tg := newTestGroup(t, time.Minute)
+	for _, tc := range []struct{ ends, want error }{{nil, nil}, {errors.New("it went away"), context.Canceled}} {
+		ctx, leave := context.WithCancel(t.Context())
+		got, err := tg.join(ctx, key{1}, false, func(context.Context, bool) (Result, error) {
+			leave()
+			return Result{Token: "one"}, tc.ends
+		})
+		if !errors.Is(err, tc.want) || (got.Token == "one") != (err == nil) {
+			t.Errorf("of a call that ended with %v: got %q, %v", tc.ends, string(got.Token), err)
+		}
+	}
+}
+
 func TestACallHasATimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, 7*time.Second)
@@ -133,16 +184,23 @@ func TestACallHasTheLongestDeadlineOfItsWaiters(t *testing.T) {
 			t.Errorf("the call has %v, want the 5s of the longest waiter", got)
 		}
 
-		flying = tg.arrive(1, tg.call)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		arrive(ctx)
-		arrive(context.Background())
-		tg.end <- ending{token: "two"}
-		flying.want(t, "two", nil)
-		all.Wait()
-		if got := <-left; got != time.Minute {
-			t.Errorf("the call has %v, want the 1m0s of the group", got)
+		for _, hurriedFirst := range []bool{true, false} {
+			flying = tg.arrive(1, tg.call)
+			hurried, cancel := context.WithTimeout(t.Context(), time.Second)
+			t.Cleanup(cancel)
+			waiters := []context.Context{hurried, context.Background()}
+			if !hurriedFirst {
+				slices.Reverse(waiters)
+			}
+			for _, ctx := range waiters {
+				arrive(ctx)
+			}
+			tg.end <- ending{token: "two"}
+			flying.want(t, "two", nil)
+			all.Wait()
+			if got := <-left; got != time.Minute {
+				t.Errorf("with one in a hurry first, %t: the call has %v, want the 1m0s of the group", hurriedFirst, got)
+			}
 		}
 	})
 }

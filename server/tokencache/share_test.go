@@ -301,6 +301,23 @@ func TestACallerWhoHasGoneBeginsNothing(t *testing.T) {
 	}
 }
 
+// TestACollisionOfKeys: should two credentials ever have the same key, neither gets the answer for the other.
+func TestACollisionOfKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newTestGroup(t, time.Minute)
+		flying, aboard := tg.arrive(1, tg.call), tg.arrive(1, tg.call)
+		ticket := tg.layer.bring(func(context.Context, bool) (Result, error) { return Result{Token: "another's"}, nil })
+		other := request{cred: atlas.Credential{JWT: "another's", Secret: ticket}, key: key{1}}
+		if got, err := tg.create(t.Context(), other); got.Token != "another's" || err != nil {
+			t.Errorf("got %q, %v", string(got.Token), err)
+		}
+		tg.end <- ending{token: "one"}
+		flying.want(t, "one", nil)
+		tg.end <- ending{token: "two"}
+		aboard.want(t, "two", nil)
+	})
+}
+
 func TestAFailureGoesToThoseAboard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)

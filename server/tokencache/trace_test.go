@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -105,5 +106,44 @@ func TestOverlappingCallsAreTraced(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[int]int{1: 0, 2: 1, 4: 2}, got); diff != "" {
 		t.Errorf("links by the call's first waiter (-want +got):\n%s", diff)
+	}
+}
+
+// Whoever shares a call finds it from his own span: the first waiter has it below that, each of the others a link to it.
+func TestWaitersLinkToTheirCall(t *testing.T) {
+	recorder := tracetest.NewSpanRecorder()
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("")
+	synctest.Test(t, func(t *testing.T) {
+		tg := newTestGroup(t, time.Minute)
+		tg.tracer = tracer
+		flying := tg.arrive(1, tg.call)
+		var callers sync.WaitGroup
+		for _, name := range []string{"first", "second", "third"} {
+			callers.Go(func() {
+				ctx, span := tracer.Start(context.Background(), name)
+				defer span.End()
+				_, _ = tg.join(ctx, key{1}, false, tg.call)
+			})
+			synctest.Wait()
+		}
+		tg.end <- ending{token: "one"}
+		flying.want(t, "one", nil)
+		tg.end <- ending{token: "two"}
+		callers.Wait()
+	})
+	spans := map[string]sdktrace.ReadOnlySpan{}
+	for _, span := range recorder.Ended() {
+		name := span.Name()
+		if span.Parent().IsValid() {
+			name = "the call below the first"
+		}
+		spans[name] = span
+	}
+	call := spans["the call below the first"].SpanContext()
+	for name, want := range map[string]int{"first": 0, "second": 1, "third": 1} {
+		links := spans[name].Links()
+		if len(links) != want || want > 0 && !links[0].SpanContext.Equal(call) {
+			t.Errorf("the %s waiter has %d links, want %d to the call", name, len(links), want)
+		}
 	}
 }
