@@ -59,12 +59,15 @@ func TestUnit(t *testing.T) {
 	if time.Duration(stop)*time.Second <= drain {
 		t.Errorf("TimeoutStopSec=%d, and a stop may take %v", stop, drain)
 	}
-	pod := regexp.MustCompile(`terminationGracePeriodSeconds: \{\{ add \(int \.Values\.drain\.delaySeconds\) \(int \.Values\.drain\.timeoutSeconds\) (\d+) \}\}`)
-	if margin := pod.FindStringSubmatch(readFile(t, repository+"/deploy/helm/tokend/templates/deployment.yaml")); margin == nil || margin[1] <= "2" || len(margin[1]) > 1 {
-		t.Errorf("the chart's margin is %q", margin)
+	const pod = `terminationGracePeriodSeconds: \{\{ add \(int \.Values\.drain\.delaySeconds\) \(int \.Values\.drain\.timeoutSeconds\) [3-9] \}\}`
+	if !regexp.MustCompile(pod).MatchString(readFile(t, repository+"/deploy/helm/tokend/templates/deployment.yaml")) {
+		t.Error("the chart does not give a pod more than a stop may take")
 	}
-	for page, says := range map[string]string{"/deploy/operating.md": "up to a second\nlonger than both times together, or two if it exports traces", "/deploy/helm/tokend/values.yaml": "a stop may take 2 s longer than both together"} {
-		if !strings.Contains(readFile(t, repository+page), says) {
+	for page, says := range map[string]string{
+		"/deploy/operating.md":            "up to a second longer than both times together, or two if it exports traces",
+		"/deploy/helm/tokend/values.yaml": "a stop may take 2 s longer than both together",
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(readFile(t, repository+page)), " "), says) {
 			t.Errorf("%s does not say %q", page, says)
 		}
 	}
