@@ -277,3 +277,12 @@ func TestHealthcheck(t *testing.T) {
 		}
 	}
 }
+
+// The metrics say which build runs as version does: releases are built without what the Go command knows.
+func TestBuildInfo(t *testing.T) {
+	t.Parallel()
+	s := startServe(t)
+	if got := probe(t, s.admin, "/metrics"); !regexp.MustCompile(`(?m)^tokend_build_info\{.*revision="0123456789ab".*\} 1$`).MatchString(got) {
+		t.Error("tokend_build_info has another revision than tokend version")
+	}
+}

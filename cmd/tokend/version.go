@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -28,9 +29,9 @@ func versionLine() string {
 	return fmt.Sprintf("%s%s %s %s/%s", programVersion(), programSource(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// programSource is the commit and its date, as far as whoever built the program said, or the Go command knows.
-func programSource() string {
-	of, at, changed := commit, date, ""
+// source is the commit and its date, as far as whoever built the program said, or the Go command knows.
+func source() (of, at, changed string) {
+	of, at = commit, date
 	if info, ok := debug.ReadBuildInfo(); ok && of == "" {
 		for _, setting := range info.Settings {
 			switch setting.Key {
@@ -45,6 +46,12 @@ func programSource() string {
 			}
 		}
 	}
+	return of, at, changed
+}
+
+// programSource is the source for people to read, if it is known.
+func programSource() string {
+	of, at, changed := source()
 	switch {
 	case of == "":
 		return ""
@@ -67,24 +74,13 @@ func programVersion() string {
 
 // buildInfo is a metric that says which build runs where.
 func buildInfo() prometheus.Collector {
+	revision, _, _ := source()
 	built := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "tokend_build_info", Help: "1; its labels say which build this is.",
-		ConstLabels: prometheus.Labels{"version": programVersion(), "revision": revision(), "goversion": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": programVersion(), "revision": cmp.Or(revision, "unknown"), "goversion": runtime.Version()},
 	})
 	built.Set(1)
 	return built
-}
-
-// revision is the commit of the build, as far as the Go command knows.
-func revision() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" {
-				return setting.Value
-			}
-		}
-	}
-	return "unknown"
 }
 
 // userAgent is how Atlas's operators see this service.
