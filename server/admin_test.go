@@ -82,7 +82,7 @@ func TestReadyzJSON(t *testing.T) {
 // TestProfiling: there are no profiles unless somebody has asked for them, and never the command line, nor anything for callers.
 func TestProfiling(t *testing.T) {
 	for _, on := range []bool{false, true} {
-		s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.Profiling = on })
+		s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.Debug = on })
 		want := map[bool]int{false: http.StatusNotFound, true: http.StatusOK}[on]
 		for path, want := range map[string]int{
 			"/debug/pprof/": want, "/debug/pprof/heap": want, "/debug/pprof/goroutine": want, "/debug/pprof/trace?seconds=0.01": want,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,7 +14,6 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/gen/openapi"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
 )
@@ -87,7 +87,11 @@ func TestDocs(t *testing.T) {
 			}
 		})
 	}
-	if got := s.fetch(t, http.MethodGet, "/openapi.json"); got.body != string(openapi.JSON) {
+	document, err := os.ReadFile(openapiFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.fetch(t, http.MethodGet, "/openapi.json"); got.body != string(document) {
 		t.Error("/openapi.json is another document")
 	}
 	if got := s.fetch(t, http.MethodGet, "/docs/"); got.StatusCode != http.StatusPermanentRedirect || got.Header.Get("Location") != "../docs" {
@@ -115,29 +119,30 @@ func TestDocsOff(t *testing.T) {
 // apart.
 func TestDocsCompressed(t *testing.T) {
 	s := startService(t, plaintext, withDocs)
-	const path = "/docs/swagger-ui-bundle.js"
-	plain := s.fetch(t, http.MethodGet, path)
-	for accepted, compressed := range map[string]bool{
-		"gzip": true, "br, gzip;q=0.5": true, "deflate": false, "gzip;q=0": false, "gzip;q=0.0, br": false, "identity": false, "": false, "*": false,
-	} {
-		got := s.fetch(t, http.MethodGet, path, "Accept-Encoding", accepted)
-		body, etag := got.body, got.Header.Get("ETag")
-		if compressed {
-			z, err := gzip.NewReader(strings.NewReader(body))
-			if err != nil {
-				t.Fatal(err)
+	for _, path := range []string{"/docs/swagger-ui-bundle.js", "/openapi.json"} {
+		plain := s.fetch(t, http.MethodGet, path)
+		for accepted, compressed := range map[string]bool{
+			"gzip": true, "br, gzip;q=0.5": true, "deflate": false, "gzip;q=0": false, "gzip;q=0.0, br": false, "identity": false, "": false, "*": false,
+		} {
+			got := s.fetch(t, http.MethodGet, path, "Accept-Encoding", accepted)
+			body, etag := got.body, got.Header.Get("ETag")
+			if compressed {
+				z, err := gzip.NewReader(strings.NewReader(body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				content, err := io.ReadAll(z)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body = string(content)
 			}
-			content, err := io.ReadAll(z)
-			if err != nil {
-				t.Fatal(err)
+			if (got.Header.Get("Content-Encoding") == "gzip") != compressed || got.Header.Get("Vary") != "Accept-Encoding" {
+				t.Errorf("%s: Accept-Encoding %q: %v", path, accepted, got.Header)
 			}
-			body = string(content)
-		}
-		if (got.Header.Get("Content-Encoding") == "gzip") != compressed || got.Header.Get("Vary") != "Accept-Encoding" {
-			t.Errorf("Accept-Encoding %q: %v", accepted, got.Header)
-		}
-		if body != plain.body || (etag == plain.Header.Get("ETag")) == compressed {
-			t.Errorf("Accept-Encoding %q: %d bytes, want the same content, and an ETag of its own: %s", accepted, len(body), etag)
+			if body != plain.body || (etag == plain.Header.Get("ETag")) == compressed {
+				t.Errorf("%s: Accept-Encoding %q: %d bytes, want the same content, and an ETag of its own: %s", path, accepted, len(body), etag)
+			}
 		}
 	}
 }

@@ -68,8 +68,9 @@ type Config struct {
 	// Metrics is what /metrics on the admin listener shows. New adds the server's own to it, so no two servers can share
 	// one; whatever else the program counts may be registered before or after. Default: a new one.
 	Metrics *prometheus.Registry
-	// Profiling adds /debug/pprof to the admin listener.
-	Profiling bool
+	// Debug adds to the admin listener what is for whoever looks into the program itself: /debug/pprof, and gRPC's channelz, which tells
+	// what the process's gRPC servers and clients are connected to and how these connections fare. It then speaks HTTP/2 as well.
+	Debug bool
 
 	descriptors       int                           // that the process may have open; tests have too many
 	readinessInterval time.Duration                 // between two looks at whether Atlas lets the service in

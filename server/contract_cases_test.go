@@ -259,6 +259,7 @@ func answerCallers(t *testing.T, r *contractRun) {
 	r.both(t, s.restAs(t, nil), 401, "CALLER_REJECTED", "authorization", c.token(t, map[string]any{"aud": "other"}))
 	r.both(t, s.restAs(t, nil), 401, "CALLER_UNKNOWN", credential(s.atlas)...)
 	r.both(t, s.restAs(t, c.withURI(t, "/unlisted")), 403, "CALLER_NOT_PERMITTED")
+	r.both(t, s.restAs(t, c.withURI(t, "/web")), 403, "CALLER_NOT_PERMITTED", "Sec-Fetch-Site", "cross-site") // a page of another site
 }
 
 func policyOf(issuer *authtest.Issuer) string {

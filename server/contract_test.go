@@ -15,8 +15,6 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
-
-	"github.com/ForstaLabs/ephemeral-token-service/gen/openapi"
 )
 
 // answer is what a REST caller gets, for the OpenAPI document to be held against.
@@ -41,10 +39,13 @@ var ofHTTP = []string{"Connection", "Content-Length", "Content-Type", "Date", "T
 // ofCORS are the headers of answers for pages of other origins. All answers have them, where they are switched on.
 var ofCORS = []string{"Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary"}
 
+// openapiFile is the OpenAPI document. The binary has it compressed.
+const openapiFile = "../gen/openapi/ephemeral_token.openapi.json"
+
 var openapiDocument = sync.OnceValues(func() (*openapi3.T, error) {
 	openapi3filter.RegisterBodyDecoder("text/html", openapi3filter.PlainBodyDecoder) // it has one for text/plain only
 	loader := openapi3.NewLoader()
-	doc, err := loader.LoadFromData(openapi.JSON)
+	doc, err := loader.LoadFromFile(openapiFile)
 	if err != nil {
 		return nil, err
 	}

@@ -234,7 +234,7 @@ func TestCacheHeaders(t *testing.T) {
 
 // TestFault61DeleteHereCreateThere: either order while they overlap; after the delete's answer never the old token.
 func TestFault61DeleteHereCreateThere(t *testing.T) {
-	w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t)})
+	w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t), atlasTimeout: 3 * time.Second})
 	jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
 	for _, transport := range []int{0, 1} {
 		here, there := w.callers[0][transport], w.callers[1][1-transport]
@@ -270,7 +270,7 @@ func TestFault57Unsettled(t *testing.T) {
 	t.Parallel()
 	for i, transport := range []string{"gRPC", "REST"} {
 		t.Run(transport, func(t *testing.T) {
-			w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t)})
+			w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t), atlasTimeout: 3 * time.Second})
 			jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
 			cut, other := w.callers[0][i], w.callers[1][i]
 			old := cut.call(testContext(t), create, jwt...)
@@ -312,7 +312,7 @@ func TestRedisInTrouble(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, setup{replicas: 1, orgs: 1, ttl: time.Minute, redis: redistest.Start(t)})
+			w := newWorld(t, setup{replicas: 1, orgs: 1, ttl: time.Minute, redis: redistest.Start(t), atlasTimeout: 3 * time.Second})
 			jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
 			for _, c := range w.callers[0] {
 				wantCreated.check(t, c.call(testContext(t), create, jwt...))

@@ -121,7 +121,7 @@ func framedMatrix(t *testing.T, handle func(c *framedConn, request int32, stream
 				t.Run(string(mode)+"/"+transport+"/"+string(op), func(t *testing.T) {
 					a := startFramedAtlas(t, handle)
 					s := startService(t, mode, func(_ *server.Config, cfg *atlas.Config) {
-						cfg.BaseURL, cfg.RootCAs, cfg.Timeout = a.url, a.roots, 5*time.Second
+						cfg.BaseURL, cfg.RootCAs, cfg.Timeout = a.url, a.roots, 15*time.Second
 					})
 					jwt := credential(s.atlas)
 					c := s.callers(t)[transport]

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -8,7 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-// TestForgedByAPage: a page of another origin cannot have a browser call with the client certificate that the browser holds.
+// TestForgedByAPage: a page of another origin cannot have a browser call with the client certificate that the browser holds, and that
+// it has tried is on record as any other refusal is: whose certificate it was, and what was to be done with it.
 func TestForgedByAPage(t *testing.T) {
 	s := startIdentity(t, "")
 	c := s.callers(t)["REST"]
@@ -28,7 +30,7 @@ func TestForgedByAPage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for op, well := range map[operation]want{create: wantCreated, remove: wantDeleted} {
-				before := s.atlas.Calls(emulator.Create) + s.atlas.Calls(emulator.Delete)
+				before, recorded := s.atlas.Calls(emulator.Create)+s.atlas.Calls(emulator.Delete), len(s.records(t))
 				got := c.call(testContext(t), op, tc.headers...)
 				if tc.want == nil {
 					well.check(t, got)
@@ -37,6 +39,10 @@ func TestForgedByAPage(t *testing.T) {
 				tc.want.check(t, got)
 				if after := s.atlas.Calls(emulator.Create) + s.atlas.Calls(emulator.Delete); after != before {
 					t.Errorf("%d calls of Atlas", after-before)
+				}
+				on := fmt.Sprintf("map[kind:dns name:client.test] %s, outcome %s", map[operation]string{create: "CreateToken", remove: "DeleteToken"}[op], tc.want.reason)
+				if made := s.records(t)[recorded:]; len(made) != 1 || fmt.Sprintf("%v %v%v, outcome %v", made[0]["caller"], made[0]["method"], made[0]["profile"], made[0]["outcome"]) != on {
+					t.Errorf("on record: %v, want one with %s and no profile", made, on)
 				}
 			}
 		})

@@ -36,10 +36,17 @@ func newFailedHandshakes(log *slog.Logger) failedHandshakes {
 	return failedHandshakes{v, lograte.Kind(log, "handshake")}
 }
 
+// plainAlert is what crypto/tls makes of an alert that is not encrypted where everything should be. OpenSSL's clients, which are most
+// that are not in Go, send one when they do not believe the server's certificate.
+const plainAlert = "tls: bad record MAC"
+
 // add takes note of one. A connection that is closed before it has said anything is a probe of TCP, and no failure.
 func (f failedHandshakes) add(listener, peer, cause string) {
 	if cause == io.EOF.Error() {
 		return
+	}
+	if strings.HasSuffix(cause, plainAlert) {
+		cause = "the client refuses this server's certificate, most likely: " + plainAlert
 	}
 	f.WithLabelValues(listener).Inc()
 	f.log.Warn("TLS handshake failed", slog.String("listener", listener), slog.String("peer", peer), slog.String("cause", cause))

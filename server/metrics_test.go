@@ -1,6 +1,9 @@
 package server_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -125,6 +128,48 @@ func TestFailedHandshakes(t *testing.T) {
 	for _, listener := range []string{"gRPC", "HTTP"} {
 		s.wantFailedHandshake(t, listener, 3, "tls: failed to verify certificate: x509: certificate signed by unknown authority")
 	}
+}
+
+// TestRefusedByClient: where the client refuses the server's certificate, the line says so, also for clients that tell of it as OpenSSL
+// does: without encryption, at a time when everything else has it.
+func TestRefusedByClient(t *testing.T) {
+	s := startService(t, serverTLS)
+	for listener, addr := range map[string]net.Addr{"gRPC": s.GRPCAddr(), "HTTP": s.HTTPAddr()} {
+		for i, tc := range []struct {
+			wrap func(net.Conn) net.Conn
+			want string
+		}{
+			{func(c net.Conn) net.Conn { return c }, "remote error: tls: bad certificate"},
+			{func(c net.Conn) net.Conn { return plainAlerts{c} }, "the client refuses this server's certificate, most likely: tls: bad record MAC"},
+		} {
+			conn, err := net.Dial("tcp", addr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tls.Client(tc.wrap(conn), &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}).Handshake(); err == nil {
+				t.Error("the client trusts the server")
+			}
+			s.wantFailedHandshake(t, listener, float64(i+1), tc.want)
+			_ = conn.Close()
+		}
+	}
+}
+
+// plainAlerts sends an alert unencrypted in place of the encrypted records.
+type plainAlerts struct{ net.Conn }
+
+func (c plainAlerts) Write(records []byte) (int, error) {
+	var sent []byte
+	for left := records; len(left) > 0; {
+		record := left[:5+int(binary.BigEndian.Uint16(left[3:]))] // RFC 8446 §5.1
+		left = left[len(record):]
+		if record[0] == 23 { // application data, as all that is encrypted
+			record = []byte{21, 3, 3, 0, 2, 2, 48} // a fatal alert: unknown CA
+		}
+		sent = append(sent, record...)
+	}
+	_, err := c.Conn.Write(sent)
+	return len(records), err
 }
 
 func (s *service) wantFailedHandshake(t *testing.T, listener string, count float64, cause string) {

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -38,6 +39,8 @@ type setup struct {
 	budget   time.Duration     // for Redis
 	mortal   int               // how many replicas more there are that are killed again and again
 	profiles profileKind
+	// atlasTimeout is how long a replica waits for Atlas; 0: as long as in the proof, where faults are to be many.
+	atlasTimeout time.Duration
 	// heard, if set, hears of the logins and refreshes of each profile.
 	heard func(profile string, e atlas.TokenEvent)
 	// tokens, if set, is what a replica has in place of the real cache.
@@ -111,7 +114,7 @@ func (w *world) newReplica(t *testing.T) *proofReplica {
 			c.Cache = tokencache.Config{}
 			c.SetTokens(w.tokens)
 		}
-		a.Timeout = proofAtlasTimeout
+		a.Timeout = cmp.Or(w.atlasTimeout, proofAtlasTimeout)
 		if w.held != nil {
 			w.held.join(t, c, *a)
 		}

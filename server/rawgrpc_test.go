@@ -39,6 +39,10 @@ func rawGRPCMessage(t *testing.T, s *service, path string, message bool, headers
 					return field.Value
 				}
 			}
+		case *http2.PingFrame: // who does not answer these is taken for dead
+			if !f.IsAck() {
+				_ = framer.WritePing(true, f.Data)
+			}
 		case *http2.RSTStreamFrame:
 			return "RST_STREAM " + f.ErrCode.String()
 		case *http2.GoAwayFrame:

@@ -27,7 +27,7 @@ func TestRetriesOfNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, d := startDoor(t, func(_ *server.Config, a *atlas.Config) { a.Timeout = 300 * time.Millisecond })
+	s, d := startDoor(t, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Second })
 	for _, tc := range []struct {
 		name     string
 		config   string

@@ -164,6 +164,7 @@ func (l *load) awaitCalls(t *testing.T, n int64) {
 // TestFault64Rotation: server certificate and client CA are replaced under load, and no call and no handshake fails. What
 // the new files say counts; bad new files keep the old ones.
 func TestFault64Rotation(t *testing.T) {
+	t.Parallel()
 	s := startService(t, mutualTLS)
 	next := newAuthority(t)
 	roots := x509.NewCertPool()

@@ -41,6 +41,7 @@ type Server struct {
 	grpcServer  *grpc.Server
 	httpServer  *http.Server
 	adminServer *http.Server
+	channelz    *grpc.Server // nil where off
 
 	grpcListener, httpListener, adminListener *listen.Listener // nil where off
 }
@@ -88,7 +89,11 @@ func New(cfg Config) (*Server, error) {
 	s.httpServer.ErrorLog = handshakes.errorLog(s.httpServer.ErrorLog.Writer())
 	s.httpServer.TLSConfig = s.cfg.tlsConfig("h2", "http/1.1")
 	s.httpServer.Protocols = restProtocols(s.httpServer.TLSConfig != nil)
-	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, cfg.Profiling), cfg.CallCeiling, cfg.Logger)
+	if cfg.Debug {
+		s.channelz = newChannelz()
+	}
+	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, s.channelz), cfg.CallCeiling, cfg.Logger)
+	s.adminServer.Protocols = adminProtocols(cfg.Debug)
 	if err := s.listen(limits); err != nil {
 		s.Close()
 		return nil, err
@@ -198,6 +203,9 @@ func (s *Server) Close() {
 	}
 	if s.grpcServer != nil {
 		s.grpcServer.Stop() // its workers, also of a server that never ran
+	}
+	if s.channelz != nil {
+		s.channelz.Stop()
 	}
 }
 

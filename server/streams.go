@@ -64,15 +64,20 @@ func openStreamFrom(ctx context.Context) *openStream {
 // endStreams lets go of the streams of health and reflection, which have no end of their own, when ended is done. They are
 // outside the call chain, and a panic in one is its own all the same.
 func endStreams(ended context.Context) grpc.StreamServerInterceptor {
-	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		open := openStreamFrom(stream.Context())
 		open.arrived()
 		defer context.AfterFunc(ended, open.cancel)()
-		defer func() {
-			if v := recover(); v != nil {
-				err = chain.Panicked(v)
-			}
-		}()
-		return handler(srv, stream)
+		return recoverStream(srv, stream, info, handler)
 	}
+}
+
+// recoverStream is [chain.Recover] for a stream.
+func recoverStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = chain.Panicked(v)
+		}
+	}()
+	return handler(srv, stream)
 }

@@ -123,6 +123,7 @@ func TestSVIDNotDemanded(t *testing.T) {
 
 // TestSVIDRotation: the agent replaces the SVID and the bundle under load, and no call and no handshake fails. What it says counts.
 func TestSVIDRotation(t *testing.T) {
+	t.Parallel()
 	domain := svidtest.NewTrustDomain(t, "prod.internal")
 	agent := svidtest.StartAgent(t, domain.Issue("/tokend"))
 	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
@@ -169,6 +170,7 @@ func TestSVIDRotation(t *testing.T) {
 
 // TestSVIDAgentLeaves: calls go on without the agent, /readyz and /metrics say so, and what it has when it is back counts.
 func TestSVIDAgentLeaves(t *testing.T) {
+	t.Parallel()
 	domain := svidtest.NewTrustDomain(t, "prod.internal")
 	own := domain.Issue("/tokend")
 	agent := svidtest.StartAgent(t, own)

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"sync"
 	"time"
 )
@@ -61,9 +60,12 @@ func (c Config) validate() error {
 
 // Emulator is a running Atlas. Its methods are safe for concurrent use.
 type Emulator struct {
-	server *httptest.Server
-	caPEM  []byte
-	pool   *x509.CertPool
+	server  *http.Server
+	serving sync.WaitGroup // the listener and each connection
+	addr    net.Addr
+	client  *http.Client
+	caPEM   []byte
+	pool    *x509.CertPool
 
 	atlas  *atlas
 	faults faults
@@ -113,41 +115,58 @@ func listenLoopback(addr string) (net.Listener, error) {
 func (em *Emulator) serve(listener net.Listener, certificate tls.Certificate, http1Only bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	em.cancel = cancel
-	protocols := []string{"h2", "http/1.1"}
-	if http1Only {
-		protocols = protocols[1:]
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(!http1Only)
+	em.server = &http.Server{
+		Handler:           http.HandlerFunc(em.handle),
+		Protocols:         protocols,
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}},
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // refused handshakes are the business of tests
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withConnection,
+		ConnState:         func(conn net.Conn, state http.ConnState) { em.count(ctx, conn, state) },
 	}
-	em.server = &httptest.Server{
-		Listener:    listener,
-		EnableHTTP2: !http1Only,
-		TLS:         &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, NextProtos: protocols},
-		Config: &http.Server{
-			Handler:           http.HandlerFunc(em.handle),
-			ReadHeaderTimeout: 10 * time.Second,
-			ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // refused handshakes are the business of tests
-			BaseContext:       func(net.Listener) context.Context { return ctx },
-			ConnContext:       withConnection,
+	em.serving.Go(func() { _ = em.server.ServeTLS(listener, "", "") }) // until Close
+	em.addr = listener.Addr()
+	em.client = &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: em.pool},
+			ForceAttemptHTTP2: !http1Only,
 		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	em.server.StartTLS()
-	client := em.server.Client()
-	client.Transport.(*http.Transport).TLSClientConfig.RootCAs = em.pool
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+}
+
+// count has Close wait for a connection, from its first state to its last. One that comes while Close is under way, which would not
+// know of it, ends here.
+func (em *Emulator) count(ctx context.Context, conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		em.serving.Add(1)
+		if ctx.Err() != nil {
+			_ = conn.Close()
+		}
+	case http.StateClosed, http.StateHijacked:
+		em.serving.Done()
+	}
 }
 
 // Close ends every request, stalled ones too, closes every connection and returns when the last of them is gone.
 // Closing twice is harmless.
 func (em *Emulator) Close() {
 	em.cancel()
-	em.server.CloseClientConnections() // httptest waits for active ones, and these may be stalled
-	em.server.Close()
+	_ = em.server.Close()
+	em.client.CloseIdleConnections()
+	em.serving.Wait()
 	em.handling.Lock() // waits for requests of HTTP/2, which can outlive their connection
 	defer em.handling.Unlock()
 	em.closed = true
 }
 
 // URL is the base URL, such as "https://127.0.0.1:49152/v1".
-func (em *Emulator) URL() string { return em.server.URL + basePath }
+func (em *Emulator) URL() string { return "https://" + em.addr.String() + basePath }
 
 // CAPEM is the certificate to trust, in PEM.
 func (em *Emulator) CAPEM() []byte { return bytes.Clone(em.caPEM) }
@@ -156,4 +175,4 @@ func (em *Emulator) CAPEM() []byte { return bytes.Clone(em.caPEM) }
 func (em *Emulator) CertPool() *x509.CertPool { return em.pool.Clone() }
 
 // Client is an HTTP client that trusts the emulator and follows no redirect. Close closes its idle connections.
-func (em *Emulator) Client() *http.Client { return em.server.Client() }
+func (em *Emulator) Client() *http.Client { return em.client }

@@ -19,8 +19,8 @@ const (
 
 	// tolerance is how much longer an answer may take than when Atlas has little to do.
 	tolerance = 1.25
-	// limitStep is what a full window adds to the limit: the more there is to gain, the less it matters. It is also what
-	// keeps the limit from going down for a little noise.
+	// limitStep is what a full window adds to the limit once it is known what Atlas can do: the more there is to gain, the less it
+	// matters. It is also what keeps the limit from going down for a little noise. Before, a full window doubles the limit.
 	limitStep = 4
 	// minShrink is the least of the limit that one window leaves.
 	minShrink = 0.5
@@ -42,6 +42,7 @@ type limit struct {
 	most     float64
 	size     float64
 	baseline time.Duration // what an answer takes when Atlas has little to do; 0: not known yet
+	found    bool          // what Atlas can do: the answers of a full window took longer than they should, or its limit was most
 	full     bool          // all slots were taken at some time in this window
 
 	began time.Time // of the window
@@ -77,20 +78,30 @@ func (l *limit) settle(now time.Time, inFlight int) {
 	}
 }
 
-// add takes note of a call that Atlas has answered.
-func (l *limit) add(began, ended time.Time) {
-	if l.measuring && (l.measureFrom.IsZero() || began.Before(l.measureFrom)) {
-		return
+// fill takes note that all slots are taken.
+func (l *limit) fill(now time.Time) {
+	if !l.full && !l.found { // what is to be doubled has to be fast when it is full, and not only before
+		l.took, l.began = l.took[:0], now
+	}
+	l.full = true
+}
+
+// add takes note of a call that Atlas has answered, and reports whether the limit is twice what it was.
+func (l *limit) add(began, ended time.Time) (doubled bool) {
+	if l.measuring && (l.measureFrom.IsZero() || began.Before(l.measureFrom)) || !l.found && began.Before(l.began) {
+		return false
 	}
 	if len(l.took) < windowMost {
 		l.took = append(l.took, ended.Sub(began))
 	}
 	if len(l.took) < windowCalls || ended.Sub(l.began) < windowTime {
-		return
+		return false
 	}
 	slices.Sort(l.took)
+	before := l.size
 	l.endWindow(ended, l.took[len(l.took)/2])
 	l.took, l.full, l.began = l.took[:0], false, ended
+	return !l.found && l.size > before
 }
 
 func (l *limit) endWindow(now time.Time, median time.Duration) {
@@ -110,7 +121,11 @@ func (l *limit) adjust(median time.Duration) {
 	shrink := min(max(tolerance*float64(l.baseline)/float64(max(median, 1)), minShrink), 1)
 	least := min(leastLimit, l.most)
 	before := l.size
-	l.size = min(max(before*shrink+limitStep, least), l.most)
+	step := before
+	if l.found = l.found || shrink < 1 || before == l.most; l.found {
+		step = limitStep
+	}
+	l.size = min(max(before*shrink+step, least), l.most)
 	if shrink < 1 && before <= least && l.size <= least { // it is not the number of calls that makes Atlas slower than it was
 		l.baseline = median
 	}

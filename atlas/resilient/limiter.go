@@ -19,6 +19,10 @@ const (
 	queueShare = 32
 	// overloadTime is for how long after a refusal there are taken to be too many calls.
 	overloadTime = time.Second
+	// Callers who come back as soon as they are refused make it look so for good, even if there are no more of them than a queue
+	// has room for. So the queue is let grow again after firstRelent, and if that was wrong, after twice as long, up to lastRelent.
+	firstRelent = 10 * time.Second
+	lastRelent  = 2 * time.Minute
 	// Nobody waits for longer than maxPatience, nor, while there are too many calls, for longer than half of what an answer
 	// takes or minPatience.
 	maxPatience = time.Second
@@ -30,13 +34,15 @@ type limiter struct {
 	most int
 
 	mu         sync.Mutex
-	limit      *limit     // guarded by mu
-	generation uint64     // guarded by mu
-	inFlight   int        // guarded by mu; of this generation
-	writtenOff int        // guarded by mu; of those before
-	queue      *list.List // guarded by mu; of *waiter, the oldest first
-	overloaded time.Time  // guarded by mu; until when the queue is kept short
-	refused    uint64     // guarded by mu
+	limit      *limit        // guarded by mu
+	generation uint64        // guarded by mu
+	inFlight   int           // guarded by mu; of this generation
+	writtenOff int           // guarded by mu; of those before
+	queue      *list.List    // guarded by mu; of *waiter, the oldest first
+	overloaded time.Time     // guarded by mu; until when the queue is kept short
+	relentAt   time.Time     // guarded by mu; when it is let grow again, come what may
+	relent     time.Duration // guarded by mu; how long that is after it was first kept short
+	refused    uint64        // guarded by mu
 }
 
 // waiter is a call that waits for a slot.
@@ -113,7 +119,7 @@ func (l *limiter) queueLimit(now time.Time) int {
 	case l.limit.baseline == 0: // nobody knows yet
 		return queueMost
 	}
-	inTime := time.Duration(l.limit.now()) * burstTime / l.limit.baseline
+	inTime := time.Duration(l.limit.size) * burstTime / l.limit.baseline
 	return int(min(inTime, queueMost))
 }
 
@@ -136,7 +142,17 @@ func (l *limiter) leave(place *list.Element, refused bool) *slot {
 
 func (l *limiter) refuse(now time.Time) {
 	l.refused++
-	l.overloaded = now.Add(overloadTime)
+	if !now.Before(l.overloaded) { // it begins
+		if relented := l.overloaded.Equal(l.relentAt); relented && now.Sub(l.relentAt) < l.relent {
+			l.relent = min(2*l.relent, lastRelent)
+		} else {
+			l.relent = firstRelent
+		}
+		l.relentAt = now.Add(l.relent)
+	}
+	if l.overloaded = now.Add(overloadTime); l.overloaded.After(l.relentAt) {
+		l.overloaded = l.relentAt
+	}
 }
 
 // hasSlot reports whether there is a free slot. The caller holds mu, as for all that follow.
@@ -147,17 +163,14 @@ func (l *limiter) hasSlot() bool {
 func (l *limiter) grant(now time.Time) *slot {
 	l.inFlight++
 	if l.inFlight >= l.limit.now() {
-		l.limit.full = true
+		l.limit.fill(now)
 	}
 	return &slot{limiter: l, generation: l.generation, since: now}
 }
 
-// advance gives the free slots to those who wait. From a long queue the last to come is the first: so most are in time if it
-// turns out that there are too many, and those that are late anyway are the ones that are refused.
+// advance gives the free slots to those who wait.
 func (l *limiter) advance(now time.Time) {
-	next := l.queue.Back
 	if now.Before(l.overloaded) {
-		next = l.queue.Front
 		patience := min(max(minPatience, l.limit.baseline/2), maxPatience)
 		for oldest := l.queue.Front(); oldest != nil && now.Sub(oldest.Value.(*waiter).since) > patience; oldest = l.queue.Front() {
 			l.refuse(now)
@@ -165,7 +178,7 @@ func (l *limiter) advance(now time.Time) {
 		}
 	}
 	for l.queue.Len() > 0 && l.hasSlot() {
-		w := l.queue.Remove(next()).(*waiter)
+		w := l.queue.Remove(l.queue.Front()).(*waiter)
 		w.slot = l.grant(now)
 		close(w.done)
 	}
@@ -182,7 +195,9 @@ func (s *slot) release(answered bool) {
 	} else {
 		l.inFlight--
 		if answered {
-			l.limit.add(s.since, now)
+			if l.limit.add(s.since, now) { // it was the limit that was too low, and not the calls that were too many
+				l.overloaded, l.relentAt = time.Time{}, time.Time{}
+			}
 		}
 		l.limit.settle(now, l.inFlight)
 	}

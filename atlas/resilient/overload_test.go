@@ -39,7 +39,7 @@ func (a *busyAtlas) CreateEphemeralToken(ctx context.Context, _ atlas.JWT) (atla
 	return "token", nil
 }
 
-// load is what came of calls at an even rate.
+// load is what came of calls.
 type load struct {
 	mu       sync.Mutex
 	admitted []time.Duration // guarded by mu; how long they took
@@ -56,28 +56,33 @@ func offer(t *testing.T, c *resilient.Client, rate int, duration time.Duration) 
 	defer tick.Stop()
 	for range rate * int(duration/time.Second) {
 		<-tick.C
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			defer cancel()
-			start := time.Now()
-			_, err := c.CreateEphemeralToken(ctx, "jwt")
-			took := time.Since(start)
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			switch {
-			case err == nil:
-				l.admitted = append(l.admitted, took)
-			case kindOf(err) == atlas.KindOverloaded:
-				l.refused = append(l.refused, took)
-			default:
-				l.other++
-			}
-		})
+		wg.Go(func() { l.call(t, c) })
 	}
 	wg.Wait()
 	slices.Sort(l.admitted)
 	slices.Sort(l.refused)
 	return l
+}
+
+// call makes one and reports whether it was answered.
+func (l *load) call(t *testing.T, c *resilient.Client) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	start := time.Now()
+	_, err := c.CreateEphemeralToken(ctx, "jwt")
+	took := time.Since(start)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		l.admitted = append(l.admitted, took)
+	case kindOf(err) == atlas.KindOverloaded:
+		l.refused = append(l.refused, took)
+	default:
+		l.other++
+	}
+	return err == nil
 }
 
 func quantile(of []time.Duration, q float64) time.Duration {
@@ -300,4 +305,70 @@ func TestPatience(t *testing.T) {
 			t.Errorf("who waited for %v got %v, and %d were refused", time.Since(start), err, c.Stats().Refused)
 		}
 	})
+}
+
+// So many callers that each come back with the next call when one is answered are not refused, if Atlas can do their calls in good time, be it
+// all at once or one after the other. A second is for finding out what it can do; and if it stumbles, those who are refused then and come back at
+// once do not keep the others out for long.
+func TestCallersThatComeBack(t *testing.T) {
+	for _, test := range []struct {
+		workers int
+		latency time.Duration
+	}{
+		{1000, 10 * time.Millisecond},
+		{1000, 40 * time.Millisecond},
+		{20, 5 * time.Millisecond},
+		{200, 20 * time.Millisecond},
+	} {
+		t.Run(fmt.Sprintf("%d at a time in %v", test.workers, test.latency), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newBusyAtlas(test.workers, test.latency)
+				c := newClient(t, a)
+				perSecond := int(time.Second/test.latency) * min(test.workers, 128) // at most so many are let at Atlas at a time
+				upToThem := func() {
+					t.Helper()
+					l := comeBack(t, c, 512, 2*time.Second)
+					t.Logf("%d answered, p50 %v, p99 %v, most %v; %d refused, %+v", len(l.admitted), quantile(l.admitted, 0.5), quantile(l.admitted, 0.99),
+						quantile(l.admitted, 1), len(l.refused), c.Stats())
+					if n := len(l.refused) + l.other; n > 0 {
+						t.Errorf("%d calls failed of an Atlas that was up to them", n)
+					}
+					if n, least := len(l.admitted), 2*perSecond*9/10; n < least {
+						t.Errorf("%d calls were answered in 2 s, want %d at least", n, least)
+					}
+				}
+				comeBack(t, c, 512, time.Second)
+				upToThem()
+				a.latency.Store(int64(500 * time.Millisecond))
+				stumbled := comeBack(t, c, 512, 2*time.Second)
+				if len(stumbled.refused) == 0 {
+					t.Error("nobody was refused by an Atlas that was not up to it: that proves little")
+				}
+				a.latency.Store(int64(test.latency))
+				comeBack(t, c, 512, 12*time.Second)
+				upToThem()
+			})
+		})
+	}
+}
+
+// comeBack has so many callers make one call after the other. Who is refused comes back after ten milliseconds.
+func comeBack(t *testing.T, c *resilient.Client, callers int, duration time.Duration) *load {
+	t.Helper()
+	l := &load{}
+	end := time.Now().Add(duration)
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				if !l.call(t, c) {
+					wait(10 * time.Millisecond)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(l.admitted)
+	slices.Sort(l.refused)
+	return l
 }

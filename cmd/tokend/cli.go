@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,6 +43,10 @@ func parse(args, environ []string, stdout, stderr io.Writer) *invocation {
 	root.InitDefaultHelpFlag() // or Find takes what comes after --help for its value
 	selected, args, err := root.Find(args)
 	if err != nil || selected == root && len(args) > 0 && cobras(args[0]) {
+		if wrong := unknownShell(args); wrong != nil {
+			in.invalid = append(in.invalid, wrong)
+			root.SetArgs([]string{}) // nil would be the process's own
+		}
 		return in
 	}
 	selected.InitDefaultHelpFlag()
@@ -59,6 +65,20 @@ func parse(args, environ []string, stdout, stderr io.Writer) *invocation {
 	// Cobra would stop at the first flag that is wrong. All are set, so it is left with the command, help and version.
 	root.SetArgs(strings.Fields(selected.CommandPath())[1:])
 	return in
+}
+
+// unknownShell reports a call of cobra's completion command that would print its help, for a shell to execute, and succeed.
+func unknownShell(args []string) error {
+	shells := []string{"bash", "zsh", "fish", "powershell"}
+	const ask = "name a shell: bash, zsh, fish or powershell"
+	switch {
+	case args[0] != "completion":
+	case len(args) == 1:
+		return errors.New("tokend completion: " + ask)
+	case !strings.HasPrefix(args[1], "-") && !slices.Contains(shells, args[1]):
+		return fmt.Errorf("tokend completion: there is none for %q: %s", args[1], ask)
+	}
+	return nil
 }
 
 // cobras reports whether cobra adds the command when it runs.

@@ -68,7 +68,8 @@ func TestVersion(t *testing.T) {
 func TestMan(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if got := tokend(t, "man", "--dir="+dir); got != (result{}) {
+	in := invocation{args: []string{"man", "--dir=" + dir}, env: []string{"TOKEND_GRPC_ADDR=:9090"}} // which is serve's
+	if got := in.run(t); got != (result{}) {
 		t.Fatalf("%+v", got)
 	}
 	pages, err := filepath.Glob(filepath.Join(dir, "*"))

@@ -68,7 +68,8 @@ func (vars variables) setFlags(c *cobra.Command, source map[string]string) []err
 }
 
 // unknown reports variables that the selected subcommand would ignore: a misspelt setting must not pass for a set one.
-// A variable that belongs to another subcommand's setting is fine for the small ones that share serve's environment.
+// A variable that belongs to another subcommand's setting is fine for the small ones that share serve's environment, or that print
+// the same in any.
 func (vars variables) unknown(selected *cobra.Command) []error {
 	used, known := map[string]bool{}, map[string]bool{}
 	for _, c := range selected.Root().Commands() {
@@ -78,7 +79,7 @@ func (vars variables) unknown(selected *cobra.Command) []error {
 			used[name] = used[name] || c == selected
 		})
 	}
-	shares := selected.Name() == "healthcheck" || selected.Name() == "version"
+	shares := slices.Contains([]string{"healthcheck", "version", "man"}, selected.Name())
 	page := selected
 	if serve, _, err := selected.Root().Find([]string{"serve"}); err == nil && shares {
 		page = serve

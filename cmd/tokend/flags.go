@@ -97,15 +97,18 @@ func (f flags) count(p *int, name, initial, help string) {
 	})
 }
 
+// longest is what a duration may be: more is a mistake, and what adds several up could overflow.
+const longest = 365 * 24 * time.Hour
+
 // duration takes what is not negative, nor 0 if positive says so.
 func (f flags) duration(p *time.Duration, positive bool, name, initial, help string) {
-	least, otherwise := time.Duration(0), "must be a duration such as 30s or 5m, or 0"
+	least, otherwise := time.Duration(0), "must be a duration, such as 30s or 5m, or 0, and no more than a year"
 	if positive {
-		least, otherwise = 1, "must be a duration above zero such as 500ms or 10s"
+		least, otherwise = 1, "must be a duration above zero, such as 500ms or 10s, and no more than a year"
 	}
 	f.add(name, initial, "DURATION", help, cobra.NoFileCompletions, func(text string) error {
 		d, err := time.ParseDuration(text)
-		if err != nil || d < least {
+		if err != nil || d < least || d > longest {
 			*p = time.Second // any: it is given, and wrong, so nobody needs to hear that it is missing
 			return errors.New(otherwise)
 		}
@@ -246,7 +249,7 @@ func nearest(name string, c *cobra.Command) (flag, page string) {
 	visitSettings(c, func(f *pflag.Flag) {
 		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
 	})
-	for names.SuggestionsMinimumDistance < 3 {
+	for most := max(1, min(3, len(name)/2)); names.SuggestionsMinimumDistance < most; { // of a short name, three letters are all
 		names.SuggestionsMinimumDistance++
 		if near := names.SuggestionsFor(name); len(near) > 0 {
 			return before + "--" + near[0], c.CommandPath()

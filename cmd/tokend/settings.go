@@ -31,10 +31,10 @@ func (f *listenFlags) declare(flags flags, drainDelay string) {
 	f.Socket.declare(at)
 	at.text(&f.HTTPAddr, "http-addr", "127.0.0.1:8080", "HOST:PORT", "Where to serve REST; empty turns it off.")
 	at.text(&f.AdminAddr, "admin-addr", "127.0.0.1:9091", "HOST:PORT", "Where to serve /healthz, /readyz and /metrics, in plaintext; empty turns it off.")
-	at.boolean(&f.Pprof, "debug-pprof", "Serve /debug/pprof on the admin address too: profiles for whoever looks into the program itself.")
+	at.boolean(&f.Pprof, "debug-pprof", "Serve /debug/pprof and gRPC's channelz on the admin address too: profiles, and connections with their addresses, certificates and counters, for whoever looks into the program itself.")
 	stopping := flags.about(aboutStopping)
 	stopping.duration(&f.DrainDelay, false, "drain-delay", drainDelay, "How long to go on serving after SIGTERM, no longer ready, until load balancers and clients have noticed.")
-	stopping.duration(&f.DrainTimeout, true, "drain-timeout", "25s", "How long calls in progress may take to finish after that. A platform that kills has to wait longer than both together.")
+	stopping.duration(&f.DrainTimeout, true, "drain-timeout", "25s", "How long calls in progress may take to finish after that. A stop may take up to a second longer than both together, or two if it exports traces: a platform that kills has to wait for longer than that.")
 	logging := flags.about(aboutLogging)
 	logging.oneOf(&f.LogLevel, "log-level", "info", "LEVEL", "debug (every call), info, warn or error.", "debug", "info", "warn", "error")
 	logging.oneOf(&f.LogFormat, "log-format", "json", "FORMAT", "json or text.", "json", "text")
@@ -90,6 +90,10 @@ func (f *tlsFlags) open(s *setup) {
 	}
 	if f.SPIFFESocket != "" {
 		f.openSPIFFE(s)
+		return
+	}
+	if f.CertFile == "" && f.KeyFile == "" {
+		s.fail("--tls-client-ca-file", errors.New("there is no TLS without --tls-cert-file and --tls-key-file"))
 		return
 	}
 	s.TLS.Certificate = s.certificate("tls", "server", f.CertFile, f.KeyFile, reload.ForServers, nil)

@@ -53,7 +53,7 @@ func newSetup(f *listenFlags, log *slog.Logger) *setup {
 		DrainTimeout: f.DrainTimeout,
 		Logger:       log,
 		Metrics:      prometheus.NewRegistry(),
-		Profiling:    f.Pprof,
+		Debug:        f.Pprof,
 	}}
 	if f.Pprof && f.AdminAddr == "" {
 		s.fail("--debug-pprof", errors.New("without an --admin-addr it would be ignored"))

@@ -46,7 +46,7 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	drain := time.Duration(0)
+	drain := 2 * time.Second // what a stop may take beyond the two: a second for last answers, and one for last traces
 	for _, s := range readSettings(t, invocation{args: []string{"config"}}) {
 		if s.flag == "--drain-delay" || s.flag == "--drain-timeout" {
 			d, err := time.ParseDuration(s.value)
@@ -57,6 +57,18 @@ func TestUnit(t *testing.T) {
 		}
 	}
 	if time.Duration(stop)*time.Second <= drain {
-		t.Errorf("TimeoutStopSec=%d, and a drain may take %v", stop, drain)
+		t.Errorf("TimeoutStopSec=%d, and a stop may take %v", stop, drain)
+	}
+	pod := regexp.MustCompile(`terminationGracePeriodSeconds: \{\{ add \(int \.Values\.drain\.delaySeconds\) \(int \.Values\.drain\.timeoutSeconds\) (\d+) \}\}`)
+	if !pod.MatchString(readFile(t, repository+"/deploy/helm/tokend/templates/deployment.yaml")) {
+		t.Error("the chart does not give a stop its two times and three seconds at least")
+	}
+	for page, says := range map[string]string{"/deploy/operating.md": "up to a second\nlonger than both times together, or two if it exports traces", "/deploy/helm/tokend/values.yaml": "a stop may take 2 s longer than both together"} {
+		if !strings.Contains(readFile(t, repository+page), says) {
+			t.Errorf("%s does not say %q", page, says)
+		}
+	}
+	if help := strings.Join(strings.Fields(tokend(t, "serve", "--help").stdout), " "); !strings.Contains(help, "A stop may take up to a second longer than both together, or two if it exports traces") {
+		t.Error("the help does not say how long a stop may take")
 	}
 }

@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"net"
 	"os"
 	"path/filepath"
@@ -41,11 +42,15 @@ func TestValidation(t *testing.T) {
 		"flag before command":  {[]string{"--grpc-adr", "serve"}, nil, []string{"--grpc-adr: there is no such flag (did you mean serve --grpc-addr?); see tokend serve --help"}},
 		"strange flag":         {[]string{"--xyzzy"}, nil, []string{"--xyzzy: there is no such flag; see tokend --help"}},
 		"completion":           {[]string{"completion", "bash", "--no-such"}, nil, []string{"--no-such"}},
+		"no shell":             {[]string{"completion"}, nil, []string{"tokend completion: name a shell: bash, zsh, fish or powershell"}},
+		"unknown shell":        {[]string{"completion", "bahs"}, nil, []string{`tokend completion: there is none for "bahs": name a shell: bash, zsh, fish or powershell`}},
 		"not a bool":           {[]string{"serve", "--plaintext=perhaps"}, nil, []string{`--plaintext: "perhaps" must be true or false`}},
 		"unknown variable":     {[]string{"serve"}, []string{"TOKEND_GRPC_ADRR=127.0.0.1:0"}, []string{"TOKEND_GRPC_ADRR: there is no such setting (did you mean TOKEND_GRPC_ADDR?); see tokend serve --help"}},
+		"another's variable":   {[]string{"serve"}, []string{"TOKEND_FOO=1"}, []string{"TOKEND_FOO: there is no such setting; see tokend serve --help"}},
 		"variable of dev":      {[]string{"dev"}, []string{"TOKEND_GRPC_ADRR=127.0.0.1:0"}, []string{"(did you mean TOKEND_GRPC_ADDR?); see tokend dev --help"}},
 		"variable not a bool":  {[]string{"serve"}, []string{"TOKEND_PLAINTEXT=perhaps"}, []string{`TOKEND_PLAINTEXT: "perhaps" must be true or false`}},
 		"no duration":          {[]string{"serve", "--drain-timeout=10", "--atlas-timeout", "-1s"}, nil, []string{`--drain-timeout: "10" must be a duration`, `--atlas-timeout: "-1s" must be a duration`}},
+		"endless":              {[]string{"serve", "--drain-timeout=9999999h", "--cache-ttl=8761h"}, nil, []string{`--drain-timeout: "9999999h" must be a duration above zero, such as 500ms or 10s, and no more than a year`, `--cache-ttl: "8761h" must be a duration, such as 30s or 5m, or 0, and no more than a year`}},
 		"no time":              {[]string{"serve"}, []string{"TOKEND_DRAIN_TIMEOUT=0s", "TOKEND_ATLAS_TIMEOUT="}, []string{`TOKEND_DRAIN_TIMEOUT: "0s"`, `TOKEND_ATLAS_TIMEOUT: ""`}},
 		"log":                  {[]string{"serve", "--log-level=trace", "--log-format=xml"}, nil, []string{"debug, info, warn, error", "json, text"}},
 		"plain-http Atlas":     {[]string{"serve", "--atlas-url=http://atlas.forsta.io/v1"}, nil, []string{"--atlas-url: "}},
@@ -56,10 +61,12 @@ func TestValidation(t *testing.T) {
 		"no key":               {[]string{"serve", serverTLS[0]}, nil, []string{"--tls-key-file"}},
 		"another's key":        {[]string{"serve", "--tls-cert-file=" + filepath.Join(mixed, "cert.pem"), "--tls-key-file=" + filepath.Join(mixed, "key.pem")}, nil, []string{"key.pem: tls: private key does not match"}},
 		"empty key":            {[]string{"serve", serverTLS[0], "--tls-key-file=" + empty}, nil, []string{"empty.pem: the file is empty"}},
+		"encrypted key":        {[]string{"serve", serverTLS[0], "--tls-key-file=" + writeFile(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("x")}))}, nil, []string{"key.pem: the key is encrypted, and nobody is there to give its passphrase: write it out without one"}},
+		"old encrypted key":    {[]string{"serve", serverTLS[0], "--tls-key-file=" + writeFile(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}, Bytes: []byte("x")}))}, nil, []string{"key.pem: the key is encrypted"}},
 		"blank client CA":      {slices.Concat([]string{"serve", "--tls-client-ca-file=" + empty}, serverTLS), nil, []string{"empty.pem: the file is empty"}},
 		"no client CA":         {slices.Concat([]string{"serve", "--tls-client-ca-file=/does/not/exist.pem"}, serverTLS), nil, []string{"/does/not/exist.pem: no such file"}},
 		"empty client CA":      {slices.Concat([]string{"serve", "--tls-client-ca-file=" + noCertificate}, serverTLS), nil, []string{noCertificate + ": no certificate in it"}},
-		"client CA alone":      {[]string{"serve", "--tls-client-ca-file=" + certs.caFile}, nil, []string{"--tls-cert-file and --tls-key-file"}},
+		"client CA alone":      {[]string{"serve", "--tls-client-ca-file=" + certs.caFile}, nil, []string{"--tls-client-ca-file: there is no TLS without --tls-cert-file and --tls-key-file"}},
 		"plaintext and TLS":    {slices.Concat([]string{"serve", "--plaintext"}, serverTLS), nil, []string{"--plaintext: "}},
 		"profiles for nobody":  {[]string{"serve", "--debug-pprof", "--admin-addr="}, nil, []string{"--debug-pprof: without an --admin-addr it would be ignored"}},
 		"gRPC beyond loopback": {[]string{"serve", "--grpc-addr=0.0.0.0:0"}, nil, []string{"0.0.0.0:0: other machines can reach it, and it has no TLS: give --tls-cert-file and --tls-key-file, or --spiffe-socket, or --plaintext"}},

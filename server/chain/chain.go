@@ -98,8 +98,12 @@ func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler gr
 // authenticate finds out who is calling and with which credential the call goes on.
 func authenticate(a *auth.Authenticator) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		rec := RecordFrom(ctx)
 		grant, err := a.Authenticate(ctx, info.FullMethod)
-		RecordFrom(ctx).grant = grant // as far as it goes, also of a call that is refused
+		if err == nil && rec.rest != nil && rec.rest.forbidden != nil {
+			grant, err = auth.Grant{Caller: grant.Caller}, rec.rest.forbidden
+		}
+		rec.grant = grant // as far as it goes, also of a call that is refused
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/ForstaLabs/ephemeral-token-service/server/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/server/headers"
 )
@@ -38,15 +39,19 @@ func (r *Record) Value(key any) any {
 
 // restCall is what is different about a call that comes over REST.
 type restCall struct {
-	received http.Header // all of them: not all are for package headers
-	answer   func(metadata.MD)
+	received  http.Header // all of them: not all are for package headers
+	answer    func(metadata.MD)
+	forbidden error
 }
 
 // WithREST begins the record of a call that comes over REST with these headers. The metadata of its answer goes to answer, before
 // the call returns.
 func WithREST(ctx context.Context, received http.Header, answer func(metadata.MD)) *Record {
-	return &Record{Context: ctx, rest: &restCall{received, answer}, id: chooseRequestID(received.Values(RequestIDHeader))}
+	return &Record{Context: ctx, rest: &restCall{received: received, answer: answer}, id: chooseRequestID(received.Values(RequestIDHeader))}
 }
+
+// Forbid has the call, which has come over REST, refused for this reason as soon as it is known whose it is.
+func (r *Record) Forbid(reason *apierror.Error) { r.rest.forbidden = reason }
 
 // begin returns the record of a call that enters the chain, with the context to go on with. The front of REST has begun it already.
 func begin(ctx context.Context) (context.Context, *Record) {

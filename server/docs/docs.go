@@ -24,7 +24,7 @@ var own embed.FS
 func Pages() (map[string]http.Handler, error) {
 	pages := map[string]http.Handler{
 		"/docs/":        http.HandlerFunc(withoutSlash),
-		"/openapi.json": stored(openapi.JSON, "application/json"),
+		"/openapi.json": gzipped(openapi.Gzipped, "application/json"),
 	}
 	for _, p := range []struct {
 		path, contentType string

@@ -25,6 +25,8 @@ func (w *Watcher) Certificate(name, certFile, keyFile string, fit func(*x509.Cer
 	return watchPEM(w, name, []string{certFile, keyFile}, onChange, func(certs []*x509.Certificate, contents [][]byte) (tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		switch leaf := certs[0]; {
+		case err != nil && isEncrypted(contents[1]):
+			return pair, errors.New("the key is encrypted, and nobody is there to give its passphrase: write it out without one (openssl pkey -in … -out …)")
 		case err != nil:
 			return pair, err
 		case time.Now().Before(leaf.NotBefore):
@@ -34,6 +36,16 @@ func (w *Watcher) Certificate(name, certFile, keyFile string, fit func(*x509.Cer
 		}
 		return pair, nil
 	})
+}
+
+// isEncrypted reports whether there is a private key in a PEM file that takes a passphrase to read.
+func isEncrypted(data []byte) bool {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["Proc-Type"] == "4,ENCRYPTED" {
+			return true
+		}
+	}
+	return false
 }
 
 // ForServers reports a certificate that clients refuse from a server, for [Watcher.Certificate].

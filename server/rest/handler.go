@@ -76,6 +76,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		page.ServeHTTP(w, r)
 		return
 	}
+	if err := checkOrigin(r); err != nil { // a call all the same, for the audit record of whose certificate it is
+		call.Forbid(&apierror.Error{Reason: apierror.CallerNotPermitted, Cause: err})
+	}
 	// The gateway gets no headers: what a call may know of them it has already, and the gateway would pass on some more, and make up
 	// others of where the request comes from.
 	r.Header, r.Host, r.RemoteAddr = nil, "", ""
@@ -101,9 +104,6 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error 
 	if !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		return &apierror.Error{Reason: apierror.MethodNotAllowed}
-	}
-	if err := checkOrigin(r); err != nil {
-		return &apierror.Error{Reason: apierror.CallerNotPermitted, Cause: err}
 	}
 	if !isPlainJSON(r.Header) {
 		return &apierror.Error{Reason: apierror.UnsupportedMediaType}

@@ -3,6 +3,7 @@ package rest
 import (
 	"encoding/json"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/gen/openapi"
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
 
@@ -41,9 +41,7 @@ func TestDocumentedParameters(t *testing.T) {
 		Components struct{ Parameters map[string]parameter }
 		Paths      map[string]map[string]json.RawMessage
 	}
-	if err := json.Unmarshal(openapi.JSON, &doc); err != nil {
-		t.Fatal(err)
-	}
+	readOpenAPI(t, &doc)
 	documented := map[string]bool{}
 	for _, p := range doc.Components.Parameters {
 		documented[strings.ToLower(p.Name)] = true
@@ -74,6 +72,18 @@ func TestDocumentedParameters(t *testing.T) {
 	}
 }
 
+// readOpenAPI fills doc with the OpenAPI document.
+func readOpenAPI(t *testing.T, doc any) {
+	t.Helper()
+	data, err := os.ReadFile("../../gen/openapi/ephemeral_token.openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, doc); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestDocumentedTimeout: the document's pattern takes what the parser takes.
 func TestDocumentedTimeout(t *testing.T) {
 	var doc struct {
@@ -83,9 +93,7 @@ func TestDocumentedTimeout(t *testing.T) {
 			}
 		}
 	}
-	if err := json.Unmarshal(openapi.JSON, &doc); err != nil {
-		t.Fatal(err)
-	}
+	readOpenAPI(t, &doc)
 	pattern := regexp.MustCompile(doc.Components.Parameters.GrpcTimeout.Schema.Pattern)
 	for _, value := range []string{"1S", "0n", "99999999H", "7m", "7u", "12345678M", "", "1", "S", "soon", "-1S", "+5S", "1.5S", "5s", "123456789S", "5S ", " 5S", "5 S"} {
 		if _, err := grpcTimeout([]string{value}); (err == nil) != pattern.MatchString(value) {

@@ -28,6 +28,16 @@ const (
 	reloadInterval = 5 * time.Second
 )
 
+// redisServer is a Redis, or a cluster. It is what is used of [redis.UniversalClient], whose hundreds of methods would all have their
+// types in the binary.
+type redisServer interface {
+	redis.Scripter
+	io.Closer
+	Process(ctx context.Context, cmd redis.Cmder) error
+	PTTL(ctx context.Context, key string) *redis.DurationCmd
+	Pipeline() redis.Pipeliner
+}
+
 // redisClient runs scripts within a budget, and leaves a Redis that fails alone for a while.
 type redisClient struct {
 	options   redisOptions
@@ -37,7 +47,7 @@ type redisClient struct {
 	looks     *looks
 	sentinels []*redis.SentinelClient // of these the first is asked first
 
-	client atomic.Pointer[redis.UniversalClient] // nil until Redis has answered for the first time
+	client atomic.Pointer[redisServer] // nil until Redis has answered for the first time
 
 	ctx    context.Context // of everything that goes on in the background
 	cancel context.CancelFunc
@@ -140,7 +150,7 @@ func (c *redisClient) ask(ctx context.Context) (addr string, err error) {
 }
 
 // openClient returns a client of a Redis that answers.
-func openClient(ctx context.Context, o redisOptions) (client redis.UniversalClient, err error) {
+func openClient(ctx context.Context, o redisOptions) (client redisServer, err error) {
 	defer func() {
 		if err != nil {
 			_ = client.Close()

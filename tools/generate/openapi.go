@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/klauspost/compress/gzip"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -28,10 +29,10 @@ package openapi
 
 import _ "embed"
 
-// JSON is the OpenAPI 3.1 document of the REST API. Nobody may change it.
+// Gzipped is the OpenAPI 3.1 document of the REST API, which lies beside it as it is. Nobody may change it.
 //
-//go:embed ` + openapiFile + `
-var JSON []byte
+//go:embed ` + openapiFile + `.gz
+var Gzipped []byte
 `
 
 // writeOpenAPI replaces the plugin's output in gen/openapi by the whole document and the Go package that embeds it.
@@ -66,7 +67,28 @@ func writeOpenAPI(ctx context.Context, root string, stderr io.Writer) error {
 	if err := os.WriteFile(filepath.Join(dir, openapiFile), doc, 0o644); err != nil {
 		return err
 	}
+	compressed, err := compress(doc)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, openapiFile+".gz"), compressed, 0o644); err != nil {
+		return err
+	}
 	return os.WriteFile(filepath.Join(dir, "openapi.go"), []byte(openapiGo), 0o644)
+}
+
+// compress is gzip, by a module that go.mod pins: with the standard library's, the bytes would depend on the version of Go.
+func compress(doc []byte) ([]byte, error) {
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := z.Write(doc); err != nil {
+		return nil, err
+	}
+	err = z.Close()
+	return out.Bytes(), err
 }
 
 // object is one of JSON.
