@@ -93,7 +93,8 @@ func TestAdjust(t *testing.T) {
 		most    int
 		windows []window
 	}{
-		"fast":                {128, []window{{10 * ms, 36, 10 * ms}, {12 * ms, 40, 10 * ms}, {5 * ms, 44, 10 * ms}}},
+		"fast":                {512, []window{{10 * ms, 64, 10 * ms}, {12 * ms, 128, 10 * ms}, {5 * ms, 256, 10 * ms}}},
+		"fast, slow, fast":    {512, []window{{10 * ms, 64, 10 * ms}, {20 * ms, 44, 10 * ms}, {10 * ms, 48, 10 * ms}, {10 * ms, 52, 10 * ms}}},
 		"no more than most":   {34, []window{{10 * ms, 34, 10 * ms}}},
 		"slow":                {128, []window{{20 * ms, 24, 10 * ms}}}, // 5/8 and the step
 		"slow until it helps": {128, []window{{time.Second, 20, 10 * ms}, {time.Second, leastLimit, 10 * ms}, {12 * ms, 20, 10 * ms}}},

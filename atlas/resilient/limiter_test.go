@@ -16,7 +16,7 @@ func granted(w *waiter) (granted, refused bool) {
 	}
 }
 
-// In a burst the last to come is served first; while there are too many calls the first is, unless it has waited for too long.
+// The first to come is served first, unless there are too many calls and it has waited for too long.
 func TestOrderOfWaiters(t *testing.T) {
 	for name, overloaded := range map[string]bool{"burst": false, "too many": true} {
 		t.Run(name, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestOrderOfWaiters(t *testing.T) {
 					_, _, waiters[i] = l.enter(time.Now())
 				}
 				if overloaded {
-					l.overloaded = time.Now().Add(time.Minute)
+					l.refuse(time.Now())
 				}
 				<-time.After(minPatience/4 + time.Millisecond) // the first has waited for longer than that
 				before := time.Now()
@@ -45,9 +45,9 @@ func TestOrderOfWaiters(t *testing.T) {
 						got += "waits "
 					}
 				}
-				want, refused := "waits waits waits granted ", uint64(0)
+				want, refused := "granted waits waits waits ", uint64(0)
 				if overloaded {
-					want, refused = "refused granted waits waits ", 1
+					want, refused = "refused granted waits waits ", 2
 				}
 				if got != want || l.refused != refused {
 					t.Errorf("the waiters: %s, want %s; %d count as refused", got, want, l.refused)

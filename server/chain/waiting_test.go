@@ -85,7 +85,9 @@ func TestPatienceWithTheGone(t *testing.T) {
 			w.Add(&waiters[i].place, &waiters[i])
 			<-time.After(time.Second)
 		}
+		w.mu.Lock() // under which it is asked
 		waiters[1].err = errors.New("reset")
+		w.mu.Unlock()
 		<-time.After(5*time.Second + time.Millisecond)
 		synctest.Wait()
 		if w.places.n != 1 || waiters[2].ended.Load() != 0 {

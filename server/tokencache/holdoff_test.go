@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -106,5 +107,25 @@ func TestHoldOffIsNotShortened(t *testing.T) {
 		held.note(key{1}, throttled(atlas.OpDelete, time.Second))
 		after(30 * time.Second)
 		d.wantHeldError(held.throttled(key{1}, atlas.OpDelete), atlas.OpDelete, 30*time.Second)
+	})
+}
+
+// Room for another is made by whose time is up, as long as there is one.
+func TestHoldOffMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 20 { // a map has no order
+			held := newHoldOff(nil, 4)
+			held.note(key{1}, throttled(atlas.OpCreate, time.Second))
+			for k := range byte(3) {
+				held.note(key{2 + k}, throttled(atlas.OpCreate, time.Minute))
+			}
+			after(2 * time.Second)
+			held.note(key{5}, throttled(atlas.OpCreate, time.Minute))
+			for k := range byte(4) {
+				if held.throttled(key{2 + k}, atlas.OpCreate) == nil {
+					t.Fatalf("%d made room, whose time was not up", 2+k)
+				}
+			}
+		}
 	})
 }

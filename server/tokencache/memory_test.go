@@ -369,13 +369,17 @@ func TestASweepIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const tokens = sweepSteps + 100
 		m := newMemoryStore(Config{TTL: 2 * time.Second, MaxTokens: tokens})
-		defer m.close()
+		sweeper := func() *time.Timer {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return m.sweeper
+		}
 		for i := range tokens {
 			r := request{cred: own(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{})).WithClaims(), key: key{byte(i), byte(i >> 8)}}
 			_, v := m.get(t.Context(), r)
-			before := m.sweeper
+			before := sweeper()
 			m.put(t.Context(), v, r, "token", unlimited)
-			if before != nil && m.sweeper != before {
+			if before != nil && sweeper() != before {
 				t.Fatal("a second timer runs")
 			}
 		}
@@ -390,6 +394,8 @@ func TestASweepIsBounded(t *testing.T) {
 		}
 		after(time.Second)
 		synctest.Wait()
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		if len(m.orgs) != 0 || m.sweeper != nil {
 			t.Errorf("%d fences are left in the end, and there is a timer: %t", len(m.orgs), m.sweeper != nil)
 		}
