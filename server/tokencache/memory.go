@@ -204,7 +204,8 @@ func (d *memoryDeletion) end(_ context.Context, how outcome) error {
 	switch {
 	case !d.held:
 		d.move(0)
-	case how == outcomeUnknown: // until then the org is held, and nothing is read
+	case how == outcomeUnknown:
+		d.move(0)
 		time.AfterFunc(d.memory.settle, func() { d.move(-1) })
 	default:
 		d.move(-1)
