@@ -427,3 +427,30 @@ func TestNothingIsKeptAfterClose(t *testing.T) {
 		t.Errorf("%d tokens are kept, and there is a timer: %t", len(m.tokens), m.sweeper != nil)
 	}
 }
+
+// A delete whose org nobody knows holds no org meanwhile, so what was put during it is forgotten at its end, and again once it is settled.
+func TestDeleteOfAnUnknownOrgForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
+		defer m.close()
+		r := request{cred: own(newJWT(orgA, "u", time.Time{})).WithClaims(), key: key{1}}
+		fill := func() {
+			t.Helper()
+			_, v := m.get(t.Context(), r)
+			if m.put(t.Context(), v, r, "token", unlimited); m.peek(r.key).token == "" {
+				t.Fatal("nothing is kept")
+			}
+		}
+		fill()
+		d := m.deletion("")
+		d.begin(t.Context())
+		fill()
+		if err := d.end(t.Context(), outcomeUnknown); err != nil || m.peek(r.key).token != "" {
+			t.Errorf("at its end: error %v, kept %t", err, m.peek(r.key).token != "")
+		}
+		fill()
+		if after(m.settle + time.Second); m.peek(r.key).token != "" {
+			t.Error("what came before it is settled is kept")
+		}
+	})
+}
