@@ -2,12 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -56,7 +58,11 @@ func (a *auditFile) Write(record []byte) (int, error) {
 
 // reopen goes on in the file that has the name now, making it if there is none. If it cannot, records go on into the one before.
 func (a *auditFile) reopen() error {
-	file, err := os.OpenFile(a.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	// Without O_NONBLOCK the opening of a pipe waits for somebody to read from it, and SIGTERM with it.
+	file, err := os.OpenFile(a.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o600)
+	if errors.Is(err, syscall.ENXIO) {
+		return fmt.Errorf("%w: nobody reads from that pipe", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -25,6 +26,10 @@ func TestValidation(t *testing.T) {
 	copyFile(t, certs.serverCert, filepath.Join(mixed, "cert.pem"))
 	copyFile(t, otherCerts.serverKey, filepath.Join(mixed, "key.pem"))
 	bad := makeBadCertificates(t, certs)
+	pipe := filepath.Join(mixed, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	serverTLS := []string{"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey}
 
 	for name, test := range map[string]struct {
@@ -127,6 +132,7 @@ func TestValidation(t *testing.T) {
 		"socket flags for a port":     {[]string{"serve", "--grpc-socket-mode=0660", "--grpc-socket-group=root"}, nil, []string{"--grpc-socket-mode: it would be ignored", "--grpc-socket-group: it would be ignored"}},
 		"no such group":               {[]string{"serve", "--grpc-addr=unix:/tmp/s", "--grpc-socket-mode=0660", "--grpc-socket-group=no-such-group"}, nil, []string{`--grpc-socket-group: there is no group "no-such-group"`}},
 		"a group that cannot":         {[]string{"serve", "--grpc-addr=unix:/tmp/s", "--grpc-socket-group=0"}, nil, []string{"--grpc-socket-group: the group could not connect: give --grpc-socket-mode=0660"}},
+		"audit into a pipe":           {[]string{"serve", "--audit-file=" + pipe}, nil, []string{"--audit-file: open " + pipe + ": no such device or address: nobody reads from that pipe"}},
 		"man":                         {[]string{"man"}, nil, []string{"--dir: "}},
 		"config":                      {[]string{"config", "--atlas-url=http://x", "--log-level=loud"}, nil, []string{"--atlas-url", "--log-level"}},
 		"healthcheck":                 {[]string{"healthcheck", "--admin-addr=9091"}, nil, []string{"--admin-addr"}},
