@@ -142,35 +142,46 @@ func TestThousandCredentials(t *testing.T) {
 
 // TestFault53LastWaiter: a shared call ends with the last of its callers, and not before.
 func TestFault53LastWaiter(t *testing.T) {
-	matrix(t, func(t *testing.T, s *service, c caller) {
-		jwt := credential(s.atlas)
-		gate := s.atlas.Hold(emulator.Create)
-		defer gate.Release()
-		before := s.atlas.Counters().Statuses[emulator.Create][0]
-		first := started(testContext(t), c, create, jwt...)
-		if err := gate.Wait(testContext(t), 1); err != nil {
-			t.Fatal(err)
+	for _, mode := range []security{plaintext, serverTLS, mutualTLS} {
+		for _, transport := range []string{"gRPC", "REST"} {
+			t.Run(string(mode)+"/"+transport, func(t *testing.T) {
+				// A new one, which does not know how long a call takes: so the two share the one that leaves when the first has landed.
+				s := startService(t, mode)
+				lastWaiter(t, s, s.callers(t)[transport])
+			})
 		}
-		one, leaveOne := context.WithCancel(t.Context())
-		two, leaveTwo := context.WithCancel(t.Context())
-		defer leaveTwo()
-		gone, stays := started(one, c, create, jwt...), started(two, c, create, jwt...)
-		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_cache_creates_waiting 3\n") }, "not all calls are in progress")
-		gate.Pass(1)
-		wantCreated.check(t, <-first)
-		if err := gate.Wait(testContext(t), 1); err != nil { // the flight of the two
-			t.Fatal(err)
-		}
-		leaveOne()
-		<-gone
-		eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_cache_creates_waiting 1\n") }, "the first of the two is still there")
-		if gate.Held() != 1 {
-			t.Error("the call to Atlas ended with the first of its callers")
-		}
-		leaveTwo()
-		<-stays
-		eventually(t, func() bool { return s.atlas.Counters().Statuses[emulator.Create][0] == before+1 }, "the call to Atlas goes on after its last caller has left")
-	})
+	}
+}
+
+func lastWaiter(t *testing.T, s *service, c caller) {
+	t.Helper()
+	jwt := credential(s.atlas)
+	gate := s.atlas.Hold(emulator.Create)
+	defer gate.Release()
+	before := s.atlas.Counters().Statuses[emulator.Create][0]
+	first := started(testContext(t), c, create, jwt...)
+	if err := gate.Wait(testContext(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	one, leaveOne := context.WithCancel(t.Context())
+	two, leaveTwo := context.WithCancel(t.Context())
+	defer leaveTwo()
+	gone, stays := started(one, c, create, jwt...), started(two, c, create, jwt...)
+	eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_cache_creates_waiting 3\n") }, "not all calls are in progress")
+	gate.Pass(1)
+	wantCreated.check(t, <-first)
+	if err := gate.Wait(testContext(t), 1); err != nil { // the flight of the two
+		t.Fatal(err)
+	}
+	leaveOne()
+	<-gone
+	eventually(t, func() bool { return strings.Contains(s.metrics(t), "tokend_cache_creates_waiting 1\n") }, "the first of the two is still there")
+	if gate.Held() != 1 {
+		t.Error("the call to Atlas ended with the first of its callers")
+	}
+	leaveTwo()
+	<-stays
+	eventually(t, func() bool { return s.atlas.Counters().Statuses[emulator.Create][0] == before+1 }, "the call to Atlas goes on after its last caller has left")
 }
 
 // TestFault53DeleteSent: a delete that has been sent invalidates what is remembered, also if its caller does not wait.
