@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
 )
 
@@ -34,6 +36,26 @@ func TestChecksSince(t *testing.T) {
 			if got.since.Unix() != step.since {
 				t.Errorf("after %d s: since %d, want %d", second, got.since.Unix(), step.since)
 			}
+		}
+	}
+}
+
+// TestDrainingIsTheEnd: a look at whether all is well, as there is one every second, does not have a server that drains take calls again.
+func TestDrainingIsTheEnd(t *testing.T) {
+	r := newReadiness(auth.NewPassThrough(), newChecks(func() []auth.Check { return nil }))
+	for _, step := range []struct {
+		what  func()
+		state string
+	}{
+		{func() {}, stateStarting},
+		{r.look, stateReady},
+		{func() { r.set(stateDraining) }, stateDraining},
+		{r.look, stateDraining},
+	} {
+		step.what()
+		got, err := r.health.Check(t.Context(), &healthpb.HealthCheckRequest{})
+		if serving := got.GetStatus() == healthpb.HealthCheckResponse_SERVING; err != nil || r.get() != step.state || serving != (step.state == stateReady) {
+			t.Errorf("%s, to clients %v, %v; want %s", r.get(), got.GetStatus(), err, step.state)
 		}
 	}
 }
