@@ -254,21 +254,26 @@ func TestHangingCallsAreBounded(t *testing.T) {
 	})
 }
 
+// newOccupied is a Client with a single slot, which a call that hangs has taken. The test has to call end.
+func newOccupied(t *testing.T) (c *resilient.Client, a *hanging, calls *sync.WaitGroup, end func()) {
+	t.Helper()
+	a, calls = newHanging(), &sync.WaitGroup{}
+	c, err := resilient.New(a, resilient.Config{MaxCalls: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls.Go(func() { _ = create(t.Context(), c) })
+	synctest.Wait()
+	return c, a, calls, func() { close(a.release); calls.Wait() }
+}
+
 // Who waits for a slot hears as soon as Atlas is found to be down.
 func TestWaitersHearThatAtlasIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newHanging()
-		c, err := resilient.New(a, resilient.Config{MaxCalls: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		defer wg.Wait()
-		defer close(a.release)
-		wg.Go(func() { _ = create(t.Context(), c) })
-		synctest.Wait()
+		c, a, calls, end := newOccupied(t)
+		defer end()
 		start := time.Now()
-		wg.Go(func() {
+		calls.Go(func() {
 			if err := create(t.Context(), c); kindOf(err) != atlas.KindUnavailable || time.Since(start) > 0 {
 				t.Errorf("the waiter got %v after %v", err, time.Since(start))
 			}
@@ -285,16 +290,8 @@ func TestWaitersHearThatAtlasIsDown(t *testing.T) {
 // Who waits for a second without a slot is refused, which counts; who leaves before that is not.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newHanging()
-		c, err := resilient.New(a, resilient.Config{MaxCalls: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		defer wg.Wait()
-		defer close(a.release)
-		wg.Go(func() { _ = create(t.Context(), c) })
-		synctest.Wait()
+		c, _, _, end := newOccupied(t)
+		defer end()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second-1)
 		defer cancel()
 		if err := create(ctx, c); kindOf(err) != atlas.KindCanceled || c.Stats().Refused != 0 {

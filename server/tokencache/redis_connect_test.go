@@ -82,29 +82,9 @@ func TestRedisPassword(t *testing.T) {
 
 // A server that quotes what it was sent does not bring the password into the log.
 func TestAnErrorOfRedisIsNotQuoted(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.SetDeadline(time.Now().Add(time.Second))
-			b := make([]byte, 4096)
-			for n, err := conn.Read(b); err == nil; n, err = conn.Read(b) {
-				// One answer for each command, or the connection breaks before.
-				_, _ = conn.Write(bytes.Repeat([]byte("-ERR what is 'AUTH' 'planted-password'?\r\n"), bytes.Count(b[:n], []byte("*"))))
-			}
-			_ = conn.Close()
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); work.Wait() })
+	addr := fakeRedis(t, func([]string) string { return "-ERR what is 'AUTH' 'planted-password'?\r\n" })
 	r, book := newReplicaWith(t, newFakeAtlas(), RedisConfig{
-		URL: "redis://" + l.Addr().String(), Password: func() string { return "planted-password" },
+		URL: "redis://" + addr, Password: func() string { return "planted-password" },
 	})
 	r.eventually("nobody is told", func() bool { return strings.Contains(book.String(), "it answers with an error") })
 	if err := r.Check(); err == nil || strings.Contains(err.Error()+book.String(), "planted") {
