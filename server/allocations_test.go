@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // TestAllocations: no change makes calls dearer unnoticed. Allocations are the part of a call's price that is the same on every

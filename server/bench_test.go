@@ -17,13 +17,13 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
-	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-var benchMetrics = chain.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
+var benchMetrics = call.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 
 // instantAtlas answers at once, so that what is measured is what is around it.
 type instantAtlas struct{}
@@ -92,7 +92,7 @@ func benchService(tb testing.TB, cacheConfig tokencache.Config) (*service, grpc.
 		tb.Fatal(err)
 	}
 	tb.Cleanup(cache.Close)
-	return &service{tokens: cache}, chain.New(chain.Config{
+	return &service{tokens: cache}, call.New(call.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth,
 		CallerRate: cfg.CallerRate, Refused: func(string) {}, Metrics: benchMetrics,
 	}), cfg

@@ -17,8 +17,8 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
 var (
@@ -58,7 +58,7 @@ func wantNoHandshake(t *testing.T, got outcome) {
 	}
 }
 
-func spiffe(path string) *url.URL {
+func spiffeID(path string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: "prod.internal", Path: path}
 }
 
@@ -85,7 +85,7 @@ func (c callerCredentials) cert(t *testing.T, change func(*x509.Certificate)) *t
 
 func (c callerCredentials) withURI(t *testing.T, path string) *tls.Certificate {
 	t.Helper()
-	return c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffe(path)} })
+	return c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID(path)} })
 }
 
 func (c callerCredentials) withName(t *testing.T, name string) *tls.Certificate {
@@ -136,7 +136,7 @@ callers:
 
 	web, own, billing := c.withURI(t, "/web"), c.withURI(t, "/own"), c.withName(t, "billing.internal")
 	unlisted := c.withURI(t, "/unlisted")
-	forged := c.otherCA.issueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffe("/web")} })
+	forged := c.otherCA.issueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web")} })
 	atlasJWT := "JWT " + s.atlas.Org(0).JWT()
 	good := c.token(t, nil)
 	unsigned := authtest.Sign(t, jwt.SigningMethodNone, "ec", jwt.UnsafeAllowNoneSignatureType, issuer.Claims(nil))
@@ -170,20 +170,20 @@ callers:
 		{"SPIFFE ID with more after it", c.withURI(t, "/web/x"), nil, create, wantNotPermitted},
 		{"DNS name with more after it", c.withName(t, "billing.internal.example"), nil, create, wantNotPermitted},
 		{"SPIFFE ID decides, not the DNS name beside it", c.cert(t, func(x *x509.Certificate) {
-			x.URIs, x.DNSNames = []*url.URL{spiffe("/unlisted")}, []string{"billing.internal"}
+			x.URIs, x.DNSNames = []*url.URL{spiffeID("/unlisted")}, []string{"billing.internal"}
 		}), nil, create, wantNotPermitted},
-		{"two SPIFFE IDs", c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffe("/web"), spiffe("/own")} }), nil, create, wantMissing},
+		{"two SPIFFE IDs", c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web"), spiffeID("/own")} }), nil, create, wantMissing},
 		{"common name only", c.cert(t, func(x *x509.Certificate) { x.Subject = pkix.Name{CommonName: "billing.internal"} }), nil, create, wantMissing},
 		{"forged certificate", &forged, nil, create, noHandshake},
 		{"forged certificate with a good token", &forged, bring(good), create, noHandshake},
 		{"expired certificate", c.cert(t, func(x *x509.Certificate) {
-			x.URIs, x.NotAfter = []*url.URL{spiffe("/web")}, time.Now().Add(-time.Minute)
+			x.URIs, x.NotAfter = []*url.URL{spiffeID("/web")}, time.Now().Add(-time.Minute)
 		}), nil, create, noHandshake},
 		{"certificate not yet valid", c.cert(t, func(x *x509.Certificate) {
-			x.URIs, x.NotBefore = []*url.URL{spiffe("/web")}, time.Now().Add(time.Minute)
+			x.URIs, x.NotBefore = []*url.URL{spiffeID("/web")}, time.Now().Add(time.Minute)
 		}), nil, create, noHandshake},
 		{"certificate for servers", c.cert(t, func(x *x509.Certificate) {
-			x.URIs, x.ExtKeyUsage = []*url.URL{spiffe("/web")}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+			x.URIs, x.ExtKeyUsage = []*url.URL{spiffeID("/web")}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		}), nil, create, noHandshake},
 
 		{"OIDC token", nil, bring(good), create, wantCreated},

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // certificates are a test's own authority, and what it signed.

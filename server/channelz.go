@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/reflection"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
 // newChannelz tells what gRPC knows of its servers, channels and connections: addresses, certificates, counters, flow control; nothing
@@ -17,9 +17,9 @@ import (
 // of the clock per call.
 func newChannelz() *grpc.Server {
 	s := grpc.NewServer(
-		grpc.MaxRecvMsgSize(chain.MaxMessageBytes),
+		grpc.MaxRecvMsgSize(call.MaxMessageBytes),
 		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)), // as on the gRPC listener
-		grpc.UnaryInterceptor(chain.Recover),
+		grpc.UnaryInterceptor(call.Recover),
 		grpc.StreamInterceptor(recoverStream),
 	)
 	channelz.RegisterChannelzServiceToServer(s)

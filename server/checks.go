@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
 // check is how one thing is that calls depend on, as /readyz tells it.

@@ -7,7 +7,7 @@ import (
 
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
 // TestChecksSince: a check keeps its time for as long as it stays well, or not, whatever the reason; what comes back after it

@@ -10,10 +10,10 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
-	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // Config says what a Server listens on and whom it asks.

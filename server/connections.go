@@ -8,8 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
-	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
 // How the process's descriptors are divided. What is for callers is bounded, so that the rest is there whatever they do: probes

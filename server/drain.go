@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
 // drain ends the server's listeners, once whoever sends calls here has had the delay to notice that it is no longer ready: a

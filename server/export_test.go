@@ -4,8 +4,8 @@ import (
 	"net"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // SetTokens puts something else in the place of the cache that Config.Cache describes.

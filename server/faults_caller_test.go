@@ -94,7 +94,7 @@ func TestBearerMeansJWT(t *testing.T) {
 func TestFault38Bytes(t *testing.T) {
 	matrix(t, func(t *testing.T, s *service, c caller) {
 		if _, rest := c.(restCaller); !rest {
-			t.Skip("a gRPC peer refuses such a value in its HTTP/2 framer; server/auth tests the parser itself")
+			t.Skip("a gRPC peer refuses such a value in its HTTP/2 framer; internal/auth tests the parser itself")
 		}
 		for name, value := range map[string]string{"non-ASCII": "JWT a.b.\xc3\xa9", "NUL": "JWT a.b.c\x00", "bare CR": "JWT a.b.c\rX-Y: z", "LF": "JWT a.b.c\n d"} {
 			t.Run(name, func(t *testing.T) {

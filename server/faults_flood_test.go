@@ -14,7 +14,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // TestFault48Slow: whoever sends slowly is gone after some seconds, whatever it is that he sends, and nobody else notices.

@@ -15,7 +15,7 @@ import (
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
 // maxStreams is how many calls one HTTP/2 connection may have open, on either listener.
@@ -34,23 +34,23 @@ const (
 const streamWorkers = 64
 
 // grpcOptions are the hardened defaults of the gRPC listener. Streams of health and reflection are let go when ended is done.
-func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerInterceptor, metrics *chain.Metrics, creds credentials.TransportCredentials) []grpc.ServerOption {
+func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerInterceptor, metrics *call.Metrics, creds credentials.TransportCredentials) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.MaxHeaderListSize(chain.MaxHeaderBytes),
-		grpc.MaxRecvMsgSize(chain.MaxMessageBytes),
+		grpc.MaxHeaderListSize(call.MaxHeaderBytes),
+		grpc.MaxRecvMsgSize(call.MaxMessageBytes),
 		// grpc-go would log the name of any other codec that a caller asks for, and that may be a secret.
 		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
-		grpc.MaxSendMsgSize(chain.MaxMessageBytes),
+		grpc.MaxSendMsgSize(call.MaxMessageBytes),
 		grpc.ConnectionTimeout(8 * time.Second), // TLS and HTTP/2 handshake
 		// Answers are small, and connections may be many. The buffer for reading has room for a frame that is a little too large: what is
 		// left unread of it makes TCP reset the connection before the client has read why.
 		grpc.WriteBufferSize(4 << 10),
 		grpc.ReadBufferSize(18 << 10), // a size class of Go's allocator
 		// grpc-go would make them larger by itself, up to 16 MiB.
-		grpc.StaticStreamWindowSize(chain.MaxMessageBytes),
-		grpc.StaticConnWindowSize(4 * chain.MaxMessageBytes),
+		grpc.StaticStreamWindowSize(call.MaxMessageBytes),
+		grpc.StaticConnWindowSize(4 * call.MaxMessageBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: 15 * time.Minute,
 			// Connections end now and then so that clients find replicas that were added since.
@@ -61,7 +61,7 @@ func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerIn
 		}),
 		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnknownServiceHandler(chain.UnknownMethod(cfg.Logger, metrics)),
+		grpc.UnknownServiceHandler(call.UnknownMethod(cfg.Logger, metrics)),
 		grpc.InTapHandle(tapStreams()),
 		grpc.UnaryInterceptor(onlyCalls(intercept)),
 		grpc.ChainStreamInterceptor(endStreams(ended)),
@@ -91,6 +91,6 @@ func onlyCalls(intercept grpc.UnaryServerInterceptor) grpc.UnaryServerIntercepto
 		if strings.HasPrefix(info.FullMethod, own) {
 			return intercept(ctx, req, info, handler)
 		}
-		return chain.Recover(ctx, req, info, handler)
+		return call.Recover(ctx, req, info, handler)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
 // failedHandshakes counts and logs the TLS handshakes that fail, on each listener for callers.

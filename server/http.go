@@ -5,8 +5,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
-	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
 // newHTTPServer has the limits of every HTTP listener. A client that sends slowly is gone after ReadTimeout.
@@ -14,7 +14,7 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 	return &http.Server{
 		Handler:        handler,
 		ErrorLog:       slog.NewLogLogger(lograte.Kind(log, "net/http").Handler(), slog.LevelWarn),
-		MaxHeaderBytes: chain.MaxHeaderBytes,
+		MaxHeaderBytes: call.MaxHeaderBytes,
 		// OPTIONS * is a route that does not exist, like any other, and not for net/http to answer.
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            5 * time.Second,
@@ -27,8 +27,8 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 			PingTimeout:          keepaliveTimeout,
 			WriteByteTimeout:     10 * time.Second,
 			// As on the gRPC listener, and not a megabyte for whoever keeps bodies back.
-			MaxReceiveBufferPerStream:     chain.MaxMessageBytes,
-			MaxReceiveBufferPerConnection: 4 * chain.MaxMessageBytes,
+			MaxReceiveBufferPerStream:     call.MaxMessageBytes,
+			MaxReceiveBufferPerConnection: 4 * call.MaxMessageBytes,
 		},
 	}
 }

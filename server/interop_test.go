@@ -16,8 +16,8 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
 // TestInterop has gRPC's own interop client call a server with our options and our chain. What is left out needs an identity of
@@ -58,7 +58,7 @@ func startInterop(t *testing.T) string {
 	t.Helper()
 	cfg := Config{Auth: auth.NewPassThrough()}
 	cfg.setDefaults()
-	intercept := chain.New(chain.Config{
+	intercept := call.New(call.Config{
 		Logger: cfg.Logger, Audit: slog.New(slog.DiscardHandler), MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth, Metrics: benchMetrics,
 	})
 	// The chain gives every error a reason of our API. The TestService's own have to reach the client as they are.

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
 // registerMetrics adds the server's own metrics, and those of the Go runtime and the process. No label of any metric may have
@@ -30,7 +30,7 @@ func newRefusedCalls() *prometheus.CounterVec {
 		Name: "tokend_calls_refused_total",
 		Help: "Calls refused with OVERLOADED: too many in progress, of all callers or of one, or too many of one caller in a second.",
 	}, []string{"limit"})
-	for _, limit := range chain.Limits {
+	for _, limit := range call.Limits {
 		refused.WithLabelValues(limit)
 	}
 	return refused

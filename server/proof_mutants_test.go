@@ -16,8 +16,8 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
 // Common ways to share and remember, each wrong in its own way. TestProofRejects shows that the proof would find them out,

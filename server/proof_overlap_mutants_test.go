@@ -9,7 +9,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // overlapping shares calls of which several are in flight at a time, and remembers what they bring: the real design in small, with

@@ -6,7 +6,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // Ways to tell profiles apart, each of which gives one org's caller another org's token.

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
 // The proof that no deleted token is served: many callers create and delete at once through real servers, while Atlas and

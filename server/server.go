@@ -1,9 +1,9 @@
 // Package server is the ephemeral-token service: two RPCs, over gRPC and as REST routes, behind one call chain.
 //
-// The way of a call, each step of which calls the next: grpc.go or package rest takes it in; package chain gives it an id and a
+// The way of a call, each step of which calls the next: grpc.go or package rest takes it in; package call gives it an id and a
 // log line, bounds it, and has package auth find out who is calling; service.go has the two RPCs; package tokencache shares the
 // call with others that ask for the same token, and caches the answer; package atlas/resilient retries, and spares an Atlas that
-// is down; package atlas makes the HTTP request. An error comes back the same way as it is, until package chain has package
+// is down; package atlas makes the HTTP request. An error comes back the same way as it is, until package call has package
 // apierror turn it into what the caller is told.
 //
 // The package reads no flags and no environment; Config has everything it needs to know.
@@ -20,13 +20,13 @@ import (
 	"google.golang.org/grpc"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
-	"github.com/ForstaLabs/ephemeral-token-service/server/docs"
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
-	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
-	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/docs"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // Server is a bound but not yet serving service. Close or Run releases what New took.
@@ -57,7 +57,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.Logger, suppressed = lograte.Limit(cfg.Logger)
 	limits, refusedConns := connectionLimits(cfg)
 	refusedCalls := newRefusedCalls()
-	calls := chain.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
+	calls := call.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 	handshakes := newFailedHandshakes(cfg.Logger)
 	s := &Server{cfg: cfg}
 	s.ready = newReadiness(cfg.Auth, newChecks(s.look))
@@ -69,7 +69,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cut, cutOff := context.WithCancel(context.Background())
 	s.cutOff = cutOff
-	intercept := chain.New(chain.Config{
+	intercept := call.New(call.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth, Metrics: calls,
 		CallerRate: cfg.CallerRate, Refused: func(limit string) { refusedCalls.WithLabelValues(limit).Inc() },
 		CutOff: cut, Tracer: cfg.tracer(), Propagator: cfg.Propagator,

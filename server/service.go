@@ -6,9 +6,9 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
-	"github.com/ForstaLabs/ephemeral-token-service/server/headers"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/headers"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // Tokens creates and deletes ephemeral tokens. *tokencache.Cache does: it shares calls, caches tokens, and asks Atlas.
@@ -26,7 +26,7 @@ type service struct {
 }
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
-	rec := chain.RecordFrom(ctx)
+	rec := call.RecordFrom(ctx)
 	cred, err := rec.Grant().Credential(ctx)
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTok
 }
 
 func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTokenRequest) (*ephemeraltokenv1.DeleteTokenResponse, error) {
-	rec := chain.RecordFrom(ctx)
+	rec := call.RecordFrom(ctx)
 	cred, err := rec.Grant().Credential(ctx)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func wantsFresh(ctx context.Context) bool {
 }
 
 // tellStatus says where the answer comes from: in its metadata, and in the audit record.
-func tellStatus(rec *chain.Record, status tokencache.Status) {
+func tellStatus(rec *call.Record, status tokencache.Status) {
 	rec.Cache, rec.Free = status.String(), status.Hit || status.Collapsed
 	rec.SetMetadata(cacheStatusHeader, rec.Cache)
 	if status.Hit {

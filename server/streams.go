@@ -7,8 +7,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/tap"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/chain"
-	"github.com/ForstaLabs/ephemeral-token-service/server/headers"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/headers"
 )
 
 // messageTimeout is how long the message of a call may take to arrive once its headers have.
@@ -24,8 +24,8 @@ type openStream struct {
 	context.Context // grpc-go ends its parent with the stream
 
 	cancel  context.CancelFunc
-	waiting *chain.Waiting
-	place   chain.Place // in waiting, until its message has come
+	waiting *call.Waiting
+	place   call.Place // in waiting, until its message has come
 }
 
 type openStreamKey struct{}
@@ -38,7 +38,7 @@ func (s *openStream) Value(key any) any {
 	return s.Context.Value(key)
 }
 
-// End implements chain.Waiter.
+// End implements call.Waiter.
 func (s *openStream) End() { s.cancel() }
 
 // arrived is called when the message has come, or the stream has handlers that wait for it themselves.
@@ -47,7 +47,7 @@ func (s *openStream) arrived() { s.waiting.Remove(&s.place) }
 // tapStreams ends a stream whose message is late, or has waited longest when there are too many. It is not the place to refuse
 // anything: it holds up its whole connection.
 func tapStreams() tap.ServerInHandle {
-	waiting := chain.NewWaiting(maxWaiting, messageTimeout)
+	waiting := call.NewWaiting(maxWaiting, messageTimeout)
 	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
 		s := &openStream{waiting: waiting}
 		s.Context, s.cancel = context.WithCancel(headers.NewContext(ctx, info.Header))
@@ -72,11 +72,11 @@ func endStreams(ended context.Context) grpc.StreamServerInterceptor {
 	}
 }
 
-// recoverStream is [chain.Recover] for a stream.
+// recoverStream is [call.Recover] for a stream.
 func recoverStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = chain.Panicked(v)
+			err = call.Panicked(v)
 		}
 	}()
 	return handler(srv, stream)

@@ -17,20 +17,20 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid"
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid/svidtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
 )
 
 // startSPIFFE runs a service that has its certificates from the agent, and the policy. Its clients trust the domain as it is now.
-func startSPIFFE(t *testing.T, agent *svidtest.Agent, domain *svidtest.TrustDomain, policy string) (s *service, audit *lockedBuffer) {
+func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.TrustDomain, policy string) (s *service, audit *lockedBuffer) {
 	t.Helper()
 	audit = &lockedBuffer{}
 	s = startService(t, plaintext, func(cfg *server.Config, _ *atlas.Config) {
 		cfg.Metrics = prometheus.NewRegistry()
 		files := &reload.Watcher{Logger: cfg.Logger, Metrics: cfg.Metrics}
-		source := svid.New(agent.Addr(), files, cfg.Logger)
+		source := spiffe.New(agent.Addr(), files, cfg.Logger)
 		ctx, stop := context.WithCancel(context.Background())
 		var watching sync.WaitGroup
 		watching.Go(func() { source.Run(ctx) })
@@ -57,19 +57,19 @@ func startSPIFFE(t *testing.T, agent *svidtest.Agent, domain *svidtest.TrustDoma
 // svidPolicy lets in web with an Atlas JWT of its own.
 const svidPolicy = `callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [CreateToken], profile: passthrough}]`
 
-func (s *service) svidConfig(own *svidtest.SVID) *tls.Config {
+func (s *service) svidConfig(own *spiffetest.SVID) *tls.Config {
 	return &tls.Config{RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{own.TLS()}}
 }
 
 // TestSVID: a caller is known by its SVID, over both transports, and whoever has none of the server's own trust domain does not
 // get as far as a call.
 func TestSVID(t *testing.T) {
-	domain, other := svidtest.NewTrustDomain(t, "prod.internal"), svidtest.NewTrustDomain(t, "partner.example")
-	agent := svidtest.NewAgent(t)
-	agent.GiveFederated([]*svidtest.TrustDomain{other}, domain.Issue("/tokend"))
+	domain, other := spiffetest.NewTrustDomain(t, "prod.internal"), spiffetest.NewTrustDomain(t, "partner.example")
+	agent := spiffetest.NewAgent(t)
+	agent.GiveFederated([]*spiffetest.TrustDomain{other}, domain.Issue("/tokend"))
 	agent.Start()
 	s, audit := startSPIFFE(t, agent, domain, svidPolicy)
-	as := func(own *svidtest.SVID) *tls.Certificate {
+	as := func(own *spiffetest.SVID) *tls.Certificate {
 		cert := own.TLS()
 		return &cert
 	}
@@ -90,7 +90,7 @@ func TestSVID(t *testing.T) {
 	for name, cert := range map[string]*tls.Certificate{
 		"no certificate":               nil,
 		"a federated trust domain":     as(other.Issue("/web")),
-		"an authority of the name":     as(svidtest.NewTrustDomain(t, "prod.internal").Issue("/web")),
+		"an authority of the name":     as(spiffetest.NewTrustDomain(t, "prod.internal").Issue("/web")),
 		"another domain's, our signer": as(domain.Issue("/web", func(c *x509.Certificate) { c.URIs[0].Host = "partner.example" })),
 		"our domain's, another signer": as(other.Issue("/web", func(c *x509.Certificate) { c.URIs[0].Host = "prod.internal" })),
 		"a DNS name only":              as(domain.Issue("/web", func(c *x509.Certificate) { c.URIs = nil })),
@@ -111,8 +111,8 @@ func TestSVID(t *testing.T) {
 
 // TestSVIDNotDemanded: with a rule for an Atlas JWT a caller need not show a certificate, but one that it shows has to be good.
 func TestSVIDNotDemanded(t *testing.T) {
-	domain := svidtest.NewTrustDomain(t, "prod.internal")
-	s, _ := startSPIFFE(t, svidtest.StartAgent(t, domain.Issue("/tokend")), domain,
+	domain := spiffetest.NewTrustDomain(t, "prod.internal")
+	s, _ := startSPIFFE(t, spiffetest.StartAgent(t, domain.Issue("/tokend")), domain,
 		`callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [DeleteToken], profile: passthrough}, {atlas_jwt: true, allow: [CreateToken], profile: passthrough}]`)
 	for _, c := range s.callersAs(t, nil) {
 		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
@@ -124,8 +124,8 @@ func TestSVIDNotDemanded(t *testing.T) {
 // TestSVIDRotation: the agent replaces the SVID and the bundle under load, and no call and no handshake fails. What it says counts.
 func TestSVIDRotation(t *testing.T) {
 	t.Parallel()
-	domain := svidtest.NewTrustDomain(t, "prod.internal")
-	agent := svidtest.StartAgent(t, domain.Issue("/tokend"))
+	domain := spiffetest.NewTrustDomain(t, "prod.internal")
+	agent := spiffetest.StartAgent(t, domain.Issue("/tokend"))
 	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
 	next := domain.Rotated()
 	alone := next.Alone()
@@ -137,7 +137,7 @@ func TestSVIDRotation(t *testing.T) {
 	if !s.refuses(t, newClient) {
 		t.Error("an authority that the bundle does not have lets clients in")
 	}
-	give := func(of *svidtest.TrustDomain, replaced string) {
+	give := func(of *spiffetest.TrustDomain, replaced string) {
 		t.Helper()
 		own := of.Issue("/tokend")
 		s.awaitLog(t, `"certificate replaced","agent":"`+agent.Addr()+`","certificate":"`+replaced+`"`, func() { agent.Give(own) })
@@ -171,9 +171,9 @@ func TestSVIDRotation(t *testing.T) {
 // TestSVIDAgentLeaves: calls go on without the agent, /readyz and /metrics say so, and what it has when it is back counts.
 func TestSVIDAgentLeaves(t *testing.T) {
 	t.Parallel()
-	domain := svidtest.NewTrustDomain(t, "prod.internal")
+	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	own := domain.Issue("/tokend")
-	agent := svidtest.StartAgent(t, own)
+	agent := spiffetest.StartAgent(t, own)
 	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
 	l := s.startLoad(t, s.svidConfig(domain.Issue("/web")))
 	l.awaitCalls(t, 10)

@@ -3,7 +3,7 @@ package server_test
 import (
 	"testing"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
 const (

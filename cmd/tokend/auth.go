@@ -6,7 +6,7 @@ import (
 	"io"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
 // authFlags say who may call, and with which profile.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/rest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
 )
 
 // browserFlags say what the REST listener has for browsers.

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // cacheFlags say what is remembered, and where.

@@ -18,7 +18,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
 // Replicas remember together, behind a password, and say so; a deleted token is served by none of them.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
 // A caller with an OIDC token and no client certificate is let in where others show one, once the issuer's own authority is

@@ -16,8 +16,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid/svidtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
 )
 
 func TestHelp(t *testing.T) {
@@ -159,7 +159,7 @@ func readSettings(t *testing.T, in invocation) []setting {
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)
-	agent := svidtest.StartAgent(t, svidtest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
+	agent := spiffetest.StartAgent(t, spiffetest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
 	issuer := authtest.NewIssuer(t) // which config asks, as it does the agent
 	issuer.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
 	issuerCA := writeFile(t, "issuer-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
 // pages are those that operators paste from, by their path in the repository.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
 )
 
 // agentChecks ask the SPIFFE agent for what serve would have from it.
@@ -14,7 +14,7 @@ func (c *doctorCommand) agentChecks() []check {
 		return nil
 	}
 	return []check{{"spiffe SVID", []string{spiffeSocketFlag}, func(ctx context.Context) finding {
-		own, err := svid.Fetch(ctx, c.SPIFFESocket)
+		own, err := spiffe.Fetch(ctx, c.SPIFFESocket)
 		if err != nil {
 			return bad(err.Error(), agentRemedy(err))
 		}
@@ -22,7 +22,7 @@ func (c *doctorCommand) agentChecks() []check {
 	}}}
 }
 
-func findInSVID(own *svid.Identity, now time.Time) finding {
+func findInSVID(own *spiffe.Identity, now time.Time) finding {
 	leaf, domain := own.Certificate.Leaf, own.ID.TrustDomain()
 	if f := findExpiry(leaf, now); f != nil {
 		f.Detail = fmt.Sprintf("%s: %s", own.ID, f.Detail)

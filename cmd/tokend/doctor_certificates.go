@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // certificateUse is what certificates are for.

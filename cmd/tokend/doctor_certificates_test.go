@@ -11,7 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
 )
 
 func TestFindInCertificates(t *testing.T) {
@@ -73,7 +73,7 @@ func TestFindInSVID(t *testing.T) {
 		"expired":        {-time.Minute, time.Hour, failed, "spiffe://prod.internal/tokend: the certificate expired at"},
 		"expired bundle": {time.Hour, -time.Minute, failed, "the bundle of prod.internal: "},
 	} {
-		got := findInSVID(&svid.Identity{
+		got := findInSVID(&spiffe.Identity{
 			ID:          spiffeid.RequireFromPath(domain, "/tokend"),
 			Certificate: tls.Certificate{Leaf: cert(test.leaf)},
 			Bundle:      x509bundle.FromX509Authorities(domain, []*x509.Certificate{cert(test.authority)}),

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
 // listenChecks bind each address, and let go of it.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 const checkRedisLogin = "redis login"

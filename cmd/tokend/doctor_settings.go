@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // findInSettings is what can be seen without asking anybody else: a finding for each mistake that serve would not start with,

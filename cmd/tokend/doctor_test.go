@@ -21,8 +21,8 @@ import (
 	"testing"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
 // patient is a set-up in which all is well, for a test to break.

@@ -5,7 +5,7 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // rereadOn reads all files again at each hangup, until ctx ends. While the server stops, as serving says, the service manager is

@@ -29,8 +29,8 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth/authtest"
-	"github.com/ForstaLabs/ephemeral-token-service/server/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
 const (

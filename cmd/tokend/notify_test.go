@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid/svidtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
 )
 
 // manager is where a service manager such as systemd listens.
@@ -86,12 +86,12 @@ func TestNotifyNobody(t *testing.T) {
 func TestNotifyWaiting(t *testing.T) {
 	t.Parallel()
 	address := strings.TrimSuffix(socketPath(t), "grpc.sock") + "notify"
-	m, agent, em := newManager(t, address), svidtest.NewAgent(t), startAtlas(t)
+	m, agent, em := newManager(t, address), spiffetest.NewAgent(t), startAtlas(t)
 	p := invocation{
 		args: slices.Concat([]string{"serve", "--spiffe-socket=" + agent.Addr()}, freePorts, atlasFlags(t, em)), env: []string{"NOTIFY_SOCKET=" + address},
 	}.start(t)
 	m.hears(t, "STATUS=Waiting for an X.509-SVID from the SPIFFE agent.")
-	agent.Give(svidtest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
+	agent.Give(spiffetest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
 	agent.Start()
 	m.hears(t, "READY=1\nSTATUS=Serving .+")
 	p.signal(t, syscall.SIGTERM)

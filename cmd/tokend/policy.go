@@ -4,8 +4,8 @@ import (
 	"errors"
 	"log/slog"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // policyFile makes policies of the file's versions.

@@ -9,8 +9,8 @@ import (
 	"sync"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // profiles are those that the service holds. They come and go with the policy; a call that was granted one which is gone has

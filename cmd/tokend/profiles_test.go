@@ -21,8 +21,8 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // replaceablePolicy is a policy that a test replaces, with an Atlas.

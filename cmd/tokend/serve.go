@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
 // serveFlags are all settings of serve.

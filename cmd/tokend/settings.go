@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
-	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
-	"github.com/ForstaLabs/ephemeral-token-service/server/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
 // listenFlags are the settings that serve and dev share.

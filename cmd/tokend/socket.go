@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
 // socketFlags say who on this machine may connect to gRPC's socket file.

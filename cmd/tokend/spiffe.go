@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/server"
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
 )
 
 const spiffeSocketFlag = "--spiffe-socket"
@@ -22,10 +22,10 @@ func (f *tlsFlags) openSPIFFE(s *setup) {
 			s.fail(spiffeSocketFlag+" and "+other.flag, errors.New("choose one: certificate, key and client authorities are all the SPIFFE agent's, or all in files"))
 		}
 	}
-	if err := svid.CheckAddr(f.SPIFFESocket); err != nil {
+	if err := spiffe.CheckAddr(f.SPIFFESocket); err != nil {
 		s.fail(spiffeSocketFlag, err)
 	}
-	s.svid = svid.New(f.SPIFFESocket, s.files, s.Logger)
+	s.svid = spiffe.New(f.SPIFFESocket, s.files, s.Logger)
 	s.TLS = server.TLS{Certificate: s.svid.Certificate, ClientCAs: s.svid.ClientCAs, CheckClient: s.svid.CheckClient, Check: s.svid.Check}
 }
 
@@ -60,7 +60,7 @@ func (s *setup) askAgent(ctx context.Context, addr string) {
 	if s.svid == nil {
 		return
 	}
-	own, err := svid.Fetch(ctx, addr)
+	own, err := spiffe.Fetch(ctx, addr)
 	if err != nil {
 		s.fail(spiffeSocketFlag, fmt.Errorf("%w. %s", err, agentRemedy(err)))
 		return
@@ -74,11 +74,11 @@ var agentRemedies = []struct {
 	cause  error
 	remedy string
 }{
-	{svid.ErrNotRegistered, "Make a registration entry whose selectors fit this process, such as unix:user:tokend or k8s:sa:tokend."},
-	{svid.ErrUnreachable, "Start the agent, let tokend's user connect to its socket, or correct --spiffe-socket."},
-	{svid.ErrNoAnswer, "Look into the agent's log, and whether it reaches its server."},
-	{svid.ErrNoAgent, "Have --spiffe-socket name the socket of an agent's Workload API."},
-	{svid.ErrUnusable, "Have this process issued an X.509-SVID for servers, with the bundle of its trust domain."},
+	{spiffe.ErrNotRegistered, "Make a registration entry whose selectors fit this process, such as unix:user:tokend or k8s:sa:tokend."},
+	{spiffe.ErrUnreachable, "Start the agent, let tokend's user connect to its socket, or correct --spiffe-socket."},
+	{spiffe.ErrNoAnswer, "Look into the agent's log, and whether it reaches its server."},
+	{spiffe.ErrNoAgent, "Have --spiffe-socket name the socket of an agent's Workload API."},
+	{spiffe.ErrUnusable, "Have this process issued an X.509-SVID for servers, with the bundle of its trust domain."},
 	{nil, "Look into the agent's log."},
 }
 

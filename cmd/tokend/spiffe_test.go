@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server/svid/svidtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
 )
 
 // spiffePolicy has a profile for whoever is web.
@@ -29,7 +29,7 @@ func spiffePolicy(t *testing.T, em *emulator.Emulator) string {
 }
 
 // svidCall makes a REST call with an SVID, on a connection of its own, and returns the certificate that the service has shown.
-func svidCall(t *testing.T, s *service, own *svidtest.SVID, trusted *svidtest.TrustDomain) (got answer, shown string, err error) {
+func svidCall(t *testing.T, s *service, own *spiffetest.SVID, trusted *spiffetest.TrustDomain) (got answer, shown string, err error) {
 	t.Helper()
 	client := newHTTPClient(t, &tls.Config{
 		RootCAs: trusted.Pool(), Certificates: []tls.Certificate{own.TLS()},
@@ -44,7 +44,7 @@ func svidCall(t *testing.T, s *service, own *svidtest.SVID, trusted *svidtest.Tr
 }
 
 // svidFiles are for programs that read files.
-func svidFiles(t *testing.T, own *svidtest.SVID) (ca, cert, key string) {
+func svidFiles(t *testing.T, own *spiffetest.SVID) (ca, cert, key string) {
 	t.Helper()
 	write := func(name, kind string, der []byte) string {
 		return writeFile(t, name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
@@ -55,9 +55,9 @@ func svidFiles(t *testing.T, own *svidtest.SVID) (ca, cert, key string) {
 // Without a file, the service has a certificate and knows its callers, what the agent replaces is in use at once, and no key is told.
 func TestSPIFFE(t *testing.T) {
 	t.Parallel()
-	domain, other, em := svidtest.NewTrustDomain(t, "prod.internal"), svidtest.NewTrustDomain(t, "partner.example"), startAtlas(t)
+	domain, other, em := spiffetest.NewTrustDomain(t, "prod.internal"), spiffetest.NewTrustDomain(t, "partner.example"), startAtlas(t)
 	first, web := domain.Issue("/tokend"), domain.Issue("/web")
-	agent := svidtest.StartAgent(t, first)
+	agent := spiffetest.StartAgent(t, first)
 	s := invocation{
 		args: []string{"--spiffe-socket=" + agent.Addr(), "--policy-file=" + spiffePolicy(t, em), "--log-level=debug"},
 		env:  []string{"SPIFFE_ENDPOINT_SOCKET=unix:///does/not/exist.sock", "HTTPS_PROXY=http://127.0.0.1:1", "GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99"},
@@ -66,7 +66,7 @@ func TestSPIFFE(t *testing.T) {
 		t.Error("the log does not say that TLS is mutual")
 	}
 
-	wants := func(own *svidtest.SVID, trusted *svidtest.TrustDomain, caller *svidtest.SVID) bool {
+	wants := func(own *spiffetest.SVID, trusted *spiffetest.TrustDomain, caller *spiffetest.SVID) bool {
 		t.Helper()
 		got, shown, err := svidCall(t, s, caller, trusted)
 		return err == nil && got.token() == em.Org(0).EphemeralToken() && shown == own.Cert.SerialNumber.String()
@@ -78,7 +78,7 @@ func TestSPIFFE(t *testing.T) {
 	if got := grpcurl(t, "-cacert", ca, "-cert", cert, "-key", key, s.grpc, rpcService+"/CreateToken"); grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
 		t.Error("over gRPC web gets another token")
 	}
-	for name, stranger := range map[string]*svidtest.SVID{"another trust domain": other.Issue("/web"), "the same name": svidtest.NewTrustDomain(t, "prod.internal").Issue("/web")} {
+	for name, stranger := range map[string]*spiffetest.SVID{"another trust domain": other.Issue("/web"), "the same name": spiffetest.NewTrustDomain(t, "prod.internal").Issue("/web")} {
 		if got, _, err := svidCall(t, s, stranger, domain); err == nil {
 			t.Errorf("%s: %d %s", name, got.status, got.body)
 		}
@@ -120,7 +120,7 @@ func TestSPIFFE(t *testing.T) {
 	if code := s.awaitEnd(t); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
-	for _, own := range []*svidtest.SVID{first, second, third} {
+	for _, own := range []*spiffetest.SVID{first, second, third} {
 		d, err := own.Key.Bytes()
 		if err != nil {
 			t.Fatal(err)
@@ -139,7 +139,7 @@ func TestSPIFFE(t *testing.T) {
 // The variable that other programs go by is not enough for tokend: what it serves with is said by its own settings.
 func TestSPIFFENotAsked(t *testing.T) {
 	t.Parallel()
-	agent := svidtest.StartAgent(t, svidtest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
+	agent := spiffetest.StartAgent(t, spiffetest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
 	s := invocation{env: []string{"SPIFFE_ENDPOINT_SOCKET=" + agent.Addr()}}.startServe(t, startAtlas(t))
 	if !strings.Contains(s.stderr.String(), `"tls":"off"`) {
 		t.Error("TLS is not off")
@@ -149,8 +149,8 @@ func TestSPIFFENotAsked(t *testing.T) {
 // tokend may start before the agent, and before the agent knows it; it says why it waits, and may be stopped meanwhile.
 func TestSPIFFEAgentStartsLater(t *testing.T) {
 	t.Parallel()
-	domain, em := svidtest.NewTrustDomain(t, "prod.internal"), startAtlas(t)
-	agent := svidtest.NewAgent(t)
+	domain, em := spiffetest.NewTrustDomain(t, "prod.internal"), startAtlas(t)
+	agent := spiffetest.NewAgent(t)
 	start := func() *process {
 		t.Helper()
 		args := append([]string{"serve", "--drain-delay=0s", "--spiffe-socket=" + agent.Addr()}, append(freePorts, atlasFlags(t, em)...)...)
@@ -181,13 +181,13 @@ func TestSPIFFEAgentStartsLater(t *testing.T) {
 // Without an SVID there is no service, and the last line says what to do.
 func TestSPIFFENoSVID(t *testing.T) {
 	t.Parallel()
-	refuses := svidtest.NewAgent(t)
+	refuses := spiffetest.NewAgent(t)
 	refuses.Start()
-	silent := svidtest.NewAgent(t)
+	silent := spiffetest.NewAgent(t)
 	silent.BeSilent()
 	silent.Start()
 	for name, test := range map[string]struct{ addr, want string }{
-		"no agent":       {svidtest.NewAgent(t).Addr(), "the SPIFFE agent cannot be reached: dial unix .*: connect: no such file or directory\\. Start the agent, "},
+		"no agent":       {spiffetest.NewAgent(t).Addr(), "the SPIFFE agent cannot be reached: dial unix .*: connect: no such file or directory\\. Start the agent, "},
 		"not registered": {refuses.Addr(), "the SPIFFE agent has no registration entry for this workload: no identity issued\\. Make a registration entry "},
 		"silent":         {silent.Addr(), "the SPIFFE agent does not answer\\. Look into the agent's log"},
 	} {
@@ -208,9 +208,9 @@ func TestSPIFFENoSVID(t *testing.T) {
 // config and doctor ask the agent as serve would.
 func TestSPIFFEExamined(t *testing.T) {
 	t.Parallel()
-	domain, em := svidtest.NewTrustDomain(t, "prod.internal"), startAtlas(t)
+	domain, em := spiffetest.NewTrustDomain(t, "prod.internal"), startAtlas(t)
 	own := domain.Issue("/tokend")
-	agent := svidtest.StartAgent(t, own)
+	agent := spiffetest.StartAgent(t, own)
 	settings := append([]string{"--spiffe-socket=" + agent.Addr(), "--policy-file=" + spiffePolicy(t, em), "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr="}, atlasFlags(t, em)...)
 	until := own.Cert.NotAfter.UTC().Format(time.RFC3339)
 

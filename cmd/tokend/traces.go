@@ -16,7 +16,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
 // traces are exported in the background over OTLP. What cannot be exported in time is dropped: no call waits for it.

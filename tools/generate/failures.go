@@ -18,7 +18,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// failure is one form in which a call can fail, as server/apierror/errortable prints it.
+// failure is one form in which a call can fail, as internal/apierror/errortable prints it.
 type failure struct {
 	Reason         string // as in ErrorInfo
 	Status         int
@@ -45,7 +45,7 @@ func (f failure) summary() string {
 
 // readFailures asks the service's own code for them. It is compiled here and now, against what buf has just generated.
 func readFailures(ctx context.Context, root string, stderr io.Writer) ([]failure, error) {
-	out, err := output(exec.CommandContext(ctx, "go", "run", "./server/apierror/errortable"), root, stderr)
+	out, err := output(exec.CommandContext(ctx, "go", "run", "./internal/apierror/errortable"), root, stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func checkFailures(failures []failure, reasons []reason, patches object) error {
 	}
 	slices.Sort(promised)
 	if given := reasonsOf(failures); !slices.Equal(given, promised) {
-		return fmt.Errorf("server/apierror has the reasons %q, the proto has %q", given, promised)
+		return fmt.Errorf("internal/apierror has the reasons %q, the proto has %q", given, promised)
 	}
 	var statuses []string
 	for status := range byStatus(failures) {
@@ -123,7 +123,7 @@ func checkFailures(failures []failure, reasons []reason, patches object) error {
 	}
 	slices.Sort(statuses)
 	if have := slices.Sorted(maps.Keys(patches)); !slices.Equal(have, statuses) {
-		return fmt.Errorf("errors.yaml covers the statuses %q, server/apierror has %q", have, statuses)
+		return fmt.Errorf("errors.yaml covers the statuses %q, internal/apierror has %q", have, statuses)
 	}
 	return nil
 }

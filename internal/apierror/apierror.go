@@ -1,0 +1,319 @@
+// Package apierror is the error contract: one table of what a caller is told for each reason, on both transports, and the one
+// place where what went wrong becomes a reason.
+package apierror
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"maps"
+	"net/http"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+)
+
+// RFC 9110 §11.6.1: an unauthenticated answer names the scheme to use, in this header.
+const (
+	ChallengeHeader = "www-authenticate"
+	Challenge       = "JWT"
+)
+
+// errorDomain is the domain of every ErrorInfo that this service sends.
+const errorDomain = "ephemeraltoken.forsta.io"
+
+// defaultRetryDelay is what RetryInfo says when Atlas named no delay of its own.
+const defaultRetryDelay = time.Second
+
+// Reason is what callers branch on. The proto says of each what it means.
+type Reason = ephemeraltokenv1.ErrorReason
+
+// Aliases, so that the table below can be read.
+const (
+	CredentialMissing         = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_MISSING
+	CredentialMalformed       = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_MALFORMED
+	CredentialAmbiguous       = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_AMBIGUOUS
+	CredentialRejected        = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_REJECTED
+	ServiceCredentialRejected = ephemeraltokenv1.ErrorReason_ERROR_REASON_SERVICE_CREDENTIAL_REJECTED
+	AtlasForbidden            = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_FORBIDDEN
+	AtlasRoute                = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_ROUTE
+	AtlasConflict             = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_CONFLICT
+	AtlasRateLimited          = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_RATE_LIMITED
+	AtlasUnreachable          = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_UNREACHABLE
+	AtlasTLS                  = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_TLS
+	AtlasTimeout              = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_TIMEOUT
+	AtlasUnavailable          = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_UNAVAILABLE
+	AtlasRedirect             = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_REDIRECT
+	AtlasInvalidResponse      = ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_INVALID_RESPONSE
+	DeleteOutcomeUnknown      = ephemeraltokenv1.ErrorReason_ERROR_REASON_DELETE_OUTCOME_UNKNOWN
+	DeadlineExceeded          = ephemeraltokenv1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED
+	Cancelled                 = ephemeraltokenv1.ErrorReason_ERROR_REASON_CANCELLED
+	Overloaded                = ephemeraltokenv1.ErrorReason_ERROR_REASON_OVERLOADED
+	RequestMalformed          = ephemeraltokenv1.ErrorReason_ERROR_REASON_REQUEST_MALFORMED
+	RequestTooLarge           = ephemeraltokenv1.ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE
+	HeadersTooLarge           = ephemeraltokenv1.ErrorReason_ERROR_REASON_HEADERS_TOO_LARGE
+	UnsupportedMediaType      = ephemeraltokenv1.ErrorReason_ERROR_REASON_UNSUPPORTED_MEDIA_TYPE
+	RouteNotFound             = ephemeraltokenv1.ErrorReason_ERROR_REASON_ROUTE_NOT_FOUND
+	MethodNotAllowed          = ephemeraltokenv1.ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED
+	Internal                  = ephemeraltokenv1.ErrorReason_ERROR_REASON_INTERNAL
+	CallerRejected            = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_REJECTED
+	CallerUnknown             = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_UNKNOWN
+	CallerNotPermitted        = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_NOT_PERMITTED
+	CallerCheckUnavailable    = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE
+)
+
+// answer is what a caller is told for one reason: fixed, so that nothing of the cause can slip out.
+type answer struct {
+	code    codes.Code
+	http    int
+	retry   bool       // waiting helps: RetryInfo, Retry-After and a pushback of that delay; else the pushback is to stop
+	level   slog.Level // of its log line
+	message string
+}
+
+// Levels by who has to do something about it.
+const (
+	onCaller   = slog.LevelInfo  // the caller did something wrong, or gave up
+	transient  = slog.LevelWarn  // it may pass by itself
+	onOperator = slog.LevelError // it does not pass before somebody mends this service, its settings or Atlas
+)
+
+var answers = map[Reason]answer{
+	CredentialMissing:         {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "no credential: show a client certificate or a token that this service trusts, or send `authorization: JWT <jwt>` with an Atlas JWT"},
+	CredentialMalformed:       {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>`, with a JWT of three base64url parts joined by dots"},
+	CredentialAmbiguous:       {codes.InvalidArgument, http.StatusBadRequest, false, onCaller, "the call carries more than one credential: send one authorization value, and no Atlas JWT where this service holds the identity"},
+	CredentialRejected:        {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "Atlas refused the credential: log in to Atlas again for a fresh JWT"},
+	ServiceCredentialRejected: {codes.Unavailable, http.StatusServiceUnavailable, true, onOperator, "Atlas refused this service's own credential: its operator has to look"},
+	AtlasForbidden:            {codes.PermissionDenied, http.StatusForbidden, false, onCaller, "Atlas does not permit this for the credential"},
+	AtlasRoute:                {codes.Unimplemented, http.StatusNotImplemented, false, onOperator, "Atlas does not know this operation: the operator has to check the Atlas URL"},
+	AtlasConflict:             {codes.Aborted, http.StatusConflict, false, onCaller, "Atlas reports a conflict with another change"},
+	AtlasRateLimited:          {codes.ResourceExhausted, http.StatusTooManyRequests, true, transient, "Atlas is throttling this credential: wait before the next call"},
+	AtlasUnreachable:          {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "Atlas could not be reached"},
+	AtlasTLS:                  {codes.Unavailable, http.StatusServiceUnavailable, true, onOperator, "Atlas's certificate could not be verified"},
+	AtlasTimeout:              {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "Atlas did not answer in time"},
+	AtlasUnavailable:          {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "Atlas failed to answer"},
+	AtlasRedirect:             {codes.Unknown, http.StatusInternalServerError, false, onOperator, "Atlas answered with a redirect, which is not followed"},
+	AtlasInvalidResponse:      {codes.Internal, http.StatusInternalServerError, false, onOperator, "Atlas's answer could not be understood"},
+	DeleteOutcomeUnknown:      {codes.Unknown, http.StatusInternalServerError, false, transient, "the delete was sent, but Atlas did not confirm it: the token may or may not be gone"},
+	DeadlineExceeded:          {codes.DeadlineExceeded, http.StatusGatewayTimeout, false, onCaller, "the deadline passed before Atlas answered"},
+	Cancelled:                 {codes.Canceled, 499, false, onCaller, "the caller cancelled the call"},
+	Overloaded:                {codes.ResourceExhausted, http.StatusTooManyRequests, true, transient, "too many calls, of all callers or of this one: wait before the next one"},
+	RequestMalformed:          {codes.InvalidArgument, http.StatusBadRequest, false, onCaller, "the request cannot be read: send no body, or `{}` as JSON; a Grpc-Timeout has up to 8 digits and a unit, such as 2S"},
+	RequestTooLarge:           {codes.ResourceExhausted, http.StatusRequestEntityTooLarge, false, onCaller, "the request is larger than 64 KiB"},
+	HeadersTooLarge:           {codes.ResourceExhausted, http.StatusRequestHeaderFieldsTooLarge, false, onCaller, "the headers are larger than 16 KiB"},
+	UnsupportedMediaType:      {codes.InvalidArgument, http.StatusUnsupportedMediaType, false, onCaller, "the body must be uncompressed `application/json`"},
+	RouteNotFound:             {codes.Unimplemented, http.StatusNotFound, false, onCaller, "there is no such route"},
+	MethodNotAllowed:          {codes.Unimplemented, http.StatusMethodNotAllowed, false, onCaller, "the route does not support this method: `Allow` lists those it does"},
+	Internal:                  {codes.Internal, http.StatusInternalServerError, false, onOperator, "internal error: it is logged under this call's request id"},
+	CallerRejected:            {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the caller's token is not valid here: get a fresh one for this service's audience"},
+	CallerUnknown:             {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the caller is unknown: show a client certificate or a token that this service trusts"},
+	CallerNotPermitted:        {codes.PermissionDenied, http.StatusForbidden, false, onCaller, "this service's policy does not permit the caller to do this"},
+	CallerCheckUnavailable:    {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "the caller's token cannot be checked at present"},
+}
+
+// Reasons are all of them.
+func Reasons() iter.Seq[Reason] { return maps.Keys(answers) }
+
+// Error is how a call fails: the reason goes to the caller, the cause to the log and nowhere else.
+type Error struct {
+	Reason         Reason
+	RetryAfter     time.Duration
+	OutcomeUnknown bool // a delete that may have taken effect
+	Cause          error
+}
+
+func (e *Error) Error() string { return e.ReasonName() }
+func (e *Error) Unwrap() error { return e.Cause }
+
+// ReasonName is the reason as it travels in ErrorInfo.
+func (e *Error) ReasonName() string {
+	return strings.TrimPrefix(e.Reason.String(), "ERROR_REASON_")
+}
+
+// Code is that of GRPCStatus.
+func (e *Error) Code() codes.Code { return answers[e.Reason].code }
+
+// GRPCStatus is the error as the caller gets it. grpc-go and the gateway both look for this method.
+func (e *Error) GRPCStatus() *status.Status {
+	if st := usualStatuses[e.Reason]; st != nil && e.RetryAfter == 0 && !e.OutcomeUnknown {
+		return st
+	}
+	return e.makeStatus()
+}
+
+// usualStatuses are those of errors with nothing of their own to say, made once: a refusal has to cost less than a call.
+var usualStatuses = func() map[Reason]*status.Status {
+	made := make(map[Reason]*status.Status, len(answers))
+	for reason := range answers {
+		made[reason] = (&Error{Reason: reason}).makeStatus()
+	}
+	return made
+}()
+
+func (e *Error) makeStatus() *status.Status {
+	a := answers[e.Reason]
+	info := &errdetails.ErrorInfo{Reason: e.ReasonName(), Domain: errorDomain}
+	if e.OutcomeUnknown {
+		info.Metadata = map[string]string{"outcome": "unknown"}
+	}
+	details := []protoadapt.MessageV1{info}
+	if d := e.RetryDelay(); d > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+	}
+	st := status.New(a.code, a.message)
+	if detailed, err := st.WithDetails(details...); err == nil {
+		return detailed
+	}
+	return st // cannot happen: the details are well-formed and the code is not OK
+}
+
+// RetryDelay is how long the caller should wait, zero if waiting does not help. A delete that may have happened is not to
+// be repeated, so it never comes with an invitation to do that.
+func (e *Error) RetryDelay() time.Duration {
+	switch {
+	case !answers[e.Reason].retry || e.OutcomeUnknown:
+		return 0
+	case e.RetryAfter > 0:
+		return e.RetryAfter
+	}
+	return defaultRetryDelay
+}
+
+// HTTPStatus is the status of the answer over REST.
+func (e *Error) HTTPStatus() int { return answers[e.Reason].http }
+
+// Level is that of the error's log line: it says who has to act.
+func (e *Error) Level() slog.Level { return answers[e.Reason].level }
+
+// authReasons are the reasons for what package auth refuses.
+var authReasons = []struct {
+	err    error
+	reason Reason
+}{
+	{auth.ErrMissing, CredentialMissing},
+	{auth.ErrMalformed, CredentialMalformed},
+	{auth.ErrAmbiguous, CredentialAmbiguous},
+	{auth.ErrCallerRejected, CallerRejected},
+	{auth.ErrUnknownCaller, CallerUnknown},
+	{auth.ErrNotPermitted, CallerNotPermitted},
+	{auth.ErrCallerCheckUnavailable, CallerCheckUnavailable},
+}
+
+// From is the one place where an error becomes a reason. What it does not know is an internal error; err is not nil.
+func From(err error) *Error {
+	var (
+		call      *Error
+		atlasErr  *atlas.Error
+		refused   *atlas.CredentialError
+		unsettled *tokencache.UnsettledError
+	)
+	switch {
+	case errors.As(err, &call):
+		return call
+	case errors.As(err, &unsettled): // before its own cause
+		e := &Error{Reason: DeleteOutcomeUnknown, OutcomeUnknown: true, Cause: err}
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.Reason = DeadlineExceeded
+		} else if errors.Is(err, context.Canceled) {
+			e.Reason = Cancelled
+		}
+		return e
+	case errors.As(err, &refused): // before atlasErr, which is its cause
+		return &Error{Reason: ServiceCredentialRejected, RetryAfter: refused.RetryAfter, Cause: err}
+	case errors.Is(err, atlas.ErrOrgChanged): // nothing was done, and a repeat is for the new org
+		return &Error{Reason: ServiceCredentialRejected, Cause: err}
+	case errors.As(err, &atlasErr):
+		return fromAtlas(atlasErr)
+	}
+	for _, known := range authReasons {
+		if errors.Is(err, known.err) {
+			return &Error{Reason: known.reason, Cause: err}
+		}
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Reason: DeadlineExceeded, Cause: err}
+	case errors.Is(err, context.Canceled):
+		return &Error{Reason: Cancelled, Cause: err}
+	}
+	return &Error{Reason: Internal, Cause: err}
+}
+
+// fromAtlas gives the reason for a failed call to Atlas. A delete that may have reached Atlas is never answered as if it
+// had not: repeating it could kill a token that somebody made in between.
+func fromAtlas(err *atlas.Error) *Error {
+	e := &Error{Cause: err, RetryAfter: err.RetryAfter}
+	switch err.Kind {
+	case atlas.KindCanceled:
+		e.Reason = Cancelled
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.Reason = DeadlineExceeded
+		}
+	case atlas.KindTimeout:
+		e.Reason = AtlasTimeout
+	case atlas.KindUnreachable:
+		e.Reason = AtlasUnreachable
+	case atlas.KindTLS:
+		e.Reason = AtlasTLS
+	case atlas.KindRedirect:
+		e.Reason = AtlasRedirect
+	case atlas.KindInvalidCredential:
+		e.Reason = CredentialMalformed
+	case atlas.KindUnavailable:
+		e.Reason = AtlasUnavailable
+	case atlas.KindOverloaded:
+		e.Reason = Overloaded
+	case atlas.KindStatus:
+		e.Reason = statusReason(err.StatusCode)
+	default:
+		e.Reason = AtlasInvalidResponse
+	}
+	if err.Op == atlas.OpDelete && err.Sent {
+		switch e.Reason {
+		case AtlasUnreachable, AtlasTLS, AtlasUnavailable:
+			e.Reason = DeleteOutcomeUnknown
+		}
+		e.OutcomeUnknown = OutcomeMayBeUnknown(e.Reason)
+	}
+	return e
+}
+
+// OutcomeMayBeUnknown reports whether a delete that fails for this reason may have taken effect. Error.OutcomeUnknown says
+// whether this one may have; with DeleteOutcomeUnknown, each may.
+func OutcomeMayBeUnknown(reason Reason) bool {
+	switch reason {
+	case DeleteOutcomeUnknown, Cancelled, DeadlineExceeded, AtlasTimeout, AtlasInvalidResponse:
+		return true
+	}
+	return false
+}
+
+func statusReason(code int) Reason {
+	switch code {
+	case http.StatusUnauthorized:
+		return CredentialRejected
+	case http.StatusForbidden:
+		return AtlasForbidden
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return AtlasRoute
+	case http.StatusConflict:
+		return AtlasConflict
+	case http.StatusTooManyRequests:
+		return AtlasRateLimited
+	}
+	if code >= 500 {
+		return AtlasUnavailable
+	}
+	return AtlasInvalidResponse
+}

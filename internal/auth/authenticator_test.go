@@ -1,0 +1,358 @@
+package auth_test
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+)
+
+// atlasJWT has the claims of Atlas's own, and a signature that nobody here can verify.
+var atlasJWT = "eyJhbGciOiJIUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(`{"user_id":"u","org_id":"o","exp":1,"orig_iat":1}`)) + ".c2ln"
+
+const (
+	web = "spiffe://prod.internal/ns/chat/sa/web"
+	ops = "spiffe://prod.internal/ns/chat/sa/ops-1"
+)
+
+// testPolicy uses every kind of selector; atlas adds a rule for those with an Atlas JWT.
+func testPolicy(issuer string, atlas bool) string {
+	policy := fmt.Sprintf(`
+profiles:
+  acme: {userauthtoken_file: /run/secrets/acme}
+callers:
+  - {spiffe_id: %q, allow: [CreateToken], profile: acme}
+  - {spiffe_id: "spiffe://prod.internal/ns/*/sa/ops-*", allow: [CreateToken, DeleteToken], profile: acme}
+  - {dns_san: billing.internal, allow: [CreateToken], profile: passthrough}
+  - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken, DeleteToken], profile: acme}
+`, web, issuer)
+	if atlas {
+		policy += "  - {atlas_jwt: true, allow: [CreateToken, DeleteToken], profile: passthrough}\n"
+	}
+	return policy
+}
+
+// outcomes of the table, one letter each.
+var outcomes = map[byte]struct {
+	profile string
+	err     error
+}{
+	'A': {profile: "acme"},
+	'P': {profile: auth.Passthrough},
+	'M': {err: auth.ErrMissing},
+	'F': {err: auth.ErrMalformed},
+	'X': {err: auth.ErrAmbiguous},
+	'N': {err: auth.ErrNotPermitted},
+	'U': {err: auth.ErrUnknownCaller},
+	'R': {err: auth.ErrCallerRejected},
+}
+
+// TestCallersMethodsCredentials is every kind of caller with every kind of credential. A cell is the outcome of CreateToken
+// and of DeleteToken.
+func TestCallersMethodsCredentials(t *testing.T) {
+	ca, foreign := newAuthority(t), newAuthority(t)
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"k": key})
+	token := func(change map[string]any) string {
+		return "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(change))
+	}
+	certificate := func(change func(*x509.Certificate)) *tls.ConnectionState {
+		return verified(t, ca, ca.issue(t, change))
+	}
+	// What the client says and nobody has verified: the listener asks for a certificate, but takes any.
+	unverified := func(cert tls.Certificate) *tls.ConnectionState {
+		state, err := handshake(t, ca, tls.RequireAnyClientCert, cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &state
+	}
+
+	credentials := []struct {
+		name string
+		md   []string
+	}{
+		{"none", nil},
+		{"Atlas JWT", []string{auth.Header, "JWT " + atlasJWT}},
+		{"Atlas JWT as Bearer", []string{auth.Header, "Bearer " + atlasJWT}},
+		{"OIDC, in the policy", []string{auth.Header, token(nil)}},
+		{"OIDC, not in the policy", []string{auth.Header, token(map[string]any{"sub": "dev-1"})}},
+		{"OIDC, expired", []string{auth.Header, token(map[string]any{"exp": time.Now().Add(-time.Second).Unix()})}},
+		{"two values", []string{auth.Header, token(nil), auth.Header, "JWT " + atlasJWT}},
+		{"another scheme", []string{auth.Header, "Basic " + atlasJWT}},
+		{"IDs in metadata", []string{
+			"x-spiffe-id", web, "x-forwarded-client-cert", "By=" + ops + ";URI=" + ops, "x-forwarded-user", "ci-1",
+			"x-ssl-client-san-uri", ops, "forwarded", "for=billing.internal",
+		}},
+		{"a gateway's header", []string{auth.SecondHeader, "JWT " + atlasJWT}}, // never a credential
+		{"a gateway's header beside one", []string{auth.Header, token(nil), auth.SecondHeader, "JWT " + atlasJWT}},
+	}
+	nobody := []string{"MM", "UU", "UU", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
+	nobodyWithAtlas := []string{"MM", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
+	known := []string{"NN", "NN", "NN", "AA", "NN", "RR", "XX", "FF", "NN", "NN", "XX"}
+	knownWithAtlas := []string{"NN", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "NN", "NN", "XX"}
+	asWeb := []string{"AN", "XN", "XN", "AN", "AN", "RR", "XX", "FF", "AN", "AN", "XX"}
+	asOps := []string{"AA", "XX", "XX", "AA", "AA", "RR", "XX", "FF", "AA", "AA", "XX"}
+	asBilling := []string{"MN", "PN", "PN", "MN", "MN", "RR", "XX", "FF", "MN", "MN", "XX"}
+
+	callers := []struct {
+		name       string
+		state      *tls.ConnectionState
+		want       []string
+		wantAtlas  []string // with a rule for atlas_jwt
+		identified auth.Caller
+	}{
+		{"plaintext", nil, nobody, nobodyWithAtlas, auth.Caller{}},
+		{"SPIFFE ID", certificate(uris(t, web)), asWeb, asWeb, auth.Caller{Kind: auth.KindSPIFFE, Name: web}},
+		{"SPIFFE ID by glob", certificate(uris(t, ops)), asOps, asOps, auth.Caller{Kind: auth.KindSPIFFE, Name: ops}},
+		{"SPIFFE ID before DNS name", certificate(func(c *x509.Certificate) {
+			uris(t, ops)(c)
+			dnsNames("billing.internal")(c)
+		}), asOps, asOps, auth.Caller{Kind: auth.KindSPIFFE, Name: ops}},
+		{"DNS name", certificate(dnsNames("billing.internal")), asBilling, asBilling, auth.Caller{Kind: auth.KindDNS, Name: "billing.internal"}},
+		{"DNS name, any case", certificate(dnsNames("BILLING.Internal")), asBilling, asBilling, auth.Caller{Kind: auth.KindDNS, Name: "billing.internal"}},
+		{"second DNS name", certificate(dnsNames("x.internal", "billing.internal")), asBilling, asBilling, auth.Caller{Kind: auth.KindDNS, Name: "x.internal"}},
+		{"DNS name beside a web URI", certificate(func(c *x509.Certificate) {
+			uris(t, "https://example.org/")(c)
+			dnsNames("billing.internal")(c)
+		}), asBilling, asBilling, auth.Caller{Kind: auth.KindDNS, Name: "billing.internal"}},
+		{"not in the policy", certificate(uris(t, "spiffe://prod.internal/ns/chat/sa/other")), known, knownWithAtlas, auth.Caller{Kind: auth.KindSPIFFE, Name: "spiffe://prod.internal/ns/chat/sa/other"}},
+		{"another trust domain", certificate(uris(t, "spiffe://evil.internal/ns/chat/sa/ops-1")), known, knownWithAtlas, auth.Caller{Kind: auth.KindSPIFFE, Name: "spiffe://evil.internal/ns/chat/sa/ops-1"}},
+		{"a longer path", certificate(uris(t, ops+"/x")), known, knownWithAtlas, auth.Caller{Kind: auth.KindSPIFFE, Name: ops + "/x"}},
+		{"common name only", certificate(func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "billing.internal"} }), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"common name is a SPIFFE ID", certificate(func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: web} }), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"wildcard DNS name", certificate(dnsNames("*.internal")), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"two SPIFFE IDs", certificate(uris(t, web, ops)), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"two SPIFFE IDs and a DNS name", certificate(func(c *x509.Certificate) {
+			uris(t, web, ops)(c)
+			dnsNames("billing.internal")(c)
+		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"SPIFFE ID beside another URI", certificate(uris(t, "https://example.org/", web)), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"SPIFFE ID with a query", certificate(uris(t, web+"?x")), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"SPIFFE ID without a path", certificate(uris(t, "spiffe://prod.internal")), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"SPIFFE ID of an authority", certificate(func(c *x509.Certificate) {
+			uris(t, web)(c)
+			c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign
+		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"SPIFFE ID that may sign certificates", certificate(func(c *x509.Certificate) {
+			uris(t, web)(c)
+			c.KeyUsage |= x509.KeyUsageCertSign
+		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"DNS name that may sign revocations", certificate(func(c *x509.Certificate) {
+			dnsNames("billing.internal")(c)
+			c.KeyUsage |= x509.KeyUsageCRLSign
+		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"forged SPIFFE ID, not verified", unverified(foreign.issue(t, uris(t, web))), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"forged DNS name, not verified", unverified(foreign.issue(t, dnsNames("billing.internal"))), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"right authority, not verified", unverified(ca.issue(t, uris(t, web))), nobody, nobodyWithAtlas, auth.Caller{}},
+	}
+	methods := []string{"CreateToken", "DeleteToken"}
+	for _, withAtlas := range []bool{false, true} {
+		a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, withAtlas)), RootCAs: issuer.RootCAs})
+		untilReady(t, a)
+		for _, caller := range callers {
+			for i, credential := range credentials {
+				for j, method := range methods {
+					t.Run(fmt.Sprintf("atlas_jwt=%v/%s/%s/%s", withAtlas, caller.name, credential.name, method), func(t *testing.T) {
+						cells := caller.want
+						if withAtlas {
+							cells = caller.wantAtlas
+						}
+						want := outcomes[cells[i][j]]
+						got, err := a.Authenticate(call(t.Context(), caller.state, credential.md...), method)
+						if !errors.Is(err, want.err) || (err != nil) != (want.err != nil) || got.Profile != want.profile {
+							t.Fatalf("got profile %q, %v; want %q, %v", got.Profile, err, want.profile, want.err)
+						}
+						wantJWT := ""
+						if want.profile == auth.Passthrough {
+							wantJWT = atlasJWT
+						}
+						if (got.Source != nil) != (want.profile == "acme") {
+							t.Errorf("the grant has a source: %t", got.Source != nil)
+						}
+						if string(got.JWT) != wantJWT {
+							t.Errorf("the wrong JWT goes on")
+						}
+						if unnamed := caller.identified == (auth.Caller{}) && caller.state != nil && len(caller.state.VerifiedChains) > 0; errors.Is(err, auth.ErrMissing) && strings.Contains(err.Error(), "names nobody") != unnamed {
+							t.Errorf("the cause is %v", err)
+						}
+						if err != nil && strings.Contains(err.Error(), atlasJWT) {
+							t.Errorf("the error quotes the credential: %v", err)
+						}
+						if err == nil && got.Caller.Kind == "" {
+							t.Errorf("let in without a name")
+						}
+						// Whatever is wrong with the rest, the record of the call may name who was verified.
+						if i == 0 && err != nil && caller.name != "second DNS name" && got.Caller != caller.identified {
+							t.Errorf("the caller is %v, want %v", got.Caller, caller.identified)
+						}
+					})
+				}
+			}
+		}
+		a.Close()
+	}
+}
+
+// TestHandshakeRefuses is what never gets as far as this package: the TLS layer has verified the chain before.
+func TestHandshakeRefuses(t *testing.T) {
+	ca, foreign := newAuthority(t), newAuthority(t)
+	for _, tc := range []struct {
+		name string
+		cert []tls.Certificate
+		ok   bool
+	}{
+		{"good", []tls.Certificate{ca.issue(t, uris(t, web))}, true},
+		{"none", nil, false},
+		{"self-made", []tls.Certificate{foreign.issue(t, uris(t, web))}, false},
+		{"expired", []tls.Certificate{ca.issue(t, func(c *x509.Certificate) {
+			uris(t, web)(c)
+			c.NotAfter = time.Now().Add(-time.Minute)
+		})}, false},
+		{"not yet valid", []tls.Certificate{ca.issue(t, func(c *x509.Certificate) {
+			uris(t, web)(c)
+			c.NotBefore = time.Now().Add(time.Minute)
+		})}, false},
+		{"for servers only", []tls.Certificate{ca.issue(t, func(c *x509.Certificate) {
+			uris(t, web)(c)
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		})}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			state, err := handshake(t, ca, tls.RequireAndVerifyClientCert, tc.cert...)
+			if (err == nil) != tc.ok {
+				t.Fatalf("the handshake ended with %v", err)
+			}
+			// Even if a listener went on after that, nothing would have been verified.
+			issuer := authtest.NewIssuer(t)
+			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, false)), RootCAs: issuer.RootCAs})
+			got, err := a.Authenticate(call(t.Context(), &state), "CreateToken")
+			if (err == nil) != tc.ok || (err != nil && !errors.Is(err, auth.ErrMissing)) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestNoPolicy(t *testing.T) {
+	ca := newAuthority(t)
+	withCert := verified(t, ca, ca.issue(t, uris(t, web)))
+	a := newAuthenticator(t, auth.Config{})
+	for _, tc := range []struct {
+		name  string
+		state *tls.ConnectionState
+		md    []string
+		want  auth.Caller
+		err   error
+	}{
+		{"JWT", nil, []string{auth.Header, "JWT " + atlasJWT}, auth.Caller{Kind: auth.KindAtlas}, nil},
+		{"Bearer", nil, []string{auth.Header, "Bearer " + atlasJWT}, auth.Caller{Kind: auth.KindAtlas}, nil},
+		{"JWT and certificate", withCert, []string{auth.Header, "JWT " + atlasJWT}, auth.Caller{Kind: auth.KindSPIFFE, Name: web}, nil},
+		{"certificate only", withCert, nil, auth.Caller{Kind: auth.KindSPIFFE, Name: web}, auth.ErrMissing},
+		{"nothing", nil, nil, auth.Caller{}, auth.ErrMissing},
+		{"malformed", nil, []string{auth.Header, "JWT x"}, auth.Caller{}, auth.ErrMalformed},
+		{"two", nil, []string{auth.Header, "JWT " + atlasJWT, auth.Header, "JWT " + atlasJWT}, auth.Caller{}, auth.ErrAmbiguous},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := a.Authenticate(call(t.Context(), tc.state, tc.md...), "CreateToken")
+			if !errors.Is(err, tc.err) || got.Caller != tc.want {
+				t.Errorf("got %v, %v; want %v, %v", got.Caller, err, tc.want, tc.err)
+			}
+			if ok := err == nil; ok != (got.Profile == auth.Passthrough) || ok != (string(got.JWT) == atlasJWT) {
+				t.Errorf("got profile %q", got.Profile)
+			}
+		})
+	}
+	if err := setPolicy(a, mustPolicy(t, testPolicy("https://issuer.internal", true))); err == nil {
+		t.Error("a policy turned an open service into another one")
+	}
+}
+
+var defaultSources = auth.Sources{"default": atlas.NewTokenSource(atlas.TokenSourceConfig{})}
+
+func TestDefaultProfile(t *testing.T) {
+	ca := newAuthority(t)
+	named := verified(t, ca, ca.issue(t, uris(t, web)))
+	unnamed := verified(t, ca, ca.issue(t, func(*x509.Certificate) {}))
+	forged, err := handshake(t, ca, tls.RequireAnyClientCert, newAuthority(t).issue(t, uris(t, web)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
+	for _, tc := range []struct {
+		name   string
+		state  *tls.ConnectionState
+		md     []string
+		method string
+		err    error
+	}{
+		{"certificate", named, nil, "CreateToken", nil},
+		{"delete", named, nil, "DeleteToken", nil},
+		{"full name", named, nil, "/forsta.ephemeraltoken.v1.EphemeralTokenService/DeleteToken", nil},
+		{"certificate without a name", unnamed, nil, "CreateToken", nil},
+		{"another method", named, nil, "/grpc.health.v1.Health/Check", auth.ErrNotPermitted},
+		{"another service", named, nil, "/other.Service/CreateToken", auth.ErrNotPermitted},
+		{"with a JWT", named, []string{auth.Header, "JWT " + atlasJWT}, "CreateToken", auth.ErrAmbiguous},
+		{"two JWTs", named, []string{auth.Header, "JWT " + atlasJWT, auth.Header, "JWT " + atlasJWT}, "CreateToken", auth.ErrAmbiguous},
+		{"malformed", named, []string{auth.Header, "x"}, "CreateToken", auth.ErrMalformed},
+		{"forged", &forged, nil, "CreateToken", auth.ErrMissing},
+		{"plaintext", nil, nil, "CreateToken", auth.ErrMissing},
+		{"JWT only", nil, []string{auth.Header, "JWT " + atlasJWT}, "CreateToken", auth.ErrUnknownCaller},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := a.Authenticate(call(t.Context(), tc.state, tc.md...), tc.method)
+			if !errors.Is(err, tc.err) || (err == nil) != (got.Profile == "default") || (err == nil) != (got.Source == defaultSources["default"]) || got.JWT != "" {
+				t.Errorf("got %+v, %v; want %v", got, err, tc.err)
+			}
+		})
+	}
+}
+
+func TestConfigContradicts(t *testing.T) {
+	p := mustPolicy(t, testPolicy("https://issuer.internal", false))
+	for _, cfg := range []auth.Config{
+		{Policy: p, DefaultProfile: "default", Sources: defaultSources},
+		{DefaultProfile: auth.Passthrough, Sources: auth.Sources{auth.Passthrough: defaultSources["default"]}},
+		{DefaultProfile: "default"},
+		{DefaultProfile: "default", Sources: auth.Sources{"other": defaultSources["default"]}},
+	} {
+		if a, err := auth.New(cfg); err == nil {
+			a.Close()
+			t.Errorf("%+v was accepted", cfg)
+		}
+	}
+}
+
+func TestNoPeer(t *testing.T) {
+	a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
+	if _, err := a.Authenticate(t.Context(), "CreateToken"); !errors.Is(err, auth.ErrMissing) {
+		t.Errorf("got %v, want ErrMissing", err)
+	}
+}
+
+// A grant that does not say how the call goes on has no credential.
+func TestGrantWithoutCredential(t *testing.T) {
+	source := defaultSources["default"]
+	for _, unusable := range []auth.Grant{{}, {Profile: "acme"}, {Profile: auth.Passthrough, Source: source}, {Source: source}} {
+		if _, err := unusable.Credential(t.Context()); !errors.Is(err, auth.ErrMissing) {
+			t.Errorf("of %+v: %v, want ErrMissing", unusable, err)
+		}
+	}
+	own := auth.Grant{Profile: auth.Passthrough, JWT: "a.b.c"}
+	if got, err := own.Credential(t.Context()); got.JWT != own.JWT || err != nil {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}

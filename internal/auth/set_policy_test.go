@@ -1,0 +1,170 @@
+package auth_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+)
+
+// TestSetPolicy: issuers come and go with the policy, and one that stays keeps its keys.
+func TestSetPolicy(t *testing.T) {
+	one, two := authtest.NewIssuer(t), authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	pool := x509.NewCertPool()
+	for _, i := range []*authtest.Issuer{one, two} {
+		i.Publish(map[string]crypto.Signer{"k": key})
+		pool.AddCert(i.Certificate())
+	}
+	roots := func() *x509.CertPool { return pool }
+	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(one.URL)), RootCAs: roots}.Impatient(time.Millisecond, 0))
+	untilReady(t, a)
+	tokenOne := authtest.Sign(t, jwt.SigningMethodES256, "k", key, one.Claims(nil))
+	tokenTwo := authtest.Sign(t, jwt.SigningMethodES256, "k", key, two.Claims(nil))
+	both := oidcPolicy(one.URL) + fmt.Sprintf("  - {oidc: {issuer: %q, audience: tokend, subject: ci-42}, allow: [CreateToken], profile: acme}\n", two.URL)
+
+	for _, step := range []struct {
+		name, policy string
+		one, two     error
+	}{
+		{"the first", "", nil, auth.ErrCallerRejected},
+		{"both", both, nil, nil},
+		{"the first stays", oidcPolicy(one.URL), nil, auth.ErrCallerRejected},
+		{"the second comes back", both, nil, nil},
+		{"the second only", oidcPolicy(two.URL), auth.ErrCallerRejected, nil},
+		{"another audience", strings.Replace(oidcPolicy(two.URL), "tokend", "other", 1), auth.ErrCallerRejected, auth.ErrCallerRejected},
+	} {
+		if step.policy != "" {
+			if err := setPolicy(a, mustPolicy(t, step.policy)); err != nil {
+				t.Fatal(err)
+			}
+			untilReady(t, a)
+		}
+		if _, err := create(t.Context(), a, tokenOne); !errors.Is(err, step.one) {
+			t.Errorf("%s: issuer one: %v, want %v", step.name, err, step.one)
+		}
+		if _, err := create(t.Context(), a, tokenTwo); !errors.Is(err, step.two) {
+			t.Errorf("%s: issuer two: %v, want %v", step.name, err, step.two)
+		}
+	}
+	if n := one.Fetches(); n != 1 {
+		t.Errorf("the first issuer's keys were fetched %d times, want once", n)
+	}
+	if err := a.SetPolicy(nil, nil); err == nil {
+		t.Error("no policy replaced a policy")
+	}
+}
+
+// TestSetPolicyUnderLoad: no call of a caller that both policies let in fails.
+func TestSetPolicyUnderLoad(t *testing.T) {
+	issuer := authtest.NewIssuer(t)
+	key := authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"k": key})
+	policies := []*auth.Policy{mustPolicy(t, oidcPolicy(issuer.URL)), mustPolicy(t, testPolicy(issuer.URL, true))}
+	a := newAuthenticator(t, auth.Config{Policy: policies[0], RootCAs: issuer.RootCAs})
+	untilReady(t, a)
+	token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := create(t.Context(), a, token); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 500 {
+		if err := setPolicy(a, policies[i%2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	wg.Wait()
+}
+
+// setPolicy replaces the policy, with new sources.
+func setPolicy(a *auth.Authenticator, p *auth.Policy) error { return a.SetPolicy(p, sourcesOf(p)) }
+
+// TestGrantHasItsSource: a grant carries the source that went with the policy which decided, whatever comes after.
+func TestGrantHasItsSource(t *testing.T) {
+	ca := newAuthority(t)
+	certificate := verified(t, ca, ca.issue(t, dnsNames("a.internal")))
+	policy := mustPolicy(t, "profiles: {acme: {userauthtoken_file: /a}}\ncallers: [{dns_san: a.internal, allow: [CreateToken], profile: acme}]")
+	first, second := sourcesOf(policy), sourcesOf(policy)
+	a := newAuthenticator(t, auth.Config{Policy: policy, Sources: first})
+	grant := func() auth.Grant {
+		t.Helper()
+		got, err := a.Authenticate(call(t.Context(), certificate), "CreateToken")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	before := grant()
+	if err := a.SetPolicy(policy, second); err != nil {
+		t.Fatal(err)
+	}
+	if after := grant(); before.Source != first["acme"] || after.Source != second["acme"] || before.Source == after.Source {
+		t.Errorf("before: %t, after: %t", before.Source == first["acme"], after.Source == second["acme"])
+	}
+	for _, sources := range []auth.Sources{nil, {"other": first["acme"]}} {
+		if err := a.SetPolicy(policy, sources); err == nil || err.Error() != "profile acme has no source" {
+			t.Errorf("a policy without its sources: %v", err)
+		}
+		if _, err := auth.New(auth.Config{Policy: policy, Sources: sources}); err == nil || err.Error() != "profile acme has no source" {
+			t.Errorf("a new policy without its sources: %v", err)
+		}
+	}
+	if grant().Source != second["acme"] {
+		t.Error("a policy that was refused has changed something")
+	}
+}
+
+// TestCheckProfiles: readiness tells of each profile that Atlas does not let in, in the order of their names, and no more
+// of those that are gone.
+func TestCheckProfiles(t *testing.T) {
+	const two = `
+profiles: {b: {userauthtoken_file: /b}, a: {userauthtoken_file: /a}}
+callers:
+  - {dns_san: a.internal, allow: [CreateToken], profile: a}
+  - {dns_san: b.internal, allow: [CreateToken], profile: b}
+`
+	noSecret := func(why string) *atlas.TokenSource {
+		s := atlas.NewTokenSource(atlas.TokenSourceConfig{Secret: func() (atlas.UserAuthToken, error) { return "", errors.New(why) }})
+		t.Cleanup(s.Close)
+		if _, err := s.Credential(t.Context()); err == nil {
+			t.Fatal("there is a token without a secret")
+		}
+		return s
+	}
+	p := mustPolicy(t, two)
+	a := newAuthenticator(t, auth.Config{Policy: p, Sources: auth.Sources{"a": noSecret("no a"), "b": noSecret("no b")}})
+	const want = "profile a: Atlas refuses the service's own credential: no a\nprofile b: Atlas refuses the service's own credential: no b"
+	if err := a.Check(); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := setPolicy(a, p); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Check(); err != nil {
+		t.Errorf("with other sources: %v", err)
+	}
+	byDefault := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: auth.Sources{"default": noSecret("none")}})
+	if err := byDefault.Check(); err == nil || !strings.HasPrefix(err.Error(), "profile default: ") {
+		t.Errorf("the default profile: %v", err)
+	}
+}

@@ -1,0 +1,133 @@
+package auth_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+)
+
+// TestCheckIssuers: whoever starts the service hears which issuer's callers cannot be checked, once each was asked or his time is up.
+func TestCheckIssuers(t *testing.T) {
+	good, bad := authtest.NewIssuer(t), authtest.NewIssuer(t)
+	good.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
+	release := make(chan struct{})
+	bad.Answer(authtest.PathDiscovery, func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		http.Error(w, "hunter2", http.StatusInternalServerError)
+	})
+	roots := good.RootCAs()
+	roots.AddCert(bad.Certificate())
+	policy := oidcPolicy(good.URL) + `  - {oidc: {issuer: "` + bad.URL + `", audience: tokend, subject: ci-42}, allow: [CreateToken], profile: acme}` + "\n"
+	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, policy), RootCAs: func() *x509.CertPool { return roots }}.Impatient(time.Hour, 0))
+	untilIssuer(t, a, good.URL)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.CheckIssuers(ctx); err == nil || err.Error() != "OIDC issuer "+bad.URL+" has not answered yet" {
+		t.Errorf("before the bad one answers: %v", err)
+	}
+	close(release)
+	if err := a.CheckIssuers(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "OIDC issuer "+bad.URL+": ") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("after it has answered: %v", err)
+	}
+	if err := setPolicy(a, mustPolicy(t, oidcPolicy(good.URL))); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.CheckIssuers(ctx); err != nil {
+		t.Errorf("without the bad one: %v", err)
+	}
+}
+
+// untilIssuer waits until an issuer's keys are there.
+func untilIssuer(t *testing.T, a *auth.Authenticator, url string) {
+	t.Helper()
+	for start := time.Now(); !a.Issuers()[url].OK; <-time.After(time.Millisecond) {
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("%s is not ready", url)
+		}
+	}
+}
+
+// identity is one that Atlas lets in, or not.
+type identity struct{ refused bool }
+
+func (i identity) LogIn(context.Context, atlas.UserAuthToken) (atlas.JWT, error) {
+	if i.refused {
+		return "", &atlas.Error{Op: atlas.OpLogIn, Kind: atlas.KindStatus, StatusCode: http.StatusUnauthorized, Sent: true, Err: errors.New("refused")}
+	}
+	return "", &atlas.Error{Op: atlas.OpLogIn, Kind: atlas.KindUnreachable, Err: errors.New("down")}
+}
+
+func (i identity) RefreshJWT(context.Context, atlas.JWT) (atlas.JWT, error) { panic("there is none") }
+
+// source is that of an identity which has tried to log in.
+func source(t *testing.T, i identity) *atlas.TokenSource {
+	t.Helper()
+	s := atlas.NewTokenSource(atlas.TokenSourceConfig{Client: i, Profile: "p", Secret: func() (atlas.UserAuthToken, error) { return "hunter2", nil }})
+	t.Cleanup(s.Close)
+	if _, err := s.Credential(t.Context()); err == nil || s.Refused() != i.refused {
+		t.Fatalf("the login ended with %v, refused: %t", err, s.Refused())
+	}
+	return s
+}
+
+// TestRefused: no call can succeed only if each has to go on with a profile, and Atlas refuses all of them.
+func TestRefused(t *testing.T) {
+	const acme = "{dns_san: a.internal, allow: [CreateToken], profile: acme}"
+	const other = "{dns_san: b.internal, allow: [CreateToken], profile: other}"
+	const own = "{dns_san: c.internal, allow: [CreateToken], profile: passthrough}"
+	policy := func(rules ...string) *auth.Policy {
+		text := "profiles:\n  acme: {userauthtoken_file: /a}\n"
+		if slices.Contains(rules, other) {
+			text += "  other: {userauthtoken_file: /b}\n"
+		}
+		return mustPolicy(t, text+"callers:\n- "+strings.Join(rules, "\n- ")+"\n")
+	}
+	refused, down := source(t, identity{refused: true}), source(t, identity{})
+	for name, tc := range map[string]struct {
+		cfg  auth.Config
+		want bool
+	}{
+		"no policy":                     {auth.Config{}, false},
+		"a default profile":             {auth.Config{DefaultProfile: "d", Sources: auth.Sources{"d": refused}}, true},
+		"a default profile, Atlas down": {auth.Config{DefaultProfile: "d", Sources: auth.Sources{"d": down}}, false},
+		"one profile":                   {auth.Config{Policy: policy(acme), Sources: auth.Sources{"acme": refused}}, true},
+		"all profiles":                  {auth.Config{Policy: policy(acme, other), Sources: auth.Sources{"acme": refused, "other": refused}}, true},
+		"one of two profiles":           {auth.Config{Policy: policy(acme, other), Sources: auth.Sources{"acme": refused, "other": down}}, false},
+		"beside callers with their own": {auth.Config{Policy: policy(acme, own), Sources: auth.Sources{"acme": refused}}, false},
+		"a policy without a profile":    {auth.Config{Policy: mustPolicy(t, "callers: ["+own+"]")}, false},
+	} {
+		a := newAuthenticator(t, tc.cfg)
+		if got := a.Refused(); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+		var said []string
+		for _, c := range a.Checks() {
+			if c.Err == nil || !strings.HasPrefix(c.Err.Error(), c.Name+": ") || strings.Contains(c.Err.Error(), "hunter2") {
+				t.Errorf("%s: %s: %v", name, c.Name, c.Err)
+			}
+			said = append(said, c.Name)
+		}
+		if !slices.IsSorted(said) || len(said) != len(tc.cfg.Sources) || (a.Check() == nil) != (len(said) == 0) {
+			t.Errorf("%s: checked are %q, and the whole is %v", name, said, a.Check())
+		}
+		for profile, status := range a.Profiles() {
+			if status.Refused != (tc.cfg.Sources[profile] == refused) {
+				t.Errorf("%s: profile %s: %+v", name, profile, status)
+			}
+		}
+		if len(a.Profiles()) != len(tc.cfg.Sources) {
+			t.Errorf("%s: %d profiles", name, len(a.Profiles()))
+		}
+	}
+}

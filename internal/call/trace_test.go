@@ -1,0 +1,99 @@
+package call
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
+)
+
+// TestSpan: each call has a span below its caller's, which tells its outcome and nothing that the caller has sent.
+func TestSpan(t *testing.T) {
+	const traceID, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	for name, tc := range map[string]struct {
+		handler grpc.UnaryHandler
+		status  string
+		want    map[string]string
+	}{
+		"answered": {func(ctx context.Context, _ any) (any, error) {
+			RecordFrom(ctx).Cache = "tokend; fwd=miss"
+			return nil, nil
+		}, "Unset", map[string]string{"rpc.grpc.status_code": "0", "tokend.cache": "tokend; fwd=miss"}},
+		"the caller's to mend": {
+			func(context.Context, any) (any, error) { return nil, &apierror.Error{Reason: apierror.AtlasForbidden} },
+			"Unset", map[string]string{"rpc.grpc.status_code": "7", "error.type": "ATLAS_FORBIDDEN"},
+		},
+		"ours": {
+			func(context.Context, any) (any, error) { panic("planted") },
+			"Error", map[string]string{"rpc.grpc.status_code": "13", "error.type": "INTERNAL"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			recorder := tracetest.NewSpanRecorder()
+			cfg := testConfig()
+			cfg.Tracer, cfg.Propagator = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer(""), propagation.TraceContext{}
+			ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c", "traceparent", "00-"+traceID+"-"+parent+"-01", "tracestate", "a=1"))
+			_, _ = New(cfg)(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, tc.handler)
+			span := recorder.Ended()[0]
+			got := map[string]string{}
+			for _, a := range span.Attributes() {
+				got[string(a.Key)] = a.Value.String()
+			}
+			want := map[string]string{"rpc.system": "grpc", "rpc.service": "s", "rpc.method": "M", "tokend.transport": "grpc"}
+			for key, value := range tc.want {
+				want[key] = value
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("attributes (-want +got):\n%s", diff)
+			}
+			if span.Name() != "s/M" || span.Parent().TraceID().String() != traceID || span.Parent().SpanID().String() != parent || span.Parent().TraceState().String() != "a=1" {
+				t.Errorf("%s below %+v", span.Name(), span.Parent())
+			}
+			if got := span.Status(); got.Code.String() != tc.status || strings.Contains(got.Description, "planted") {
+				t.Errorf("the span's status is %+v, want %s", got, tc.status)
+			}
+		})
+	}
+}
+
+// TestTraceHeaders: of what a caller sends, the trace's identifiers go on, and no secret in the place of one.
+func TestTraceHeaders(t *testing.T) {
+	const secret = "0fd801d60dfe6c7bcc1b305de304d07a8fb26ea7"
+	for _, tc := range []struct{ name, value, want string }{
+		{"tracestate", "vendor=1", "vendor=1"},
+		{"tracestate", "vendor=" + secret, ""},
+		{"tracestate", "vendor=eyJhbGciOiJub25lIn0", ""},
+		{"traceparent", "00-" + secret[:32] + "-b7ad6b7169203331-01", "00-" + secret[:32] + "-b7ad6b7169203331-01"}, // as long as one
+	} {
+		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs(tc.name, tc.value))
+		if got := (traceHeaders{ctx}).Get(tc.name); got != tc.want {
+			t.Errorf("%s %q: %q, want %q", tc.name, tc.value, got, tc.want)
+		}
+	}
+}
+
+// TestTraceID: what is no traceparent says nothing, and the call's own span more than its caller's.
+func TestTraceID(t *testing.T) {
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for value, want := range map[string]string{
+		"00-" + id + "-b7ad6b7169203331-01": id, "01-" + id + "-b7ad6b7169203331-01-more": id,
+		"": "", "-": "", "00": "", "00-" + id: "", "00-" + id + "-b7ad6b7169203331": "", "0-" + id + "-b7ad6b7169203331-01": "",
+		"00-" + id[1:] + "-b7ad6b7169203331-01": "", "00-" + strings.ToUpper(id) + "-b7ad6b7169203331-01": "",
+	} {
+		if got := traceID(t.Context(), []string{value}); got != want {
+			t.Errorf("%q: %q, want %q", value, got, want)
+		}
+	}
+	if got := traceID(trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}})), []string{"00-" + id + "-b7ad6b7169203331-01"}); got != "01000000000000000000000000000000" {
+		t.Errorf("of a call with a span: %q", got)
+	}
+}

@@ -1,0 +1,232 @@
+// Package rest is the service over HTTP/1.1 and HTTP/2: a strict front that knows the routes, the gateway behind it that turns a
+// request into a call, and the answers in the form that Atlas gives them.
+package rest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/headers"
+)
+
+// handler is the front: it refuses what is not a well-formed request for one of the routes before the gateway sees it, and makes
+// a deadline of Grpc-Timeout. NewHandler (gateway.go) puts the two together. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
+type handler struct {
+	routes  routes // of calls and pages
+	pages   map[string]http.Handler
+	gateway http.Handler
+	log     *slog.Logger
+	metrics *call.Metrics
+	bodies  *call.Waiting // those that are being read
+}
+
+// maxBodies is how many bodies may be on their way at a time. Most requests have none.
+const maxBodies = 1024
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	ctx := headers.NewContext(peer.NewContext(r.Context(), requestPeer(r)), incomingHeaders(r.Header))
+	timeout, timeoutErr := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
+	if timeout != noTimeout {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	record := call.WithREST(ctx, r.Header, func(answer metadata.MD) { setHeaders(w.Header(), answer) })
+	r = r.WithContext(record)
+
+	w.Header()["Cache-Control"] = noStore
+	w.Header()["X-Content-Type-Options"] = noSniff
+	refuse := func(e *apierror.Error) {
+		w.Header().Set(call.RequestIDHeader, record.RequestID())
+		writeError(w, e)
+		h.metrics.CountFailure(r.Context(), e)
+		call.Log(r.Context(), h.log, call.Outcome{Method: h.routes.logName(r), RequestID: record.RequestID(), Duration: time.Since(start), Err: e})
+	}
+	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
+	defer func() {
+		if v := recover(); v != nil {
+			refuse(call.Panicked(v))
+		}
+	}()
+	if refusal := h.check(w, r); refusal != nil {
+		refuse(refusal)
+		return
+	}
+	if timeoutErr != nil {
+		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: timeoutErr})
+		return
+	}
+	if page, ok := h.pages[r.URL.Path]; ok {
+		page.ServeHTTP(w, r)
+		return
+	}
+	if err := checkOrigin(r); err != nil { // a call all the same, for the audit record of whose certificate it is
+		record.Forbid(&apierror.Error{Reason: apierror.CallerNotPermitted, Cause: err})
+	}
+	// The gateway gets no headers: what a call may know of them it has already, and the gateway would pass on some more, and make up
+	// others of where the request comes from.
+	r.Header, r.Host, r.RemoteAddr = nil, "", ""
+	h.gateway.ServeHTTP(w, r)
+}
+
+// What every answer says. The lists are the same for all, and nobody changes them.
+var (
+	noStore = []string{"no-store"} // RFC 9111 §5.2.2.5: a token must not stay in any cache
+	noSniff = []string{"nosniff"}
+)
+
+// check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
+func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
+	if headerBytes(r) > call.MaxHeaderBytes {
+		return &apierror.Error{Reason: apierror.HeadersTooLarge}
+	}
+	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
+	methods, ok := h.routes[r.URL.EscapedPath()]
+	if !ok || r.URL.EscapedPath() != r.URL.Path {
+		return &apierror.Error{Reason: apierror.RouteNotFound}
+	}
+	if !slices.Contains(methods, r.Method) {
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		return &apierror.Error{Reason: apierror.MethodNotAllowed}
+	}
+	if !isPlainJSON(r.Header) {
+		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
+	}
+	body, err := h.readBody(w, r)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return &apierror.Error{Reason: apierror.RequestTooLarge}
+	case err != nil:
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errBodyUnreadable}
+	case !isShallowJSON(body):
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
+	}
+	r.Body = http.NoBody
+	if len(body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	return nil
+}
+
+// readBody reads the body, unless it is too large, too slow, or there are too many and it has taken longest.
+func (h *handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.Body == http.NoBody {
+		return nil, nil
+	}
+	body := &unreadBody{Context: r.Context(), from: w}
+	h.bodies.Add(&body.place, body)
+	defer h.bodies.Remove(&body.place)
+	return io.ReadAll(http.MaxBytesReader(w, r.Body, call.MaxMessageBytes))
+}
+
+// unreadBody is one that is being read.
+type unreadBody struct {
+	context.Context // of its request
+
+	from  http.ResponseWriter
+	place call.Place
+}
+
+// End implements call.Waiter.
+func (b *unreadBody) End() {
+	_ = http.NewResponseController(b.from).SetReadDeadline(time.Unix(1, 0)) // both of net/http's protocols have it
+}
+
+// Why a body was not read, without a word of it.
+var (
+	errBodyUnreadable = errors.New("the body ended early or came too slowly")
+	errUndecodable    = errors.New("the body is not one JSON object, or nests too deep")
+)
+
+// headerBytes is the size of a request's headers as HTTP/2 counts it for SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113
+// §6.5.2), so that both transports have the same limit.
+func headerBytes(r *http.Request) int {
+	n := len(r.Method) + len(r.RequestURI) + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(value) + 32
+		}
+	}
+	return n
+}
+
+// isPlainJSON reports whether a body, if there is one, is declared as JSON that is not compressed.
+func isPlainJSON(h http.Header) bool {
+	if h.Get("Content-Encoding") != "" {
+		return false
+	}
+	declared := h.Values("Content-Type")
+	if len(declared) == 0 {
+		return true
+	}
+	mediaType, _, err := mime.ParseMediaType(declared[0])
+	return len(declared) == 1 && err == nil && mediaType == "application/json"
+}
+
+// maxJSONDepth is how deep a body may nest. A request has no fields, so anything in it is ignored, and 8 is generous.
+const maxJSONDepth = 8
+
+// isShallowJSON reports whether body is empty, or JSON that no decoder has to recurse far into.
+func isShallowJSON(body []byte) bool {
+	if len(body) == 0 { // as most are
+		return true
+	}
+	depth, values := 0, 0
+	for dec := json.NewDecoder(bytes.NewReader(body)); ; {
+		token, err := dec.Token()
+		if err != nil {
+			return errors.Is(err, io.EOF) && depth == 0
+		}
+		if depth == 0 {
+			values++ // a second one would be for another decoder to find
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+		if depth > maxJSONDepth || values > 1 {
+			return false
+		}
+	}
+}
+
+// requestPeer is who is at the other end of a REST request, in the form in which gRPC has it. X-Forwarded-For is not
+// asked: anybody can write that.
+func requestPeer(r *http.Request) *peer.Peer {
+	p := &peer.Peer{Addr: remoteAddr(r.RemoteAddr)}
+	if r.TLS != nil {
+		p.AuthInfo = credentials.TLSInfo{
+			State:          *r.TLS,
+			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		}
+	}
+	return p
+}
+
+// remoteAddr is a net.Addr as net/http has it: in the form in which logs have it.
+type remoteAddr string
+
+// Network implements net.Addr.
+func (remoteAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a remoteAddr) String() string { return string(a) }

@@ -1,0 +1,236 @@
+package tokencache
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+)
+
+// overlapping is a cache that knows a call to take 32 ms, and n calls of a credential in flight, which do not ask the cache.
+func (d *testCache) overlapping(t *testing.T, jwt atlas.JWT, n int) (calls []steppedCall, ended []<-chan struct{}) {
+	t.Helper()
+	d.calls.latency = 32 * ms
+	for i := range n {
+		call := newSteppedCall()
+		asked := false
+		for range i { // others come as well, because the next one leaves for as many as there are in flight
+			begin(func() { _, _ = d.Create(t.Context(), own(jwt), true, d.asked(&asked, call, jwt)) })
+		}
+		ended = append(ended, begin(func() { _, _ = d.Create(t.Context(), own(jwt), true, d.asked(&asked, call, jwt)) }))
+		calls = append(calls, call)
+		after(8 * ms)
+		synctest.Wait()
+		if !asked {
+			t.Fatalf("call %d has not left", i+1)
+		}
+	}
+	return calls, ended
+}
+
+func (d *testCache) asked(asked *bool, call steppedCall, jwt atlas.JWT) func(context.Context) (Answer, error) {
+	return func(ctx context.Context) (Answer, error) {
+		*asked = true
+		return call.ask(d.world.ask(jwt))(ctx)
+	}
+}
+
+// finish lets a call take effect and be answered.
+func (s steppedCall) finish(ended <-chan struct{}) {
+	close(s.effect)
+	close(s.answer)
+	<-ended
+}
+
+// Of two answers the one to the call that left later stays, in whatever order they land.
+func TestAnOlderAnswerDoesNotReplaceAYounger(t *testing.T) {
+	for name, order := range map[string][]int{"in order": {0, 1}, "out of order": {1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{TTL: 10 * time.Second}, func(t *testing.T, d *testCache) {
+				jwt := newJWT(orgA, "u", time.Time{})
+				calls, ended := d.overlapping(t, jwt, 2)
+				for _, i := range order {
+					after(time.Second)
+					calls[i].finish(ended[i])
+				}
+				result, err := d.create(jwt)
+				if want := 2*time.Second + 6*ms; err != nil || !result.Status.Hit || result.Status.Age != want {
+					t.Errorf("got a token that was asked for %v ago, %v; want that of %v ago", result.Status.Age, err, want)
+				}
+			})
+		})
+	}
+}
+
+// If they are two tokens, it is not known which is the newer, whichever was asked for first.
+func TestOverlappingAnswersThatDiffer(t *testing.T) {
+	for name, order := range map[string][]int{"in order": {0, 1}, "out of order": {1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+				jwt := newJWT(orgA, "u", time.Time{})
+				calls, ended := d.overlapping(t, jwt, 2)
+				close(calls[0].effect)
+				synctest.Wait()
+				d.world.replace(orgA) // by somebody else
+				close(calls[1].effect)
+				for _, i := range order {
+					close(calls[i].answer)
+					<-ended[i]
+				}
+				if n := d.kept(); n != 0 {
+					t.Errorf("%d tokens are kept", n)
+				}
+			})
+		})
+	}
+}
+
+// A delete keeps out of the cache what any call brings that is in flight, and not only the last.
+func TestADeleteFencesAllCallsInFlight(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		d.accept(jwt)
+		calls, ended := d.overlapping(t, jwt, maxInFlight)
+		for _, c := range calls {
+			close(c.effect)
+		}
+		synctest.Wait()
+		d.delete(jwt)
+		for i, c := range calls {
+			close(c.answer)
+			<-ended[i]
+			if n := d.kept(); n != 0 {
+				t.Errorf("after call %d: %d tokens are kept", i+1, n)
+			}
+		}
+		d.want(jwt, miss) // another token than the last that landed
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+// A refusal of a credential, to a create or a delete, keeps out of the cache what calls bring that are in flight, and nothing
+// that is asked for later.
+func TestARefusalKeepsOlderAnswersOut(t *testing.T) {
+	for name, refuse := range map[string]func(*testing.T, *testCache, atlas.JWT, steppedCall, <-chan struct{}){
+		"create": func(_ *testing.T, d *testCache, _ atlas.JWT, last steppedCall, ended <-chan struct{}) {
+			d.world.failing(statusError(atlas.OpCreate, 401))
+			last.finish(ended)
+			d.world.failing(nil)
+		},
+		"delete": func(t *testing.T, d *testCache, jwt atlas.JWT, last steppedCall, ended <-chan struct{}) {
+			refusal := statusError(atlas.OpDelete, 403)
+			if err := d.Delete(t.Context(), own(jwt), func(context.Context) (atlas.JWT, error) { return jwt, refusal }); !errors.Is(err, refusal) {
+				t.Errorf("got %v, want the refusal", err)
+			}
+			last.finish(ended)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
+				jwt := newJWT(orgA, "u", time.Time{})
+				calls, ended := d.overlapping(t, jwt, 3)
+				for _, c := range calls[:2] {
+					close(c.effect) // accepted
+				}
+				synctest.Wait()
+				refuse(t, d, jwt, calls[2], ended[2])
+				for i, c := range calls[:2] {
+					close(c.answer)
+					<-ended[i]
+					if n := d.kept(); n != 0 {
+						t.Errorf("after call %d: %d tokens are kept", i+1, n)
+					}
+				}
+				d.want(jwt, miss)
+				d.want(jwt, hit(3600))
+				if n := len(d.caching.refusals.asked); n != 0 {
+					t.Errorf("%d credentials are kept", n)
+				}
+			})
+		})
+	}
+}
+
+// What is being stored when a credential is refused is there before it is removed.
+func TestARefusalWaitsForWhatIsBeingStored(t *testing.T) {
+	s := newRefusals()
+	one, two := s.begin(key{1}), s.begin(key{1})
+	stored, refused := false, make(chan struct{})
+	one.store(func(late bool) {
+		stored = !late
+		two.store(func(bool) {}) // who stores does not wait for others who do
+		s.end(s.begin(key{1}))   // nor do those who begin
+		go func() {
+			defer close(refused)
+			s.refuse(key{1})
+		}()
+		for deadline := time.Now().Add(10 * time.Second); one.storing.TryRLock(); <-time.After(ms) { // nobody wants to write
+			one.storing.RUnlock()
+			if isClosed(refused) || time.Now().After(deadline) {
+				t.Error("a refusal does not wait")
+				return
+			}
+		}
+	})
+	<-refused
+	three := s.begin(key{1})
+	for _, tc := range []struct {
+		call asking
+		want bool
+	}{{one, true}, {two, true}, {three, false}} {
+		tc.call.store(func(refused bool) {
+			if refused != tc.want {
+				t.Errorf("refused: %v, want %v", refused, tc.want)
+			}
+		})
+		s.end(tc.call)
+	}
+	if s.refuse(key{1}); !stored || len(s.asked) != 0 {
+		t.Errorf("stored: %v; %d credentials are kept", stored, len(s.asked))
+	}
+}
+
+// The same in Redis, where the answers may be those of several replicas. What comes late is noted all the same.
+func TestOverlappingAnswersInRedis(t *testing.T) {
+	server, w := redistest.Start(t), newFakeAtlas()
+	d := newReplica(t, w, server.URL(), Config{}).connected()
+	jwt := newJWT(orgA, "u", time.Time{})
+	r := request{cred: own(jwt).WithClaims()}
+	r.key = d.keys.key(r.cred)
+	s := d.caching.store
+	_, older := s.get(t.Context(), r)
+	for younger := older; ; _, younger = s.get(t.Context(), r) {
+		if younger.redis.now > older.redis.now {
+			s.put(t.Context(), younger, r, "token", time.Hour)
+			break
+		}
+	}
+	value := server.Command("GET", tokenKey(r.cred))
+	s.put(t.Context(), older, r, "token", time.Hour)
+	if server.Command("GET", tokenKey(r.cred)) != value {
+		t.Error("an older answer replaced a younger")
+	}
+	for {
+		_, youngest := s.get(t.Context(), r)
+		if youngest.redis.now > older.redis.now+1 {
+			s.put(t.Context(), youngest, r, "token", noLife)
+			if server.Command("GET", tokenKey(r.cred)) != value {
+				t.Error("stored without a life")
+			}
+			s.put(t.Context(), youngest, r, "token", time.Hour)
+			break
+		}
+	}
+	if server.Command("GET", tokenKey(r.cred)) == value {
+		t.Error("a younger answer did not replace an older")
+	}
+	s.put(t.Context(), older, r, "another token", noLife)
+	if found, _ := s.get(t.Context(), r); found.there() {
+		t.Error("kept although Atlas had another token")
+	}
+}
