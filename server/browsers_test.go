@@ -15,8 +15,8 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // page is one answer of the REST listener, as it is on the wire.

@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // certificates are a test's own authority, and what it signed.

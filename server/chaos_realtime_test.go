@@ -27,8 +27,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // The same as TestChaos with real sockets, a real clock and Redis: fewer faults, but the kernel's.

@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 var soak = flag.Duration("soak", 0, "how long TestSoak lasts; 0: it is skipped")

@@ -22,10 +22,10 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // contractRun holds what REST answers against the OpenAPI document, and collects which parts of it have come up.

@@ -12,9 +12,9 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // remembering makes a server remember tokens for so long.

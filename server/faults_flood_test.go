@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // TestFault48Slow: whoever sends slowly is gone after some seconds, whatever it is that he sends, and nobody else notices.

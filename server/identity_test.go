@@ -15,8 +15,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // identityService is a service that holds the Atlas identity of the emulator's first org, for callers with a client

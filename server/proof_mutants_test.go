@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // Common ways to share and remember, each wrong in its own way. TestProofRejects shows that the proof would find them out,

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // overlapping shares calls of which several are in flight at a time, and remembers what they bring: the real design in small, with

@@ -21,8 +21,8 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // A replica that can be killed is a process: the test's own program, which TestMain makes a replica of if the environment

@@ -17,9 +17,9 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // Profiles in the proof: several orgs side by side, of which the service holds the userauthtokens, and callers that have none

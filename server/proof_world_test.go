@@ -15,9 +15,9 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // The times of a world, short so that much happens in little time. What Atlas carries out late it carries out within the

@@ -16,11 +16,11 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // startSPIFFE runs a service that has its certificates from the agent, and the policy. Its clients trust the domain as it is now.

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // browserFlags say what the REST listener has for browsers.

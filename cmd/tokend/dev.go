@@ -10,8 +10,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // devCommand is serve with an Atlas of its own. It has no setting of Atlas or TLS and is for this machine only, so it

@@ -13,8 +13,8 @@ import (
 
 	"google.golang.org/grpc/grpclog"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // serveFlags are all settings of serve.

@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // listenFlags are the settings that serve and dev share.

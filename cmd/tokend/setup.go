@@ -14,10 +14,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // setup is what the flags describe, or all that is wrong with it. It has to be closed in either case.
@@ -26,7 +26,7 @@ type setup struct {
 
 	files     *reload.Watcher
 	atlas     *atlas.Client         // makes one attempt per call, and Config's Atlas is before it; nil if the flags are of no use
-	svid      *spiffe.Source          // nil if certificates are in files
+	svid      *spiffe.Source        // nil if certificates are in files
 	oidcCAs   func() *x509.CertPool // nil without any
 	profiles  *profiles             // nil without any
 	auditFile *auditFile            // nil without one

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 const spiffeSocketFlag = "--spiffe-socket"
