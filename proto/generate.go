@@ -1,4 +1,4 @@
-// Package proto holds the sources of the API. Its Go code is in gen/; `go generate ./...` writes that anew.
+// Package proto holds the sources of the API. `go generate ./...` writes its Go code to gen/.
 package proto
 
 //go:generate go -C ../tools run ./generate -root ..

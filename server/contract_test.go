@@ -43,7 +43,6 @@ var ofCORS = []string{"Access-Control-Allow-Origin", "Access-Control-Expose-Head
 const openapiFile = "../gen/openapi/ephemeral_token.openapi.json"
 
 var openapiDocument = sync.OnceValues(func() (*openapi3.T, error) {
-	openapi3filter.RegisterBodyDecoder("text/html", openapi3filter.PlainBodyDecoder) // it has one for text/plain only
 	loader := openapi3.NewLoader()
 	doc, err := loader.LoadFromFile(openapiFile)
 	if err != nil {

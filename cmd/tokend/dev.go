@@ -65,7 +65,7 @@ func (c *devCommand) passthrough(in *invocation, em *emulator.Emulator) (*setup,
 	return s, devAccess{
 		intro:   "export ATLAS_JWT=" + em.Org(0).JWT() + "\n",
 		scheme:  "http",
-		page:    "Authorize wants JWT, a space, and the JWT from above",
+		page:    "Authorize wants the JWT from above",
 		curl:    `-H "Authorization: JWT $ATLAS_JWT" `,
 		grpcurl: `-plaintext -H "authorization: JWT $ATLAS_JWT" `,
 	}, nil

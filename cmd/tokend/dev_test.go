@@ -80,7 +80,7 @@ func TestDev(t *testing.T) {
 			rpcService + ".CreateToken": {
 				"rpc CreateToken ( .forsta.ephemeraltoken.v1.CreateTokenRequest ) returns ( .forsta.ephemeraltoken.v1.CreateTokenResponse ) {",
 			},
-			"forsta.ephemeraltoken.v1.CreateTokenResponse": {"string token = 1 [debug_redact = true];"},
+			"forsta.ephemeraltoken.v1.CreateTokenResponse": {"string token = 1;"},
 			"google.rpc.ErrorInfo":                         {"string reason = 1;"},
 			"google.rpc.RetryInfo":                         {".google.protobuf.Duration retry_delay = 1;"},
 		} {

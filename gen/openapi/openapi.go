@@ -5,7 +5,7 @@ package openapi
 
 import _ "embed"
 
-// Gzipped is the OpenAPI 3.1 document of the REST API, which lies beside it as it is. Nobody may change it.
+// Gzipped is the OpenAPI 3.1 document of the REST API, compressed. Do not modify it.
 //
 //go:embed ephemeral_token.openapi.json.gz
 var Gzipped []byte

@@ -34,13 +34,13 @@ func press(button chromedp.CSS) chromedp.Action[chromedp.Void] {
 func (tb *tab) tryPage(t *testing.T, at, jwt string) (status, body string) {
 	t.Helper()
 	const (
-		create    = `div[id$="EphemeralTokenService_CreateToken"] `
+		create    = `div[id$="createToken"] `
 		responses = create + ".live-responses-table tbody "
 	)
 	tb.do(t,
 		chromedp.Navigate(at),
 		press(openButton),
-		chromedp.SendKeys(credential, "JWT "+jwt),
+		chromedp.SendKeys(credential, jwt),
 		press(".modal-ux button.authorize"),
 		press(".modal-ux button.btn-done"),
 		press(create+".opblock-summary-control"),

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// failure is one form in which a call can fail, as internal/apierror/errortable prints it.
+// failure is one way in which a call can fail, as printed by internal/apierror/errortable.
 type failure struct {
 	Reason         string // as in ErrorInfo
 	Status         int
@@ -27,7 +27,7 @@ type failure struct {
 	Body           any  // that of the answer
 }
 
-// example is the name of its example.
+// example returns the name of its example.
 func (f failure) example() string {
 	if f.OutcomeUnknown && f.Reason != "DELETE_OUTCOME_UNKNOWN" {
 		return f.Reason + "-outcome-unknown"
@@ -35,7 +35,7 @@ func (f failure) example() string {
 	return f.Reason
 }
 
-// summary is the title of its example.
+// summary returns the title of its example.
 func (f failure) summary() string {
 	if f.OutcomeUnknown {
 		return f.Reason + ": the delete may have taken effect"
@@ -43,7 +43,7 @@ func (f failure) summary() string {
 	return f.Reason
 }
 
-// readFailures asks the service's own code for them. It is compiled here and now, against what buf has just generated.
+// readFailures asks the service's own code, compiled with the code that buf has just generated.
 func readFailures(ctx context.Context, root string, stderr io.Writer) ([]failure, error) {
 	out, err := output(exec.CommandContext(ctx, "go", "run", "./internal/apierror/errortable"), root, stderr)
 	if err != nil {
@@ -62,7 +62,7 @@ type reason struct {
 
 const reasonEnum = "forsta.ephemeraltoken.v1.ErrorReason"
 
-// readReasons takes them from the descriptors, since generated code has no comments.
+// readReasons reads the descriptors, because generated code has no comments.
 func readReasons(ctx context.Context, root string, stderr io.Writer) ([]reason, error) {
 	build := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/go.mod", "buf", "build", "--as-file-descriptor-set", "-o", "-")
 	image, err := output(build, root, stderr)
@@ -107,7 +107,8 @@ func output(cmd *exec.Cmd, dir string, stderr io.Writer) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// checkFailures refuses reasons that the proto and the code do not both have, and statuses that the code and errors.yaml do not.
+// checkFailures reports reasons that the proto and the code do not both have, and statuses that the
+// code and errors.yaml do not both have.
 func checkFailures(failures []failure, reasons []reason, patches object) error {
 	var promised []string
 	for _, r := range reasons {
@@ -115,7 +116,7 @@ func checkFailures(failures []failure, reasons []reason, patches object) error {
 	}
 	slices.Sort(promised)
 	if given := reasonsOf(failures); !slices.Equal(given, promised) {
-		return fmt.Errorf("internal/apierror has the reasons %q, the proto has %q", given, promised)
+		return fmt.Errorf("internal/apierror/apierror.go has the reasons %q, error_reason.proto has %q", given, promised)
 	}
 	var statuses []string
 	for status := range byStatus(failures) {
@@ -123,12 +124,12 @@ func checkFailures(failures []failure, reasons []reason, patches object) error {
 	}
 	slices.Sort(statuses)
 	if have := slices.Sorted(maps.Keys(patches)); !slices.Equal(have, statuses) {
-		return fmt.Errorf("errors.yaml covers the statuses %q, internal/apierror has %q", have, statuses)
+		return fmt.Errorf("%serrors.yaml has the statuses %q, internal/apierror/apierror.go has %q", topicsPath, have, statuses)
 	}
 	return nil
 }
 
-// reasonsOf are those of failures, sorted, each once.
+// reasonsOf returns the reasons of failures, sorted and without duplicates.
 func reasonsOf(failures []failure) []string {
 	var names []string
 	for _, f := range failures {
@@ -147,16 +148,16 @@ func byStatus(failures []failure) map[string][]failure {
 	return groups
 }
 
-// failuresOf are those that an operation can have.
+// failuresOf returns the failures that an operation can have.
 func failuresOf(verb string, failures []failure) []failure {
 	return slices.DeleteFunc(slices.Clone(failures), func(f failure) bool { return f.OutcomeUnknown && verb != "DELETE" })
 }
 
-// addReasons makes the schema of a reason. x-enum-descriptions is where generators of clients look.
+// addReasons adds the schema of a reason. Client generators read x-enum-descriptions.
 func addReasons(document object, reasons []reason) {
 	var names, comments []any
 	var list strings.Builder
-	list.WriteString("Why a call failed: gRPC code / HTTP status, and what to do.\n")
+	list.WriteString("Why a call failed: gRPC code / HTTP status, the cause and what to do.\n")
 	for _, r := range reasons {
 		names, comments = append(names, r.name), append(comments, r.comment)
 		fmt.Fprintf(&list, "\n- `%s`: %s", r.name, r.comment)
@@ -172,7 +173,7 @@ func addExamples(document object, failures []failure) {
 	}
 }
 
-// addCommonHeaders gives every response so far the headers that the service's answers have.
+// addCommonHeaders adds the headers that every response has.
 func addCommonHeaders(responses object) {
 	for status := range responses {
 		mergePatch(responses[status], object{"headers": commonHeaders()})
@@ -193,31 +194,29 @@ func commonHeaders() object {
 
 func ref(kind, name string) object { return object{"$ref": "#/components/" + kind + "/" + name} }
 
-// addFailures adds the errors of an operation to its responses: for each status its reasons with an example of each, and its headers.
-func addFailures(responses object, add topics, failures []failure) {
+// addFailures adds the errors of an operation to its responses: for each status, its headers and its
+// reasons with an example of each.
+func addFailures(responses, patches object, failures []failure) {
 	groups := byStatus(failures)
 	for _, status := range slices.Sorted(maps.Keys(groups)) {
 		response := errorResponse(groups[status])
-		mergePatch(response, add.errors[status])
+		mergePatch(response, patches[status])
 		response["description"] = fmt.Sprint(response["description"], explanation(groups[status]))
 		mergePatch(response, responses[status]) // what is the operation's own
 		responses[status] = response
 	}
-	for status, patch := range add.http {
-		responses[status] = mergePatch(responses[status], patch)
-	}
 }
 
-// explanation is what to say about failures with the same status beside what errors.yaml does.
+// explanation describes failures with the same status, after errors.yaml's description.
 func explanation(failures []failure) string {
 	text := "\n\nReasons: `" + strings.Join(reasonsOf(failures), "`, `") + "`."
 	if slices.ContainsFunc(failures, func(f failure) bool { return f.OutcomeUnknown }) {
-		text += "\n\nIf the ErrorInfo's metadata has `outcome: unknown`, the delete may have taken effect: it must not be repeated blindly, and there is no `Retry-After`."
+		text += "\n\nIf the ErrorInfo's metadata has `outcome: unknown`, the delete may have taken effect. Do not repeat it blindly. There is no `Retry-After`."
 	}
 	return text
 }
 
-// errorResponse is the response for failures with the same status.
+// errorResponse returns the response for failures with the same status.
 func errorResponse(failures []failure) object {
 	examples, headers := object{}, commonHeaders()
 	waiting := 0

@@ -36,7 +36,7 @@ func TestMergePatch(t *testing.T) {
 	}
 }
 
-// sources are what a document is made of, in small.
+// sources is a small set of the inputs of a document.
 type sources struct {
 	plugin   string
 	add      topics
@@ -52,7 +52,7 @@ func goodSources(t *testing.T) sources {
 	t.Helper()
 	topic := func(text string) object { return decode(t, text).(object) }
 	return sources{
-		plugin: `{"paths":{"/t":{"post":{"responses":{"200":{"description":"plugin"}}},"delete":{"responses":{"200":{"description":"plugin"}}}}},
+		plugin: `{"paths":{"/t":{"post":{"operationId":"Service_GetT","responses":{"200":{"description":"plugin"}}},"delete":{"responses":{"200":{"description":"plugin"}}}}},
 			"components":{"schemas":{"forsta.T":{"properties":{"f":{}}}}}}`,
 		add: topics{
 			document: []object{
@@ -64,7 +64,6 @@ func goodSources(t *testing.T) sources {
 					"delete":{}}}}`),
 			},
 			errors: topic(`{"400":{"description":"bad"},"503":{"description":"later"}}`),
-			http:   topic(`{"400":{"content":{"text/plain":{}}},"505":{"description":"version"}}`),
 		},
 		failures: []failure{
 			{Reason: "BAD", Status: 400, Body: "b"},
@@ -92,7 +91,7 @@ func TestDescribe(t *testing.T) {
 	}{
 		{"post", "201", `{"description":"<t>","headers":{` + common + `}}`},
 		{"post", "400", `{"description":"bad\n\nReasons: ` + "`BAD`" + `.","headers":{` + common + `},
-			"content":{"text/plain":{},"application/json":{"schema":{"$ref":"#/components/schemas/google.rpc.Status"},
+			"content":{"application/json":{"schema":{"$ref":"#/components/schemas/google.rpc.Status"},
 				"examples":{"BAD":{"$ref":"#/components/examples/BAD"}}}}}`},
 		{"post", "503", `{"description":"later\n\nReasons: ` + "`LATER`" + `.","headers":{` + common + `,
 			"Own":{"$ref":"#/components/headers/Own"},"Retry-After":{"$ref":"#/components/headers/RetryAfter"}},
@@ -102,7 +101,6 @@ func TestDescribe(t *testing.T) {
 			` + common + `,"Retry-After":{"$ref":"#/components/headers/RetryAfterIfSafe"}},
 			"content":{"application/json":{"schema":{"$ref":"#/components/schemas/google.rpc.Status"},
 				"examples":{"LATER":{"$ref":"#/components/examples/LATER"},"LATER-outcome-unknown":{"$ref":"#/components/examples/LATER-outcome-unknown"}}}}}`},
-		{"delete", "505", `{"description":"version"}`},
 	} {
 		got := in(document, "paths", "/t", tt.verb, "responses")[tt.status]
 		if want := decode(t, tt.want); !reflect.DeepEqual(got, want) {
@@ -110,7 +108,10 @@ func TestDescribe(t *testing.T) {
 		}
 	}
 	if got := in(document, "paths", "/t", "post", "responses")["200"]; got != nil {
-		t.Errorf("what a topic takes away is still there: %v", got)
+		t.Errorf("a response that a topic removes is still there: %v", got)
+	}
+	if got := in(document, "paths", "/t", "post")["operationId"]; got != "getT" {
+		t.Errorf("operationId %v, want getT", got)
 	}
 	schema := in(document, "components", "schemas", reasonEnum)
 	if want := []any{"BAD", "LATER"}; !reflect.DeepEqual(schema["enum"], want) || !strings.Contains(schema["description"].(string), "- `LATER`: Later.") {
@@ -118,38 +119,36 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// TestDrift: sources that do not go together give no document.
+// TestDrift checks that sources that contradict each other are refused.
 func TestDrift(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		change  func(*sources)
 		wantErr string
 	}{
-		{"an operation that the topics miss", func(s *sources) { delete(in(s.add.document[1], "paths", "/t"), "delete") },
-			`operations.yaml covers the operations ["POST /t"], the proto has ["DELETE /t" "POST /t"]`},
-		{"an operation of the topics' own", func(s *sources) { in(s.add.document[1], "paths", "/t")["put"] = object{} },
-			`operations.yaml covers the operations ["DELETE /t" "POST /t" "PUT /t"], the proto has ["DELETE /t" "POST /t"]`},
-		{"a message that the proto lacks", func(s *sources) { in(s.add.document[0], "components", "schemas")["forsta.U"] = object{} },
+		{"operation missing in the topics", func(s *sources) { delete(in(s.add.document[1], "paths", "/t"), "delete") },
+			`tools/generate/openapi/operations.yaml has the operations ["POST /t"], the proto has ["DELETE /t" "POST /t"]`},
+		{"operation missing in the proto", func(s *sources) { in(s.add.document[1], "paths", "/t")["put"] = object{} },
+			`tools/generate/openapi/operations.yaml has the operations ["DELETE /t" "POST /t" "PUT /t"], the proto has ["DELETE /t" "POST /t"]`},
+		{"message missing in the proto", func(s *sources) { in(s.add.document[0], "components", "schemas")["forsta.U"] = object{} },
 			`schemas.yaml has forsta.U, the proto does not`},
-		{"a field that the proto lacks", func(s *sources) {
+		{"field missing in the proto", func(s *sources) {
 			in(s.add.document[0], "components", "schemas", "forsta.T", "properties")["g"] = object{}
 		},
 			`schemas.yaml has g of forsta.T, the proto does not`},
-		{"a reason of the proto's own", func(s *sources) { s.reasons = append(s.reasons, reason{name: "NEW"}) },
-			`internal/apierror has the reasons ["BAD" "LATER"], the proto has ["BAD" "LATER" "NEW"]`},
-		{"a reason of the code's own", func(s *sources) { s.failures = append(s.failures, failure{Reason: "NEW", Status: 400}) },
-			`internal/apierror has the reasons ["BAD" "LATER" "NEW"], the proto has ["BAD" "LATER"]`},
-		{"a status that errors.yaml misses", func(s *sources) { s.failures[0].Status = 401 },
-			`errors.yaml covers the statuses ["400" "503"], internal/apierror has ["401" "503"]`},
-		{"a response that only operations.yaml has", func(s *sources) { in(s.add.document[1], "paths", "/t", "post", "responses")["402"] = object{} },
+		{"reason missing in the code", func(s *sources) { s.reasons = append(s.reasons, reason{name: "NEW"}) },
+			`internal/apierror/apierror.go has the reasons ["BAD" "LATER"], error_reason.proto has ["BAD" "LATER" "NEW"]`},
+		{"reason missing in the proto", func(s *sources) { s.failures = append(s.failures, failure{Reason: "NEW", Status: 400}) },
+			`internal/apierror/apierror.go has the reasons ["BAD" "LATER" "NEW"], error_reason.proto has ["BAD" "LATER"]`},
+		{"status missing in errors.yaml", func(s *sources) { s.failures[0].Status = 401 },
+			`tools/generate/openapi/errors.yaml has the statuses ["400" "503"], internal/apierror/apierror.go has ["401" "503"]`},
+		{"response without a description", func(s *sources) { in(s.add.document[1], "paths", "/t", "post", "responses")["402"] = object{} },
 			`POST /t has a response 402 without a description`},
-		{"a response that http.yaml does not describe", func(s *sources) { s.add.http["417"] = object{} },
-			`DELETE /t has a response 417 without a description`},
-		{"a header that is not there", func(s *sources) { delete(in(s.add.document[0], "components", "headers"), "Own") },
+		{"missing header", func(s *sources) { delete(in(s.add.document[0], "components", "headers"), "Own") },
 			`nothing at $ref "#/components/headers/Own"`},
-		{"another document", func(s *sources) { s.add.document[0]["info"] = object{"$ref": "https://example.com/"} },
+		{"reference to another document", func(s *sources) { s.add.document[0]["info"] = object{"$ref": "https://example.com/"} },
 			`nothing at $ref "https://example.com/"`},
-		{"no JSON", func(s *sources) { s.plugin = "{" }, "unexpected end of JSON input"},
+		{"invalid JSON", func(s *sources) { s.plugin = "{" }, "unexpected end of JSON input"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := goodSources(t)
@@ -161,7 +160,7 @@ func TestDrift(t *testing.T) {
 	}
 }
 
-// TestSources: the code, the proto and the topics of this repository go together.
+// TestSources checks that the code, the proto and the topics of this repository match.
 func TestSources(t *testing.T) {
 	failures, err := readFailures(t.Context(), "../..", os.Stderr)
 	if err != nil {
@@ -180,7 +179,7 @@ func TestSources(t *testing.T) {
 	}
 	for _, r := range reasons {
 		if len(r.comment) < 20 {
-			t.Errorf("%s is not explained: %q", r.name, r.comment)
+			t.Errorf("%s has no useful comment: %q", r.name, r.comment)
 		}
 	}
 }

@@ -13,11 +13,10 @@ import (
 	"github.com/swaggest/swgui/v5/static"
 )
 
-// swaggerUI is what the API's page needs of Swagger UI. The rest of what the module has, as large as half of this, is for other ways
-// to show it.
+// swaggerUI lists the files of the module that the API page needs.
 var swaggerUI = []string{"swagger-ui-bundle.js.gz", "swagger-ui.css.gz", "favicon-32x32.png"}
 
-// writeSwaggerUI copies it into dir from the Go module that carries it, with the licence.
+// writeSwaggerUI copies those files and the licence from the Go module into dir.
 func writeSwaggerUI(ctx context.Context, dir string, stderr io.Writer) error {
 	for _, name := range swaggerUI {
 		content, err := fs.ReadFile(static.FS, name)

@@ -8,11 +8,12 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// inStep are the modules that both the generators (tools/go.mod) and the generated code (the root go.mod) use. A
-// difference would give code that was generated for another version than the one it is linked with.
+// inStep lists the modules that both the generators (tools/go.mod) and the generated code (the root
+// go.mod) use. Their versions must be equal, so that code is generated for the version it links with.
 var inStep = []string{
 	"github.com/grpc-ecosystem/grpc-gateway/v2",
 	"google.golang.org/genproto/googleapis/api",
+	"google.golang.org/genproto/googleapis/rpc",
 	"google.golang.org/protobuf",
 }
 

@@ -13,6 +13,7 @@ func TestCheckVersions(t *testing.T) {
 require (
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.33.0
 	google.golang.org/genproto/googleapis/api v0.0.1
+	google.golang.org/genproto/googleapis/rpc v0.0.1
 	google.golang.org/protobuf v1.36.12
 )
 `
@@ -39,7 +40,7 @@ require (
 	}
 }
 
-// The two go.mod files in this repository are held in step.
+// TestCheckVersionsHere checks the two go.mod files of this repository.
 func TestCheckVersionsHere(t *testing.T) {
 	if err := checkVersions("../../go.mod", "../go.mod"); err != nil {
 		t.Error(err)

@@ -24,7 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// CreateTokenRequest has no fields: the credential says which org's token is meant.
+// CreateTokenRequest has no fields: the credential determines the org.
 type CreateTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -62,10 +62,12 @@ func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
 }
 
 // CreateTokenResponse carries the org's ephemeral token.
+//
+// Do not log this message: protobuf libraries print the token like any other string.
 type CreateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The ephemeral token: opaque, never empty, at most 8 KiB, without control characters. It works until it is deleted.
-	// Treat it as a secret.
+	// The ephemeral token: an opaque string of 1 byte to 8 KiB without control characters. It is
+	// valid until it is deleted. Treat it as a secret.
 	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -108,7 +110,7 @@ func (x *CreateTokenResponse) GetToken() string {
 	return ""
 }
 
-// DeleteTokenRequest has no fields: the credential says which org's token is meant.
+// DeleteTokenRequest has no fields: the credential determines the org.
 type DeleteTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -145,7 +147,8 @@ func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
 	return file_forsta_ephemeraltoken_v1_ephemeral_token_proto_rawDescGZIP(), []int{2}
 }
 
-// DeleteTokenResponse is empty: an OK answer means that Atlas acknowledged the delete, and that nothing remembers the token.
+// DeleteTokenResponse is empty. It means that Atlas has confirmed the delete and that no cache of
+// this service returns the token any more.
 type DeleteTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -187,9 +190,9 @@ var File_forsta_ephemeraltoken_v1_ephemeral_token_proto protoreflect.FileDescrip
 const file_forsta_ephemeraltoken_v1_ephemeral_token_proto_rawDesc = "" +
 	"\n" +
 	".forsta/ephemeraltoken/v1/ephemeral_token.proto\x12\x18forsta.ephemeraltoken.v1\x1a\x1cgoogle/api/annotations.proto\"\x14\n" +
-	"\x12CreateTokenRequest\"0\n" +
-	"\x13CreateTokenResponse\x12\x19\n" +
-	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\"\x14\n" +
+	"\x12CreateTokenRequest\"+\n" +
+	"\x13CreateTokenResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\x14\n" +
 	"\x12DeleteTokenRequest\"\x15\n" +
 	"\x13DeleteTokenResponse2\xae\x02\n" +
 	"\x15EphemeralTokenService\x12\x8a\x01\n" +

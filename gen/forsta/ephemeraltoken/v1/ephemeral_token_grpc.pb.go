@@ -29,38 +29,47 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// EphemeralTokenService hands out and revokes the ephemeral user token of the caller's org.
+// EphemeralTokenService returns and revokes the ephemeral user token of the caller's org.
 //
-// An org has at most one ephemeral token. A web page passes it to Forsta's embedded client, which trades it for the
-// JWT of a new ephemeral user. The org is that of the Atlas JWT with which Atlas is called.
+// An org has at most one ephemeral token. A web page passes it to Forsta's embedded client, which
+// exchanges it for the JWT of a new ephemeral user. The org is the one in the Atlas JWT that is
+// sent to Atlas: the caller's own, or that of the identity that the service holds for the caller.
 //
-// Send that JWT as metadata or header `authorization: JWT <jwt>`; `Bearer <jwt>` means the same.
+// Send your Atlas JWT as metadata or header `authorization: JWT <jwt>`. `Bearer <jwt>` means the
+// same. Where the service holds the identity, send no Atlas JWT: a client certificate or an OIDC
+// token identifies you.
 //
-// Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
-// the name of an ErrorReason without its prefix, such as CREDENTIAL_MISSING. Where waiting helps, it also has a
-// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Over gRPC, all metadata of an error is in
-// its trailers, so that the client's retry policy can act on it; `grpc-retry-pushback-ms` is RetryInfo's delay, or -1 where there is
-// no RetryInfo. Only what gRPC or HTTP itself refuses, such as a broken frame or a message many times too large, is answered
-// without an ErrorInfo.
+// Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo. Its domain is
+// "ephemeraltoken.forsta.io" and its reason is the name of an ErrorReason without the prefix, such
+// as CREDENTIAL_MISSING. Where waiting helps, there is also a google.rpc.RetryInfo; over REST,
+// `Retry-After` has the same delay in whole seconds. Over gRPC, an error carries all its metadata
+// in the trailers, so that the client's retry policy can act on it. The trailer
+// `grpc-retry-pushback-ms` is RetryInfo's delay, or -1 (do not retry) if there is no RetryInfo.
+// Requests that gRPC or HTTP itself refuses, such as a malformed frame, are answered without an
+// ErrorInfo.
 type EphemeralTokenServiceClient interface {
-	// CreateToken returns the org's current ephemeral token, and makes one if there is none.
+	// CreateToken returns the org's current ephemeral token and creates one if there is none.
 	//
-	// Repeating it is safe: it returns the same token until that is deleted. An error with a RetryInfo is worth repeating
-	// after its delay. The token is a secret: answers over REST carry `Cache-Control: no-store`.
+	// It is safe to repeat: it returns the same token until that is deleted. Retry an error that has
+	// a RetryInfo after its delay. The token is a secret: REST responses carry `Cache-Control:
+	// no-store`.
 	//
-	// Calls with the same credential share one call of Atlas that begins after them. Where the operator lets tokens be
-	// remembered, the answer may come from memory, never across a delete that this service has acknowledged; metadata or header
-	// `cache-status` (RFC 9211) says so, with `age` in seconds. `cache-control: no-cache` asks Atlas in any case.
+	// Concurrent calls with the same credential may share one call to Atlas, which is sent after all
+	// of them have arrived. If the operator has turned caching on, the token may come from the cache,
+	// but never a token that this service has deleted. Metadata or header `cache-status` (RFC 9211)
+	// says where the token comes from, and `age` how old a cached one is, in seconds. Send
+	// `cache-control: no-cache` to bypass the cache.
 	//
-	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "…"}`.
+	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "..."}`.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// DeleteToken revokes the org's ephemeral token. It succeeds if there is none.
 	//
-	// Repeating it blindly is not safe: a late repeat also deletes a token that somebody created in between. If the
-	// reason is DELETE_OUTCOME_UNKNOWN, or the ErrorInfo's metadata has `outcome: unknown`, the token may or may not be
-	// gone.
+	// Do not repeat it blindly: a late repeat also deletes a token that another caller has created in
+	// the meantime. If the reason is DELETE_OUTCOME_UNKNOWN, or the ErrorInfo's metadata has
+	// `outcome: unknown`, the token may or may not have been deleted: call CreateToken to see the
+	// current one.
 	//
-	// REST: `DELETE /v1/ephemeral-token`, 204 with no body.
+	// REST: `DELETE /v1/ephemeral-token`, 204 without a body.
 	DeleteToken(ctx context.Context, in *DeleteTokenRequest, opts ...grpc.CallOption) (*DeleteTokenResponse, error)
 }
 
@@ -96,38 +105,47 @@ func (c *ephemeralTokenServiceClient) DeleteToken(ctx context.Context, in *Delet
 // All implementations must embed UnimplementedEphemeralTokenServiceServer
 // for forward compatibility.
 //
-// EphemeralTokenService hands out and revokes the ephemeral user token of the caller's org.
+// EphemeralTokenService returns and revokes the ephemeral user token of the caller's org.
 //
-// An org has at most one ephemeral token. A web page passes it to Forsta's embedded client, which trades it for the
-// JWT of a new ephemeral user. The org is that of the Atlas JWT with which Atlas is called.
+// An org has at most one ephemeral token. A web page passes it to Forsta's embedded client, which
+// exchanges it for the JWT of a new ephemeral user. The org is the one in the Atlas JWT that is
+// sent to Atlas: the caller's own, or that of the identity that the service holds for the caller.
 //
-// Send that JWT as metadata or header `authorization: JWT <jwt>`; `Bearer <jwt>` means the same.
+// Send your Atlas JWT as metadata or header `authorization: JWT <jwt>`. `Bearer <jwt>` means the
+// same. Where the service holds the identity, send no Atlas JWT: a client certificate or an OIDC
+// token identifies you.
 //
-// Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo of domain "ephemeraltoken.forsta.io" whose reason is
-// the name of an ErrorReason without its prefix, such as CREDENTIAL_MISSING. Where waiting helps, it also has a
-// google.rpc.RetryInfo; over REST, the same number of seconds is in `Retry-After`. Over gRPC, all metadata of an error is in
-// its trailers, so that the client's retry policy can act on it; `grpc-retry-pushback-ms` is RetryInfo's delay, or -1 where there is
-// no RetryInfo. Only what gRPC or HTTP itself refuses, such as a broken frame or a message many times too large, is answered
-// without an ErrorInfo.
+// Every error of this service is a google.rpc.Status with a google.rpc.ErrorInfo. Its domain is
+// "ephemeraltoken.forsta.io" and its reason is the name of an ErrorReason without the prefix, such
+// as CREDENTIAL_MISSING. Where waiting helps, there is also a google.rpc.RetryInfo; over REST,
+// `Retry-After` has the same delay in whole seconds. Over gRPC, an error carries all its metadata
+// in the trailers, so that the client's retry policy can act on it. The trailer
+// `grpc-retry-pushback-ms` is RetryInfo's delay, or -1 (do not retry) if there is no RetryInfo.
+// Requests that gRPC or HTTP itself refuses, such as a malformed frame, are answered without an
+// ErrorInfo.
 type EphemeralTokenServiceServer interface {
-	// CreateToken returns the org's current ephemeral token, and makes one if there is none.
+	// CreateToken returns the org's current ephemeral token and creates one if there is none.
 	//
-	// Repeating it is safe: it returns the same token until that is deleted. An error with a RetryInfo is worth repeating
-	// after its delay. The token is a secret: answers over REST carry `Cache-Control: no-store`.
+	// It is safe to repeat: it returns the same token until that is deleted. Retry an error that has
+	// a RetryInfo after its delay. The token is a secret: REST responses carry `Cache-Control:
+	// no-store`.
 	//
-	// Calls with the same credential share one call of Atlas that begins after them. Where the operator lets tokens be
-	// remembered, the answer may come from memory, never across a delete that this service has acknowledged; metadata or header
-	// `cache-status` (RFC 9211) says so, with `age` in seconds. `cache-control: no-cache` asks Atlas in any case.
+	// Concurrent calls with the same credential may share one call to Atlas, which is sent after all
+	// of them have arrived. If the operator has turned caching on, the token may come from the cache,
+	// but never a token that this service has deleted. Metadata or header `cache-status` (RFC 9211)
+	// says where the token comes from, and `age` how old a cached one is, in seconds. Send
+	// `cache-control: no-cache` to bypass the cache.
 	//
-	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "…"}`.
+	// REST: `POST /v1/ephemeral-token`, 201 with `{"token": "..."}`.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// DeleteToken revokes the org's ephemeral token. It succeeds if there is none.
 	//
-	// Repeating it blindly is not safe: a late repeat also deletes a token that somebody created in between. If the
-	// reason is DELETE_OUTCOME_UNKNOWN, or the ErrorInfo's metadata has `outcome: unknown`, the token may or may not be
-	// gone.
+	// Do not repeat it blindly: a late repeat also deletes a token that another caller has created in
+	// the meantime. If the reason is DELETE_OUTCOME_UNKNOWN, or the ErrorInfo's metadata has
+	// `outcome: unknown`, the token may or may not have been deleted: call CreateToken to see the
+	// current one.
 	//
-	// REST: `DELETE /v1/ephemeral-token`, 204 with no body.
+	// REST: `DELETE /v1/ephemeral-token`, 204 without a body.
 	DeleteToken(context.Context, *DeleteTokenRequest) (*DeleteTokenResponse, error)
 	mustEmbedUnimplementedEphemeralTokenServiceServer()
 }

@@ -21,82 +21,89 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ErrorReason says why a call failed. It travels by name, without the prefix, as google.rpc.ErrorInfo.reason in domain
-// "ephemeraltoken.forsta.io". Each comment gives the gRPC code / HTTP status, and what to do.
+// ErrorReason says why a call failed. It is sent by name, without the prefix, as
+// google.rpc.ErrorInfo.reason with the domain "ephemeraltoken.forsta.io". Each comment gives the
+// gRPC code and the HTTP status, then the cause and what to do.
 type ErrorReason int32
 
 const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// UNAUTHENTICATED / 401. The call has no credential: show a client certificate or a token that the service trusts, or
-	// send `authorization: JWT <jwt>`.
+	// UNAUTHENTICATED / 401. The call has no credential. Use a client certificate or a token that the
+	// service trusts, or send `authorization: JWT <jwt>`.
 	ErrorReason_ERROR_REASON_CREDENTIAL_MISSING ErrorReason = 1
-	// UNAUTHENTICATED / 401. The credential is not `JWT <jwt>` or `Bearer <jwt>`. Atlas was not called.
+	// UNAUTHENTICATED / 401. The credential is not `JWT <jwt>` or `Bearer <jwt>`. Atlas was not
+	// called.
 	ErrorReason_ERROR_REASON_CREDENTIAL_MALFORMED ErrorReason = 2
-	// INVALID_ARGUMENT / 400. The call has more than one credential: send exactly one, and no Atlas JWT where the service
-	// holds the identity.
+	// INVALID_ARGUMENT / 400. The call has more than one credential. Send exactly one, and no Atlas
+	// JWT if the service holds the identity for you.
 	ErrorReason_ERROR_REASON_CREDENTIAL_AMBIGUOUS ErrorReason = 3
-	// UNAUTHENTICATED / 401. Atlas refused the caller's JWT: get a fresh one.
+	// UNAUTHENTICATED / 401. Atlas refused your JWT. Log in to Atlas again for a new one.
 	ErrorReason_ERROR_REASON_CREDENTIAL_REJECTED ErrorReason = 4
-	// UNAVAILABLE / 503. Atlas refused the credential that the service itself holds. The caller can do nothing but wait;
-	// the operator has to look.
+	// UNAVAILABLE / 503. Atlas refused the credential that the service itself holds. Waiting is all
+	// you can do; the operator has to replace it.
 	ErrorReason_ERROR_REASON_SERVICE_CREDENTIAL_REJECTED ErrorReason = 5
-	// PERMISSION_DENIED / 403. Atlas knows the credential and does not let it do this.
+	// PERMISSION_DENIED / 403. Atlas accepts the credential but does not permit the operation.
 	ErrorReason_ERROR_REASON_ATLAS_FORBIDDEN ErrorReason = 6
-	// UNIMPLEMENTED / 501. Atlas does not know the route: the operator has to check the service's Atlas URL.
+	// UNIMPLEMENTED / 501. Atlas does not know the route. The operator has to check the Atlas URL.
 	ErrorReason_ERROR_REASON_ATLAS_ROUTE ErrorReason = 7
 	// ABORTED / 409. Atlas reported a conflict with another change.
 	ErrorReason_ERROR_REASON_ATLAS_CONFLICT ErrorReason = 8
-	// RESOURCE_EXHAUSTED / 429. Atlas throttles this credential: wait for the delay in RetryInfo.
+	// RESOURCE_EXHAUSTED / 429. Atlas throttles this credential. Wait for the delay in RetryInfo.
 	ErrorReason_ERROR_REASON_ATLAS_RATE_LIMITED ErrorReason = 9
-	// UNAVAILABLE / 503. No connection to Atlas, or it broke before a whole answer came.
+	// UNAVAILABLE / 503. Atlas could not be reached, or the connection broke before the response was
+	// complete. Retry after the delay in RetryInfo.
 	ErrorReason_ERROR_REASON_ATLAS_UNREACHABLE ErrorReason = 10
-	// UNAVAILABLE / 503. Atlas's certificate could not be verified. Nothing was sent.
+	// UNAVAILABLE / 503. Atlas's certificate could not be verified, so nothing was sent. The operator
+	// has to check it.
 	ErrorReason_ERROR_REASON_ATLAS_TLS ErrorReason = 11
-	// UNAVAILABLE / 503. Atlas did not answer within the service's own limit. For a delete, ErrorInfo's metadata says
-	// `outcome: unknown` if it may have taken effect.
+	// UNAVAILABLE / 503. Atlas did not answer within the service's own time limit. Retry after the
+	// delay in RetryInfo, if there is one.
 	ErrorReason_ERROR_REASON_ATLAS_TIMEOUT ErrorReason = 12
-	// UNAVAILABLE / 503. Atlas answered with a 5xx status, or has failed so often just before that it was not asked.
+	// UNAVAILABLE / 503. Atlas answered with a 5xx status, or has failed so often that the service
+	// currently does not call it. Retry after the delay in RetryInfo.
 	ErrorReason_ERROR_REASON_ATLAS_UNAVAILABLE ErrorReason = 13
-	// UNKNOWN / 500. Atlas answered with a redirect, which is never followed.
+	// UNKNOWN / 500. Atlas answered with a redirect, which the service never follows. The operator
+	// has to check the Atlas URL.
 	ErrorReason_ERROR_REASON_ATLAS_REDIRECT ErrorReason = 14
-	// INTERNAL / 500. Atlas's answer is not what its contract says.
+	// INTERNAL / 500. Atlas's response breaks its contract.
 	ErrorReason_ERROR_REASON_ATLAS_INVALID_RESPONSE ErrorReason = 15
-	// UNKNOWN / 500. A delete was sent and its answer was lost or was a 5xx: the token may or may not be gone. It was
-	// not retried, since a late repeat could delete a newer token.
+	// UNKNOWN / 500. The delete was sent, but Atlas did not confirm it: the token may or may not have
+	// been deleted. Do not repeat it blindly, because that could delete a newer token.
 	ErrorReason_ERROR_REASON_DELETE_OUTCOME_UNKNOWN ErrorReason = 16
-	// DEADLINE_EXCEEDED / 504. The caller's deadline passed, or left too little time to ask Atlas.
+	// DEADLINE_EXCEEDED / 504. Your deadline passed, or left too little time to call Atlas.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 17
-	// CANCELLED / 499. The caller went away.
+	// CANCELLED / 499. You cancelled the call or closed the connection.
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 18
-	// RESOURCE_EXHAUSTED / 429. The service is at its limit of concurrent calls, or the caller at one of its own: wait for the
-	// delay in RetryInfo.
+	// RESOURCE_EXHAUSTED / 429. The service, or your share of it, is at its limit. Wait for the delay
+	// in RetryInfo.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 19
-	// INVALID_ARGUMENT / 400. A body or header of a REST request cannot be read. Over gRPC, a message that is not protobuf is
-	// INTERNAL, without a reason: it never becomes a call.
+	// INVALID_ARGUMENT / 400. The body or a header of a REST request cannot be parsed. Over gRPC, a
+	// message that is not valid protobuf is INTERNAL without a reason.
 	ErrorReason_ERROR_REASON_REQUEST_MALFORMED ErrorReason = 20
-	// RESOURCE_EXHAUSTED / 413. The request is larger than 64 KiB. Over gRPC, there is no reason with the code.
+	// RESOURCE_EXHAUSTED / 413. The request is larger than 64 KiB. Over gRPC, there is no reason.
 	ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE ErrorReason = 21
 	// RESOURCE_EXHAUSTED / 431. The headers are larger than 16 KiB.
 	ErrorReason_ERROR_REASON_HEADERS_TOO_LARGE ErrorReason = 22
-	// INVALID_ARGUMENT / 415. The body is not `application/json`, or is compressed.
+	// INVALID_ARGUMENT / 415. The body is not `application/json`, or it is compressed.
 	ErrorReason_ERROR_REASON_UNSUPPORTED_MEDIA_TYPE ErrorReason = 23
-	// UNIMPLEMENTED / 404. There is no such route or method. Paths are compared as they are written.
+	// UNIMPLEMENTED / 404. There is no such route or method. Paths must match exactly.
 	ErrorReason_ERROR_REASON_ROUTE_NOT_FOUND ErrorReason = 24
-	// UNIMPLEMENTED / 405. The route has no such verb: `Allow` lists those it has.
+	// UNIMPLEMENTED / 405. The route does not support this HTTP method. `Allow` lists those it does.
 	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 25
-	// INTERNAL / 500. A fault of the service itself. It is logged under the call's request id.
+	// INTERNAL / 500. The service has a bug. The cause is logged under the call's request id.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 26
-	// UNAUTHENTICATED / 401. The caller's own token is not valid here: it has expired, is for another audience, or is not
-	// from an issuer that the service trusts.
+	// UNAUTHENTICATED / 401. Your OIDC token is not valid here: it has expired, is for another
+	// audience, or comes from an issuer that the service does not trust.
 	ErrorReason_ERROR_REASON_CALLER_REJECTED ErrorReason = 27
-	// UNAUTHENTICATED / 401. The service does not let in callers that show no identity of their own: a client certificate
-	// or a token of a trusted issuer.
+	// UNAUTHENTICATED / 401. The service admits only callers that identify themselves. Use a client
+	// certificate or a token of an issuer that it trusts.
 	ErrorReason_ERROR_REASON_CALLER_UNKNOWN ErrorReason = 28
-	// PERMISSION_DENIED / 403. The service knows the caller, and its policy does not allow this. Or a browser calls for the page of
-	// another site, with the client certificate that the browser holds.
+	// PERMISSION_DENIED / 403. The service's policy does not permit this for you. Or a browser made
+	// the call for a page of another site, with the client certificate that the browser holds.
 	ErrorReason_ERROR_REASON_CALLER_NOT_PERMITTED ErrorReason = 29
-	// UNAVAILABLE / 503. The issuer of the caller's token could not be asked for its keys.
+	// UNAVAILABLE / 503. The keys of your token's issuer could not be fetched. Retry after the delay
+	// in RetryInfo.
 	ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE ErrorReason = 30
 )
 
