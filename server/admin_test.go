@@ -10,11 +10,12 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // readyJSON asks /readyz for JSON.
-func (s *service) readyJSON(t *testing.T, accept string) (status int, contentType, body string) {
+func readyJSON(t *testing.T, s *testutil.Service, accept string) (status int, contentType, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+"/readyz", nil)
 	if err != nil {
@@ -35,7 +36,7 @@ func (s *service) readyJSON(t *testing.T, accept string) (status int, contentTyp
 
 // TestReadyzJSON: who asks for JSON gets each check, since when it is so, and why; the status is that of the text.
 func TestReadyzJSON(t *testing.T) {
-	s := startIdentity(t, "")
+	s := testutil.StartIdentity(t, "")
 	before := time.Now().Add(-2 * time.Second) // JSON has whole seconds
 	type told struct {
 		State  string
@@ -48,24 +49,24 @@ func TestReadyzJSON(t *testing.T) {
 	}
 	ask := func(want int) told {
 		t.Helper()
-		status, contentType, body := s.readyJSON(t, "text/html, application/json;q=0.9")
+		status, contentType, body := readyJSON(t, s.Service, "text/html, application/json;q=0.9")
 		var answer told
 		if err := json.Unmarshal([]byte(body), &answer); err != nil || status != want || contentType != "application/json" {
 			t.Fatalf("%v, %d %s: %s", err, status, contentType, body)
 		}
 		return answer
 	}
-	eventually(t, func() bool { code, _ := s.get(t, "/readyz"); return code == http.StatusOK }, "it is not ready")
+	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == http.StatusOK }, "it is not ready")
 	good := ask(http.StatusOK)
 	if good.State != "ready" || len(good.Checks) != 2 || good.Checks[0].Name != "Atlas" || good.Checks[1].Name != "profile acme" ||
 		!good.Checks[0].OK || !good.Checks[1].OK || good.Checks[1].Why != "" {
 		t.Errorf("when all is well: %+v", good)
 	}
-	s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest})
-	for _, c := range s.callers(t) {
-		wantServiceRejected.checkRetry(t, c.call(testContext(t), create), time.Second, time.Minute)
+	s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest})
+	for _, c := range s.Callers(t) {
+		testutil.WantServiceRejected.CheckRetry(t, c.Call(testutil.Context(t), testutil.Create), time.Second, time.Minute)
 	}
-	eventually(t, func() bool { code, _ := s.get(t, "/readyz"); return code == http.StatusServiceUnavailable }, "it is ready")
+	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == http.StatusServiceUnavailable }, "it is ready")
 	bad := ask(http.StatusServiceUnavailable)
 	const why = "profile acme: Atlas refuses the service's own credential: atlas: login: error status (HTTP 400): Bad Request"
 	if bad.State != "refused by Atlas" || !bad.Checks[0].OK || bad.Checks[1].OK || bad.Checks[1].Why != why ||
@@ -73,7 +74,7 @@ func TestReadyzJSON(t *testing.T) {
 		t.Errorf("when Atlas refuses the profile: %+v", bad)
 	}
 	for _, accept := range []string{"", "*/*", "text/plain"} {
-		if _, contentType, body := s.readyJSON(t, accept); contentType != "text/plain; charset=utf-8" || body != "refused by Atlas\n"+why+"\n" {
+		if _, contentType, body := readyJSON(t, s.Service, accept); contentType != "text/plain; charset=utf-8" || body != "refused by Atlas\n"+why+"\n" {
 			t.Errorf("with %q: %s %q", accept, contentType, body)
 		}
 	}
@@ -82,19 +83,19 @@ func TestReadyzJSON(t *testing.T) {
 // TestProfiling: there are no profiles unless somebody has asked for them, and never the command line, nor anything for callers.
 func TestProfiling(t *testing.T) {
 	for _, on := range []bool{false, true} {
-		s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.Debug = on })
+		s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.Debug = on })
 		want := map[bool]int{false: http.StatusNotFound, true: http.StatusOK}[on]
 		for path, want := range map[string]int{
 			"/debug/pprof/": want, "/debug/pprof/heap": want, "/debug/pprof/goroutine": want, "/debug/pprof/trace?seconds=0.01": want,
 			"/debug/pprof/cmdline": http.StatusNotFound, "/debug/pprof/symbol": http.StatusNotFound,
 		} {
-			if code, _ := s.get(t, path); code != want {
+			if code, _ := s.Get(t, path); code != want {
 				t.Errorf("profiling %v: %s: %d, want %d", on, path, code, want)
 			}
 		}
-		if code, body := s.get(t, "/"); code != http.StatusOK || strings.Contains(body, "/debug/pprof/") != on || !strings.Contains(body, "/metrics\n") {
+		if code, body := s.Get(t, "/"); code != http.StatusOK || strings.Contains(body, "/debug/pprof/") != on || !strings.Contains(body, "/metrics\n") {
 			t.Errorf("profiling %v: /: %d %q", on, code, body)
 		}
-		wantNoRoute.check(t, s.restCaller(t).do(testContext(t), http.MethodGet, "/debug/pprof/", nil))
+		testutil.WantNoRoute.Check(t, s.RESTCaller(t).Do(testutil.Context(t), http.MethodGet, "/debug/pprof/", nil))
 	}
 }

@@ -8,41 +8,42 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // TestAuditOncePerCall: whatever becomes of a call, it is on record once, over every transport.
 func TestAuditOncePerCall(t *testing.T) {
-	s := startIdentity(t, `
+	s := testutil.StartIdentity(t, `
 profiles: {acme: {userauthtoken_file: /run/secrets/acme}}
 callers:
   - {dns_san: "client.test", allow: [CreateToken], profile: acme}
 `)
-	for transport, c := range s.callers(t) {
+	for transport, c := range s.Callers(t) {
 		t.Run(transport, func(t *testing.T) {
 			for _, tc := range []struct {
-				op      operation
+				op      testutil.Operation
 				headers []string
 				fault   *emulator.Fault
 				want    string
 			}{
-				{create, nil, nil, "OK"},
-				{remove, nil, nil, "CALLER_NOT_PERMITTED"},
-				{create, credential(s.atlas), nil, "CREDENTIAL_AMBIGUOUS"},
-				{create, []string{"authorization", "Basic x"}, nil, "CREDENTIAL_MALFORMED"},
-				{create, nil, &emulator.Fault{On: emulator.Create, Status: 500}, "ATLAS_UNAVAILABLE"},
-				{create, nil, &emulator.Fault{On: emulator.Create, Status: 403}, "ATLAS_FORBIDDEN"},
-				{create, []string{"x-request-id", "mine"}, nil, "OK"},
+				{testutil.Create, nil, nil, "OK"},
+				{testutil.Delete, nil, nil, "CALLER_NOT_PERMITTED"},
+				{testutil.Create, testutil.Credential(s.Atlas), nil, "CREDENTIAL_AMBIGUOUS"},
+				{testutil.Create, []string{"authorization", "Basic x"}, nil, "CREDENTIAL_MALFORMED"},
+				{testutil.Create, nil, &emulator.Fault{On: emulator.Create, Status: 500}, "ATLAS_UNAVAILABLE"},
+				{testutil.Create, nil, &emulator.Fault{On: emulator.Create, Status: 403}, "ATLAS_FORBIDDEN"},
+				{testutil.Create, []string{"x-request-id", "mine"}, nil, "OK"},
 			} {
 				mend := func() {}
 				if tc.fault != nil {
-					mend = s.atlas.Inject(*tc.fault)
+					mend = s.Atlas.Inject(*tc.fault)
 				}
-				before := len(s.records(t))
-				got := c.call(testContext(t), tc.op, tc.headers...)
+				before := len(s.Records(t))
+				got := c.Call(testutil.Context(t), tc.op, tc.headers...)
 				mend()
-				made := s.records(t)[before:]
-				if len(made) != 1 || made[0]["outcome"] != tc.want || made[0]["request_id"] != got.header("x-request-id") {
-					t.Errorf("%s: records %v, want one with the answer's request id %s", tc.want, made, got.header("x-request-id"))
+				made := s.Records(t)[before:]
+				if len(made) != 1 || made[0]["outcome"] != tc.want || made[0]["request_id"] != got.Get("x-request-id") {
+					t.Errorf("%s: records %v, want one with the answer's request id %s", tc.want, made, got.Get("x-request-id"))
 				}
 			}
 		})
@@ -51,12 +52,12 @@ callers:
 
 // TestAuditNoCall: a REST request that is refused before it is a call is in the log, under its id, and not on record.
 func TestAuditNoCall(t *testing.T) {
-	s := startIdentity(t, "")
-	notCalled(t, s.atlas)
-	c := s.restCaller(t)
+	s := testutil.StartIdentity(t, "")
+	testutil.NotCalled(t, s.Atlas)
+	c := s.RESTCaller(t)
 	protocols := &http.Protocols{} // over HTTP/2, the client itself would refuse to send too large headers
 	protocols.SetHTTP1(true)
-	c.client.Transport = &http.Transport{TLSClientConfig: s.clientTLS(), Protocols: protocols, DisableKeepAlives: true}
+	c.Client.Transport = &http.Transport{TLSClientConfig: s.ClientTLS(), Protocols: protocols, DisableKeepAlives: true}
 	for name, tc := range map[string]struct {
 		verb, path string
 		body       io.Reader
@@ -72,18 +73,18 @@ func TestAuditNoCall(t *testing.T) {
 		"timeout":    {http.MethodPost, "/v1/ephemeral-token", nil, []string{"grpc-timeout", "soon"}, http.StatusBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := c.do(testContext(t), tc.verb, tc.path, tc.body, append(tc.headers, "x-request-id", "r-"+strings.ReplaceAll(name, " ", "-"))...)
+			got := c.Do(testutil.Context(t), tc.verb, tc.path, tc.body, append(tc.headers, "x-request-id", "r-"+strings.ReplaceAll(name, " ", "-"))...)
 			if got.HTTP != tc.want {
 				t.Errorf("status %d, want %d", got.HTTP, tc.want)
 			}
-			for start := time.Now(); !strings.Contains(s.log.String(), `"request_id":"`+got.header("x-request-id")+`"`); <-time.After(time.Millisecond) {
+			for start := time.Now(); !strings.Contains(s.Log.String(), `"request_id":"`+got.Get("x-request-id")+`"`); <-time.After(time.Millisecond) {
 				if time.Since(start) > 10*time.Second { // the line comes after the answer
 					t.Fatal("it is not in the log")
 				}
 			}
 		})
 	}
-	if text := s.audit.String(); text != "" {
+	if text := s.Audit.String(); text != "" {
 		t.Errorf("on record:\n%s", text)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -26,9 +27,9 @@ type page struct {
 }
 
 // fetch makes a request as nobody in particular; headers is in pairs.
-func (s *service) fetch(t *testing.T, verb, path string, headers ...string) page {
+func fetch(t *testing.T, s *testutil.Service, verb, path string, headers ...string) page {
 	t.Helper()
-	req, err := http.NewRequestWithContext(testContext(t), verb, "http://"+s.HTTPAddr().String()+path, nil)
+	req, err := http.NewRequestWithContext(testutil.Context(t), verb, "http://"+s.HTTPAddr().String()+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,13 +52,13 @@ func withDocs(c *server.Config, _ *atlas.Config) { c.Docs = true }
 
 // TestDocs: the API's page and its parts are there for everybody, and nothing else is.
 func TestDocs(t *testing.T) {
-	s := startService(t, plaintext, withDocs)
+	s := testutil.Start(t, testutil.Plaintext, withDocs)
 	for path, contentType := range map[string]string{
 		"/docs": "text/html; charset=utf-8", "/docs/init.js": "text/javascript; charset=utf-8", "/docs/swagger-ui.css": "text/css; charset=utf-8",
 		"/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8", "/docs/favicon-32x32.png": "image/png", "/openapi.json": "application/json",
 	} {
 		t.Run(path, func(t *testing.T) {
-			got := s.fetch(t, http.MethodGet, path)
+			got := fetch(t, s, http.MethodGet, path)
 			want := map[string]string{
 				"Content-Type": contentType, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
 				"Content-Encoding": "", "Content-Length": fmt.Sprint(len(got.body)),
@@ -76,41 +77,41 @@ func TestDocs(t *testing.T) {
 			if got.StatusCode != http.StatusOK || got.body == "" || strings.Contains(policy, "unsafe") {
 				t.Errorf("%d, %d bytes, %s", got.StatusCode, len(got.body), policy)
 			}
-			head := s.fetch(t, http.MethodHead, path)
+			head := fetch(t, s, http.MethodHead, path)
 			if head.StatusCode != http.StatusOK || head.body != "" || head.Header.Get("ETag") != got.Header.Get("ETag") {
 				t.Errorf("HEAD: %d %v", head.StatusCode, head.Header)
 			}
-			if again := s.fetch(t, http.MethodGet, path, "If-None-Match", got.Header.Get("ETag")); again.StatusCode != http.StatusNotModified || again.body != "" {
+			if again := fetch(t, s, http.MethodGet, path, "If-None-Match", got.Header.Get("ETag")); again.StatusCode != http.StatusNotModified || again.body != "" {
 				t.Errorf("with its ETag: %d, %d bytes", again.StatusCode, len(again.body))
 			}
-			if got := s.fetch(t, http.MethodPost, path); got.StatusCode != http.StatusMethodNotAllowed || got.Header.Get("Allow") != "GET, HEAD" {
+			if got := fetch(t, s, http.MethodPost, path); got.StatusCode != http.StatusMethodNotAllowed || got.Header.Get("Allow") != "GET, HEAD" {
 				t.Errorf("POST: %d, Allow: %s", got.StatusCode, got.Header.Get("Allow"))
 			}
 		})
 	}
-	document, err := os.ReadFile(openapiFile)
+	document, err := os.ReadFile(testutil.Path("gen/openapi/ephemeral_token.openapi.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.fetch(t, http.MethodGet, "/openapi.json"); got.body != string(document) {
+	if got := fetch(t, s, http.MethodGet, "/openapi.json"); got.body != string(document) {
 		t.Error("/openapi.json is another document")
 	}
-	if got := s.fetch(t, http.MethodGet, "/docs/"); got.StatusCode != http.StatusPermanentRedirect || got.Header.Get("Location") != "../docs" {
+	if got := fetch(t, s, http.MethodGet, "/docs/"); got.StatusCode != http.StatusPermanentRedirect || got.Header.Get("Location") != "../docs" {
 		t.Errorf("/docs/: %d to %s", got.StatusCode, got.Header.Get("Location"))
 	}
-	if got := s.fetch(t, http.MethodGet, "/docs/index.html"); got.StatusCode != http.StatusNotFound {
+	if got := fetch(t, s, http.MethodGet, "/docs/index.html"); got.StatusCode != http.StatusNotFound {
 		t.Errorf("/docs/index.html: %d", got.StatusCode)
 	}
-	if n := s.atlas.Calls(emulator.Any); n != 0 || strings.Contains(s.log.String(), `"code":"OK"`) {
-		t.Errorf("a page is a call: Atlas got %d\n%s", n, s.log)
+	if n := s.Atlas.Calls(emulator.Any); n != 0 || strings.Contains(s.Log.String(), `"code":"OK"`) {
+		t.Errorf("a page is a call: Atlas got %d\n%s", n, s.Log)
 	}
 }
 
 // TestDocsOff: without being asked for, the page is a route that does not exist.
 func TestDocsOff(t *testing.T) {
-	s := startService(t, plaintext)
+	s := testutil.Start(t, testutil.Plaintext)
 	for _, path := range []string{"/docs", "/docs/", "/docs/init.js", "/openapi.json"} {
-		if got := s.fetch(t, http.MethodGet, path); got.StatusCode != http.StatusNotFound {
+		if got := fetch(t, s, http.MethodGet, path); got.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %d", path, got.StatusCode)
 		}
 	}
@@ -119,13 +120,13 @@ func TestDocsOff(t *testing.T) {
 // TestDocsCompressed: whoever takes gzip gets it as it is in the binary, and everybody else the same content; caches can tell the two
 // apart.
 func TestDocsCompressed(t *testing.T) {
-	s := startService(t, plaintext, withDocs)
+	s := testutil.Start(t, testutil.Plaintext, withDocs)
 	for _, path := range []string{"/docs/swagger-ui-bundle.js", "/openapi.json"} {
-		plain := s.fetch(t, http.MethodGet, path)
+		plain := fetch(t, s, http.MethodGet, path)
 		for accepted, compressed := range map[string]bool{
 			"gzip": true, "br, gzip;q=0.5": true, "deflate": false, "gzip;q=0": false, "gzip;q=0.0, br": false, "identity": false, "": false, "*": false,
 		} {
-			got := s.fetch(t, http.MethodGet, path, "Accept-Encoding", accepted)
+			got := fetch(t, s, http.MethodGet, path, "Accept-Encoding", accepted)
 			body, etag := got.body, got.Header.Get("ETag")
 			if compressed {
 				z, err := gzip.NewReader(strings.NewReader(body))
@@ -168,15 +169,15 @@ func corsHeaders(h http.Header) map[string]string {
 // TestPreflight: a page of an origin that is let in may send what REST takes, and nothing else may. Asking is no call: it needs no
 // credential, takes nobody's place, and Atlas hears nothing of it.
 func TestPreflight(t *testing.T) {
-	s := startService(t, plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) { c.MaxCalls, c.CallerRate = 2, 1 })
-	gate := s.atlas.Hold(emulator.Create)
-	call := make(chan outcome)
-	caller := s.restCaller(t)
-	go func() { call <- caller.call(testContext(t), create, credential(s.atlas)...) }() // one caller has his half of all places
-	if err := gate.Wait(testContext(t), 1); err != nil {
+	s := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) { c.MaxCalls, c.CallerRate = 2, 1 })
+	gate := s.Atlas.Hold(emulator.Create)
+	call := make(chan testutil.Outcome)
+	caller := s.RESTCaller(t)
+	go func() { call <- caller.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...) }() // one caller has his half of all places
+	if err := gate.Wait(testutil.Context(t), 1); err != nil {
 		t.Fatal(err)
 	}
-	before := s.countedCalls(t)
+	before := countedCalls(t, s)
 	for _, tc := range []struct {
 		name, origin, method, headers string
 		allowed                       bool
@@ -210,7 +211,7 @@ func TestPreflight(t *testing.T) {
 				}
 			}
 			for range 10 {
-				got := s.fetch(t, http.MethodOptions, "/v1/ephemeral-token", headers...)
+				got := fetch(t, s, http.MethodOptions, "/v1/ephemeral-token", headers...)
 				if diff := cmp.Diff(want, corsHeaders(got.Header)); diff != "" || got.StatusCode != http.StatusNoContent || got.body != "" {
 					t.Fatalf("%d %q (-want +got):\n%s", got.StatusCode, got.body, diff)
 				}
@@ -220,23 +221,23 @@ func TestPreflight(t *testing.T) {
 			}
 		})
 	}
-	if n := s.atlas.Calls(emulator.Any); n != 1 {
+	if n := s.Atlas.Calls(emulator.Any); n != 1 {
 		t.Errorf("Atlas got %d requests, want the one of the call", n)
 	}
-	if log := s.log.String(); strings.Contains(log, "call") {
+	if log := s.Log.String(); strings.Contains(log, "call") {
 		t.Errorf("the log has calls:\n%s", log)
 	}
-	if diff := cmp.Diff(before, s.countedCalls(t)); diff != "" {
+	if diff := cmp.Diff(before, countedCalls(t, s)); diff != "" {
 		t.Errorf("preflights are counted as calls (-before +after):\n%s", diff)
 	}
 	gate.Release()
-	wantCreated.check(t, <-call)
+	testutil.WantCreated.Check(t, <-call)
 }
 
 // countedCalls are the counters of calls, and of what is refused before it is one.
-func (s *service) countedCalls(t *testing.T) (lines []string) {
+func countedCalls(t *testing.T, s *testutil.Service) (lines []string) {
 	t.Helper()
-	_, metrics := s.get(t, "/metrics")
+	_, metrics := s.Get(t, "/metrics")
 	for line := range strings.Lines(metrics) {
 		if strings.HasPrefix(line, "grpc_server_started_total{") || strings.HasPrefix(line, "tokend_calls_failed_total{") || strings.HasPrefix(line, "tokend_calls_refused_total{") {
 			lines = append(lines, line)
@@ -249,7 +250,7 @@ func (s *service) countedCalls(t *testing.T) (lines []string) {
 }
 
 // panickyTokens is broken.
-type panickyTokens struct{ stubbornTokens }
+type panickyTokens struct{ server.Tokens }
 
 func (*panickyTokens) Create(context.Context, atlas.Credential, bool) (tokencache.Result, error) {
 	panic("planted")
@@ -258,18 +259,18 @@ func (*panickyTokens) Create(context.Context, atlas.Credential, bool) (tokencach
 // TestCORS: every answer, errors included, can be read by a page of an origin that is let in and by no other, and no cache gives
 // one the answer that was for another.
 func TestCORS(t *testing.T) {
-	broken := startService(t, plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) {
-		c.SetTokens(func(tokencache.Atlas) server.Tokens { return &panickyTokens{} })
+	broken := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) {
+		c.Tokens = func(tokencache.Atlas) server.Tokens { return &panickyTokens{} }
 	})
-	s := startService(t, plaintext, withOrigin, withDocs)
-	jwt := credential(s.atlas)
+	s := testutil.Start(t, testutil.Plaintext, withOrigin, withDocs)
+	jwt := testutil.Credential(s.Atlas)
 	overloaded := func(t *testing.T) {
 		t.Helper()
-		t.Cleanup(s.atlas.Inject(emulator.Fault{Status: 429}))
+		t.Cleanup(s.Atlas.Inject(emulator.Fault{Status: 429}))
 	}
 	for _, tc := range []struct {
 		name, verb, path string
-		service          *service
+		service          *testutil.Service
 		headers          []string
 		status           int
 		prepare          func(*testing.T)
@@ -280,7 +281,7 @@ func TestCORS(t *testing.T) {
 		{"no such route", "POST", "/v1/nothing", s, nil, 404, nil},
 		{"bad media type", "POST", "/v1/ephemeral-token", s, []string{"Content-Type", "text/plain"}, 415, nil},
 		{"overloaded", "POST", "/v1/ephemeral-token", s, jwt, 429, overloaded},
-		{"panic", "POST", "/v1/ephemeral-token", broken, credential(broken.atlas), 500, nil},
+		{"panic", "POST", "/v1/ephemeral-token", broken, testutil.Credential(broken.Atlas), 500, nil},
 		{"document", "GET", "/openapi.json", s, nil, 200, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -292,7 +293,7 @@ func TestCORS(t *testing.T) {
 				if origin != "" {
 					headers = append([]string{"Origin", origin}, headers...)
 				}
-				got := tc.service.fetch(t, tc.verb, tc.path, headers...)
+				got := fetch(t, tc.service, tc.verb, tc.path, headers...)
 				want := map[string]string{}
 				if origin == pageOrigin {
 					want = map[string]string{"Allow-Origin": pageOrigin, "Expose-Headers": "X-Request-Id, Cache-Status, Age, Retry-After, Www-Authenticate, Allow"}
@@ -307,12 +308,12 @@ func TestCORS(t *testing.T) {
 		})
 	}
 	t.Run("off", func(t *testing.T) {
-		off := startService(t, plaintext)
-		got := off.fetch(t, http.MethodPost, "/v1/ephemeral-token", append(credential(off.atlas), "Origin", pageOrigin)...)
+		off := testutil.Start(t, testutil.Plaintext)
+		got := fetch(t, off, http.MethodPost, "/v1/ephemeral-token", append(testutil.Credential(off.Atlas), "Origin", pageOrigin)...)
 		if len(corsHeaders(got.Header)) > 0 || got.StatusCode != http.StatusCreated {
 			t.Errorf("%d %v", got.StatusCode, got.Header)
 		}
-		got = off.fetch(t, http.MethodOptions, "/v1/ephemeral-token", "Origin", pageOrigin, "Access-Control-Request-Method", "POST")
+		got = fetch(t, off, http.MethodOptions, "/v1/ephemeral-token", "Origin", pageOrigin, "Access-Control-Request-Method", "POST")
 		if len(corsHeaders(got.Header)) > 0 || got.StatusCode != http.StatusMethodNotAllowed {
 			t.Errorf("preflight: %d %v", got.StatusCode, got.Header)
 		}

@@ -19,44 +19,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
-
-var (
-	wantUnknownCaller  = want{code: codes.Unauthenticated, http: 401, reason: "CALLER_UNKNOWN"}
-	wantCallerRejected = want{code: codes.Unauthenticated, http: 401, reason: "CALLER_REJECTED"}
-	wantNotPermitted   = want{code: codes.PermissionDenied, http: 403, reason: "CALLER_NOT_PERMITTED"}
-	noHandshake        = want{reason: "no handshake"} // the connection is refused, so there is no answer
-)
-
-// checkNoHandshake checks that both listeners refuse the certificate, or that there is none, by what TLS itself says.
-func (s *service) checkNoHandshake(t *testing.T, cert *tls.Certificate) {
-	t.Helper()
-	for _, addr := range []string{s.GRPCAddr().String(), s.HTTPAddr().String()} {
-		cfg := s.clientTLSWith(cert)
-		cfg.NextProtos = []string{"h2"}
-		conn, err := (&tls.Dialer{Config: cfg}).DialContext(testContext(t), "tcp", addr)
-		if err == nil { // a client is done before the server has seen its certificate
-			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-			for err == nil { // what the server may have written before that
-				_, err = conn.Read(make([]byte, 1024))
-			}
-			_ = conn.Close()
-		}
-		if !strings.Contains(err.Error(), "remote error: tls: ") {
-			t.Errorf("%s: %v, want TLS to refuse", addr, err)
-		}
-	}
-}
-
-// wantNoHandshake checks that a call never was one.
-func wantNoHandshake(t *testing.T, got outcome) {
-	t.Helper()
-	overGRPC := got.Code == codes.Unavailable
-	overREST := got.Code == codes.Unknown && strings.HasPrefix(got.Message, "test: ")
-	if !overGRPC && !overREST || got.HTTP != 0 || got.Reason != "" {
-		t.Errorf("got %v %s %d (%q), want no handshake", got.Code, got.Reason, got.HTTP, got.Message)
-	}
-}
 
 func spiffeID(path string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: "prod.internal", Path: path}
@@ -66,12 +30,12 @@ func spiffeID(path string) *url.URL {
 type callerCredentials struct {
 	issuer, other *authtest.Issuer
 	key, otherKey crypto.Signer
-	ca, otherCA   authority
+	ca, otherCA   testutil.Authority
 }
 
-func newCallerCredentials(t *testing.T, ca authority, issuer *authtest.Issuer, key crypto.Signer) callerCredentials {
+func newCallerCredentials(t *testing.T, ca testutil.Authority, issuer *authtest.Issuer, key crypto.Signer) callerCredentials {
 	t.Helper()
-	c := callerCredentials{issuer: issuer, other: authtest.NewIssuer(t), key: key, otherKey: authtest.NewKey(t), ca: ca, otherCA: newAuthority(t)}
+	c := callerCredentials{issuer: issuer, other: authtest.NewIssuer(t), key: key, otherKey: authtest.NewKey(t), ca: ca, otherCA: testutil.NewAuthority(t)}
 	c.other.Publish(map[string]crypto.Signer{"ec": c.otherKey})
 	return c
 }
@@ -79,7 +43,7 @@ func newCallerCredentials(t *testing.T, ca authority, issuer *authtest.Issuer, k
 // cert is a certificate of the authority that the service believes.
 func (c callerCredentials) cert(t *testing.T, change func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
-	cert := c.ca.issueAs(t, change)
+	cert := c.ca.IssueAs(t, change)
 	return &cert
 }
 
@@ -115,7 +79,7 @@ func (c callerCredentials) signedWithPublicKey(t *testing.T) string {
 func TestCallers(t *testing.T) {
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"ec": key, "rsa": authtest.RSAKey()})
-	s := startIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: mustPolicy(t, fmt.Sprintf(`
+	s := testutil.StartIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: testutil.MustPolicy(t, fmt.Sprintf(`
 profiles:
   acme: {userauthtoken_file: /run/secrets/acme}
 callers:
@@ -124,20 +88,20 @@ callers:
   - {dns_san: billing.internal, allow: [CreateToken], profile: acme}
   - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken], profile: acme}
 `, issuer.URL))}, atlas.Clock{}, emulator.Config{})
-	c := newCallerCredentials(t, s.certs.ca, issuer, key)
-	for start := time.Now(); s.auth.Check() != nil; <-time.After(time.Millisecond) {
+	c := newCallerCredentials(t, s.Certs.CA, issuer, key)
+	for start := time.Now(); s.Auth.Check() != nil; <-time.After(time.Millisecond) {
 		if time.Since(start) > 10*time.Second {
-			t.Fatal(s.auth.Check())
+			t.Fatal(s.Auth.Check())
 		}
 	}
-	if _, err := s.source.Credential(testContext(t)); err != nil { // so that each call below is one call of Atlas at most
+	if _, err := s.Source.Credential(testutil.Context(t)); err != nil { // so that each call below is one call of Atlas at most
 		t.Fatal(err)
 	}
 
 	web, own, billing := c.withURI(t, "/web"), c.withURI(t, "/own"), c.withName(t, "billing.internal")
 	unlisted := c.withURI(t, "/unlisted")
-	forged := c.otherCA.issueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web")} })
-	atlasJWT := "JWT " + s.atlas.Org(0).JWT()
+	forged := c.otherCA.IssueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web")} })
+	atlasJWT := "JWT " + s.Atlas.Org(0).JWT()
 	good := c.token(t, nil)
 	unsigned := authtest.Sign(t, jwt.SigningMethodNone, "ec", jwt.UnsafeAllowNoneSignatureType, issuer.Claims(nil))
 	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
@@ -155,101 +119,101 @@ callers:
 		name    string
 		cert    *tls.Certificate
 		headers []string
-		op      operation
-		want    want
+		op      testutil.Operation
+		want    testutil.Want
 	}{
-		{"nothing", nil, nil, create, wantMissing},
-		{"nothing, delete", nil, nil, remove, wantMissing},
-		{"certificate by SPIFFE ID", web, nil, create, wantCreated},
-		{"certificate by SPIFFE ID, delete", web, nil, remove, wantDeleted},
-		{"certificate by DNS name", billing, nil, create, wantCreated},
-		{"certificate by DNS name in another case", c.withName(t, "Billing.Internal"), nil, create, wantCreated},
-		{"certificate, create only, delete", billing, nil, remove, wantNotPermitted},
-		{"certificate not in the policy", unlisted, nil, create, wantNotPermitted},
-		{"certificate not in the policy, delete", unlisted, nil, remove, wantNotPermitted},
-		{"SPIFFE ID with more after it", c.withURI(t, "/web/x"), nil, create, wantNotPermitted},
-		{"DNS name with more after it", c.withName(t, "billing.internal.example"), nil, create, wantNotPermitted},
+		{"nothing", nil, nil, testutil.Create, testutil.WantMissing},
+		{"nothing, delete", nil, nil, testutil.Delete, testutil.WantMissing},
+		{"certificate by SPIFFE ID", web, nil, testutil.Create, testutil.WantCreated},
+		{"certificate by SPIFFE ID, delete", web, nil, testutil.Delete, testutil.WantDeleted},
+		{"certificate by DNS name", billing, nil, testutil.Create, testutil.WantCreated},
+		{"certificate by DNS name in another case", c.withName(t, "Billing.Internal"), nil, testutil.Create, testutil.WantCreated},
+		{"certificate, create only, delete", billing, nil, testutil.Delete, testutil.WantNotPermitted},
+		{"certificate not in the policy", unlisted, nil, testutil.Create, testutil.WantNotPermitted},
+		{"certificate not in the policy, delete", unlisted, nil, testutil.Delete, testutil.WantNotPermitted},
+		{"SPIFFE ID with more after it", c.withURI(t, "/web/x"), nil, testutil.Create, testutil.WantNotPermitted},
+		{"DNS name with more after it", c.withName(t, "billing.internal.example"), nil, testutil.Create, testutil.WantNotPermitted},
 		{"SPIFFE ID decides, not the DNS name beside it", c.cert(t, func(x *x509.Certificate) {
 			x.URIs, x.DNSNames = []*url.URL{spiffeID("/unlisted")}, []string{"billing.internal"}
-		}), nil, create, wantNotPermitted},
-		{"two SPIFFE IDs", c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web"), spiffeID("/own")} }), nil, create, wantMissing},
-		{"common name only", c.cert(t, func(x *x509.Certificate) { x.Subject = pkix.Name{CommonName: "billing.internal"} }), nil, create, wantMissing},
-		{"forged certificate", &forged, nil, create, noHandshake},
-		{"forged certificate with a good token", &forged, bring(good), create, noHandshake},
+		}), nil, testutil.Create, testutil.WantNotPermitted},
+		{"two SPIFFE IDs", c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web"), spiffeID("/own")} }), nil, testutil.Create, testutil.WantMissing},
+		{"common name only", c.cert(t, func(x *x509.Certificate) { x.Subject = pkix.Name{CommonName: "billing.internal"} }), nil, testutil.Create, testutil.WantMissing},
+		{"forged certificate", &forged, nil, testutil.Create, testutil.NoHandshake},
+		{"forged certificate with a good token", &forged, bring(good), testutil.Create, testutil.NoHandshake},
 		{"expired certificate", c.cert(t, func(x *x509.Certificate) {
 			x.URIs, x.NotAfter = []*url.URL{spiffeID("/web")}, time.Now().Add(-time.Minute)
-		}), nil, create, noHandshake},
+		}), nil, testutil.Create, testutil.NoHandshake},
 		{"certificate not yet valid", c.cert(t, func(x *x509.Certificate) {
 			x.URIs, x.NotBefore = []*url.URL{spiffeID("/web")}, time.Now().Add(time.Minute)
-		}), nil, create, noHandshake},
+		}), nil, testutil.Create, testutil.NoHandshake},
 		{"certificate for servers", c.cert(t, func(x *x509.Certificate) {
 			x.URIs, x.ExtKeyUsage = []*url.URL{spiffeID("/web")}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		}), nil, create, noHandshake},
+		}), nil, testutil.Create, testutil.NoHandshake},
 
-		{"OIDC token", nil, bring(good), create, wantCreated},
-		{"OIDC token, create only, delete", nil, bring(good), remove, wantNotPermitted},
-		{"OIDC token for another audience", nil, bring(c.token(t, map[string]any{"aud": "other"})), create, wantCallerRejected},
-		{"OIDC token for two audiences", nil, bring(c.token(t, map[string]any{"aud": []string{"tokend", "other"}})), create, wantCallerRejected},
-		{"OIDC token of another issuer", nil, bring("Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", c.otherKey, c.other.Claims(nil))), create, wantCallerRejected},
-		{"OIDC token in the issuer's name by another", nil, bring("Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", c.otherKey, issuer.Claims(nil))), create, wantCallerRejected},
-		{"OIDC token that has expired", nil, bring(c.token(t, map[string]any{"exp": in(-time.Minute)})), create, wantCallerRejected},
-		{"OIDC token without exp", nil, bring(c.token(t, map[string]any{"exp": nil})), create, wantCallerRejected},
-		{"OIDC token not yet valid", nil, bring(c.token(t, map[string]any{"nbf": in(time.Hour)})), create, wantCallerRejected},
-		{"OIDC token with alg none", nil, bring("Bearer " + unsigned), create, wantMalformed},
-		{"OIDC token with alg none and a signature", nil, bring("Bearer " + unsigned + "AAAA"), create, wantCallerRejected},
-		{"OIDC token with HS256 and the public key", nil, bring(c.signedWithPublicKey(t)), create, wantCallerRejected},
-		{"OIDC token with an unknown kid", nil, bring("Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "x", key, issuer.Claims(nil))), create, wantCallerRejected},
-		{"OIDC token with the wrong subject", nil, bring(c.token(t, map[string]any{"sub": "dev-1"})), create, wantNotPermitted},
-		{"OIDC token without a subject", nil, bring(c.token(t, map[string]any{"sub": nil})), create, wantCallerRejected},
-		{"OIDC token as JWT", nil, bring("JWT" + strings.TrimPrefix(good, "Bearer")), create, wantUnknownCaller},
-		{"OIDC token with a certificate", web, bring(good), create, wantCreated},
-		{"OIDC token with another's certificate", unlisted, bring(good), create, wantCreated},
-		{"bad OIDC token with a certificate", web, bring(c.token(t, map[string]any{"aud": "other"})), create, wantCallerRejected},
+		{"OIDC token", nil, bring(good), testutil.Create, testutil.WantCreated},
+		{"OIDC token, create only, delete", nil, bring(good), testutil.Delete, testutil.WantNotPermitted},
+		{"OIDC token for another audience", nil, bring(c.token(t, map[string]any{"aud": "other"})), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token for two audiences", nil, bring(c.token(t, map[string]any{"aud": []string{"tokend", "other"}})), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token of another issuer", nil, bring("Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", c.otherKey, c.other.Claims(nil))), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token in the issuer's name by another", nil, bring("Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", c.otherKey, issuer.Claims(nil))), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token that has expired", nil, bring(c.token(t, map[string]any{"exp": in(-time.Minute)})), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token without exp", nil, bring(c.token(t, map[string]any{"exp": nil})), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token not yet valid", nil, bring(c.token(t, map[string]any{"nbf": in(time.Hour)})), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token with alg none", nil, bring("Bearer " + unsigned), testutil.Create, testutil.WantMalformed},
+		{"OIDC token with alg none and a signature", nil, bring("Bearer " + unsigned + "AAAA"), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token with HS256 and the public key", nil, bring(c.signedWithPublicKey(t)), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token with an unknown kid", nil, bring("Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "x", key, issuer.Claims(nil))), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token with the wrong subject", nil, bring(c.token(t, map[string]any{"sub": "dev-1"})), testutil.Create, testutil.WantNotPermitted},
+		{"OIDC token without a subject", nil, bring(c.token(t, map[string]any{"sub": nil})), testutil.Create, testutil.WantCallerRejected},
+		{"OIDC token as JWT", nil, bring("JWT" + strings.TrimPrefix(good, "Bearer")), testutil.Create, testutil.WantUnknownCaller},
+		{"OIDC token with a certificate", web, bring(good), testutil.Create, testutil.WantCreated},
+		{"OIDC token with another's certificate", unlisted, bring(good), testutil.Create, testutil.WantCreated},
+		{"bad OIDC token with a certificate", web, bring(c.token(t, map[string]any{"aud": "other"})), testutil.Create, testutil.WantCallerRejected},
 
-		{"identity in headers only", nil, claimed, create, wantMissing},
-		{"identity in headers only, delete", nil, claimed, remove, wantMissing},
-		{"identity in headers, another in the certificate", unlisted, claimed, create, wantNotPermitted},
-		{"more in headers than in the certificate", billing, claimed, remove, wantNotPermitted},
+		{"identity in headers only", nil, claimed, testutil.Create, testutil.WantMissing},
+		{"identity in headers only, delete", nil, claimed, testutil.Delete, testutil.WantMissing},
+		{"identity in headers, another in the certificate", unlisted, claimed, testutil.Create, testutil.WantNotPermitted},
+		{"more in headers than in the certificate", billing, claimed, testutil.Delete, testutil.WantNotPermitted},
 
-		{"Atlas JWT alone", nil, bring(atlasJWT), create, wantUnknownCaller},
-		{"Atlas JWT and a profile", web, bring(atlasJWT), create, wantAmbiguous},
-		{"Atlas JWT and a profile, delete", web, bring(atlasJWT), remove, wantAmbiguous},
-		{"Atlas JWT and a profile, not allowed", billing, bring(atlasJWT), remove, wantNotPermitted},
-		{"Atlas JWT passed on", own, bring(atlasJWT), create, wantCreated},
-		{"Atlas JWT passed on, delete", own, bring(atlasJWT), remove, wantDeleted},
-		{"Atlas JWT passed on, as Bearer", own, bring("Bearer" + strings.TrimPrefix(atlasJWT, "JWT")), create, wantCreated},
-		{"no Atlas JWT to pass on", own, nil, create, wantMissing},
-		{"no Atlas JWT to pass on, delete", own, nil, remove, wantMissing},
-		{"Atlas JWT not in the policy", unlisted, bring(atlasJWT), create, wantNotPermitted},
+		{"Atlas JWT alone", nil, bring(atlasJWT), testutil.Create, testutil.WantUnknownCaller},
+		{"Atlas JWT and a profile", web, bring(atlasJWT), testutil.Create, testutil.WantAmbiguous},
+		{"Atlas JWT and a profile, delete", web, bring(atlasJWT), testutil.Delete, testutil.WantAmbiguous},
+		{"Atlas JWT and a profile, not allowed", billing, bring(atlasJWT), testutil.Delete, testutil.WantNotPermitted},
+		{"Atlas JWT passed on", own, bring(atlasJWT), testutil.Create, testutil.WantCreated},
+		{"Atlas JWT passed on, delete", own, bring(atlasJWT), testutil.Delete, testutil.WantDeleted},
+		{"Atlas JWT passed on, as Bearer", own, bring("Bearer" + strings.TrimPrefix(atlasJWT, "JWT")), testutil.Create, testutil.WantCreated},
+		{"no Atlas JWT to pass on", own, nil, testutil.Create, testutil.WantMissing},
+		{"no Atlas JWT to pass on, delete", own, nil, testutil.Delete, testutil.WantMissing},
+		{"Atlas JWT not in the policy", unlisted, bring(atlasJWT), testutil.Create, testutil.WantNotPermitted},
 
-		{"two authorization values", nil, bring(good, good), create, wantAmbiguous},
-		{"two authorization values with a certificate", web, bring(good, atlasJWT), create, wantAmbiguous},
-		{"two authorization values to pass on", own, bring(atlasJWT, atlasJWT), create, wantAmbiguous},
-		{"a second value by the gateway's name", nil, append(bring(good), "grpc-metadata-authorization", good), create, wantAmbiguous},
+		{"two authorization values", nil, bring(good, good), testutil.Create, testutil.WantAmbiguous},
+		{"two authorization values with a certificate", web, bring(good, atlasJWT), testutil.Create, testutil.WantAmbiguous},
+		{"two authorization values to pass on", own, bring(atlasJWT, atlasJWT), testutil.Create, testutil.WantAmbiguous},
+		{"a second value by the gateway's name", nil, append(bring(good), "grpc-metadata-authorization", good), testutil.Create, testutil.WantAmbiguous},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if tc.want.reason == noHandshake.reason {
-				s.checkNoHandshake(t, tc.cert)
+			if tc.want.Reason == testutil.NoHandshake.Reason {
+				s.CheckNoHandshake(t, tc.cert)
 			}
-			for transport, caller := range s.callersAs(t, tc.cert) {
+			for transport, caller := range s.CallersAs(t, tc.cert) {
 				t.Run(transport, func(t *testing.T) {
-					calls, records := s.atlas.Calls(emulator.Any), len(s.records(t))
-					got := caller.call(testContext(t), tc.op, tc.headers...)
-					wantCalls, wantRecords, outcome := 0, 1, tc.want.reason
+					calls, records := s.Atlas.Calls(emulator.Any), len(s.Records(t))
+					got := caller.Call(testutil.Context(t), tc.op, tc.headers...)
+					wantCalls, wantRecords, outcome := 0, 1, tc.want.Reason
 					switch {
-					case tc.want.reason == noHandshake.reason:
-						wantNoHandshake(t, got)
+					case tc.want.Reason == testutil.NoHandshake.Reason:
+						testutil.WantNoHandshake(t, got)
 						wantRecords = 0
-					case tc.want.code == codes.OK:
+					case tc.want.Code == codes.OK:
 						wantCalls, outcome = 1, "OK"
 						fallthrough
 					default:
-						tc.want.check(t, got)
+						tc.want.Check(t, got)
 					}
-					if n := s.atlas.Calls(emulator.Any) - calls; n != wantCalls {
+					if n := s.Atlas.Calls(emulator.Any) - calls; n != wantCalls {
 						t.Errorf("Atlas was called %d times, want %d", n, wantCalls)
 					}
-					made := s.records(t)[records:]
+					made := s.Records(t)[records:]
 					if len(made) != wantRecords || wantRecords == 1 && made[0]["outcome"] != outcome {
 						t.Errorf("audit records %v, want %d with the outcome %s", made, wantRecords, outcome)
 					}

@@ -15,13 +15,14 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 func withChannelz(c *server.Config, _ *atlas.Config) { c.Debug = true }
 
 // adminConn is of a client that speaks gRPC to the admin listener.
-func (s *service) adminConn(t *testing.T) *grpc.ClientConn {
+func adminConn(t *testing.T, s *testutil.Service) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(s.AdminAddr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -32,11 +33,11 @@ func (s *service) adminConn(t *testing.T) *grpc.ClientConn {
 }
 
 // ownServer finds the service among the gRPC servers of this process, by the address that it listens on.
-func (s *service) ownServer(t *testing.T, client channelzpb.ChannelzClient) *channelzpb.Server {
+func ownServer(t *testing.T, s *testutil.Service, client channelzpb.ChannelzClient) *channelzpb.Server {
 	t.Helper()
 	request := &channelzpb.GetServersRequest{}
 	for {
-		got, err := client.GetServers(testContext(t), request)
+		got, err := client.GetServers(testutil.Context(t), request)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,30 +57,30 @@ func (s *service) ownServer(t *testing.T, client channelzpb.ChannelzClient) *cha
 
 // TestChannelz: the admin listener tells how many calls there were and over which connections, and nothing that was in them.
 func TestChannelz(t *testing.T) {
-	s := startService(t, mutualTLS, withChannelz)
-	jwt := credential(s.atlas)
-	made := s.grpcCaller(t).call(testContext(t), create, jwt...)
-	wantCreated.check(t, made)
-	refused := s.grpcCaller(t).call(testContext(t), create, "authorization", "JWT hunter2")
+	s := testutil.Start(t, testutil.MutualTLS, withChannelz)
+	jwt := testutil.Credential(s.Atlas)
+	made := s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create, jwt...)
+	testutil.WantCreated.Check(t, made)
+	refused := s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create, "authorization", "JWT hunter2")
 	if refused.Code == codes.OK {
 		t.Fatal("a bad JWT is accepted")
 	}
 
-	client := channelzpb.NewChannelzClient(s.adminConn(t))
+	client := channelzpb.NewChannelzClient(adminConn(t, s))
 	var told strings.Builder
 	var own *channelzpb.Server
-	eventually(t, func() bool { // a call is counted once its answer is under way
-		own = s.ownServer(t, client)
+	testutil.Eventually(t, func() bool { // a call is counted once its answer is under way
+		own = ownServer(t, s, client)
 		return own.Data.CallsStarted == 2 && own.Data.CallsSucceeded == 1 && own.Data.CallsFailed == 1
 	}, "the calls are not counted")
 	told.WriteString(prototext.Format(own))
-	sockets, err := client.GetServerSockets(testContext(t), &channelzpb.GetServerSocketsRequest{ServerId: own.Ref.ServerId})
+	sockets, err := client.GetServerSockets(testutil.Context(t), &channelzpb.GetServerSocketsRequest{ServerId: own.Ref.ServerId})
 	if err != nil || len(sockets.SocketRef) != 2 || !sockets.End {
 		t.Fatalf("%v, %v: want two connections", err, sockets)
 	}
 	streams := int64(0)
 	for _, ref := range sockets.SocketRef {
-		got, err := client.GetSocket(testContext(t), &channelzpb.GetSocketRequest{SocketId: ref.SocketId})
+		got, err := client.GetSocket(testutil.Context(t), &channelzpb.GetSocketRequest{SocketId: ref.SocketId})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,14 +90,14 @@ func TestChannelz(t *testing.T) {
 		if ip := socket.GetRemote().GetTcpipAddress().GetIpAddress(); string(ip) != "\x7f\x00\x00\x01" {
 			t.Errorf("a connection from %v", socket.Remote)
 		}
-		if cert := socket.GetSecurity().GetTls().GetRemoteCertificate(); string(cert) != string(s.certs.client.Certificate[0]) {
+		if cert := socket.GetSecurity().GetTls().GetRemoteCertificate(); string(cert) != string(s.Certs.Client.Certificate[0]) {
 			t.Errorf("the certificate that the client shows has %d bytes, want its own", len(cert))
 		}
 	}
 	if streams != 2 {
 		t.Errorf("%d streams, want 2", streams)
 	}
-	channels, err := client.GetTopChannels(testContext(t), &channelzpb.GetTopChannelsRequest{})
+	channels, err := client.GetTopChannels(testutil.Context(t), &channelzpb.GetTopChannelsRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,8 +111,8 @@ func TestChannelz(t *testing.T) {
 
 // TestChannelzReflection: grpcurl finds channelz without a .proto file.
 func TestChannelzReflection(t *testing.T) {
-	s := startService(t, plaintext, withChannelz)
-	if got := listServices(t, s.adminConn(t)); !strings.Contains(got, "grpc.channelz.v1.Channelz") || strings.Contains(got, "EphemeralToken") {
+	s := testutil.Start(t, testutil.Plaintext, withChannelz)
+	if got := listServices(t, adminConn(t, s)); !strings.Contains(got, "grpc.channelz.v1.Channelz") || strings.Contains(got, "EphemeralToken") {
 		t.Errorf("the admin listener has %s", got)
 	}
 }
@@ -119,7 +120,7 @@ func TestChannelzReflection(t *testing.T) {
 // listServices are the names that reflection tells.
 func listServices(t *testing.T, conn *grpc.ClientConn) string {
 	t.Helper()
-	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(testContext(t))
+	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(testutil.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,8 +136,8 @@ func listServices(t *testing.T, conn *grpc.ClientConn) string {
 
 // TestChannelzStop: a stream that somebody leaves open on the admin listener holds up no stop.
 func TestChannelzStop(t *testing.T) {
-	s := startService(t, plaintext, withChannelz)
-	stream, err := reflectionpb.NewServerReflectionClient(s.adminConn(t)).ServerReflectionInfo(testContext(t))
+	s := testutil.Start(t, testutil.Plaintext, withChannelz)
+	stream, err := reflectionpb.NewServerReflectionClient(adminConn(t, s)).ServerReflectionInfo(testutil.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func TestChannelzStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(start); took > 3*time.Second {
@@ -162,24 +163,24 @@ func TestChannelzStop(t *testing.T) {
 // asked for it.
 func TestChannelzPlace(t *testing.T) {
 	for _, on := range []bool{false, true} {
-		s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.Debug = on })
+		s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.Debug = on })
 		ask := func(conn *grpc.ClientConn) codes.Code {
-			_, err := channelzpb.NewChannelzClient(conn).GetServers(testContext(t), &channelzpb.GetServersRequest{})
+			_, err := channelzpb.NewChannelzClient(conn).GetServers(testutil.Context(t), &channelzpb.GetServersRequest{})
 			return status.Code(err)
 		}
 		want := map[bool]codes.Code{false: codes.Unavailable, true: codes.OK}[on] // it speaks no HTTP/2 unless it has to
-		if got := ask(s.adminConn(t)); got != want {
+		if got := ask(adminConn(t, s)); got != want {
 			t.Errorf("channelz %v: the admin listener: %v, want %v", on, got, want)
 		}
-		if got := ask(s.grpcConn(t)); got != codes.Unimplemented {
+		if got := ask(s.GRPCConn(t)); got != codes.Unimplemented {
 			t.Errorf("channelz %v: the gRPC listener: %v", on, got)
 		}
-		if got := listServices(t, s.grpcConn(t)); strings.Contains(got, "channelz") {
+		if got := listServices(t, s.GRPCConn(t)); strings.Contains(got, "channelz") {
 			t.Errorf("channelz %v: the gRPC listener tells of it: %s", on, got)
 		}
-		wantNoRoute.check(t, s.restCaller(t).do(testContext(t), http.MethodPost, "/grpc.channelz.v1.Channelz/GetServers", nil))
+		testutil.WantNoRoute.Check(t, s.RESTCaller(t).Do(testutil.Context(t), http.MethodPost, "/grpc.channelz.v1.Channelz/GetServers", nil))
 		for _, path := range []string{"/", "/healthz", "/metrics"} {
-			if code, body := s.get(t, path); code != http.StatusOK || path == "/" && strings.Contains(body, "/grpc.channelz.v1.Channelz/") != on {
+			if code, body := s.Get(t, path); code != http.StatusOK || path == "/" && strings.Contains(body, "/grpc.channelz.v1.Channelz/") != on {
 				t.Errorf("channelz %v: %s: %d %q", on, path, code, body)
 			}
 		}

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // chaosCall is one call, and what is needed to judge how it was answered.
@@ -39,8 +39,8 @@ type chaosClient struct {
 	world  *chaosWorld
 	number int
 	random *rand.Rand
-	org    int         // whose callers the ways below are of
-	ways   [][2]caller // by replica: gRPC, REST
+	org    int                  // whose callers the ways below are of
+	ways   [][2]testutil.Caller // by replica: gRPC, REST
 	close  []func()
 	jwts   map[int]string
 	calls  []chaosCall
@@ -99,9 +99,9 @@ func (c *chaosClient) connect(org int) {
 			HTTP2:           &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 3 * time.Second},
 		}
 		c.close = append(c.close, func() { _ = conn.Close() }, transport.CloseIdleConnections)
-		c.ways = append(c.ways, [2]caller{
-			grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)},
-			restCaller{base: scheme + r.httpAddr, client: &http.Client{Transport: transport}},
+		c.ways = append(c.ways, [2]testutil.Caller{
+			testutil.NewGRPCCaller(conn),
+			testutil.RESTCaller{Base: scheme + r.httpAddr, Client: &http.Client{Transport: transport}},
 		})
 	}
 }
@@ -138,7 +138,7 @@ func (c *chaosClient) call(org int) chaosCall {
 	w, at := c.world, c.target(org)
 	r := w.replicas[at]
 	call := chaosCall{
-		event:     event{client: c.number % 1000, org: org, op: create},
+		event:     event{client: c.number % 1000, org: org, op: testutil.Create},
 		requestID: fmt.Sprintf("chaos-%d-%d", c.number%1000, len(c.calls)),
 	}
 	headers := append(c.credential(org), "x-request-id", call.requestID)
@@ -147,7 +147,7 @@ func (c *chaosClient) call(org int) chaosCall {
 	}
 	switch dice := c.random.IntN(100); {
 	case dice < 6:
-		call.op = remove
+		call.op = testutil.Delete
 	case dice < 16:
 		headers = append(headers, "cache-control", "no-cache")
 	}
@@ -162,12 +162,12 @@ func (c *chaosClient) call(org int) chaosCall {
 
 	began, incarnation := time.Now(), r.number()
 	call.callTick = w.atlas.Tick()
-	out := c.ways[at][over].call(ctx, call.op, headers...)
+	out := c.ways[at][over].Call(ctx, call.op, headers...)
 	call.ended, call.took = w.atlas.Tick(), time.Since(began)
 	// Much happens in one moment of virtual time. The logical clock tells it apart.
 	call.call, call.answer = int64(call.callTick), int64(call.ended)
 	call.ok, call.token, call.reason = out.Code == codes.OK, out.Token, reasonOf(out)
-	call.hit = strings.Contains(out.header("cache-status"), "; hit")
+	call.hit = strings.Contains(out.Get("cache-status"), "; hit")
 	call.harmless = isHarmless(out)
 	call.replica = at + 100*incarnation
 	if now := r.number(); now != incarnation || now == 0 {
@@ -179,7 +179,7 @@ func (c *chaosClient) call(org int) chaosCall {
 }
 
 // reasonOf is an outcome in a word, for the counts.
-func reasonOf(out outcome) string {
+func reasonOf(out testutil.Outcome) string {
 	switch {
 	case out.Code == codes.OK:
 		return "OK"

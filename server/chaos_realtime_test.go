@@ -26,7 +26,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -36,11 +36,11 @@ var chaosRealTime = flag.Duration("chaos.realtime", 4*time.Second, "how long Tes
 
 // The times of TestChaosRealTime. What a proxy holds back arrives within the settle time.
 const (
-	realAtlasTimeout = time.Second * slower
-	realCeiling      = 3 * time.Second * slower
-	realSettle       = 4 * time.Second * slower
+	realAtlasTimeout = time.Second * testutil.Slower
+	realCeiling      = 3 * time.Second * testutil.Slower
+	realSettle       = 4 * time.Second * testutil.Slower
 	realTTL          = 500 * time.Millisecond
-	realPatience     = 2 * time.Second * slower
+	realPatience     = 2 * time.Second * testutil.Slower
 	realSlack        = 10 * time.Second // of a machine that is busy with other things
 )
 
@@ -59,7 +59,7 @@ func TestChaosRealTime(t *testing.T) {
 		w.live(t, rand.New(rand.NewPCG(seed, 0)))
 	})
 	goleak.VerifyNone(t, append(notOurs, others)...)
-	eventually(t, func() bool { return descriptors(t) <= before }, "there are more descriptors than before")
+	testutil.Eventually(t, func() bool { return descriptors(t) <= before }, "there are more descriptors than before")
 }
 
 // notOurs are goroutines that toxiproxy leaves behind: a link whose one side has ended can wait for it for ever.
@@ -130,7 +130,7 @@ func (w *realWorld) addReplica(t *testing.T) {
 	t.Helper()
 	settings := replicaSettings{TTL: realTTL, RedisURL: "redis://" + w.proxy(t, w.redis.Addr())}
 	toAtlas := w.proxy(t, strings.TrimSuffix(strings.TrimPrefix(w.atlas.URL(), "https://"), "/v1"))
-	s := startServiceWith(t, plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
+	s := testutil.StartWith(t, testutil.Plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
 		at := *c
 		*c = settings.config(nil)
 		c.GRPCAddr, c.HTTPAddr = at.GRPCAddr, at.HTTPAddr
@@ -147,9 +147,9 @@ func (w *realWorld) addReplica(t *testing.T) {
 	t.Cleanup(func() { _ = conn.Close() })
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	w.callers = append(w.callers, [2]caller{
-		grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)},
-		restCaller{base: "http://" + w.proxy(t, s.HTTPAddr().String()), client: &http.Client{Transport: transport}},
+	w.callers = append(w.callers, [2]testutil.Caller{
+		testutil.NewGRPCCaller(conn),
+		testutil.RESTCaller{Base: "http://" + w.proxy(t, s.HTTPAddr().String()), Client: &http.Client{Transport: transport}},
 	})
 }
 
@@ -258,10 +258,10 @@ func (w *realWorld) recover(t *testing.T) {
 	jwt := "JWT " + w.jwts[len(w.jwts)-1][0]
 	for i, ways := range w.callers {
 		for over, through := range ways {
-			eventually(t, func() bool {
+			testutil.Eventually(t, func() bool {
 				ctx, cancel := context.WithTimeout(context.Background(), realPatience)
 				defer cancel()
-				return through.call(ctx, create, "authorization", jwt).Code == codes.OK
+				return through.Call(ctx, testutil.Create, "authorization", jwt).Code == codes.OK
 			}, fmt.Sprintf("replica %d does not recover over transport %d", i, over))
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -34,7 +35,7 @@ func TestSoak(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("it reads /proc")
 	}
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) {
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) {
 		c.Logger, c.Cache = nil, tokencache.Config{TTL: 5 * time.Second, StaleIfError: 5 * time.Second}
 	})
 	l := newSoakLoad(t, s)
@@ -101,8 +102,8 @@ func median(series []int) int { return slices.Sorted(slices.Values(series))[len(
 
 // soakLoad is what the workers call.
 type soakLoad struct {
-	service *service
-	ways    []caller // two for each transport
+	service *testutil.Service
+	ways    []testutil.Caller // two for each transport
 	jwts    []string
 	calls   atomic.Int64
 
@@ -110,17 +111,17 @@ type soakLoad struct {
 	reasons map[string]int // guarded by mu
 }
 
-func newSoakLoad(t *testing.T, s *service) *soakLoad {
+func newSoakLoad(t *testing.T, s *testutil.Service) *soakLoad {
 	t.Helper()
 	l := &soakLoad{service: s, reasons: map[string]int{}}
 	for range 2 {
 		transport := &http.Transport{MaxIdleConnsPerHost: soakWorkers}
 		t.Cleanup(transport.CloseIdleConnections)
-		rest := restCaller{base: "http://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}
-		l.ways = append(l.ways, s.grpcCaller(t), rest)
+		rest := testutil.RESTCaller{Base: "http://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
+		l.ways = append(l.ways, s.GRPCCaller(t), rest)
 	}
 	for range 200 {
-		l.jwts = append(l.jwts, s.atlas.Org(0).JWT(), s.atlas.Org(1).JWT())
+		l.jwts = append(l.jwts, s.Atlas.Org(0).JWT(), s.Atlas.Org(1).JWT())
 	}
 	return l
 }
@@ -170,7 +171,7 @@ func (l *soakLoad) start(rate float64) (stop func()) {
 func (l *soakLoad) call(random *rand.Rand) string {
 	through := l.ways[random.IntN(len(l.ways))]
 	headers := []string{"authorization", "JWT " + l.jwts[random.IntN(8)]}
-	op, patience := create, 10*time.Second
+	op, patience := testutil.Create, 10*time.Second
 	switch dice := random.IntN(1000); {
 	case dice < 200: // not shared, and mostly not remembered
 		headers[1] = "JWT " + l.jwts[random.IntN(len(l.jwts))]
@@ -182,9 +183,9 @@ func (l *soakLoad) call(random *rand.Rand) string {
 	case dice < 300:
 		patience = time.Duration(random.IntN(5000)) * time.Microsecond
 	case dice < 302:
-		op = remove
+		op = testutil.Delete
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return reasonOf(through.call(ctx, op, headers...))
+	return reasonOf(through.Call(ctx, op, headers...))
 }

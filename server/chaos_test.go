@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -24,7 +25,7 @@ import (
 // virtual. The seed decides on the faults and on what callers do. It is printed, and can be given again; what happens in one
 // moment is the scheduler's to order, so a run is repeated as far as that goes along.
 var (
-	chaosHours = flag.Float64("chaos.hours", .2/slower, "virtual hours of each part of TestChaos, 150 at most")
+	chaosHours = flag.Float64("chaos.hours", .2/testutil.Slower, "virtual hours of each part of TestChaos, 150 at most")
 	chaosSeed  = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0: a new one")
 )
 
@@ -48,7 +49,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("to repeat: -run '%s' -chaos.hours=%v -chaos.seed=%d", t.Name(), *chaosHours, seed)
 	for i, setup := range chaosSetups {
 		t.Run(setup.name, func(t *testing.T) {
-			parallelWork(t)
+			testutil.ParallelWork(t)
 			life := time.Duration(*chaosHours * float64(time.Hour))
 			var (
 				w     *chaosWorld
@@ -115,7 +116,7 @@ func (w *chaosWorld) recover(random *rand.Rand) {
 		for over, transport := range []string{"gRPC", "REST"} {
 			for {
 				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-				out := c.ways[i][over].call(ctx, create, c.credential(org)...)
+				out := c.ways[i][over].Call(ctx, testutil.Create, c.credential(org)...)
 				cancel()
 				if out.Code == codes.OK {
 					break
@@ -224,7 +225,7 @@ func TestChaosRejects(t *testing.T) {
 		{"no fence", func(a tokencache.Atlas) server.Tokens { return newUnfenced(a, byOrg) }, (*chaosWorld).findsIllegal},
 	} {
 		t.Run(mutant.name, func(t *testing.T) {
-			parallelWork(t)
+			testutil.ParallelWork(t)
 			for seed := range uint64(20) { // what one run does not have another has
 				found := false
 				synctest.Test(t, func(t *testing.T) {

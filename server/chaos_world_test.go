@@ -18,6 +18,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -45,7 +46,7 @@ type chaosWorld struct {
 	atlas    *emulator.Emulator
 	skew     atomic.Int64 // of Atlas's clock, in ns
 	began    time.Time
-	ca       authority
+	ca       testutil.Authority
 	tls      server.TLS
 	policy   *auth.Policy
 	replicas []*chaosReplica
@@ -106,16 +107,16 @@ func fork(random *rand.Rand) *rand.Rand {
 func (w *chaosWorld) makeProfiles() {
 	w.t.Helper()
 	years := time.Now().Add(10 * 365 * 24 * time.Hour)
-	w.ca = newAuthorityUntil(w.t, years)
-	leaf, clients := w.ca.issueUntil(w.t, "localhost", years), x509.NewCertPool()
-	clients.AddCert(w.ca.cert)
+	w.ca = testutil.NewAuthorityUntil(w.t, years)
+	leaf, clients := w.ca.IssueUntil(w.t, "localhost", years), x509.NewCertPool()
+	clients.AddCert(w.ca.Cert)
 	w.tls = server.TLS{Certificate: func() tls.Certificate { return leaf }, ClientCAs: func() *x509.CertPool { return clients }}
 	var profiles, callers strings.Builder
 	for i := range w.atlas.Orgs() {
 		fmt.Fprintf(&profiles, "  p%d: {userauthtoken_file: /run/secrets/p%d}\n", i, i)
 		fmt.Fprintf(&callers, "  - {dns_san: p%d.test, allow: [CreateToken, DeleteToken], profile: p%d}\n", i, i)
 	}
-	w.policy = mustPolicy(w.t, "profiles:\n"+profiles.String()+"callers:\n"+callers.String())
+	w.policy = testutil.MustPolicy(w.t, "profiles:\n"+profiles.String()+"callers:\n"+callers.String())
 }
 
 // chaosReplica is an address at which there is a server most of the time.
@@ -166,7 +167,7 @@ func (r *chaosReplica) start() {
 		w.t.Error(err)
 		return
 	}
-	n.client, n.atlas = client, newResilient(w.t, client)
+	n.client, n.atlas = client, testutil.NewResilient(w.t, client)
 	cfg := server.Config{
 		GRPCAddr: r.grpcAddr, HTTPAddr: r.httpAddr, Atlas: n.atlas, Logger: w.handled.logger(),
 		CallCeiling: chaosCeiling, DrainTimeout: chaosDrain, TLS: w.tls,
@@ -176,15 +177,15 @@ func (r *chaosReplica) start() {
 		cfg.Auth = n.makeAuth(w, r)
 	}
 	if w.tokens != nil {
-		cfg.SetTokens(w.tokens)
+		cfg.Tokens = w.tokens
 	}
-	cfg.SetListen(func(addr string) (net.Listener, error) {
+	cfg.Listen = func(addr string) (net.Listener, error) {
 		l, err := w.network.listen(addr)
 		if err == nil {
 			n.listeners = append(n.listeners, l)
 		}
 		return l, err
-	})
+	}
 	srv, err := server.New(cfg)
 	if err != nil {
 		w.t.Error(err)
@@ -284,7 +285,7 @@ func (w *chaosWorld) clientTLS(org int) *tls.Config {
 	if !w.profiles {
 		return nil
 	}
-	c := certificates{pool: x509.NewCertPool(), client: w.ca.issueUntil(w.t, fmt.Sprintf("p%d.test", org), time.Now().Add(time.Hour))}
-	c.pool.AddCert(w.ca.cert)
-	return c.clientConfig(mutualTLS)
+	c := testutil.Certificates{Pool: x509.NewCertPool(), Client: w.ca.IssueUntil(w.t, fmt.Sprintf("p%d.test", org), time.Now().Add(time.Hour))}
+	c.Pool.AddCert(w.ca.Cert)
+	return c.ClientConfig(testutil.MutualTLS)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -71,13 +72,15 @@ type Config struct {
 	// Debug adds to the admin listener what is for whoever looks into the program itself: /debug/pprof, and gRPC's channelz, which tells
 	// what the process's gRPC servers and clients are connected to and how these connections fare. It then speaks HTTP/2 as well.
 	Debug bool
+	// ConnectionAge is how long a gRPC connection lasts before the client has to connect again. Default 30 min.
+	ConnectionAge time.Duration
+	// Tokens makes what answers the two RPCs. Default: the cache that Cache describes.
+	Tokens func(tokencache.Atlas) Tokens
+	// Listen binds an address. Default: net.Listen.
+	Listen func(addr string) (net.Listener, error)
 
-	descriptors       int                           // that the process may have open; tests have too many
-	readinessInterval time.Duration                 // between two looks at whether Atlas lets the service in
-	connectionAge     time.Duration                 // after which gRPC clients have to connect again; tests have no half an hour to wait
-	newTokens         func(tokencache.Atlas) Tokens // in place of a cache; of tests
-
-	listen func(addr string, limits listen.Limits) (*listen.Listener, error) // listen.On; tests have a network in memory
+	descriptors       int           // that the process may have open; tests have too many
+	readinessInterval time.Duration // between two looks at whether Atlas lets the service in
 }
 
 func (c *Config) setDefaults() {
@@ -102,11 +105,8 @@ func (c *Config) setDefaults() {
 	if c.readinessInterval == 0 {
 		c.readinessInterval = time.Second
 	}
-	if c.listen == nil {
-		c.listen = listen.On
-	}
-	if c.connectionAge == 0 {
-		c.connectionAge = 30 * time.Minute
+	if c.ConnectionAge == 0 {
+		c.ConnectionAge = 30 * time.Minute
 	}
 	if c.Audit == nil {
 		c.Audit = slog.New(slog.DiscardHandler)
@@ -155,7 +155,7 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.validateBrowsers()...)
 	errs = append(errs, c.Cache.Validate(), c.validateMaxConns())
-	if c.DrainDelay < 0 || c.DrainTimeout < 0 || c.CallCeiling < 0 || c.MaxCalls < 0 || c.CallerRate < 0 || c.MaxConns < 0 {
+	if c.DrainDelay < 0 || c.DrainTimeout < 0 || c.CallCeiling < 0 || c.MaxCalls < 0 || c.CallerRate < 0 || c.MaxConns < 0 || c.ConnectionAge < 0 {
 		errs = append(errs, errors.New("a timeout or limit is negative"))
 	}
 	return errors.Join(errs...)

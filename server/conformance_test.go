@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // TestHTTP2Conformance holds both listeners, REST with and without TLS, against h2spec's 145 cases. grpc-go and net/http fail some of them by themselves, so
@@ -28,9 +29,9 @@ func TestHTTP2Conformance(t *testing.T) {
 		t.Skip("it builds h2spec and takes a minute: set REQUIRE_TOOLS=1 to run it")
 	}
 	h2spec := h2specBinary(t)
-	s := startService(t, serverTLS)
-	plain := startService(t, plaintext)
-	pair, err := tls.LoadX509KeyPair(s.certs.certFile, s.certs.keyFile)
+	s := testutil.Start(t, testutil.ServerTLS)
+	plain := testutil.Start(t, testutil.Plaintext)
+	pair, err := tls.LoadX509KeyPair(s.Certs.CertFile, s.Certs.KeyFile)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -59,62 +60,62 @@ func TestContract(t *testing.T) {
 	if t.Failed() {
 		return // what is missing then is clear
 	}
-	for _, part := range documentedParts(mustOpenAPI(t)) {
+	for _, part := range testutil.DocumentedParts(testutil.OpenAPI(t)) {
 		if !r.seen[part] {
 			t.Errorf("never answered, or not by this test: %s", part)
 		}
 	}
 	for reason := range apierror.Reasons() {
 		name := (&apierror.Error{Reason: reason}).ReasonName()
-		if !slices.ContainsFunc(documentedParts(mustOpenAPI(t)), func(part string) bool { return strings.HasSuffix(part, " "+name) }) {
+		if !slices.ContainsFunc(testutil.DocumentedParts(testutil.OpenAPI(t)), func(part string) bool { return strings.HasSuffix(part, " "+name) }) {
 			t.Errorf("no answer with the reason %s is documented", name)
 		}
 	}
 }
 
 // saw takes an answer that is to have this reason; "" is a success, or an error of HTTP itself.
-func (r *contractRun) saw(t *testing.T, a answer, status int, reason string) {
+func (r *contractRun) saw(t *testing.T, a testutil.Answer, status int, reason string) {
 	t.Helper()
-	if a.status != status || reason != "" && !strings.Contains(a.body, `"`+reason+`"`) {
-		t.Errorf("%s %s: %s, want %d %s", a.verb, a.path, a, status, reason)
+	if a.Status != status || reason != "" && !strings.Contains(a.Body, `"`+reason+`"`) {
+		t.Errorf("%s %s: %s, want %d %s", a.Verb, a.Path, a, status, reason)
 	}
-	for _, part := range a.checkDocumented(t) {
+	for _, part := range a.CheckDocumented(t) {
 		r.seen[part] = true
 	}
 }
 
 // call makes one call.
-func (r *contractRun) call(t *testing.T, c restCaller, op operation, status int, reason string, headers ...string) {
+func (r *contractRun) call(t *testing.T, c testutil.RESTCaller, op testutil.Operation, status int, reason string, headers ...string) {
 	t.Helper()
-	r.saw(t, c.call(t.Context(), op, headers...).answer(), status, reason)
+	r.saw(t, c.Call(t.Context(), op, headers...).Answer(), status, reason)
 }
 
 // both makes a call of each operation.
-func (r *contractRun) both(t *testing.T, c restCaller, status int, reason string, headers ...string) {
+func (r *contractRun) both(t *testing.T, c testutil.RESTCaller, status int, reason string, headers ...string) {
 	t.Helper()
-	r.call(t, c, create, status, reason, headers...)
-	r.call(t, c, remove, status, reason, headers...)
+	r.call(t, c, testutil.Create, status, reason, headers...)
+	r.call(t, c, testutil.Delete, status, reason, headers...)
 }
 
 func answerSuccesses(t *testing.T, r *contractRun) {
-	s := startService(t, plaintext, remembering(time.Minute))
-	c, jwt := s.restCaller(t), credential(s.atlas)
+	s := testutil.Start(t, testutil.Plaintext, testutil.WithTTL(time.Minute))
+	c, jwt := s.RESTCaller(t), testutil.Credential(s.Atlas)
 	for range 2 {
-		r.call(t, c, create, 201, "", jwt...) // the second is from memory
+		r.call(t, c, testutil.Create, 201, "", jwt...) // the second is from memory
 	}
-	r.call(t, c, create, 201, "", append(jwt, "cache-control", "no-cache")...)
-	r.call(t, c, remove, 204, "", jwt...)
+	r.call(t, c, testutil.Create, 201, "", append(jwt, "cache-control", "no-cache")...)
+	r.call(t, c, testutil.Delete, 204, "", jwt...)
 }
 
 // answerOrigins looks at an answer of each kind. That all of them are the same in this is TestCORS.
 func answerOrigins(t *testing.T, r *contractRun) {
-	s := startService(t, plaintext, withOrigin)
-	c := s.restCaller(t)
-	r.call(t, c, create, 201, "", append(credential(s.atlas), "Origin", pageOrigin)...)
-	r.call(t, c, remove, 204, "", append(credential(s.atlas), "Origin", pageOrigin)...)
+	s := testutil.Start(t, testutil.Plaintext, withOrigin)
+	c := s.RESTCaller(t)
+	r.call(t, c, testutil.Create, 201, "", append(testutil.Credential(s.Atlas), "Origin", pageOrigin)...)
+	r.call(t, c, testutil.Delete, 204, "", append(testutil.Credential(s.Atlas), "Origin", pageOrigin)...)
 	r.both(t, c, 401, "CREDENTIAL_MISSING", "Origin", pageOrigin)
 	for _, answer := range []string{"POST 201", "DELETE 204", "POST 401", "DELETE 401"} {
-		for _, header := range ofCORS {
+		for _, header := range testutil.OfCORS {
 			if !r.seen[answer+" header "+header] {
 				t.Errorf("%s has no header %s", answer, header)
 			}
@@ -123,8 +124,8 @@ func answerOrigins(t *testing.T, r *contractRun) {
 }
 
 func answerUnreadable(t *testing.T, r *contractRun) {
-	s := startService(t, plaintext)
-	c := s.restCaller(t)
+	s := testutil.Start(t, testutil.Plaintext)
+	c := s.RESTCaller(t)
 	for _, tc := range []struct {
 		status         int
 		reason         string
@@ -132,19 +133,19 @@ func answerUnreadable(t *testing.T, r *contractRun) {
 		body           string
 		header, values string
 	}{
-		{400, "REQUEST_MALFORMED", "", servicePath, "x", "Content-Type", "application/json"},
-		{413, "REQUEST_TOO_LARGE", "", servicePath, strings.Repeat(" ", 64<<10+1), "Content-Type", "application/json"},
-		{415, "UNSUPPORTED_MEDIA_TYPE", "", servicePath, "x", "Content-Type", "text/plain"},
-		{431, "HEADERS_TOO_LARGE", "", servicePath, "", "X-Large", strings.Repeat("x", 16<<10)},
-		{404, "ROUTE_NOT_FOUND", "", servicePath + "/", "", "X", "y"},
-		{405, "METHOD_NOT_ALLOWED", http.MethodGet, servicePath, "", "X", "y"},
+		{400, "REQUEST_MALFORMED", "", testutil.ServicePath, "x", "Content-Type", "application/json"},
+		{413, "REQUEST_TOO_LARGE", "", testutil.ServicePath, strings.Repeat(" ", 64<<10+1), "Content-Type", "application/json"},
+		{415, "UNSUPPORTED_MEDIA_TYPE", "", testutil.ServicePath, "x", "Content-Type", "text/plain"},
+		{431, "HEADERS_TOO_LARGE", "", testutil.ServicePath, "", "X-Large", strings.Repeat("x", 16<<10)},
+		{404, "ROUTE_NOT_FOUND", "", testutil.ServicePath + "/", "", "X", "y"},
+		{405, "METHOD_NOT_ALLOWED", http.MethodGet, testutil.ServicePath, "", "X", "y"},
 	} {
-		for _, verb := range []operation{create, remove} {
+		for _, verb := range []testutil.Operation{testutil.Create, testutil.Delete} {
 			if tc.verb != "" {
-				verb = operation(tc.verb)
+				verb = testutil.Operation(tc.verb)
 			}
-			got := c.do(testContext(t), string(verb), tc.path, strings.NewReader(tc.body), append(credential(s.atlas), tc.header, tc.values)...)
-			r.saw(t, got.answer(), tc.status, tc.reason)
+			got := c.Do(testutil.Context(t), string(verb), tc.path, strings.NewReader(tc.body), append(testutil.Credential(s.Atlas), tc.header, tc.values)...)
+			r.saw(t, got.Answer(), tc.status, tc.reason)
 		}
 	}
 }
@@ -152,10 +153,10 @@ func answerUnreadable(t *testing.T, r *contractRun) {
 // answerRefusedByHTTP checks the statuses that the document says HTTP itself answers with, in plain
 // text. They are not among the responses of an operation, so that clients get one type of error.
 func answerRefusedByHTTP(t *testing.T, _ *contractRun) {
-	s := startService(t, serverTLS)
-	check := func(op operation, resp *http.Response, status int) {
+	s := testutil.Start(t, testutil.ServerTLS)
+	check := func(op testutil.Operation, resp *http.Response, status int) {
 		t.Helper()
-		if a := answerOf(t, op, resp); a.status != status || a.header.Get("Content-Type") == "application/json" {
+		if a := answerOf(t, op, resp); a.Status != status || a.Header.Get("Content-Type") == "application/json" {
 			t.Errorf("%s, want %d in plain text", a, status)
 		}
 	}
@@ -169,40 +170,40 @@ func answerRefusedByHTTP(t *testing.T, _ *contractRun) {
 		{501, "1.1", "Host: x\r\nTransfer-Encoding: gzip\r\n"},
 		{505, "3.0", "Host: x\r\n"},
 	} {
-		for _, op := range []operation{create, remove} {
-			check(op, rawHTTP(t, s, fmt.Sprintf("%s %s HTTP/%s\r\n%s\r\n", op, servicePath, tc.version, tc.lines)), tc.status)
+		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+			check(op, testutil.RawHTTP(t, s, fmt.Sprintf("%s %s HTTP/%s\r\n%s\r\n", op, testutil.ServicePath, tc.version, tc.lines)), tc.status)
 		}
 	}
 }
 
 // answerOf reads a response whole.
-func answerOf(t *testing.T, op operation, resp *http.Response) answer {
+func answerOf(t *testing.T, op testutil.Operation, resp *http.Response) testutil.Answer {
 	t.Helper()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer{string(op), servicePath, resp.StatusCode, resp.Header, string(body)}
+	return testutil.Answer{Verb: string(op), Path: testutil.ServicePath, Status: resp.StatusCode, Header: resp.Header, Body: string(body)}
 }
 
 func answerCredentials(t *testing.T, r *contractRun) {
-	s := startService(t, plaintext)
-	c := s.restCaller(t)
+	s := testutil.Start(t, testutil.Plaintext)
+	c := s.RESTCaller(t)
 	r.both(t, c, 401, "CREDENTIAL_MISSING")
 	r.both(t, c, 401, "CREDENTIAL_MALFORMED", "authorization", "Basic eDp5")
-	r.both(t, c, 400, "CREDENTIAL_AMBIGUOUS", append(credential(s.atlas), credential(s.atlas)...)...)
+	r.both(t, c, 400, "CREDENTIAL_AMBIGUOUS", append(testutil.Credential(s.Atlas), testutil.Credential(s.Atlas)...)...)
 }
 
 func answerCallers(t *testing.T, r *contractRun) {
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"ec": key})
-	s := startIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: mustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
-	eventually(t, func() bool { return s.auth.Check() == nil }, "the issuer's keys do not come")
-	c := newCallerCredentials(t, s.certs.ca, issuer, key)
-	r.both(t, s.restAs(t, nil), 401, "CALLER_REJECTED", "authorization", c.token(t, map[string]any{"aud": "other"}))
-	r.both(t, s.restAs(t, nil), 401, "CALLER_UNKNOWN", credential(s.atlas)...)
-	r.both(t, s.restAs(t, c.withURI(t, "/unlisted")), 403, "CALLER_NOT_PERMITTED")
-	r.both(t, s.restAs(t, c.withURI(t, "/web")), 403, "CALLER_NOT_PERMITTED", "Sec-Fetch-Site", "cross-site") // a page of another site
+	s := testutil.StartIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: testutil.MustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
+	testutil.Eventually(t, func() bool { return s.Auth.Check() == nil }, "the issuer's keys do not come")
+	c := newCallerCredentials(t, s.Certs.CA, issuer, key)
+	r.both(t, restAs(t, s.Service, nil), 401, "CALLER_REJECTED", "authorization", c.token(t, map[string]any{"aud": "other"}))
+	r.both(t, restAs(t, s.Service, nil), 401, "CALLER_UNKNOWN", testutil.Credential(s.Atlas)...)
+	r.both(t, restAs(t, s.Service, c.withURI(t, "/unlisted")), 403, "CALLER_NOT_PERMITTED")
+	r.both(t, restAs(t, s.Service, c.withURI(t, "/web")), 403, "CALLER_NOT_PERMITTED", "Sec-Fetch-Site", "cross-site") // a page of another site
 }
 
 func policyOf(issuer *authtest.Issuer) string {
@@ -216,17 +217,17 @@ callers:
 }
 
 // restAs is a REST client with this certificate, or none if it is nil.
-func (s *service) restAs(t *testing.T, cert *tls.Certificate) restCaller {
+func restAs(t *testing.T, s *testutil.Service, cert *tls.Certificate) testutil.RESTCaller {
 	t.Helper()
-	return s.restCallerWith(t, s.clientTLSWith(cert))
+	return s.RESTCallerWith(t, s.ClientTLSWith(cert))
 }
 
 func answerIssuerDown(t *testing.T, r *contractRun) {
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Answer(authtest.PathKeys, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	s := startIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: mustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
+	s := testutil.StartIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: testutil.MustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
 	token := "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", key, issuer.Claims(nil))
-	r.both(t, s.restAs(t, nil), 503, "CALLER_CHECK_UNAVAILABLE", "authorization", token)
+	r.both(t, restAs(t, s.Service, nil), 503, "CALLER_CHECK_UNAVAILABLE", "authorization", token)
 }
 
 func answerAtlasStatuses(t *testing.T, r *contractRun) {
@@ -245,29 +246,29 @@ func answerAtlasStatuses(t *testing.T, r *contractRun) {
 		{429, 429, 429, "ATLAS_RATE_LIMITED", "ATLAS_RATE_LIMITED"},
 		{500, 503, 500, "ATLAS_UNAVAILABLE", "DELETE_OUTCOME_UNKNOWN"},
 	} {
-		s := startService(t, plaintext)
-		s.atlas.Inject(emulator.Fault{Status: tc.atlas})
-		r.call(t, s.restCaller(t), create, tc.create, tc.ofCreate, credential(s.atlas)...)
-		r.call(t, s.restCaller(t), remove, tc.remove, tc.ofRemove, credential(s.atlas)...)
+		s := testutil.Start(t, testutil.Plaintext)
+		s.Atlas.Inject(emulator.Fault{Status: tc.atlas})
+		r.call(t, s.RESTCaller(t), testutil.Create, tc.create, tc.ofCreate, testutil.Credential(s.Atlas)...)
+		r.call(t, s.RESTCaller(t), testutil.Delete, tc.remove, tc.ofRemove, testutil.Credential(s.Atlas)...)
 	}
 }
 
 func answerNoAtlas(t *testing.T, r *contractRun) {
 	t.Run("gone", func(t *testing.T) {
-		s := startService(t, plaintext)
-		jwt := credential(s.atlas)
-		s.atlas.Close()
-		r.both(t, s.restCaller(t), 503, "ATLAS_UNREACHABLE", jwt...)
+		s := testutil.Start(t, testutil.Plaintext)
+		jwt := testutil.Credential(s.Atlas)
+		s.Atlas.Close()
+		r.both(t, s.RESTCaller(t), 503, "ATLAS_UNREACHABLE", jwt...)
 	})
 	t.Run("certificate", func(t *testing.T) {
-		s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) { a.RootCAs = x509.NewCertPool() })
-		r.both(t, s.restCaller(t), 503, "ATLAS_TLS", credential(s.atlas)...)
+		s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.RootCAs = x509.NewCertPool() })
+		r.both(t, s.RESTCaller(t), 503, "ATLAS_TLS", testutil.Credential(s.Atlas)...)
 	})
 	t.Run("slow", func(t *testing.T) {
 		r.untilSent(t, "DELETE 503 application/json ATLAS_TIMEOUT-outcome-unknown", func(limit time.Duration) {
-			s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = limit })
-			s.atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})
-			r.both(t, s.restCaller(t), 503, "ATLAS_TIMEOUT", credential(s.atlas)...)
+			s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = limit })
+			s.Atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})
+			r.both(t, s.RESTCaller(t), 503, "ATLAS_TIMEOUT", testutil.Credential(s.Atlas)...)
 		})
 	})
 	t.Run("slow to begin with", func(t *testing.T) {
@@ -276,34 +277,34 @@ func answerNoAtlas(t *testing.T, r *contractRun) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = silent.Close() })
-		s := startService(t, plaintext, func(_ *server.Config, a *atlas.Config) {
+		s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) {
 			a.BaseURL, a.Timeout = "https://"+silent.Addr().String()+"/v1", 100*time.Millisecond
 		})
-		r.both(t, s.restCaller(t), 503, "ATLAS_TIMEOUT", credential(s.atlas)...)
+		r.both(t, s.RESTCaller(t), 503, "ATLAS_TIMEOUT", testutil.Credential(s.Atlas)...)
 	})
 }
 
 func answerServiceCredential(t *testing.T, r *contractRun) {
 	t.Run("refused", func(t *testing.T) {
-		s := startIdentity(t, "")
-		s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})
-		r.both(t, s.restCaller(t), 503, "SERVICE_CREDENTIAL_REJECTED")
+		s := testutil.StartIdentity(t, "")
+		s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})
+		r.both(t, s.RESTCaller(t), 503, "SERVICE_CREDENTIAL_REJECTED")
 	})
 	t.Run("login answered with junk", func(t *testing.T) {
-		s := startIdentity(t, "")
-		s.atlas.Inject(emulator.Fault{On: emulator.Login, Body: "<html>"})
-		r.both(t, s.restCaller(t), 500, "ATLAS_INVALID_RESPONSE")
+		s := testutil.StartIdentity(t, "")
+		s.Atlas.Inject(emulator.Fault{On: emulator.Login, Body: "<html>"})
+		r.both(t, s.RESTCaller(t), 500, "ATLAS_INVALID_RESPONSE")
 	})
 }
 
 func answerDeadlines(t *testing.T, r *contractRun) {
-	s := startService(t, plaintext)
-	c := s.restCaller(t)
-	r.both(t, c, 504, "DEADLINE_EXCEEDED", append(credential(s.atlas), "Grpc-Timeout", "1m")...)
-	s.atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})
+	s := testutil.Start(t, testutil.Plaintext)
+	c := s.RESTCaller(t)
+	r.both(t, c, 504, "DEADLINE_EXCEEDED", append(testutil.Credential(s.Atlas), "Grpc-Timeout", "1m")...)
+	s.Atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})
 	r.untilSent(t, "DELETE 504 application/json DEADLINE_EXCEEDED-outcome-unknown", func(limit time.Duration) {
 		timeout := fmt.Sprintf("%dm", limit.Milliseconds())
-		r.both(t, c, 504, "DEADLINE_EXCEEDED", append(credential(s.atlas), "Grpc-Timeout", timeout)...)
+		r.both(t, c, 504, "DEADLINE_EXCEEDED", append(testutil.Credential(s.Atlas), "Grpc-Timeout", timeout)...)
 	})
 }
 
@@ -316,16 +317,16 @@ func (r *contractRun) untilSent(t *testing.T, part string, call func(limit time.
 }
 
 func answerCancelled(t *testing.T, r *contractRun) {
-	s := startService(t, plaintext)
-	for op, on := range map[operation]emulator.Operation{create: emulator.Create, remove: emulator.Delete} {
-		r.saw(t, leave(t, s, s.atlas.Hold(on), op, credential(s.atlas)[1]), 499, "CANCELLED")
+	s := testutil.Start(t, testutil.Plaintext)
+	for op, on := range map[testutil.Operation]emulator.Operation{testutil.Create: emulator.Create, testutil.Delete: emulator.Delete} {
+		r.saw(t, leave(t, s, s.Atlas.Hold(on), op, testutil.Credential(s.Atlas)[1]), 499, "CANCELLED")
 	}
-	identity := startIdentity(t, "")
-	r.saw(t, leave(t, identity.service, identity.atlas.Hold(emulator.Login), remove, ""), 499, "CANCELLED") // the delete was not sent
+	identity := testutil.StartIdentity(t, "")
+	r.saw(t, leave(t, identity.Service, identity.Atlas.Hold(emulator.Login), testutil.Delete, ""), 499, "CANCELLED") // the delete was not sent
 }
 
 // leave makes a call and, once Atlas holds on to it, shuts its half of the connection. Only who does that sees the answer.
-func leave(t *testing.T, s *service, gate *emulator.Gate, op operation, authorization string) answer {
+func leave(t *testing.T, s *testutil.Service, gate *emulator.Gate, op testutil.Operation, authorization string) testutil.Answer {
 	t.Helper()
 	defer gate.Release()
 	raw, err := net.Dial("tcp", s.HTTPAddr().String())
@@ -338,19 +339,19 @@ func leave(t *testing.T, s *service, gate *emulator.Gate, op operation, authoriz
 		io.ReadWriter
 		CloseWrite() error
 	} = raw.(*net.TCPConn)
-	if s.mode != plaintext {
-		cfg := s.certs.clientConfig(s.mode)
+	if s.Mode != testutil.Plaintext {
+		cfg := s.Certs.ClientConfig(s.Mode)
 		cfg.ServerName = "localhost"
 		conn = tls.Client(raw, cfg)
 	}
-	request := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\n", op, servicePath)
+	request := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\n", op, testutil.ServicePath)
 	if authorization != "" {
 		request += "Authorization: " + authorization + "\r\n"
 	}
 	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	if err := gate.Wait(testContext(t), 1); err != nil {
+	if err := gate.Wait(testutil.Context(t), 1); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.CloseWrite(); err != nil {
@@ -365,32 +366,32 @@ func leave(t *testing.T, s *service, gate *emulator.Gate, op operation, authoriz
 }
 
 func answerOverloaded(t *testing.T, r *contractRun) {
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 1 })
-	gate := s.atlas.Hold(emulator.Create)
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 1 })
+	gate := s.Atlas.Hold(emulator.Create)
 	defer gate.Release()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	c := s.restCaller(t)
-	first := started(ctx, c, create, credential(s.atlas)...)
-	if err := gate.Wait(testContext(t), 1); err != nil {
+	c := s.RESTCaller(t)
+	first := testutil.Async(ctx, c, testutil.Create, testutil.Credential(s.Atlas)...)
+	if err := gate.Wait(testutil.Context(t), 1); err != nil {
 		t.Fatal(err)
 	}
-	r.both(t, c, 429, "OVERLOADED", credential(s.atlas)...)
+	r.both(t, c, 429, "OVERLOADED", testutil.Credential(s.Atlas)...)
 	gate.Release()
-	wantCreated.check(t, <-first)
+	testutil.WantCreated.Check(t, <-first)
 }
 
 // answerBreaker has only the breaker's word for it, which comes before anything is sent. The breaker itself is row 65 of the fault table.
 func answerBreaker(t *testing.T, r *contractRun) {
-	s, d := startDoor(t)
-	d.expect(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnavailable, RetryAfter: 300 * time.Millisecond})
-	r.call(t, s.restCaller(t), remove, 503, "ATLAS_UNAVAILABLE", credential(s.atlas)...)
+	s, d := testutil.StartDoor(t)
+	d.Expect(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnavailable, RetryAfter: 300 * time.Millisecond})
+	r.call(t, s.RESTCaller(t), testutil.Delete, 503, "ATLAS_UNAVAILABLE", testutil.Credential(s.Atlas)...)
 }
 
 func answerPanic(t *testing.T, r *contractRun) {
-	s, d := startDoor(t)
-	for _, op := range []operation{create, remove} {
-		d.expect(errPanic)
-		r.call(t, s.restCaller(t), op, 500, "INTERNAL", credential(s.atlas)...)
+	s, d := testutil.StartDoor(t)
+	for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+		d.Expect(testutil.ErrPanic)
+		r.call(t, s.RESTCaller(t), op, 500, "INTERNAL", testutil.Credential(s.Atlas)...)
 	}
 }

@@ -15,19 +15,20 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // TestDrain: calls in progress are answered, and probes can see that no more should be sent.
 func TestDrain(t *testing.T) {
-	for _, mode := range []security{plaintext, mutualTLS} {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {
 		t.Run(string(mode), func(t *testing.T) {
-			s := startService(t, mode)
-			if code, body := s.get(t, "/healthz"); code != 200 || body != "ok\n" {
+			s := testutil.Start(t, mode)
+			if code, body := s.Get(t, "/healthz"); code != 200 || body != "ok\n" {
 				t.Errorf("/healthz: %d %q", code, body)
 			}
-			eventually(t, func() bool { code, body := s.get(t, "/readyz"); return code == 200 && body == "ready\n" }, "/readyz does not become ready")
-			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{})
+			testutil.Eventually(t, func() bool { code, body := s.Get(t, "/readyz"); return code == 200 && body == "ready\n" }, "/readyz does not become ready")
+			watch, err := healthpb.NewHealthClient(s.GRPCConn(t)).Watch(testutil.Context(t), &healthpb.HealthCheckRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -35,26 +36,26 @@ func TestDrain(t *testing.T) {
 				t.Fatalf("watch: %v, %v", first, err)
 			}
 
-			gate := s.atlas.Hold(emulator.Create)
-			answers := make(chan outcome)
-			for _, c := range s.callers(t) {
-				go func() { answers <- c.call(testContext(t), create, credential(s.atlas)...) }()
+			gate := s.Atlas.Hold(emulator.Create)
+			answers := make(chan testutil.Outcome)
+			for _, c := range s.Callers(t) {
+				go func() { answers <- c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...) }()
 			}
-			if err := gate.Wait(testContext(t), 2); err != nil {
+			if err := gate.Wait(testutil.Context(t), 2); err != nil {
 				t.Fatal(err)
 			}
 			stopped := make(chan error)
-			go func() { stopped <- s.stop() }()
+			go func() { stopped <- s.Stop() }()
 			if next, err := watch.Recv(); err != nil || next.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
 				t.Errorf("health while draining: %v, %v", next.GetStatus(), err)
 			}
-			if code, body := s.get(t, "/readyz"); code != 503 || body != "draining\n" {
+			if code, body := s.Get(t, "/readyz"); code != 503 || body != "draining\n" {
 				t.Errorf("/readyz while draining: %d %q", code, body)
 			}
-			if code, _ := s.get(t, "/healthz"); code != 200 {
+			if code, _ := s.Get(t, "/healthz"); code != 200 {
 				t.Errorf("/healthz while draining: %d", code)
 			}
-			eventually(t, func() bool { _, err := net.Dial("tcp", s.HTTPAddr().String()); return err != nil }, "new connections are still taken")
+			testutil.Eventually(t, func() bool { _, err := net.Dial("tcp", s.HTTPAddr().String()); return err != nil }, "new connections are still taken")
 			select {
 			case err := <-stopped:
 				t.Fatalf("the server stopped with calls in progress: %v", err)
@@ -62,7 +63,7 @@ func TestDrain(t *testing.T) {
 			}
 			gate.Release()
 			for range 2 {
-				wantCreated.check(t, <-answers)
+				testutil.WantCreated.Check(t, <-answers)
 			}
 			if err := <-stopped; err != nil {
 				t.Errorf("stop: %v", err)
@@ -75,28 +76,28 @@ func TestDrain(t *testing.T) {
 // connections, and has REST clients connect anew.
 func TestDrainDelay(t *testing.T) {
 	const delay = 2 * time.Second
-	for _, mode := range []security{plaintext, mutualTLS} {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			s := startService(t, mode, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = delay })
-			before := s.callers(t)
+			s := testutil.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = delay })
+			before := s.Callers(t)
 			for _, c := range before {
-				if got := c.call(testContext(t), create, credential(s.atlas)...); got.Code != codes.OK || got.header("connection") != "" {
+				if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Code != codes.OK || got.Get("connection") != "" {
 					t.Errorf("before: %+v", got)
 				}
 			}
 			start, stopped := time.Now(), make(chan error, 1)
-			go func() { stopped <- s.stop() }()
-			eventually(t, func() bool { code, body := s.get(t, "/readyz"); return code == 503 && body == "draining\n" }, "/readyz does not say that it drains")
-			s.wantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
-			for _, callers := range []map[string]caller{before, s.callers(t), s.callers(t)} {
+			go func() { stopped <- s.Stop() }()
+			testutil.Eventually(t, func() bool { code, body := s.Get(t, "/readyz"); return code == 503 && body == "draining\n" }, "/readyz does not say that it drains")
+			s.WantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
+			for _, callers := range []map[string]testutil.Caller{before, s.Callers(t), s.Callers(t)} {
 				for name, c := range callers {
-					got := c.call(testContext(t), create, credential(s.atlas)...)
+					got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)
 					if len(stopped) > 0 || time.Since(start) > delay {
 						t.Skip("the machine is too busy to call within the delay")
 					}
-					wantCreated.check(t, got)
-					if closes := got.header("connection") == "close"; name == "REST" && mode == plaintext && !closes {
+					testutil.WantCreated.Check(t, got)
+					if closes := got.Get("connection") == "close"; name == "REST" && mode == testutil.Plaintext && !closes {
 						t.Error("REST: the client is not told to close its connection") // HTTP/2 has a GOAWAY instead
 					}
 				}
@@ -121,35 +122,35 @@ func TestDrainTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
-	log := &lockedBuffer{}
+	log := &testutil.Buffer{}
 	srv, err := server.New(server.Config{
 		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", DrainTimeout: 50 * time.Millisecond, Atlas: client, Logger: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &service{Server: srv, atlas: em, mode: plaintext}
+	s := &testutil.Service{Server: srv, Atlas: em, Mode: testutil.Plaintext}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	stopped := make(chan error)
 	go func() { stopped <- srv.Run(ctx) }()
-	cases := map[operation]struct {
+	cases := map[testutil.Operation]struct {
 		gate *emulator.Gate
-		want want
+		want testutil.Want
 	}{
-		create: {em.Hold(emulator.Create), want{code: codes.Unavailable, http: 503, reason: "ATLAS_TIMEOUT", retry: time.Second}},
-		remove: {em.Hold(emulator.Delete), wantUnknown},
+		testutil.Create: {em.Hold(emulator.Create), testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TIMEOUT", Retry: time.Second}},
+		testutil.Delete: {em.Hold(emulator.Delete), testutil.WantUnknown},
 	}
 	var calls sync.WaitGroup
 	for op, tc := range cases {
-		for name, c := range s.callers(t) {
+		for name, c := range s.Callers(t) {
 			calls.Go(func() {
-				got := c.call(testContext(t), op, credential(em)...)
+				got := c.Call(testutil.Context(t), op, testutil.Credential(em)...)
 				t.Logf("%s %s: %s", name, op, got.Reason)
-				tc.want.check(t, got)
+				tc.want.Check(t, got)
 			})
 		}
-		if err := tc.gate.Wait(testContext(t), 2); err != nil {
+		if err := tc.gate.Wait(testutil.Context(t), 2); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -168,11 +169,11 @@ func TestDrainTimeout(t *testing.T) {
 func TestDrainWithOpenStreams(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		open func(*testing.T, *service)
+		open func(*testing.T, *testutil.Service)
 		most time.Duration // that it may hold up the stop
 	}{
-		"reflection": {func(t *testing.T, s *service) {
-			stream, err := reflectionpb.NewServerReflectionClient(s.grpcConn(t)).ServerReflectionInfo(testContext(t))
+		"reflection": {func(t *testing.T, s *testutil.Service) {
+			stream, err := reflectionpb.NewServerReflectionClient(s.GRPCConn(t)).ServerReflectionInfo(testutil.Context(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,8 +184,8 @@ func TestDrainWithOpenStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, 5 * time.Second},
-		"health": {func(t *testing.T, s *service) {
-			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{})
+		"health": {func(t *testing.T, s *testutil.Service) {
+			watch, err := healthpb.NewHealthClient(s.GRPCConn(t)).Watch(testutil.Context(t), &healthpb.HealthCheckRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -192,15 +193,17 @@ func TestDrainWithOpenStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, 5 * time.Second},
-		"call without its message":         {func(t *testing.T, s *service) { openRawStreams(t, s, 100, createMethod) }, 10 * time.Second},
-		"health check without its message": {func(t *testing.T, s *service) { openRawStreams(t, s, 1, healthpb.Health_Check_FullMethodName) }, 10 * time.Second},
+		"call without its message": {func(t *testing.T, s *testutil.Service) { testutil.OpenRawStreams(t, s, 100, testutil.CreateMethod) }, 10 * time.Second},
+		"health check without its message": {func(t *testing.T, s *testutil.Service) {
+			testutil.OpenRawStreams(t, s, 1, healthpb.Health_Check_FullMethodName)
+		}, 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 15 * time.Second })
+			s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 15 * time.Second })
 			tc.open(t, s)
 			start := time.Now()
-			if err := s.stop(); err != nil {
+			if err := s.Stop(); err != nil {
 				t.Errorf("stop: %v", err)
 			}
 			if took := time.Since(start); took > tc.most {
@@ -213,10 +216,10 @@ func TestDrainWithOpenStreams(t *testing.T) {
 // TestDrainOfTheDeaf: a client that does not take notice of the end is cut off with the drain's timeout.
 func TestDrainOfTheDeaf(t *testing.T) {
 	t.Parallel()
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 50 * time.Millisecond })
-	openRawStreams(t, s, 1, createMethod) // it acknowledges nothing, for which grpc-go alone would wait for seconds
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 50 * time.Millisecond })
+	testutil.OpenRawStreams(t, s, 1, testutil.CreateMethod) // it acknowledges nothing, for which grpc-go alone would wait for seconds
 	start := time.Now()
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	if took := time.Since(start); took > 4*time.Second {
@@ -233,12 +236,12 @@ func TestConnectionAge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) {
+			s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) {
 				c.CallCeiling = tc.ceiling
-				c.SetConnectionAge(50 * time.Millisecond)
+				c.ConnectionAge = 50 * time.Millisecond
 			})
 			start := time.Now()
-			watch, err := healthpb.NewHealthClient(s.grpcConn(t)).Watch(testContext(t), &healthpb.HealthCheckRequest{}) // it has no end
+			watch, err := healthpb.NewHealthClient(s.GRPCConn(t)).Watch(testutil.Context(t), &healthpb.HealthCheckRequest{}) // it has no end
 			for err == nil {
 				_, err = watch.Recv()
 			}

@@ -9,21 +9,22 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 func TestFault52NoTimeLeft(t *testing.T) {
-	matrix(t, func(t *testing.T, s *service, c caller) {
-		notCalled(t, s.atlas)
+	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+		testutil.NotCalled(t, s.Atlas)
 		for _, timeout := range []string{"0n", "0m", "1m"} {
-			for _, op := range []operation{create, remove} {
+			for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
 				switch c := c.(type) {
-				case restCaller:
-					got := c.call(t.Context(), op, append(credential(s.atlas), "Grpc-Timeout", timeout)...)
-					want{code: codes.DeadlineExceeded, http: 504, reason: "DEADLINE_EXCEEDED"}.check(t, got)
-				case grpcCaller:
+				case testutil.RESTCaller:
+					got := c.Call(t.Context(), op, append(testutil.Credential(s.Atlas), "Grpc-Timeout", timeout)...)
+					testutil.Want{Code: codes.DeadlineExceeded, HTTP: 504, Reason: "DEADLINE_EXCEEDED"}.Check(t, got)
+				case testutil.GRPCCaller:
 					// grpc-timeout is written by the client from its deadline, which also makes it give up by itself.
 					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-					got := c.call(ctx, op, credential(s.atlas)...)
+					got := c.Call(ctx, op, testutil.Credential(s.Atlas)...)
 					cancel()
 					if got.Code != codes.DeadlineExceeded {
 						t.Errorf("%s: got %v %s, want DeadlineExceeded", op, got.Code, got.Message)
@@ -33,10 +34,10 @@ func TestFault52NoTimeLeft(t *testing.T) {
 		}
 	})
 	t.Run("gRPC on the wire", func(t *testing.T) {
-		s := startService(t, plaintext)
-		notCalled(t, s.atlas)
+		s := testutil.Start(t, testutil.Plaintext)
+		testutil.NotCalled(t, s.Atlas)
 		call := func(timeout string) string {
-			return rawGRPC(t, s, createMethod, "grpc-timeout", timeout, "authorization", credential(s.atlas)[1])
+			return testutil.RawGRPC(t, s, testutil.CreateMethod, "grpc-timeout", timeout, "authorization", testutil.Credential(s.Atlas)[1])
 		}
 		if got := call("0n"); got != "4" {
 			t.Errorf("grpc-timeout 0n: %q, want grpc-status 4", got)
@@ -56,27 +57,27 @@ func TestFault52NoTimeLeft(t *testing.T) {
 
 // TestFault53Cancel: a caller that leaves ends its call to Atlas, and no other.
 func TestFault53Cancel(t *testing.T) {
-	matrix(t, func(t *testing.T, s *service, c caller) {
-		for _, op := range []operation{create, remove} {
+	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
 			t.Run(string(op), func(t *testing.T) {
-				on := map[operation]emulator.Operation{create: emulator.Create, remove: emulator.Delete}[op]
-				gate := s.atlas.Hold(on)
+				on := map[testutil.Operation]emulator.Operation{testutil.Create: emulator.Create, testutil.Delete: emulator.Delete}[op]
+				gate := s.Atlas.Hold(on)
 				defer gate.Release()
 				ctx, cancel := context.WithCancel(t.Context())
-				done := make(chan outcome, 1)
+				done := make(chan testutil.Outcome, 1)
 				id := strings.ReplaceAll(t.Name(), "/", ".")[len("TestFault53"):]
 				id = strings.ReplaceAll(id, ".", "-")
-				go func() { done <- c.call(ctx, op, append(credential(s.atlas), "x-request-id", id)...) }()
-				if err := gate.Wait(testContext(t), 1); err != nil {
+				go func() { done <- c.Call(ctx, op, append(testutil.Credential(s.Atlas), "x-request-id", id)...) }()
+				if err := gate.Wait(testutil.Context(t), 1); err != nil {
 					t.Fatal(err)
 				}
 				cancel()
 				if got := <-done; got.HTTP == 0 && got.Code != codes.Canceled && !strings.Contains(got.Message, "canceled") {
 					t.Errorf("the caller got %v %s", got.Code, got.Message)
 				}
-				eventually(t, func() bool { return gate.Held() == 0 }, "the call to Atlas goes on after its caller has left")
-				eventually(t, func() bool {
-					for line := range strings.Lines(s.log.String()) {
+				testutil.Eventually(t, func() bool { return gate.Held() == 0 }, "the call to Atlas goes on after its caller has left")
+				testutil.Eventually(t, func() bool {
+					for line := range strings.Lines(s.Log.String()) {
 						if strings.Contains(line, `"`+id+`"`) && strings.Contains(line, "CANCELLED") {
 							return true
 						}
@@ -86,18 +87,4 @@ func TestFault53Cancel(t *testing.T) {
 			})
 		}
 	})
-}
-
-// eventually waits for something that another process or goroutine is about to do.
-func eventually(t *testing.T, done func() bool, otherwise string) {
-	t.Helper()
-	deadline, tick := time.After(10*time.Second), time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatal(otherwise)
-		}
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -29,14 +30,14 @@ func TestFault48Slow(t *testing.T) {
 		more     = "\x00\x00\x01\x09\x00\x00\x00\x00\x01\x86"            // CONTINUATION, without an end
 	)
 	always := func(s string) func(int) string { return func(int) string { return s } }
-	for _, mode := range []security{plaintext, serverTLS} {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			s := startService(t, mode)
-			stop := s.goodCalls(t)
+			s := testutil.Start(t, mode)
+			stop := goodCalls(t, s)
 			var wg sync.WaitGroup
-			slow := func(l listener, name string, protocols []string, first string, then func(i int) string) {
-				conn := s.connect(t, l, protocols...)
+			slow := func(l testutil.Listener, name string, protocols []string, first string, then func(i int) string) {
+				conn := s.Dial(t, l, protocols...)
 				wg.Go(func() {
 					end := make(chan struct{})
 					defer close(end)
@@ -55,9 +56,9 @@ func TestFault48Slow(t *testing.T) {
 				})
 			}
 			h1, h2 := []string{"http/1.1"}, []string{"h2"}
-			for _, l := range []listener{grpcListener, restListener} {
+			for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
 				slow(l, "nothing", nil, "", nil)
-				if mode != plaintext {
+				if mode != testutil.Plaintext {
 					slow(l, "a slow ClientHello", nil, "\x16\x03\x01\x02\x00\x01", always("\x00"))
 					slow(l, "nothing after the handshake", h2, "", nil)
 				}
@@ -65,10 +66,10 @@ func TestFault48Slow(t *testing.T) {
 				slow(l, "a slow frame", h2, settings+frame, always("\x00"))
 				slow(l, "an endless header block", h2, block, always(more))
 			}
-			slow(restListener, "a slow request line", h1, "P", always("O"))
-			slow(restListener, "slow headers", h1, request, always("A: b\r\n"))
-			slow(restListener, "a slow body", h1, request+"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n", always(" "))
-			slow(restListener, "a slow chunked body", h1, request+"Transfer-Encoding: chunked\r\n\r\n", always("1\r\n \r\n"))
+			slow(testutil.REST, "a slow request line", h1, "P", always("O"))
+			slow(testutil.REST, "slow headers", h1, request, always("A: b\r\n"))
+			slow(testutil.REST, "a slow body", h1, request+"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n", always(" "))
+			slow(testutil.REST, "a slow chunked body", h1, request+"Transfer-Encoding: chunked\r\n\r\n", always("1\r\n \r\n"))
 			wg.Wait()
 			stop()
 		})
@@ -106,23 +107,23 @@ func TestFault49RapidReset(t *testing.T) {
 		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
 			const maxCalls, conns, ahead = 50, 4, 50
 			tokens := &stubbornTokens{}
-			s := startService(t, at.mode, func(c *server.Config, _ *atlas.Config) {
+			s := testutil.Start(t, at.mode, func(c *server.Config, _ *atlas.Config) {
 				c.MaxCalls = maxCalls
-				c.SetTokens(func(tokencache.Atlas) server.Tokens { return tokens })
+				c.Tokens = func(tokencache.Atlas) server.Tokens { return tokens }
 			})
-			tokens.good = atlas.JWT(s.atlas.Org(0).JWT())
+			tokens.good = atlas.JWT(s.Atlas.Org(0).JWT())
 			before := measureFootprint()
 			var wg sync.WaitGroup
 			var resets atomic.Int64
 			mostGoroutines := 0
 			for c := range conns {
-				h := s.hostile(t, at.listener, true)
+				h := s.RawHTTP2(t, at.listener, true)
 				wg.Go(func() {
-					resets.Add(int64(h.flood(5000, func(i int) error {
-						if err := h.call(uint32(2*i+1), fmt.Sprintf("a.%d-%d.c", c, i)); err != nil || i < ahead {
+					resets.Add(int64(h.Flood(5000, func(i int) error {
+						if err := h.Call(uint32(2*i+1), fmt.Sprintf("a.%d-%d.c", c, i)); err != nil || i < ahead {
 							return err
 						}
-						return h.framer.WriteRSTStream(uint32(2*(i-ahead)+1), http2.ErrCodeCancel)
+						return h.Framer.WriteRSTStream(uint32(2*(i-ahead)+1), http2.ErrCodeCancel)
 					})))
 					_ = h.Close()
 				})
@@ -132,7 +133,7 @@ func TestFault49RapidReset(t *testing.T) {
 				wg.Wait()
 				close(flooded)
 			}()
-			good := s.callers(t)
+			good := s.Callers(t)
 			for over := false; !over; {
 				select {
 				case <-flooded:
@@ -141,7 +142,7 @@ func TestFault49RapidReset(t *testing.T) {
 				}
 				mostGoroutines = max(mostGoroutines, measureFootprint().goroutines)
 				for name, c := range good { // the flood may have taken all places, and nothing else
-					if got := c.call(testContext(t), create, "authorization", "JWT "+string(tokens.good)); got.Token == "" && got.Reason != "OVERLOADED" {
+					if got := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+string(tokens.good)); got.Token == "" && got.Reason != "OVERLOADED" {
 						t.Errorf("%s: a good call: %v %s %s", name, got.Code, got.Reason, got.Message)
 					}
 				}
@@ -153,9 +154,9 @@ func TestFault49RapidReset(t *testing.T) {
 			if grown := mostGoroutines - before.goroutines; grown > conns*(100+20)+100 {
 				t.Errorf("%d more goroutines during the flood of %d resets", grown, resets.Load())
 			}
-			eventually(t, func() bool { return tokens.inProgress.Load() == 0 }, "calls of streams that are long reset are still in progress")
+			testutil.Eventually(t, func() bool { return tokens.inProgress.Load() == 0 }, "calls of streams that are long reset are still in progress")
 			for name, c := range good {
-				if got := c.call(testContext(t), create, "authorization", "JWT "+string(tokens.good)); got.Token == "" {
+				if got := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+string(tokens.good)); got.Token == "" {
 					t.Errorf("%s, after the flood: %v %s", name, got.Code, got.Reason)
 				}
 			}
@@ -178,73 +179,73 @@ func TestFault50Frames(t *testing.T) {
 		name     string
 		settings []http2.Setting
 		reads    bool
-		frame    func(h *hostile) func(i int) error
+		frame    func(h *testutil.RawHTTP2) func(i int) error
 		ends     ending
 	}
-	open := func(h *hostile, bytes int) func(i int) error {
-		_ = h.open(1, "a.b.c")
-		return func(int) error { return h.framer.WriteData(1, false, make([]byte, bytes)) }
+	open := func(h *testutil.RawHTTP2, bytes int) func(i int) error {
+		_ = h.Open(1, "a.b.c")
+		return func(int) error { return h.Framer.WriteData(1, false, make([]byte, bytes)) }
 	}
-	calls := func(h *hostile) func(i int) error {
-		return func(i int) error { return h.call(uint32(2*i+1), "a.b.c") }
+	calls := func(h *testutil.RawHTTP2) func(i int) error {
+		return func(i int) error { return h.Call(uint32(2*i+1), "a.b.c") }
 	}
 	floods := []flood{
-		{"pings, answers not read", nil, false, func(h *hostile) func(int) error {
-			return func(int) error { return h.framer.WritePing(false, [8]byte{}) }
+		{"pings, answers not read", nil, false, func(h *testutil.RawHTTP2) func(int) error {
+			return func(int) error { return h.Framer.WritePing(false, [8]byte{}) }
 		}, late},
-		{"settings, answers not read", nil, false, func(h *hostile) func(int) error {
-			return func(int) error { return h.framer.WriteSettings() }
+		{"settings, answers not read", nil, false, func(h *testutil.RawHTTP2) func(int) error {
+			return func(int) error { return h.Framer.WriteSettings() }
 		}, late},
-		{"empty DATA", nil, true, func(h *hostile) func(int) error { return open(h, 0) }, never},
-		{"DATA of one byte", nil, true, func(h *hostile) func(int) error { return open(h, 1) }, never},
-		{"CONTINUATION", nil, true, func(h *hostile) func(int) error {
-			_ = h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: h.headers("a.b.c")})
-			h.block.Reset()
+		{"empty DATA", nil, true, func(h *testutil.RawHTTP2) func(int) error { return open(h, 0) }, never},
+		{"DATA of one byte", nil, true, func(h *testutil.RawHTTP2) func(int) error { return open(h, 1) }, never},
+		{"CONTINUATION", nil, true, func(h *testutil.RawHTTP2) func(int) error {
+			_ = h.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: h.Headers("a.b.c")})
+			h.Block.Reset()
 			return func(int) error {
-				return h.framer.WriteContinuation(1, false, h.headers("a.b.c", "x", strings.Repeat("x", 1000)))
+				return h.Framer.WriteContinuation(1, false, h.Headers("a.b.c", "x", strings.Repeat("x", 1000)))
 			}
 		}, atOnce},
-		{"empty CONTINUATION", nil, true, func(h *hostile) func(int) error {
-			_ = h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: h.headers("a.b.c")})
-			return func(int) error { return h.framer.WriteContinuation(1, false, nil) }
+		{"empty CONTINUATION", nil, true, func(h *testutil.RawHTTP2) func(int) error {
+			_ = h.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: h.Headers("a.b.c")})
+			return func(int) error { return h.Framer.WriteContinuation(1, false, nil) }
 		}, late},
 		{"calls, answers not read", nil, false, calls, late},
 		{"calls that no answer has a window for", []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, true, calls, never},
-		{"windows that grow by one", []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, true, func(h *hostile) func(int) error {
-			_ = h.call(1, "a.b.c")
-			return func(i int) error { return h.framer.WriteWindowUpdate(uint32(i%2), 1) }
+		{"windows that grow by one", []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, true, func(h *testutil.RawHTTP2) func(int) error {
+			_ = h.Call(1, "a.b.c")
+			return func(i int) error { return h.Framer.WriteWindowUpdate(uint32(i%2), 1) }
 		}, never},
-		{"windows that are opened and closed", nil, true, func(h *hostile) func(int) error {
-			_ = h.call(1, "a.b.c")
+		{"windows that are opened and closed", nil, true, func(h *testutil.RawHTTP2) func(int) error {
+			_ = h.Call(1, "a.b.c")
 			return func(i int) error {
-				return h.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(i % 2)})
+				return h.Framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(i % 2)})
 			}
 		}, never},
-		{"PRIORITY", nil, true, func(h *hostile) func(int) error {
-			return func(i int) error { return h.framer.WritePriority(uint32(2*i+1), http2.PriorityParam{}) }
+		{"PRIORITY", nil, true, func(h *testutil.RawHTTP2) func(int) error {
+			return func(i int) error { return h.Framer.WritePriority(uint32(2*i+1), http2.PriorityParam{}) }
 		}, never},
-		{"streams that never say more", nil, true, func(h *hostile) func(int) error {
-			return func(i int) error { return h.open(uint32(2*i+1), "a.b.c", "x", strings.Repeat("x", 8000)) }
+		{"streams that never say more", nil, true, func(h *testutil.RawHTTP2) func(int) error {
+			return func(i int) error { return h.Open(uint32(2*i+1), "a.b.c", "x", strings.Repeat("x", 8000)) }
 		}, never},
 	}
 	for _, at := range floodModes {
 		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
 			t.Parallel()
-			s := startService(t, at.mode)
+			s := testutil.Start(t, at.mode)
 			for _, f := range floods {
 				t.Run(f.name, func(t *testing.T) {
 					s := s
 					if f.ends == late { // they wait beside each other, and for connections of their own
 						t.Parallel()
-						s = startService(t, at.mode)
+						s = testutil.Start(t, at.mode)
 					}
-					stop := s.goodCalls(t)
-					s.awaitConns(t, at.listener, 1) // the good caller's
+					stop := goodCalls(t, s)
+					awaitConns(t, s, at.listener, 1) // the good caller's
 					before := measureFootprint()
-					h := s.hostile(t, at.listener, f.reads, f.settings...)
-					n := h.flood(20_000, f.frame(h))
+					h := s.RawHTTP2(t, at.listener, f.reads, f.settings...)
+					n := h.Flood(20_000, f.frame(h))
 					if f.ends != never {
-						s.awaitConns(t, at.listener, 1)
+						awaitConns(t, s, at.listener, 1)
 					}
 					_ = h.Close()
 					stop()
@@ -261,22 +262,22 @@ func TestFault50Frames(t *testing.T) {
 // admin listener neither. Who says nothing is closed, and the places are free again.
 func TestFault51Connections(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []security{plaintext, serverTLS} {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
 			const maxConns, flood = 20, 100
-			s := startService(t, mode, func(c *server.Config, _ *atlas.Config) { c.MaxConns = maxConns })
-			stop := s.goodCalls(t)
-			for name, c := range s.callers(t) {
-				if got := c.call(testContext(t), create, credential(s.atlas)...); got.Token == "" {
+			s := testutil.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.MaxConns = maxConns })
+			stop := goodCalls(t, s)
+			for name, c := range s.Callers(t) {
+				if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
 					t.Fatalf("%s: %v", name, got.Message)
 				}
 			}
-			open := map[listener]*atomic.Int64{grpcListener: {}, restListener: {}}
+			open := map[testutil.Listener]*atomic.Int64{testutil.GRPC: {}, testutil.REST: {}}
 			var wg sync.WaitGroup
 			for l, n := range open {
 				for range flood {
-					conn, err := net.Dial("tcp", s.addr(l))
+					conn, err := net.Dial("tcp", s.Addr(l))
 					if err != nil {
 						continue // turned away at once
 					}
@@ -289,14 +290,14 @@ func TestFault51Connections(t *testing.T) {
 				}
 			}
 			for l, n := range open {
-				eventually(t, func() bool { return n.Load() < maxConns }, fmt.Sprint(l, ": connections beyond the limit stay open"))
+				testutil.Eventually(t, func() bool { return n.Load() < maxConns }, fmt.Sprint(l, ": connections beyond the limit stay open"))
 			}
 			for range 20 {
-				if code, body := s.get(t, "/readyz"); code != 200 {
+				if code, body := s.Get(t, "/readyz"); code != 200 {
 					t.Errorf("/readyz in the flood: %d %q", code, body)
 				}
 			}
-			_, metrics := s.get(t, "/metrics")
+			_, metrics := s.Get(t, "/metrics")
 			for _, want := range []string{`tokend_connections_refused_total{limit="listener",listener="gRPC"}`, `tokend_connections_refused_total{limit="listener",listener="HTTP"}`} {
 				if !strings.Contains(metrics, want) {
 					t.Errorf("/metrics has no %s", want)
@@ -304,8 +305,8 @@ func TestFault51Connections(t *testing.T) {
 			}
 			wg.Wait() // the silent ones too are closed
 			stop()
-			for name, c := range s.callers(t) { // with connections of their own
-				if got := c.call(testContext(t), create, credential(s.atlas)...); got.Token == "" {
+			for name, c := range s.Callers(t) { // with connections of their own
+				if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
 					t.Errorf("%s, after the flood: %v", name, got.Message)
 				}
 			}
@@ -316,16 +317,16 @@ func TestFault51Connections(t *testing.T) {
 // TestFault51AdminConnections: whoever can reach the admin listener cannot take all descriptors either.
 func TestFault51AdminConnections(t *testing.T) {
 	t.Parallel()
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.SetDescriptors(64) }) // 4 of them for admin
-	stop := s.goodCalls(t)
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.SetDescriptors(64) }) // 4 of them for admin
+	stop := goodCalls(t, s)
 	defer stop()
 	for range 20 {
 		if conn, err := net.Dial("tcp", s.AdminAddr().String()); err == nil {
 			t.Cleanup(func() { _ = conn.Close() })
 		}
 	}
-	eventually(t, func() bool { code, _ := s.get(t, "/healthz"); return code == 200 }, "the silent ones are not closed")
-	if _, metrics := s.get(t, "/metrics"); !strings.Contains(metrics, `tokend_connections_refused_total{limit="listener",listener="admin"}`) {
+	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/healthz"); return code == 200 }, "the silent ones are not closed")
+	if _, metrics := s.Get(t, "/metrics"); !strings.Contains(metrics, `tokend_connections_refused_total{limit="listener",listener="admin"}`) {
 		t.Error("no connection was refused")
 	}
 }

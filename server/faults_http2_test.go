@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -113,19 +114,19 @@ func (c *framedConn) abort() {
 }
 
 // framedMatrix runs test once for each transport, security and operation, with an Atlas of its own.
-func framedMatrix(t *testing.T, handle func(c *framedConn, request int32, stream uint32), test func(t *testing.T, a *framedAtlas, s *service, call func() outcome, op operation)) {
+func framedMatrix(t *testing.T, handle func(c *framedConn, request int32, stream uint32), test func(t *testing.T, a *framedAtlas, s *testutil.Service, call func() testutil.Outcome, op testutil.Operation)) {
 	t.Helper()
-	for _, mode := range []security{plaintext, serverTLS, mutualTLS} {
-		for _, op := range []operation{create, remove} {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
+		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
 			for _, transport := range []string{"gRPC", "REST"} {
 				t.Run(string(mode)+"/"+transport+"/"+string(op), func(t *testing.T) {
 					a := startFramedAtlas(t, handle)
-					s := startService(t, mode, func(_ *server.Config, cfg *atlas.Config) {
+					s := testutil.Start(t, mode, func(_ *server.Config, cfg *atlas.Config) {
 						cfg.BaseURL, cfg.RootCAs, cfg.Timeout = a.url, a.roots, 15*time.Second
 					})
-					jwt := credential(s.atlas)
-					c := s.callers(t)[transport]
-					test(t, a, s, func() outcome { return c.call(testContext(t), op, jwt...) }, op)
+					jwt := testutil.Credential(s.Atlas)
+					c := s.Callers(t)[transport]
+					test(t, a, s, func() testutil.Outcome { return c.Call(testutil.Context(t), op, jwt...) }, op)
 				})
 			}
 		}
@@ -136,17 +137,17 @@ func framedMatrix(t *testing.T, handle func(c *framedConn, request int32, stream
 func TestFault23Unprocessed(t *testing.T) {
 	for name, tc := range map[string]struct {
 		first  func(c *framedConn, stream uint32)
-		delete want
+		delete testutil.Want
 	}{
-		"refused stream": {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeRefusedStream) }, wantDeleted},
-		"reset stream":   {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeInternal) }, wantUnknown},
+		"refused stream": {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeRefusedStream) }, testutil.WantDeleted},
+		"reset stream":   {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeInternal) }, testutil.WantUnknown},
 		// It was not processed either, but net/http does not let that be told from a reset that says nothing.
-		"going away before it": {func(c *framedConn, _ uint32) { _ = c.WriteGoAway(0, http2.ErrCodeNo, nil) }, wantUnknown},
+		"going away before it": {func(c *framedConn, _ uint32) { _ = c.WriteGoAway(0, http2.ErrCodeNo, nil) }, testutil.WantUnknown},
 		"going away after it": {func(c *framedConn, stream uint32) {
 			_ = c.WriteGoAway(stream, http2.ErrCodeNo, nil)
 			c.abort()
-		}, wantUnknown},
-		"lost connection": {func(c *framedConn, _ uint32) { c.abort() }, wantUnknown},
+		}, testutil.WantUnknown},
+		"lost connection": {func(c *framedConn, _ uint32) { c.abort() }, testutil.WantUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			framedMatrix(t, func(c *framedConn, request int32, stream uint32) {
@@ -155,14 +156,14 @@ func TestFault23Unprocessed(t *testing.T) {
 					return
 				}
 				c.answer(stream)
-			}, func(t *testing.T, a *framedAtlas, _ *service, call func() outcome, op operation) {
-				want, requests := wantCreated, int32(2)
-				if op == remove {
-					if want = tc.delete; want.code != codes.OK {
+			}, func(t *testing.T, a *framedAtlas, _ *testutil.Service, call func() testutil.Outcome, op testutil.Operation) {
+				want, requests := testutil.WantCreated, int32(2)
+				if op == testutil.Delete {
+					if want = tc.delete; want.Code != codes.OK {
 						requests = 1
 					}
 				}
-				want.check(t, call())
+				want.Check(t, call())
 				if n := a.requests.Load(); n != requests {
 					t.Errorf("Atlas got %d requests, want %d", n, requests)
 				}
@@ -173,7 +174,7 @@ func TestFault23Unprocessed(t *testing.T) {
 
 // TestFault24Flood: frames that want an answer and come without end cost the connection, and nobody has to wait for that.
 func TestFault24Flood(t *testing.T) {
-	parallelWork(t)
+	testutil.ParallelWork(t)
 	for name, frame := range map[string]func(c *framedConn) error{
 		"SETTINGS": func(c *framedConn) error { return c.WriteSettings() },
 		"PING":     func(c *framedConn) error { return c.WritePing(false, [8]byte{}) },
@@ -183,14 +184,14 @@ func TestFault24Flood(t *testing.T) {
 				for err := error(nil); err == nil; {
 					err = frame(c)
 				}
-			}, func(t *testing.T, a *framedAtlas, _ *service, call func() outcome, op operation) {
+			}, func(t *testing.T, a *framedAtlas, _ *testutil.Service, call func() testutil.Outcome, op testutil.Operation) {
 				got := call()
-				want := wantUnreachable
-				if op == remove {
-					want = wantUnknown
+				want := testutil.WantUnreachable
+				if op == testutil.Delete {
+					want = testutil.WantUnknown
 				}
-				want.check(t, got)
-				eventually(t, func() bool { return a.open.Load() == 0 }, "the flood goes on")
+				want.Check(t, got)
+				testutil.Eventually(t, func() bool { return a.open.Load() == 0 }, "the flood goes on")
 			})
 		})
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -94,21 +95,21 @@ func (timeoutConn) SetWriteDeadline(time.Time) error { return nil }
 
 // TestFault26DNS: a name that is not found, or not in time, is as an Atlas that cannot be reached: both are repeated.
 func TestFault26DNS(t *testing.T) {
-	lookups := func(t *testing.T, s *service, c caller) {
-		notCalled(t, s.atlas)
-		for _, op := range []operation{create, remove} {
-			wantUnreachable.check(t, c.call(testContext(t), op, credential(s.atlas)...))
+	lookups := func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+		testutil.NotCalled(t, s.Atlas)
+		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+			testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), op, testutil.Credential(s.Atlas)...))
 		}
 	}
 	t.Run("NXDOMAIN", func(t *testing.T) {
 		resolveBy(t, func(dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
 			return dnsmessage.RCodeNameError, nil
 		})
-		matrix(t, lookups, atName)
+		testutil.Matrix(t, lookups, atName)
 	})
 	t.Run("timeout", func(t *testing.T) {
 		resolveOver(t, func(context.Context, string, string) (net.Conn, error) { return timeoutConn{}, nil })
-		matrix(t, lookups, atName)
+		testutil.Matrix(t, lookups, atName)
 	})
 	t.Run("back for the second try", func(t *testing.T) {
 		em, err := emulator.Start(emulator.Config{Certificate: emulator.OtherHostCertificate})
@@ -116,7 +117,7 @@ func TestFault26DNS(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(em.Close)
-		for _, op := range []operation{create, remove} {
+		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
 			var left atomic.Int32
 			left.Store(2) // of the first look-up: A and AAAA, and each in the domains that this machine searches
 			resolveBy(t, func(q dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
@@ -130,9 +131,9 @@ func TestFault26DNS(t *testing.T) {
 				}
 				return dnsmessage.RCodeSuccess, nil
 			})
-			s := startServiceWith(t, plaintext, em, atName)
-			want := map[operation]want{create: wantCreated, remove: wantDeleted}[op]
-			want.check(t, s.grpcCaller(t).call(testContext(t), op, credential(em)...))
+			s := testutil.StartWith(t, testutil.Plaintext, em, atName)
+			want := map[testutil.Operation]testutil.Want{testutil.Create: testutil.WantCreated, testutil.Delete: testutil.WantDeleted}[op]
+			want.Check(t, s.GRPCCaller(t).Call(testutil.Context(t), op, testutil.Credential(em)...))
 		}
 	})
 }
@@ -156,12 +157,12 @@ func TestFault27IPv6BlackHole(t *testing.T) {
 		}
 		return dnsmessage.RCodeSuccess, nil
 	})
-	for _, mode := range []security{plaintext, serverTLS, mutualTLS} {
-		s := startServiceWith(t, mode, em, atName)
-		for name, c := range s.callers(t) {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
+		s := testutil.StartWith(t, mode, em, atName)
+		for name, c := range s.Callers(t) {
 			t.Run(string(mode)+"/"+name, func(t *testing.T) {
-				wantCreated.check(t, c.call(testContext(t), create, credential(em)...))
-				wantDeleted.check(t, c.call(testContext(t), remove, credential(em)...))
+				testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(em)...))
+				testutil.WantDeleted.Check(t, c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(em)...))
 			})
 		}
 	}
@@ -200,12 +201,12 @@ func TestFault25Certificate(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(em.Close)
-			for _, mode := range []security{plaintext, serverTLS, mutualTLS} {
-				s := startServiceWith(t, mode, em)
-				for name, c := range s.callers(t) {
+			for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
+				s := testutil.StartWith(t, mode, em)
+				for name, c := range s.Callers(t) {
 					t.Run(string(mode)+"/"+name, func(t *testing.T) {
-						for _, op := range []operation{create, remove} {
-							want{code: codes.Unavailable, http: 503, reason: "ATLAS_TLS", retry: time.Second}.check(t, c.call(testContext(t), op, credential(em)...))
+						for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+							testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TLS", Retry: time.Second}.Check(t, c.Call(testutil.Context(t), op, testutil.Credential(em)...))
 						}
 					})
 				}
@@ -223,14 +224,14 @@ func TestFault01Refused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	headers := credential(em)
+	headers := testutil.Credential(em)
 	em.Close()
-	for _, mode := range []security{plaintext, serverTLS, mutualTLS} {
-		s := startServiceWith(t, mode, em)
-		for name, c := range s.callers(t) {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
+		s := testutil.StartWith(t, mode, em)
+		for name, c := range s.Callers(t) {
 			t.Run(string(mode)+"/"+name, func(t *testing.T) {
-				wantUnreachable.check(t, c.call(testContext(t), create, headers...))
-				wantUnreachable.check(t, c.call(testContext(t), remove, headers...))
+				testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), testutil.Create, headers...))
+				testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), testutil.Delete, headers...))
 			})
 		}
 	}

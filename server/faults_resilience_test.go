@@ -13,18 +13,9 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
-
-func newResilient(t testing.TB, client *atlas.Client) *resilient.Client {
-	t.Helper()
-	c, err := resilient.New(client, resilient.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
 
 // What Atlas does once is not seen by whoever creates: the parts of rows 2, 3, 13 and 14 that are about repeating.
 
@@ -35,19 +26,19 @@ func TestFault14UnavailableOnce(t *testing.T) { testOnce(t, "14") }
 
 func testOnce(t *testing.T, row string) {
 	t.Helper()
-	for _, tc := range atlasFaults() {
-		if !strings.HasPrefix(tc.name, row+" ") || !tc.repeated {
+	for _, tc := range testutil.AtlasFaults() {
+		if !strings.HasPrefix(tc.Name, row+" ") || !tc.Repeated {
 			continue
 		}
-		tc.fault.Times = 1
-		t.Run(tc.name, func(t *testing.T) {
-			matrix(t, func(t *testing.T, s *service, c caller) {
-				for op, want := range map[operation]want{create: wantCreated, remove: tc.delete} {
-					s.atlas.Inject(tc.fault)
-					before := s.atlas.Calls(emulator.Any)
-					want.check(t, c.call(testContext(t), op, credential(s.atlas)...))
-					attempts := map[operation]int{create: 2, remove: 1}[op]
-					if calls := s.atlas.Calls(emulator.Any) - before; calls != attempts {
+		tc.Fault.Times = 1
+		t.Run(tc.Name, func(t *testing.T) {
+			testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+				for op, want := range map[testutil.Operation]testutil.Want{testutil.Create: testutil.WantCreated, testutil.Delete: tc.Delete} {
+					s.Atlas.Inject(tc.Fault)
+					before := s.Atlas.Calls(emulator.Any)
+					want.Check(t, c.Call(testutil.Context(t), op, testutil.Credential(s.Atlas)...))
+					attempts := map[testutil.Operation]int{testutil.Create: 2, testutil.Delete: 1}[op]
+					if calls := s.Atlas.Calls(emulator.Any) - before; calls != attempts {
 						t.Errorf("%s: Atlas was called %d times, want %d", op, calls, attempts)
 					}
 				}
@@ -63,15 +54,15 @@ func TestFault02StaleConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
-	for _, mode := range []security{plaintext, serverTLS, mutualTLS} {
-		s := startServiceWith(t, mode, em)
-		for name, c := range s.callers(t) {
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
+		s := testutil.StartWith(t, mode, em)
+		for name, c := range s.Callers(t) {
 			t.Run(string(mode)+"/"+name, func(t *testing.T) {
-				wantCreated.check(t, c.call(testContext(t), create, credential(em)...))
+				testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(em)...))
 				// The next request on it meets a closed connection, as when it crosses the close on the way.
 				em.Inject(emulator.Fault{Times: 1, Drop: emulator.CloseConnection})
-				wantCreated.check(t, c.call(testContext(t), create, credential(em)...))
-				if n := s.resilient.Stats().Retries; n != 0 {
+				testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(em)...))
+				if n := s.Resilient.Stats().Retries; n != 0 {
 					t.Errorf("%d repeats", n)
 				}
 			})
@@ -93,8 +84,8 @@ func TestFault12HoldOff(t *testing.T) {
 		"huge":      {"999999999999999999999999", 5 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
-			matrix(t, func(t *testing.T, s *service, c caller) {
-				for _, first := range []operation{create, remove} {
+			testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+				for _, first := range []testutil.Operation{testutil.Create, testutil.Delete} {
 					header := http.Header{}
 					switch tc.header {
 					case "":
@@ -103,20 +94,20 @@ func TestFault12HoldOff(t *testing.T) {
 					default:
 						header.Set("Retry-After", tc.header)
 					}
-					s.atlas.Inject(emulator.Fault{Times: 1, Status: 429, Header: header})
-					jwt, before := credential(s.atlas), s.atlas.Calls(emulator.Any)
-					limited := want{code: codes.ResourceExhausted, http: 429, reason: "ATLAS_RATE_LIMITED"}
+					s.Atlas.Inject(emulator.Fault{Times: 1, Status: 429, Header: header})
+					jwt, before := testutil.Credential(s.Atlas), s.Atlas.Calls(emulator.Any)
+					limited := testutil.Want{Code: codes.ResourceExhausted, HTTP: 429, Reason: "ATLAS_RATE_LIMITED"}
 					// A date is in whole seconds.
-					limited.checkRetry(t, c.call(testContext(t), first, jwt...), tc.want-2*time.Second, tc.want)
+					limited.CheckRetry(t, c.Call(testutil.Context(t), first, jwt...), tc.want-2*time.Second, tc.want)
 					if tc.want > time.Second { // or it may be over on a slow machine
-						for _, op := range []operation{create, remove} {
-							limited.checkRetry(t, c.call(testContext(t), op, jwt...), time.Millisecond, tc.want)
+						for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+							limited.CheckRetry(t, c.Call(testutil.Context(t), op, jwt...), time.Millisecond, tc.want)
 						}
-						if calls := s.atlas.Calls(emulator.Any) - before; calls != 1 {
+						if calls := s.Atlas.Calls(emulator.Any) - before; calls != 1 {
 							t.Errorf("Atlas was called %d times, want 1", calls)
 						}
 					}
-					wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...)) // another
+					testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)) // another
 				}
 			})
 		})
@@ -133,53 +124,53 @@ func TestFault28Overload(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(em.Close)
-			for _, mode := range []security{plaintext, serverTLS, mutualTLS} {
+			for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
 				t.Run(string(mode), func(t *testing.T) { testOverload(t, mode, em) })
 			}
 		})
 	}
 }
 
-func testOverload(t *testing.T, mode security, em *emulator.Emulator) {
-	s := startServiceWith(t, mode, em, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
+func testOverload(t *testing.T, mode testutil.Security, em *emulator.Emulator) {
+	s := testutil.StartWith(t, mode, em, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
 	gate := em.Hold(emulator.Create)
 	defer gate.Release()
-	refused := want{code: codes.ResourceExhausted, http: 429, reason: "OVERLOADED", retry: time.Second}
-	pool := s.callerPool(t)
+	refused := testutil.Want{Code: codes.ResourceExhausted, HTTP: 429, Reason: "OVERLOADED", Retry: time.Second}
+	pool := s.CallerPool(t)
 	ctx, leave := context.WithTimeout(t.Context(), time.Minute)
 	defer leave()
 	var wg sync.WaitGroup
-	for i := range manyCallers {
-		wg.Go(func() { pool[i%len(pool)].call(ctx, create, credential(em)...) })
+	for i := range testutil.ManyCallers {
+		wg.Go(func() { pool[i%len(pool)].Call(ctx, testutil.Create, testutil.Credential(em)...) })
 	}
-	eventually(t, func() bool { return s.resilient.Stats().Refused > 0 }, "nobody is refused")
-	most := s.resilient.Stats().Limit
-	for name, c := range s.callers(t) {
-		before := s.resilient.Stats().Refused
-		for s.resilient.Stats().Waiting == 0 { // they give up after a second
+	testutil.Eventually(t, func() bool { return s.Resilient.Stats().Refused > 0 }, "nobody is refused")
+	most := s.Resilient.Stats().Limit
+	for name, c := range s.Callers(t) {
+		before := s.Resilient.Stats().Refused
+		for s.Resilient.Stats().Waiting == 0 { // they give up after a second
 			if ctx.Err() != nil {
 				t.Fatal("nobody waits")
 			}
-			wg.Go(func() { pool[0].call(ctx, create, credential(em)...) })
-			eventually(t, func() bool { return s.resilient.Stats().Waiting > 0 || s.resilient.Stats().Refused > before }, "no call arrives")
+			wg.Go(func() { pool[0].Call(ctx, testutil.Create, testutil.Credential(em)...) })
+			testutil.Eventually(t, func() bool { return s.Resilient.Stats().Waiting > 0 || s.Resilient.Stats().Refused > before }, "no call arrives")
 		}
-		got := c.call(ctx, create, credential(em)...)
+		got := c.Call(ctx, testutil.Create, testutil.Credential(em)...)
 		if got.Reason != "OVERLOADED" {
 			t.Errorf("%s: got %v %s", name, got.Code, got.Reason)
 			continue
 		}
-		refused.check(t, got)
+		refused.Check(t, got)
 	}
 	if held := gate.Held(); held > most {
 		t.Errorf("%d calls are at Atlas, want %d at most", held, most)
 	}
-	if s.resilient.Stats().Open {
+	if s.Resilient.Stats().Open {
 		t.Error("the breaker has opened")
 	}
 	gate.Release()
 	wg.Wait()
-	eventually(t, func() bool {
-		return s.grpcCaller(t).call(ctx, create, credential(em)...).Code == codes.OK
+	testutil.Eventually(t, func() bool {
+		return s.GRPCCaller(t).Call(ctx, testutil.Create, testutil.Credential(em)...).Code == codes.OK
 	}, "it goes on refusing")
 }
 
@@ -187,38 +178,42 @@ func testOverload(t *testing.T, mode security, em *emulator.Emulator) {
 // replica stays ready and says why; and when Atlas is back, so is everything.
 func TestFault65Breaker(t *testing.T) {
 	t.Parallel()
-	matrix(t, func(t *testing.T, s *service, c caller) {
-		jwt := credential(s.atlas)
-		wantCreated.check(t, c.call(testContext(t), create, jwt...))
-		mend := s.atlas.Inject(emulator.Fault{Status: 503})
+	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+		jwt := testutil.Credential(s.Atlas)
+		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, jwt...))
+		mend := s.Atlas.Inject(emulator.Fault{Status: 503})
 		defer mend()
-		eventually(t, func() bool {
+		testutil.Eventually(t, func() bool {
 			var many sync.WaitGroup // so that enough of them fail in a few seconds on a busy machine, too
 			for range 60 {
-				many.Go(func() { c.call(testContext(t), create, append(credential(s.atlas), "cache-control", "no-cache")...) })
+				many.Go(func() {
+					c.Call(testutil.Context(t), testutil.Create, append(testutil.Credential(s.Atlas), "cache-control", "no-cache")...)
+				})
 			}
 			many.Wait()
-			return s.resilient.Stats().Open
+			return s.Resilient.Stats().Open
 		}, "the breaker does not open")
-		var got outcome
-		eventually(t, func() bool { // a probe may be due
-			before := s.atlas.Calls(emulator.Any)
-			got = c.call(testContext(t), remove, credential(s.atlas)...)
-			return s.atlas.Calls(emulator.Any) == before
+		var got testutil.Outcome
+		testutil.Eventually(t, func() bool { // a probe may be due
+			before := s.Atlas.Calls(emulator.Any)
+			got = c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...)
+			return s.Atlas.Calls(emulator.Any) == before
 		}, "Atlas is called all the same")
-		w := want{code: codes.Unavailable, http: 503, reason: "ATLAS_UNAVAILABLE"}
-		w.checkRetry(t, got, time.Millisecond, 1200*time.Millisecond)
-		if code, body := s.get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nAtlas is down since ") {
+		w := testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_UNAVAILABLE"}
+		w.CheckRetry(t, got, time.Millisecond, 1200*time.Millisecond)
+		if code, body := s.Get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nAtlas is down since ") {
 			t.Errorf("/readyz: %d %q", code, body)
 		}
-		kept := c.call(testContext(t), create, jwt...)
-		if kept.Code != codes.OK || kept.header("cache-status") != "tokend; hit; detail=stale" {
-			t.Errorf("the kept token: %v %s, cache-status %q", kept.Code, kept.Reason, kept.header("cache-status"))
+		kept := c.Call(testutil.Context(t), testutil.Create, jwt...)
+		if kept.Code != codes.OK || kept.Get("cache-status") != "tokend; hit; detail=stale" {
+			t.Errorf("the kept token: %v %s, cache-status %q", kept.Code, kept.Reason, kept.Get("cache-status"))
 		}
 		mend()
-		eventually(t, func() bool { return c.call(testContext(t), create, credential(s.atlas)...).Code == codes.OK }, "it is not back")
-		wantDeleted.check(t, c.call(testContext(t), remove, jwt...))
-		if code, body := s.get(t, "/readyz"); code != 200 || body != "ready\n" {
+		testutil.Eventually(t, func() bool {
+			return c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...).Code == codes.OK
+		}, "it is not back")
+		testutil.WantDeleted.Check(t, c.Call(testutil.Context(t), testutil.Delete, jwt...))
+		if code, body := s.Get(t, "/readyz"); code != 200 || body != "ready\n" {
 			t.Errorf("/readyz: %d %q", code, body)
 		}
 	}, func(cfg *server.Config, _ *atlas.Config) {

@@ -54,7 +54,7 @@ func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerIn
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: 15 * time.Minute,
 			// Connections end now and then so that clients find replicas that were added since.
-			MaxConnectionAge:      cfg.connectionAge,
+			MaxConnectionAge:      cfg.ConnectionAge,
 			MaxConnectionAgeGrace: cfg.CallCeiling + time.Second, // for the last call, and its answer
 			Time:                  keepaliveTime,
 			Timeout:               keepaliveTimeout,

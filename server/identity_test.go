@@ -2,8 +2,6 @@ package server_test
 
 import (
 	"context"
-	"encoding/json"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -12,132 +10,34 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
-
-// identityService is a service that holds the Atlas identity of the emulator's first org, for callers with a client
-// certificate, or for those that the policy names.
-type identityService struct {
-	*service
-	audit  *lockedBuffer
-	auth   *auth.Authenticator
-	source *atlas.TokenSource
-}
-
-func startIdentity(t *testing.T, policy string) *identityService {
-	t.Helper()
-	return startIdentityAt(t, policy, atlas.Clock{}, emulator.Config{})
-}
-
-// startIdentityAt has the service go by a clock of its own.
-func startIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emulator.Config) *identityService {
-	t.Helper()
-	cfg := auth.Config{DefaultProfile: "acme"}
-	if policy != "" {
-		cfg = auth.Config{Policy: mustPolicy(t, policy)}
-	}
-	return startIdentityWith(t, cfg, clock, config)
-}
-
-func mustPolicy(t *testing.T, text string) *auth.Policy {
-	t.Helper()
-	policy, err := auth.ParsePolicy("policy.yaml", []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return policy
-}
-
-func startIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config emulator.Config) *identityService {
-	t.Helper()
-	em, err := emulator.Start(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(em.Close)
-	// Few connections: a thousand callers on a busy machine would spend their time in handshakes otherwise.
-	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), MaxConns: 8, Timeout: 30 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.CloseIdleConnections)
-	resilient := newResilient(t, client)
-	s := &identityService{audit: &lockedBuffer{}}
-	s.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
-		Client: resilient, Profile: "acme",
-		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
-		Clock:  clock,
-	})
-	t.Cleanup(s.source.Close)
-	cfg.Sources = auth.Sources{"acme": s.source}
-	authenticator, err := auth.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(authenticator.Close)
-	s.auth = authenticator
-	s.service = startServiceWith(t, mutualTLS, em, func(c *server.Config, _ *atlas.Config) {
-		c.CallCeiling = time.Minute
-		c.Atlas, c.Auth = resilient, authenticator
-		c.Audit = slog.New(slog.NewJSONHandler(s.audit, nil))
-	})
-	return s
-}
-
-// records are the audit's records, oldest first.
-func (s *identityService) records(t *testing.T) []map[string]any {
-	t.Helper()
-	var all []map[string]any
-	for line := range strings.Lines(s.audit.String()) {
-		var record map[string]any
-		if err := json.Unmarshal([]byte(line), &record); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, record)
-	}
-	return all
-}
-
-var wantServiceRejected = want{code: codes.Unavailable, http: 503, reason: "SERVICE_CREDENTIAL_REJECTED"}
-
-// checkRetry is check, for an answer whose delay depends on the clock.
-func (w want) checkRetry(t *testing.T, got outcome, least, most time.Duration) {
-	t.Helper()
-	if got.Retry < least || got.Retry > most {
-		t.Errorf("RetryInfo says %v, want %v to %v", got.Retry, least, most)
-	}
-	w.retry = got.Retry
-	w.check(t, got)
-}
 
 // TestServiceIdentity: a caller without any Atlas secret gets its org's token, and deletes it.
 func TestServiceIdentity(t *testing.T) {
-	s := startIdentity(t, "")
-	for name, c := range s.callers(t) {
+	s := testutil.StartIdentity(t, "")
+	for name, c := range s.Callers(t) {
 		t.Run(name, func(t *testing.T) {
-			got := c.call(testContext(t), create, "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x-request-id", "r-"+name)
-			wantCreated.check(t, got)
-			if got.Token != s.atlas.Org(0).EphemeralToken() {
+			got := c.Call(testutil.Context(t), testutil.Create, "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x-request-id", "r-"+name)
+			testutil.WantCreated.Check(t, got)
+			if got.Token != s.Atlas.Org(0).EphemeralToken() {
 				t.Error("the token is not the org's")
 			}
-			wantDeleted.check(t, c.call(testContext(t), remove))
-			wantAmbiguous.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+			testutil.WantDeleted.Check(t, c.Call(testutil.Context(t), testutil.Delete))
+			testutil.WantAmbiguous.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 		})
 	}
-	if n := s.atlas.Calls(emulator.Login); n != 1 {
+	if n := s.Atlas.Calls(emulator.Login); n != 1 {
 		t.Errorf("%d logins, want 1", n)
 	}
-	records := s.records(t)
+	records := s.Records(t)
 	if len(records) != 6 {
 		t.Fatalf("%d audit records for 6 calls", len(records))
 	}
 	first := records[0]
 	for field, want := range map[string]any{
-		"method": "CreateToken", "profile": "acme", "org": s.atlas.Org(0).ID, "outcome": "OK",
+		"method": "CreateToken", "profile": "acme", "org": s.Atlas.Org(0).ID, "outcome": "OK",
 		"trace_id": "0af7651916cd43dd8448eb211c80319c",
 	} {
 		if first[field] != want {
@@ -150,8 +50,8 @@ func TestServiceIdentity(t *testing.T) {
 	if records[2]["outcome"] != "CREDENTIAL_AMBIGUOUS" {
 		t.Errorf("the refused call is on record as %v", records[2]["outcome"])
 	}
-	for _, secret := range []string{s.atlas.Org(0).UserAuthToken(), "eyJ"} {
-		if strings.Contains(s.audit.String()+s.log.String(), secret) {
+	for _, secret := range []string{s.Atlas.Org(0).UserAuthToken(), "eyJ"} {
+		if strings.Contains(s.Audit.String()+s.Log.String(), secret) {
 			t.Error("the audit or the log has a secret in it")
 		}
 	}
@@ -159,56 +59,56 @@ func TestServiceIdentity(t *testing.T) {
 
 // TestPolicy: each caller may do what the policy says, and nothing else.
 func TestPolicy(t *testing.T) {
-	s := startIdentity(t, `
+	s := testutil.StartIdentity(t, `
 profiles:
   acme: {userauthtoken_file: /run/secrets/acme}
 callers:
   - {dns_san: "client.test", allow: [CreateToken], profile: acme}
 `)
-	for name, c := range s.callers(t) {
+	for name, c := range s.Callers(t) {
 		t.Run(name, func(t *testing.T) {
-			wantCreated.check(t, c.call(testContext(t), create))
-			notPermitted := want{code: codes.PermissionDenied, http: 403, reason: "CALLER_NOT_PERMITTED"}
-			notPermitted.check(t, c.call(testContext(t), remove))
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
+			notPermitted := testutil.Want{Code: codes.PermissionDenied, HTTP: 403, Reason: "CALLER_NOT_PERMITTED"}
+			notPermitted.Check(t, c.Call(testutil.Context(t), testutil.Delete))
 			// What a header claims is nobody's identity.
-			notPermitted.check(t, c.call(testContext(t), remove, "x-spiffe-id", "spiffe://prod.internal/admin", "x-forwarded-client-cert", "By=x;URI=y"))
+			notPermitted.Check(t, c.Call(testutil.Context(t), testutil.Delete, "x-spiffe-id", "spiffe://prod.internal/admin", "x-forwarded-client-cert", "By=x;URI=y"))
 		})
 	}
-	if n := s.atlas.Calls(emulator.Delete); n != 0 {
+	if n := s.Atlas.Calls(emulator.Delete); n != 0 {
 		t.Errorf("Atlas saw %d deletes", n)
 	}
 }
 
 // TestFault08ServiceCredential: a 401 is healed inside the call; one that cannot be is not the caller's fault.
 func TestFault08ServiceCredential(t *testing.T) {
-	s := startIdentity(t, "")
-	for name, c := range s.callers(t) {
+	s := testutil.StartIdentity(t, "")
+	for name, c := range s.Callers(t) {
 		t.Run(name, func(t *testing.T) {
-			wantCreated.check(t, c.call(testContext(t), create))
-			s.atlas.Org(0).RevokeJWTs()
-			logins, creates := s.atlas.Calls(emulator.Login), s.atlas.Calls(emulator.Create)
-			wantCreated.check(t, c.call(testContext(t), create))
-			if n := s.atlas.Calls(emulator.Login) - logins; n != 1 {
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
+			s.Atlas.Org(0).RevokeJWTs()
+			logins, creates := s.Atlas.Calls(emulator.Login), s.Atlas.Calls(emulator.Create)
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
+			if n := s.Atlas.Calls(emulator.Login) - logins; n != 1 {
 				t.Errorf("%d logins, want 1", n)
 			}
-			if n := s.atlas.Calls(emulator.Create) - creates; n != 2 {
+			if n := s.Atlas.Calls(emulator.Create) - creates; n != 2 {
 				t.Errorf("%d creates, want one and one replay", n)
 			}
-			s.atlas.Org(0).RevokeJWTs()
-			deletes := s.atlas.Calls(emulator.Delete)
-			wantDeleted.check(t, c.call(testContext(t), remove))
-			if n := s.atlas.Calls(emulator.Delete) - deletes; n != 2 {
+			s.Atlas.Org(0).RevokeJWTs()
+			deletes := s.Atlas.Calls(emulator.Delete)
+			testutil.WantDeleted.Check(t, c.Call(testutil.Context(t), testutil.Delete))
+			if n := s.Atlas.Calls(emulator.Delete) - deletes; n != 2 {
 				t.Errorf("%d deletes, want one and one replay", n)
 			}
 		})
 	}
 	t.Run("for good", func(t *testing.T) {
-		defer s.atlas.Inject(emulator.Fault{On: emulator.Create, Status: 401})()
-		c := s.restCaller(t)
-		wantServiceRejected.checkRetry(t, c.call(testContext(t), create), time.Second, 40*time.Second)
-		logins := s.atlas.Calls(emulator.Login)
-		wantServiceRejected.checkRetry(t, s.grpcCaller(t).call(testContext(t), create), time.Second, 40*time.Second)
-		if n := s.atlas.Calls(emulator.Login) - logins; n != 0 {
+		defer s.Atlas.Inject(emulator.Fault{On: emulator.Create, Status: 401})()
+		c := s.RESTCaller(t)
+		testutil.WantServiceRejected.CheckRetry(t, c.Call(testutil.Context(t), testutil.Create), time.Second, 40*time.Second)
+		logins := s.Atlas.Calls(emulator.Login)
+		testutil.WantServiceRejected.CheckRetry(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create), time.Second, 40*time.Second)
+		if n := s.Atlas.Calls(emulator.Login) - logins; n != 0 {
 			t.Errorf("%d more logins, want 0", n)
 		}
 	})
@@ -218,32 +118,32 @@ func TestFault08ServiceCredential(t *testing.T) {
 // logs in again without being asked.
 func TestFault30LoginRefused(t *testing.T) {
 	t.Parallel()
-	now := newClock()
-	s := startIdentityAt(t, "", now.serviceClock(), emulator.Config{Now: now.atlasClock(0)})
-	accept := s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400, Body: `{"non_field_errors": ["planted"]}`})
-	for _, c := range s.callers(t) {
+	now := testutil.NewClock()
+	s := testutil.StartIdentityAt(t, "", now.TokenClock(), emulator.Config{Now: now.AtlasNow(0)})
+	accept := s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400, Body: `{"non_field_errors": ["planted"]}`})
+	for _, c := range s.Callers(t) {
 		for range 5 {
-			wantServiceRejected.checkRetry(t, c.call(testContext(t), create), 20*time.Second, 40*time.Second)
+			testutil.WantServiceRejected.CheckRetry(t, c.Call(testutil.Context(t), testutil.Create), 20*time.Second, 40*time.Second)
 		}
 	}
-	if n := s.atlas.Calls(emulator.Login); n != 1 {
+	if n := s.Atlas.Calls(emulator.Login); n != 1 {
 		t.Errorf("%d logins, want 1", n)
 	}
-	eventually(t, func() bool {
-		code, body := s.get(t, "/readyz")
+	testutil.Eventually(t, func() bool {
+		code, body := s.Get(t, "/readyz")
 		return code == 503 && strings.HasPrefix(body, "refused by Atlas\nprofile acme: ") && strings.Contains(body, "refuses")
 	}, "/readyz does not say that Atlas refuses the service")
-	s.wantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
+	s.WantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
 
 	accept()
-	now.advance(40 * time.Second)
-	eventually(t, func() bool { code, body := s.get(t, "/readyz"); return code == 200 && body == "ready\n" }, "/readyz does not become ready again")
-	s.wantHealth(t, healthpb.HealthCheckResponse_SERVING)
-	if n := s.atlas.Calls(emulator.Login); n != 2 {
+	now.Advance(40 * time.Second)
+	testutil.Eventually(t, func() bool { code, body := s.Get(t, "/readyz"); return code == 200 && body == "ready\n" }, "/readyz does not become ready again")
+	s.WantHealth(t, healthpb.HealthCheckResponse_SERVING)
+	if n := s.Atlas.Calls(emulator.Login); n != 2 {
 		t.Errorf("%d logins, want 2", n)
 	}
-	_, body := s.get(t, "/readyz")
-	if strings.Contains(body+s.log.String()+s.audit.String(), "planted") {
+	_, body := s.Get(t, "/readyz")
+	if strings.Contains(body+s.Log.String()+s.Audit.String(), "planted") {
 		t.Error("Atlas's answer is told on")
 	}
 }
@@ -251,58 +151,48 @@ func TestFault30LoginRefused(t *testing.T) {
 // TestReadyWithAnotherWayIn: a refused identity is said in words while there is one that Atlas takes, or callers with JWTs of their
 // own.
 func TestReadyWithAnotherWayIn(t *testing.T) {
-	s := startIdentity(t, `
+	s := testutil.StartIdentity(t, `
 profiles:
   acme: {userauthtoken_file: /run/secrets/acme}
 callers:
   - {dns_san: "caller.test", allow: [CreateToken], profile: acme}
   - {atlas_jwt: true, allow: [CreateToken], profile: passthrough}
 `)
-	defer s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})()
-	if _, err := s.source.Credential(testContext(t)); err == nil || !s.source.Refused() {
+	defer s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})()
+	if _, err := s.Source.Credential(testutil.Context(t)); err == nil || !s.Source.Refused() {
 		t.Fatalf("the login went well: %v", err)
 	}
-	if s.auth.Refused() {
+	if s.Auth.Refused() {
 		t.Error("callers with an Atlas JWT are taken for refused")
 	}
-	if code, body := s.get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nprofile acme: ") {
+	if code, body := s.Get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nprofile acme: ") {
 		t.Errorf("/readyz: %d %q", code, body)
 	}
 }
 
-// wantHealth asks grpc.health.v1 until it says so.
-func (s *service) wantHealth(t *testing.T, want healthpb.HealthCheckResponse_ServingStatus) {
-	t.Helper()
-	client := healthpb.NewHealthClient(s.grpcConn(t))
-	eventually(t, func() bool {
-		got, err := client.Check(testContext(t), &healthpb.HealthCheckRequest{Service: ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName})
-		return err == nil && got.GetStatus() == want
-	}, "health is not "+want.String())
-}
-
 // TestFault33ExpiredUnderLoad: callers by the thousand meet a credential that Atlas has dropped; one login serves them all.
 func TestFault33ExpiredUnderLoad(t *testing.T) {
-	s := startIdentity(t, "")
-	callers := s.callers(t)
+	s := testutil.StartIdentity(t, "")
+	callers := s.Callers(t)
 	for _, c := range callers { // with connections made, it is the calls that meet
-		wantCreated.check(t, c.call(testContext(t), create))
+		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
 	}
-	s.atlas.Org(0).RevokeJWTs()
-	logins := s.atlas.Calls(emulator.Login)
+	s.Atlas.Org(0).RevokeJWTs()
+	logins := s.Atlas.Calls(emulator.Login)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a busy machine takes its time for a thousand
 	defer cancel()
 	var wg sync.WaitGroup
-	for i := range manyCallers {
+	for i := range testutil.ManyCallers {
 		c := callers[[]string{"gRPC", "REST"}[i%2]]
 		wg.Go(func() {
-			if got := c.call(ctx, create); got.Code != codes.OK {
+			if got := c.Call(ctx, testutil.Create); got.Code != codes.OK {
 				t.Errorf("got %v %s", got.Code, got.Message)
 			}
 		})
 	}
 	wg.Wait()
-	if n := s.atlas.Calls(emulator.Login) - logins; n != 1 {
-		t.Errorf("%d logins for %d callers, want 1", n, manyCallers)
+	if n := s.Atlas.Calls(emulator.Login) - logins; n != 1 {
+		t.Errorf("%d logins for %d callers, want 1", n, testutil.ManyCallers)
 	}
 }
 
@@ -310,21 +200,21 @@ func TestFault33ExpiredUnderLoad(t *testing.T) {
 func TestFault34FirstCallerCancels(t *testing.T) {
 	for _, transport := range []string{"gRPC", "REST"} {
 		t.Run(transport, func(t *testing.T) {
-			s := startIdentity(t, "")
-			c := s.callers(t)[transport]
-			gate := s.atlas.Hold(emulator.Login)
+			s := testutil.StartIdentity(t, "")
+			c := s.Callers(t)[transport]
+			gate := s.Atlas.Hold(emulator.Login)
 			ctx, cancel := context.WithCancel(t.Context())
-			first, second := make(chan outcome, 1), make(chan outcome, 1)
-			go func() { first <- c.call(ctx, create) }()
-			if err := gate.Wait(testContext(t), 1); err != nil {
+			first, second := make(chan testutil.Outcome, 1), make(chan testutil.Outcome, 1)
+			go func() { first <- c.Call(ctx, testutil.Create) }()
+			if err := gate.Wait(testutil.Context(t), 1); err != nil {
 				t.Fatal(err)
 			}
-			go func() { second <- c.call(testContext(t), create) }()
+			go func() { second <- c.Call(testutil.Context(t), testutil.Create) }()
 			cancel()
 			<-first
 			gate.Release()
-			wantCreated.check(t, <-second)
-			if n := s.atlas.Calls(emulator.Login); n != 1 {
+			testutil.WantCreated.Check(t, <-second)
+			if n := s.Atlas.Calls(emulator.Login); n != 1 {
 				t.Errorf("%d logins, want 1", n)
 			}
 		})
@@ -333,13 +223,13 @@ func TestFault34FirstCallerCancels(t *testing.T) {
 
 // TestForgedIdentity: a certificate of one's own making names nobody, whatever is written in it.
 func TestForgedIdentity(t *testing.T) {
-	s := startIdentity(t, "")
-	notCalled(t, s.atlas)
-	s.checkNoHandshake(t, &s.certs.untrusted)
-	for _, c := range s.callersAs(t, &s.certs.untrusted) {
-		wantNoHandshake(t, c.call(testContext(t), create))
+	s := testutil.StartIdentity(t, "")
+	testutil.NotCalled(t, s.Atlas)
+	s.CheckNoHandshake(t, &s.Certs.Untrusted)
+	for _, c := range s.CallersAs(t, &s.Certs.Untrusted) {
+		testutil.WantNoHandshake(t, c.Call(testutil.Context(t), testutil.Create))
 	}
-	if s.audit.String() != "" {
+	if s.Audit.String() != "" {
 		t.Error("a handshake that failed became a call")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -15,27 +16,27 @@ import (
 // nothing. What is left out is counted.
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
-	s := startService(t, serverTLS, func(c *server.Config, _ *atlas.Config) { c.MaxConns = 30 })
+	s := testutil.Start(t, testutil.ServerTLS, func(c *server.Config, _ *atlas.Config) { c.MaxConns = 30 })
 	const each = 600
 	start := time.Now()
 	var wg sync.WaitGroup
-	for _, c := range s.callers(t) {
+	for _, c := range s.Callers(t) {
 		wg.Go(func() {
 			for range each {
-				c.call(testContext(t), create)
+				c.Call(testutil.Context(t), testutil.Create)
 			}
 		})
 	}
-	rest := s.restCaller(t)
+	rest := s.RESTCaller(t)
 	wg.Go(func() {
 		for range each {
-			rest.do(testContext(t), "GET", "/nowhere", nil)
+			rest.Do(testutil.Context(t), "GET", "/nowhere", nil)
 		}
 	})
-	for _, l := range []listener{grpcListener, restListener} {
+	for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
 		wg.Go(func() {
 			for range each { // no TLS
-				conn, err := net.Dial("tcp", s.addr(l))
+				conn, err := net.Dial("tcp", s.Addr(l))
 				if err != nil {
 					continue
 				}
@@ -49,7 +50,7 @@ func TestLogFlood(t *testing.T) {
 	const kinds = 4 // CREDENTIAL_MISSING, ROUTE_NOT_FOUND, handshake, connection
 	most := kinds * (100 + 10*(int(time.Since(start).Seconds())+1))
 	lines := 0
-	for line := range strings.Lines(s.log.String()) {
+	for line := range strings.Lines(s.Log.String()) {
 		if !strings.Contains(line, `"level":"DEBUG"`) {
 			lines++
 		}
@@ -57,7 +58,7 @@ func TestLogFlood(t *testing.T) {
 	if lines > most || lines < 200 {
 		t.Errorf("%d lines, want %d at most, and some of each kind", lines, most)
 	}
-	_, metrics := s.get(t, "/metrics")
+	_, metrics := s.Get(t, "/metrics")
 	for _, kind := range []string{"CREDENTIAL_MISSING", "ROUTE_NOT_FOUND", "handshake"} {
 		if !strings.Contains(metrics, `tokend_log_lines_suppressed_total{kind="`+kind+`"}`) {
 			t.Errorf("/metrics does not tell of lines of kind %s", kind)

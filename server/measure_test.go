@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -31,20 +32,20 @@ func TestMeasureFloods(t *testing.T) {
 			c.CallerRate, c.Cache.TTL = callerRate, time.Minute
 			c.Logger = nil // or this process would be busy with collecting it
 		}
-		s, another := startService(t, plaintext, settings), startService(t, plaintext, settings)
+		s, another := testutil.Start(t, testutil.Plaintext, settings), testutil.Start(t, testutil.Plaintext, settings)
 		run := func(name string, flood func(ctx context.Context) string) {
 			ctx, cancel := context.WithTimeout(t.Context(), seconds*time.Second)
 			defer cancel()
 			var said string
 			var wg sync.WaitGroup
 			wg.Go(func() { said = flood(ctx) })
-			good := credential(s.atlas)
-			for transport, c := range s.callers(t) {
+			good := testutil.Credential(s.Atlas)
+			for transport, c := range s.Callers(t) {
 				wg.Go(func() {
 					var took []time.Duration
 					for ctx.Err() == nil {
 						next, start := time.After(100*time.Millisecond), time.Now()
-						got := c.call(testContext(t), create, good...)
+						got := c.Call(testutil.Context(t), testutil.Create, good...)
 						took = append(took, time.Since(start))
 						if got.Token == "" {
 							t.Errorf("%s: %v %s %s", transport, got.Code, got.Reason, got.Message)
@@ -64,23 +65,23 @@ func TestMeasureFloods(t *testing.T) {
 		run("rapid reset at another server", func(ctx context.Context) string { return rapidReset(ctx, t, another) })
 		run("one caller at 10,000 a second", func(ctx context.Context) string { return floodCalls(ctx, t, s) })
 		run("one caller at 10,000 a second at another server", func(ctx context.Context) string { return floodCalls(ctx, t, another) })
-		_, _ = s.stop(), another.stop()
+		_, _ = s.Stop(), another.Stop()
 	}
 }
 
 // rapidReset opens and resets streams on one connection, as fast as it can, until ctx ends or it is cut off; then on another.
-func rapidReset(ctx context.Context, t *testing.T, s *service) string {
+func rapidReset(ctx context.Context, t *testing.T, s *testutil.Service) string {
 	resets, conns := 0, 0
 	for ; ctx.Err() == nil; conns++ {
-		h := s.hostile(t, grpcListener, true)
-		resets += h.flood(1<<30, func(i int) error {
+		h := s.RawHTTP2(t, testutil.GRPC, true)
+		resets += h.Flood(1<<30, func(i int) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := h.call(uint32(2*i+1), "a.flood.c"); err != nil {
+			if err := h.Call(uint32(2*i+1), "a.flood.c"); err != nil {
 				return err
 			}
-			return h.framer.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+			return h.Framer.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
 		})
 		_ = h.Close()
 	}
@@ -88,9 +89,9 @@ func rapidReset(ctx context.Context, t *testing.T, s *service) string {
 }
 
 // floodCalls makes 10,000 calls a second with one credential, which Atlas accepts, over gRPC.
-func floodCalls(ctx context.Context, t *testing.T, s *service) string {
+func floodCalls(ctx context.Context, t *testing.T, s *testutil.Service) string {
 	const workers, perSecond = 50, 10_000
-	c, jwt := s.grpcCaller(t), s.atlas.Org(1).JWT() // each is another one
+	c, jwt := s.GRPCCaller(t), s.Atlas.Org(1).JWT() // each is another one
 	var served, refused atomic.Int64
 	var slowest atomic.Int64
 	var wg sync.WaitGroup
@@ -100,7 +101,7 @@ func floodCalls(ctx context.Context, t *testing.T, s *service) string {
 			for i := 0; ctx.Err() == nil; i++ {
 				<-time.After(time.Until(start.Add(time.Duration(i) * time.Second * workers / perSecond)))
 				began := time.Now()
-				got := c.call(testContext(t), create, "authorization", "JWT "+jwt)
+				got := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+jwt)
 				switch {
 				case got.Token != "":
 					served.Add(1)

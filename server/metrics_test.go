@@ -19,6 +19,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -27,10 +28,10 @@ func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	early := prometheus.NewCounter(prometheus.CounterOpts{Name: "early_total", Help: "Registered before the server is made."})
 	registry.MustRegister(early)
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.Metrics = registry })
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.Metrics = registry })
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "late", Help: "Registered after."}, func() float64 { return 7 }))
 	early.Add(3)
-	code, body := s.get(t, "/metrics")
+	code, body := s.Get(t, "/metrics")
 	if code != http.StatusOK {
 		t.Fatalf("/metrics: %d %q", code, body)
 	}
@@ -42,7 +43,7 @@ func TestMetrics(t *testing.T) {
 	if strings.Contains(body, "tokend_certificate") {
 		t.Error("it tells of certificates, and there are none")
 	}
-	wantNoRoute.check(t, s.restCaller(t).do(testContext(t), http.MethodGet, "/metrics", nil))
+	testutil.WantNoRoute.Check(t, s.RESTCaller(t).Do(testutil.Context(t), http.MethodGet, "/metrics", nil))
 
 	if srv, err := server.New(server.Config{HTTPAddr: "127.0.0.1:0", Atlas: &atlas.Client{}, Metrics: registry}); err == nil {
 		srv.Close()
@@ -51,9 +52,9 @@ func TestMetrics(t *testing.T) {
 }
 
 // metric is the value of a series in what /metrics says, -1 if it is not there.
-func (s *service) metric(t *testing.T, series string) float64 {
+func metric(t *testing.T, s *testutil.Service, series string) float64 {
 	t.Helper()
-	_, rest, found := strings.Cut("\n"+s.metrics(t), "\n"+series+" ")
+	_, rest, found := strings.Cut("\n"+s.Metrics(t), "\n"+series+" ")
 	if !found {
 		return -1
 	}
@@ -68,12 +69,12 @@ func (s *service) metric(t *testing.T, series string) float64 {
 // TestCallMetrics: calls over both transports are told apart, and what is refused before it is a call has its reason counted
 // and makes no label.
 func TestCallMetrics(t *testing.T) {
-	s := startService(t, plaintext)
+	s := testutil.Start(t, testutil.Plaintext)
 	const labels = `{grpc_code=%q,grpc_method="CreateToken",grpc_service="forsta.ephemeraltoken.v1.EphemeralTokenService",grpc_type="unary",transport=%q}`
-	for name, c := range s.callers(t) {
+	for name, c := range s.Callers(t) {
 		transport := map[string]string{"gRPC": "grpc", "REST": "rest"}[name]
-		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
-		wantMissing.check(t, c.call(testContext(t), create))
+		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
+		testutil.WantMissing.Check(t, c.Call(testutil.Context(t), testutil.Create))
 		for series, want := range map[string]float64{
 			"grpc_server_handled_total" + fmt.Sprintf(labels, "OK", transport):                            1,
 			"grpc_server_handled_total" + fmt.Sprintf(labels, "Unauthenticated", transport):               1,
@@ -85,16 +86,16 @@ func TestCallMetrics(t *testing.T) {
 			`tokend_connections_open_limit{listener="admin"}`:      64,
 			`tokend_tls_handshake_failures_total{listener="gRPC"}`: 0,
 		} {
-			eventually(t, func() bool { return s.metric(t, series) == want }, series) // an answer may be there before it is counted
+			testutil.Eventually(t, func() bool { return metric(t, s, series) == want }, series) // an answer may be there before it is counted
 		}
 	}
-	wantNoRoute.check(t, s.restCaller(t).do(testContext(t), http.MethodGet, "/planted", nil))
-	_ = s.grpcConn(t).Invoke(testContext(t), "/planted/Planted", &ephemeraltokenv1.CreateTokenRequest{}, &ephemeraltokenv1.CreateTokenResponse{})
+	testutil.WantNoRoute.Check(t, s.RESTCaller(t).Do(testutil.Context(t), http.MethodGet, "/planted", nil))
+	_ = s.GRPCConn(t).Invoke(testutil.Context(t), "/planted/Planted", &ephemeraltokenv1.CreateTokenRequest{}, &ephemeraltokenv1.CreateTokenResponse{})
 	for _, transport := range []string{"grpc", "rest"} {
 		series := fmt.Sprintf(`tokend_calls_failed_total{reason="ROUTE_NOT_FOUND",transport=%q}`, transport)
-		eventually(t, func() bool { return s.metric(t, series) == 1 }, series)
+		testutil.Eventually(t, func() bool { return metric(t, s, series) == 1 }, series)
 	}
-	if strings.Contains(strings.ToLower(s.metrics(t)), "planted") {
+	if strings.Contains(strings.ToLower(s.Metrics(t)), "planted") {
 		t.Error("a caller has made a label")
 	}
 }
@@ -102,7 +103,7 @@ func TestCallMetrics(t *testing.T) {
 // TestFailedHandshakes: each is counted and a line of the log, on either listener, with peer and cause: no TLS at all, no
 // certificate, one of a foreign CA. A probe that only connects is not one.
 func TestFailedHandshakes(t *testing.T) {
-	s := startService(t, mutualTLS)
+	s := testutil.Start(t, testutil.MutualTLS)
 	for listener, addr := range map[string]net.Addr{"gRPC": s.GRPCAddr(), "HTTP": s.HTTPAddr()} {
 		for _, first := range []string{"", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
 			conn, err := net.Dial("tcp", addr.String())
@@ -118,22 +119,22 @@ func TestFailedHandshakes(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn) // until the server has closed it
 			_ = conn.Close()
 		}
-		s.wantFailedHandshake(t, listener, 1, "the client speaks no TLS")
+		wantFailedHandshake(t, s, listener, 1, "the client speaks no TLS")
 	}
-	s.checkNoHandshake(t, nil)
+	s.CheckNoHandshake(t, nil)
 	for _, listener := range []string{"gRPC", "HTTP"} {
-		s.wantFailedHandshake(t, listener, 2, "tls: client didn't provide a certificate")
+		wantFailedHandshake(t, s, listener, 2, "tls: client didn't provide a certificate")
 	}
-	s.checkNoHandshake(t, &s.certs.untrusted)
+	s.CheckNoHandshake(t, &s.Certs.Untrusted)
 	for _, listener := range []string{"gRPC", "HTTP"} {
-		s.wantFailedHandshake(t, listener, 3, "tls: failed to verify certificate: x509: certificate signed by unknown authority")
+		wantFailedHandshake(t, s, listener, 3, "tls: failed to verify certificate: x509: certificate signed by unknown authority")
 	}
 }
 
 // TestRefusedByClient: where the client refuses the server's certificate, the line says so, also for clients that tell of it as OpenSSL
 // does: without encryption, at a time when everything else has it.
 func TestRefusedByClient(t *testing.T) {
-	s := startService(t, serverTLS)
+	s := testutil.Start(t, testutil.ServerTLS)
 	for listener, addr := range map[string]net.Addr{"gRPC": s.GRPCAddr(), "HTTP": s.HTTPAddr()} {
 		for i, tc := range []struct {
 			wrap func(net.Conn) net.Conn
@@ -149,7 +150,7 @@ func TestRefusedByClient(t *testing.T) {
 			if err := tls.Client(tc.wrap(conn), &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}).Handshake(); err == nil {
 				t.Error("the client trusts the server")
 			}
-			s.wantFailedHandshake(t, listener, float64(i+1), tc.want)
+			wantFailedHandshake(t, s, listener, float64(i+1), tc.want)
 			_ = conn.Close()
 		}
 	}
@@ -172,32 +173,32 @@ func (c plainAlerts) Write(records []byte) (int, error) {
 	return len(records), err
 }
 
-func (s *service) wantFailedHandshake(t *testing.T, listener string, count float64, cause string) {
+func wantFailedHandshake(t *testing.T, s *testutil.Service, listener string, count float64, cause string) {
 	t.Helper()
 	series := fmt.Sprintf(`tokend_tls_handshake_failures_total{listener=%q}`, listener)
 	line := regexp.MustCompile(fmt.Sprintf(`"level":"WARN","msg":"TLS handshake failed","listener":%q,"peer":"127\.0\.0\.1:\d+","cause":"%s`, listener, regexp.QuoteMeta(cause)))
-	eventually(t, func() bool { return s.metric(t, series) == count && line.MatchString(s.log.String()) }, fmt.Sprintf("%s is not %v, or there is no line with %s", series, count, cause))
+	testutil.Eventually(t, func() bool { return metric(t, s, series) == count && line.MatchString(s.Log.String()) }, fmt.Sprintf("%s is not %v, or there is no line with %s", series, count, cause))
 }
 
 // TestIdentityMetrics: how a profile is, before its first login, with a JWT, and refused.
 func TestIdentityMetrics(t *testing.T) {
-	s := startIdentity(t, "")
+	s := testutil.StartIdentity(t, "")
 	want := func(valid, refused float64, times string) {
 		t.Helper()
-		if s.metric(t, `tokend_identity_valid{profile="acme"}`) != valid || s.metric(t, `tokend_identity_refused{profile="acme"}`) != refused {
-			t.Errorf("want valid %v, refused %v in\n%s", valid, refused, s.metrics(t))
+		if metric(t, s.Service, `tokend_identity_valid{profile="acme"}`) != valid || metric(t, s.Service, `tokend_identity_refused{profile="acme"}`) != refused {
+			t.Errorf("want valid %v, refused %v in\n%s", valid, refused, s.Metrics(t))
 		}
 		for _, name := range []string{"issued", "expiry", "next_renewal", "last_failure"} {
-			if there := s.metric(t, "tokend_identity_"+name+`_timestamp_seconds{profile="acme"}`) > 0; there != strings.Contains(times, name) {
+			if there := metric(t, s.Service, "tokend_identity_"+name+`_timestamp_seconds{profile="acme"}`) > 0; there != strings.Contains(times, name) {
 				t.Errorf("%s is there: %v", name, there)
 			}
 		}
 	}
 	want(0, 0, "")
-	s.atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest, Times: 1})
-	wantServiceRejected.checkRetry(t, s.grpcCaller(t).call(testContext(t), create), time.Second, time.Minute)
+	s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest, Times: 1})
+	testutil.WantServiceRejected.CheckRetry(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create), time.Second, time.Minute)
 	want(0, 1, "last_failure next_renewal")
-	s.source.SecretChanged()
-	wantCreated.check(t, s.grpcCaller(t).call(testContext(t), create))
+	s.Source.SecretChanged()
+	testutil.WantCreated.Check(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create))
 	want(1, 0, "last_failure next_renewal issued expiry")
 }

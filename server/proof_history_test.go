@@ -10,13 +10,14 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // event is one call as its caller saw it, with the time before it and after it: on the clock, for the models, and on the
 // logical clock of the emulator, which puts it in order with the life of each token.
 type event struct {
 	client          int
-	op              operation
+	op              testutil.Operation
 	org             int
 	call, answer    int64
 	callTick, ended uint64
@@ -65,7 +66,7 @@ func newHistory(events []event, em *emulator.Emulator) history {
 // strangers counts the creates that returned what Atlas has not minted for the org of their caller.
 func (h history) strangers() (n int) {
 	for _, e := range h.events {
-		if e.op != create || !e.ok {
+		if e.op != testutil.Create || !e.ok {
 			continue
 		}
 		if b, known := h.born[e.token]; !known || b.org != e.org {
@@ -81,7 +82,7 @@ func (h history) violations() int {
 	type ack struct{ ended, began uint64 }
 	acks := map[int][]ack{}
 	for _, e := range h.events {
-		if e.op == remove && e.ok {
+		if e.op == testutil.Delete && e.ok {
 			acks[e.org] = append(acks[e.org], ack{e.ended, e.callTick})
 		}
 	}
@@ -94,7 +95,7 @@ func (h history) violations() int {
 	}
 	n := 0
 	for _, e := range h.events {
-		if e.op != create || !e.ok {
+		if e.op != testutil.Create || !e.ok {
 			continue
 		}
 		list := acks[e.org]
@@ -113,14 +114,14 @@ func (h history) violations() int {
 func (h history) dead(lenient bool) int {
 	deletes := map[int][]event{}
 	for _, e := range h.events {
-		if e.op == remove && !e.harmless {
+		if e.op == testutil.Delete && !e.harmless {
 			deletes[e.org] = append(deletes[e.org], e)
 		}
 	}
 	known := h.known()
 	n := 0
 	for _, e := range h.events {
-		if e.op != create || !e.ok {
+		if e.op != testutil.Create || !e.ok {
 			continue
 		}
 		b := h.born[e.token]
@@ -157,13 +158,13 @@ func (h history) known() func(removal event) bool {
 func (h history) hits() (hits, overlapping float64) {
 	deletes := map[int][]event{}
 	for _, e := range h.events {
-		if e.op == remove {
+		if e.op == testutil.Delete {
 			deletes[e.org] = append(deletes[e.org], e)
 		}
 	}
 	all := 0.
 	for _, e := range h.events {
-		if e.op != create || !e.ok {
+		if e.op != testutil.Create || !e.ok {
 			continue
 		}
 		all++
@@ -207,14 +208,14 @@ func (h history) operations(org int, lenient bool) []porcupine.Operation {
 	for i, e := range h.events {
 		switch {
 		case e.org != org:
-		case e.op == create && e.ok:
+		case e.op == testutil.Create && e.ok:
 			add(e, e.answer, step{kind: stepCreate, generation: h.born[e.token].generation})
-		case e.op == remove && e.ok:
+		case e.op == testutil.Delete && e.ok:
 			add(e, e.answer, step{kind: stepDelete, delete: i, holds: !lenient})
 			if lenient {
 				add(e, e.answer, step{kind: stepAcknowledge, delete: i})
 			}
-		case e.op == remove && !e.harmless:
+		case e.op == testutil.Delete && !e.harmless:
 			add(e, forever, step{kind: stepDelete, delete: i, holds: !lenient})
 		}
 	}

@@ -3,6 +3,8 @@ package server_test
 import (
 	"testing"
 	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // TestProofModel: what a delete takes away may be handed out until that is acknowledged, if it is with a credential that the replica
@@ -16,13 +18,13 @@ func TestProofModel(t *testing.T) {
 		e.client = int(call)
 		return e
 	}
-	first := at(event{op: create, token: older}, 2, 3)
-	removal := at(event{op: remove, replica: 1, jwt: 1}, 20, 60)
-	second := at(event{op: create, token: newer}, 35, 45)
-	early := at(event{op: create, token: older, hit: true}, 32, 34)
-	late := at(event{op: create, token: older, hit: true}, 50, 55)
-	tooLate := at(event{op: create, token: older, hit: true}, 70, 75)
-	accepted := at(event{op: create, token: older, replica: 1, jwt: 1}, 4, 5)
+	first := at(event{op: testutil.Create, token: older}, 2, 3)
+	removal := at(event{op: testutil.Delete, replica: 1, jwt: 1}, 20, 60)
+	second := at(event{op: testutil.Create, token: newer}, 35, 45)
+	early := at(event{op: testutil.Create, token: older, hit: true}, 32, 34)
+	late := at(event{op: testutil.Create, token: older, hit: true}, 50, 55)
+	tooLate := at(event{op: testutil.Create, token: older, hit: true}, 70, 75)
+	accepted := at(event{op: testutil.Create, token: older, replica: 1, jwt: 1}, 4, 5)
 	for name, test := range map[string]struct {
 		events                 []event
 		strict, lenient, alive bool

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
@@ -223,12 +224,12 @@ var mutantTraffic = traffic{operations: 800, clients: 12, deletes: .06, fresh: .
 
 // TestProofRejects: each of the broken designs is found out, where the real one is not.
 func TestProofRejects(t *testing.T) {
-	if fewer > 1 {
+	if testutil.Slower > 1 {
 		t.Skip("under the race detector calls are so slow that some designs go wrong too rarely to be found out")
 	}
 	for _, mutant := range slices.Concat(mutants, overlapMutants) {
 		t.Run(mutant.name, func(t *testing.T) {
-			parallelWork(t)
+			testutil.ParallelWork(t)
 			const most = 40
 			operations := 0
 			for range most {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -170,7 +171,7 @@ var overlapMutants = []mutant{
 
 // TestProofAcceptsOverlap: without a flaw the design passes. So what the proof finds out of the others is their flaw.
 func TestProofAcceptsOverlap(t *testing.T) {
-	parallelWork(t)
+	testutil.ParallelWork(t)
 	for range 3 {
 		w := newWorld(t, setup{replicas: 1, orgs: 4, tokens: newOverlapping(noFlaw)(t)})
 		stopFaults := w.injectFaults(slowAnswers...)

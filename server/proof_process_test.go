@@ -20,7 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -139,7 +139,7 @@ func (p *replicaProcess) kill() {
 }
 
 // callers are for a replica that comes and goes.
-func (p *replicaProcess) callers(t *testing.T) [2]caller {
+func (p *replicaProcess) callers(t *testing.T) [2]testutil.Caller {
 	t.Helper()
 	again := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}
 	conn, err := grpc.NewClient(p.settings.GRPCAddr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(again))
@@ -149,8 +149,8 @@ func (p *replicaProcess) callers(t *testing.T) [2]caller {
 	t.Cleanup(func() { _ = conn.Close() })
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	return [2]caller{
-		grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)},
-		restCaller{base: "http://" + p.settings.HTTPAddr, client: &http.Client{Transport: transport}},
+	return [2]testutil.Caller{
+		testutil.NewGRPCCaller(conn),
+		testutil.RESTCaller{Base: "http://" + p.settings.HTTPAddr, Client: &http.Client{Transport: transport}},
 	}
 }

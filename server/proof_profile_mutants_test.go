@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -83,7 +84,7 @@ var profileMutants = []profileMutant{
 func TestProofRejectsOtherOrgs(t *testing.T) {
 	for _, mutant := range profileMutants {
 		t.Run(mutant.name, func(t *testing.T) {
-			parallelWork(t)
+			testutil.ParallelWork(t)
 			const most = 20
 			operations := 0
 			for range most {

@@ -19,6 +19,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -94,7 +95,7 @@ func newHeld(t *testing.T, w *world, clock *stepClock) *held {
 		add(pairProfile(pair), "CreateToken") // of a delete, nobody could say later which org it was for
 	}
 	policy := "profiles:\n" + named.String() + "callers:\n" + rules.String() + "  - {atlas_jwt: true, allow: [CreateToken, DeleteToken], profile: passthrough}\n"
-	h.authConfig = auth.Config{Policy: mustPolicy(t, policy), RootCAs: issuer.RootCAs}
+	h.authConfig = auth.Config{Policy: testutil.MustPolicy(t, policy), RootCAs: issuer.RootCAs}
 	return h
 }
 

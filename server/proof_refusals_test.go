@@ -8,6 +8,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // profileRuns are the worlds with profiles. In all of them, logins and refreshes are refused and fail, and JWTs are revoked.
@@ -77,7 +78,7 @@ func (h history) checkProfiles(t *testing.T, w *world) {
 		calls[e.jwt]++
 		switch {
 		case !e.ok:
-		case e.op == remove:
+		case e.op == testutil.Delete:
 			deletes[e.jwt]++
 		case e.jwt == pairs && e.either == [2]int{}:
 			settled++

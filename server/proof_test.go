@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
 // The proof that no deleted token is served: many callers create and delete at once through real servers, while Atlas and
 // Redis misbehave, and what they saw is checked against a register. See proof_history_test.go for what is promised when.
-var proofOperations = flag.Int("proof.operations", 6_000/fewer, "operations of TestProof in all; for a long run give millions, and a -timeout")
+var proofOperations = flag.Int("proof.operations", 6_000/testutil.Slower, "operations of TestProof in all; for a long run give millions, and a -timeout")
 
 // proofRun is one kind of world and of trouble.
 type proofRun struct {
@@ -67,7 +68,7 @@ func TestProof(t *testing.T) {
 	runs := slices.Concat(proofRuns, profileRuns)
 	for _, run := range runs {
 		t.Run(run.name, func(t *testing.T) {
-			parallelWork(t)
+			testutil.ParallelWork(t)
 			l := run.l
 			l.operations, l.clients, l.deletes, l.fresh, l.madeUp = *proofOperations/len(runs), 16, .06, max(l.fresh, .1), .05
 			// Short histories: what checking one costs grows faster than it, and faster yet where more is legal.
@@ -134,7 +135,7 @@ func (h history) check(t *testing.T, lenient bool) {
 		switch {
 		case !e.ok:
 			failed++
-		case e.op == create:
+		case e.op == testutil.Create:
 			creates++
 		default:
 			deletes++
@@ -202,7 +203,7 @@ func (w *world) failedOperations(t *testing.T) (n int) {
 	}
 	failed := regexp.MustCompile(`(?m)^tokend_cache_redis_operations_total\{operation="\w+",outcome="(?:failed|skipped)"\} (\d+)$`)
 	for _, r := range w.replicas {
-		for _, match := range failed.FindAllStringSubmatch(r.metrics(t), -1) {
+		for _, match := range failed.FindAllStringSubmatch(r.Metrics(t), -1) {
 			count, err := strconv.Atoi(match[1])
 			if err != nil {
 				t.Fatal(err)

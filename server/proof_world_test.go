@@ -15,6 +15,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
@@ -23,9 +24,9 @@ import (
 // The times of a world, short so that much happens in little time. What Atlas carries out late it carries out within the
 // settle time.
 const (
-	proofAtlasTimeout = 150 * time.Millisecond * slower
-	proofCeiling      = 2 * time.Second * slower
-	proofSettle       = 400 * time.Millisecond * slower
+	proofAtlasTimeout = 150 * time.Millisecond * testutil.Slower
+	proofCeiling      = 2 * time.Second * testutil.Slower
+	proofSettle       = 400 * time.Millisecond * testutil.Slower
 	proofTTL          = 300 * time.Millisecond
 )
 
@@ -57,13 +58,13 @@ type world struct {
 	held     *held       // nil without profiles
 	replicas []*proofReplica
 	mortals  []*replicaProcess
-	callers  [][2]caller // of each replica, over gRPC and REST
+	callers  [][2]testutil.Caller // of each replica, over gRPC and REST
 	began    time.Time
 }
 
 // proofReplica is one server with its way to Redis.
 type proofReplica struct {
-	*service
+	*testutil.Service
 
 	proxy *redistest.Proxy // nil without Redis
 }
@@ -106,23 +107,23 @@ func (w *world) newReplica(t *testing.T) *proofReplica {
 		r.proxy = w.redis.NewProxy()
 		settings.RedisURL, settings.RedisBudget = r.proxy.URL(), w.budget
 	}
-	r.service = startServiceWith(t, plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
+	r.Service = testutil.StartWith(t, testutil.Plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
 		at := *c
 		*c = settings.config(nil)
 		c.GRPCAddr, c.HTTPAddr, c.AdminAddr = at.GRPCAddr, at.HTTPAddr, at.AdminAddr
 		if w.tokens != nil {
 			c.Cache = tokencache.Config{}
-			c.SetTokens(w.tokens)
+			c.Tokens = w.tokens
 		}
 		a.Timeout = cmp.Or(w.atlasTimeout, proofAtlasTimeout)
 		if w.held != nil {
 			w.held.join(t, c, *a)
 		}
 	})
-	eventually(t, func() bool { _, body := r.get(t, "/readyz"); return body == "ready\n" }, "the replica is not ready")
+	testutil.Eventually(t, func() bool { _, body := r.Get(t, "/readyz"); return body == "ready\n" }, "the replica is not ready")
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	w.callers = append(w.callers, [2]caller{r.grpcCaller(t), restCaller{base: "http://" + r.HTTPAddr().String(), client: &http.Client{Transport: transport}}})
+	w.callers = append(w.callers, [2]testutil.Caller{r.GRPCCaller(t), testutil.RESTCaller{Base: "http://" + r.HTTPAddr().String(), Client: &http.Client{Transport: transport}}})
 	return r
 }
 
@@ -170,7 +171,7 @@ func (w *world) run(t *testing.T, l traffic) history {
 
 // call makes one call of a random replica, over a random transport.
 func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
-	e := event{client: client, org: org, op: create}
+	e := event{client: client, org: org, op: testutil.Create}
 	e.jwt, e.replica = random.IntN(2), random.IntN(len(w.callers))
 	headers := []string{"authorization", "JWT " + w.jwts[org][e.jwt]}
 	profile := ""
@@ -179,11 +180,11 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	}
 	switch dice := random.Float64(); {
 	case dice < l.deletes:
-		e.op = remove
+		e.op = testutil.Delete
 	case dice < l.deletes+(1-l.deletes)*l.fresh:
 		headers = append(headers, "cache-control", "no-cache")
 	case random.Float64() < l.madeUp: // by somebody who knows the org and no more
-		e.op, e.madeUp = remove, true
+		e.op, e.madeUp = testutil.Delete, true
 		headers[1], profile = "JWT "+madeUp(w.jwts[org][random.IntN(2)]), ""
 	}
 	if profile != "" {
@@ -197,15 +198,15 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) event {
 	defer cancel()
 	through := w.callers[e.replica][random.IntN(2)]
 	settle := func() {}
-	if e.jwt == pairs && e.op == create {
+	if e.jwt == pairs && e.op == testutil.Create {
 		settle = w.held.begin(&e, profile)
 	}
 
 	e.callTick, e.call = w.atlas.Tick(), int64(time.Since(w.began))
-	out := through.call(ctx, e.op, headers...)
+	out := through.Call(ctx, e.op, headers...)
 	e.answer, e.ended = int64(time.Since(w.began)), w.atlas.Tick()
 	e.ok, e.token = out.Code == codes.OK, out.Token
-	e.hit = strings.Contains(out.header("cache-status"), "; hit")
+	e.hit = strings.Contains(out.Get("cache-status"), "; hit")
 	e.harmless = isHarmless(out)
 	settle()
 	if strings.Contains(out.Message, refusedConnection) {
@@ -221,7 +222,7 @@ func madeUp(jwt string) string { return jwt[:strings.LastIndexByte(jwt, '.')+1] 
 const refusedConnection = "connect: connection refused"
 
 // isHarmless reports whether a call that failed says of itself that Atlas did nothing. Whatever else failed may have.
-func isHarmless(out outcome) bool {
+func isHarmless(out testutil.Outcome) bool {
 	if strings.Contains(out.Message, refusedConnection) {
 		return true
 	}
@@ -248,7 +249,7 @@ func (w *world) injectFaults(faults ...emulator.Fault) (stop func()) {
 				}
 			}
 			select {
-			case <-time.After(time.Duration(2+random.IntN(10)) * time.Millisecond * slower):
+			case <-time.After(time.Duration(2+random.IntN(10)) * time.Millisecond * testutil.Slower):
 			case <-done:
 			}
 			for _, remove := range removers {

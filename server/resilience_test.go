@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -35,7 +36,7 @@ type standIn struct {
 	answer atomic.Pointer[func(w http.ResponseWriter, call int64) (done bool)]
 }
 
-func startStandIn(t *testing.T, mode security, answer func(w http.ResponseWriter, call int64) bool) (*standIn, *service) {
+func startStandIn(t *testing.T, mode testutil.Security, answer func(w http.ResponseWriter, call int64) bool) (*standIn, *testutil.Service) {
 	t.Helper()
 	a := &standIn{}
 	a.answer.Store(&answer)
@@ -50,7 +51,7 @@ func startStandIn(t *testing.T, mode security, answer func(w http.ResponseWriter
 	a.Config.ErrorLog = log.New(io.Discard, "", 0)
 	a.StartTLS()
 	t.Cleanup(a.Close)
-	s := startService(t, mode, func(_ *server.Config, cfg *atlas.Config) {
+	s := testutil.Start(t, mode, func(_ *server.Config, cfg *atlas.Config) {
 		cfg.BaseURL, cfg.RootCAs, cfg.MaxConns = a.URL, x509.NewCertPool(), 300
 		cfg.RootCAs.AddCert(a.Certificate())
 	})
@@ -71,16 +72,16 @@ func drop(w http.ResponseWriter, reset bool) {
 }
 
 // everybody makes calls creates, each with a credential of its own, a few at a time, and says how many failed.
-func everybody(t *testing.T, s *service, calls int) int {
+func everybody(t *testing.T, s *testutil.Service, calls int) int {
 	t.Helper()
 	const atATime = 10
 	var failed, next atomic.Int64
 	var wg sync.WaitGroup
-	for _, c := range s.callers(t) {
+	for _, c := range s.Callers(t) {
 		for range atATime / 2 {
 			wg.Go(func() {
 				for n := next.Add(1); n <= int64(calls); n = next.Add(1) {
-					if c.call(testContext(t), create, "authorization", fmt.Sprintf("JWT j.w.%d", n)).Code != codes.OK {
+					if c.Call(testutil.Context(t), testutil.Create, "authorization", fmt.Sprintf("JWT j.w.%d", n)).Code != codes.OK {
 						failed.Add(1)
 					}
 				}
@@ -95,7 +96,7 @@ func everybody(t *testing.T, s *service, calls int) int {
 // most; all fail, and Atlas has no more than that either, beside the reserve of ten repeats.
 func TestFailingCreates(t *testing.T) {
 	const calls, reserve = 2000, 10
-	a, s := startStandIn(t, plaintext, func(w http.ResponseWriter, call int64) bool {
+	a, s := startStandIn(t, testutil.Plaintext, func(w http.ResponseWriter, call int64) bool {
 		switch call % 60 {
 		case 0:
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -117,7 +118,7 @@ func TestFailingCreates(t *testing.T) {
 		t.Errorf("%d creates cost %d calls to Atlas", calls, cost)
 	}
 
-	a, s = startStandIn(t, plaintext, func(w http.ResponseWriter, _ int64) bool {
+	a, s = startStandIn(t, testutil.Plaintext, func(w http.ResponseWriter, _ int64) bool {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return true
 	})
@@ -129,7 +130,7 @@ func TestFailingCreates(t *testing.T) {
 	works := func(http.ResponseWriter, int64) bool { return false }
 	a.answer.Store(&works)
 	back := time.Now()
-	eventually(t, func() bool { return everybody(t, s, 1) == 0 }, "it is not back")
+	testutil.Eventually(t, func() bool { return everybody(t, s, 1) == 0 }, "it is not back")
 	t.Logf("back %v after Atlas is", time.Since(back).Round(time.Millisecond))
 }
 
@@ -138,13 +139,13 @@ func TestFailingCreates(t *testing.T) {
 // server share it; TestChaos holds the server to it in virtual time.
 func TestHangingAtlas(t *testing.T) {
 	const (
-		rate    = 2000 / fewer
+		rate    = 2000 / testutil.Slower
 		seconds = 3
 		own     = time.Second // a caller's time
 		most    = 256 << 20   // of heap; as many calls without bounds, each with its stream, would take more with each second
 	)
 	hanging, back := make(chan struct{}), make(chan struct{})
-	a, s := startStandIn(t, plaintext, func(http.ResponseWriter, int64) bool {
+	a, s := startStandIn(t, testutil.Plaintext, func(http.ResponseWriter, int64) bool {
 		select {
 		case <-hanging:
 			<-back
@@ -156,7 +157,7 @@ func TestHangingAtlas(t *testing.T) {
 		t.Fatalf("%d of 100 creates failed while all was well", failed)
 	}
 	close(hanging)
-	pool := s.callerPool(t)
+	pool := s.CallerPool(t)
 	var late, answered atomic.Int64
 	var wg sync.WaitGroup
 	var heap uint64
@@ -169,7 +170,7 @@ func TestHangingAtlas(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), own)
 			defer cancel()
 			began := time.Now()
-			if pool[n%len(pool)].call(ctx, create, "authorization", fmt.Sprintf("JWT j.h.%d", n)).Code == codes.OK {
+			if pool[n%len(pool)].Call(ctx, testutil.Create, "authorization", fmt.Sprintf("JWT j.h.%d", n)).Code == codes.OK {
 				answered.Add(1)
 			}
 			if time.Since(began) > own {
@@ -186,7 +187,7 @@ func TestHangingAtlas(t *testing.T) {
 	asked := a.calls.Load()
 	close(back)
 	began := time.Now()
-	eventually(t, func() bool { return everybody(t, s, 20) == 0 }, "it is not back")
+	testutil.Eventually(t, func() bool { return everybody(t, s, 20) == 0 }, "it is not back")
 	recovered := time.Since(began)
 	t.Logf("of %d calls %d were answered late, %d got a token, %d reached Atlas; heap %d MiB; back to normal after %v",
 		rate*seconds, late.Load(), answered.Load(), asked, heap>>20, recovered.Round(time.Millisecond))
@@ -211,7 +212,7 @@ func TestMeasureOverload(t *testing.T) {
 		latency := time.Second * workers / time.Duration(capacity)
 		t.Run(fmt.Sprintf("%d calls a second", capacity), func(t *testing.T) {
 			busy := make(chan struct{}, workers)
-			_, s := startStandIn(t, plaintext, func(http.ResponseWriter, int64) bool {
+			_, s := startStandIn(t, testutil.Plaintext, func(http.ResponseWriter, int64) bool {
 				busy <- struct{}{}
 				<-time.After(latency)
 				<-busy
@@ -220,15 +221,15 @@ func TestMeasureOverload(t *testing.T) {
 			for _, share := range []float64{0.9, 10, 10} {
 				offer(t, s, int(share*float64(capacity)), 10*time.Second)
 			}
-			t.Logf("%+v", s.resilient.Stats())
+			t.Logf("%+v", s.Resilient.Stats())
 		})
 	}
 }
 
 // offer makes rate calls a second, each with a credential and two seconds of its own.
-func offer(t *testing.T, s *service, rate int, duration time.Duration) {
+func offer(t *testing.T, s *testutil.Service, rate int, duration time.Duration) {
 	t.Helper()
-	pool := s.callerPool(t)
+	pool := s.CallerPool(t)
 	var (
 		wg       sync.WaitGroup
 		mu       sync.Mutex
@@ -246,7 +247,7 @@ func offer(t *testing.T, s *service, rate int, duration time.Duration) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
 			began := time.Now()
-			got := pool[n%len(pool)].call(ctx, create, "authorization", fmt.Sprintf("JWT j.w.%d", n))
+			got := pool[n%len(pool)].Call(ctx, testutil.Create, "authorization", fmt.Sprintf("JWT j.w.%d", n))
 			took := time.Since(began)
 			mu.Lock()
 			defer mu.Unlock()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -27,39 +28,39 @@ func TestRetriesOfNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, d := startDoor(t, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Second })
+	s, d := testutil.StartDoor(t, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Second })
 	for _, tc := range []struct {
 		name     string
 		config   string
-		op       operation
+		op       testutil.Operation
 		failures []error        // at the door
 		fault    emulator.Fault // behind it
 		code     codes.Code
 		attempts int
 		gap      time.Duration // between the first two
 	}{
-		{name: "a create that goes well", config: string(config), op: create, attempts: 1},
-		{name: "a create is tried again, after the pushback", config: string(config), op: create, failures: []error{unavailable(400 * time.Millisecond)}, attempts: 2, gap: 400 * time.Millisecond},
+		{name: "a create that goes well", config: string(config), op: testutil.Create, attempts: 1},
+		{name: "a create is tried again, after the pushback", config: string(config), op: testutil.Create, failures: []error{unavailable(400 * time.Millisecond)}, attempts: 2, gap: 400 * time.Millisecond},
 		{
-			name: "three attempts and no more", config: string(config), op: create, code: codes.Unavailable, attempts: 3,
+			name: "three attempts and no more", config: string(config), op: testutil.Create, code: codes.Unavailable, attempts: 3,
 			failures: []error{unavailable(time.Millisecond), unavailable(time.Millisecond), unavailable(time.Millisecond)},
 		},
-		{name: "a refused create", config: repeatEverything, op: create, fault: emulator.Fault{Status: http.StatusUnauthorized}, code: codes.Unauthenticated, attempts: 1},
+		{name: "a refused create", config: repeatEverything, op: testutil.Create, fault: emulator.Fault{Status: http.StatusUnauthorized}, code: codes.Unauthenticated, attempts: 1},
 		{
-			name: "a delete that was not sent may be tried again", config: repeatEverything, op: remove, attempts: 3, gap: 10 * time.Millisecond,
+			name: "a delete that was not sent may be tried again", config: repeatEverything, op: testutil.Delete, attempts: 3, gap: 10 * time.Millisecond,
 			failures: []error{unsent(10 * time.Millisecond), unsent(10 * time.Millisecond)},
 		},
-		{name: "a delete that Atlas failed", config: repeatEverything, op: remove, fault: emulator.Fault{Status: http.StatusServiceUnavailable}, code: codes.Unknown, attempts: 1},
-		{name: "a delete without an answer", config: repeatEverything, op: remove, fault: emulator.Fault{Drop: emulator.ResetConnection}, code: codes.Unknown, attempts: 1},
-		{name: "a delete that was done too late", config: repeatEverything, op: remove, fault: emulator.Fault{Delay: time.Hour, AfterEffect: true}, code: codes.Unavailable, attempts: 1},
-		{name: "a delete in conflict", config: repeatEverything, op: remove, fault: emulator.Fault{Status: http.StatusConflict}, code: codes.Aborted, attempts: 1},
+		{name: "a delete that Atlas failed", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Status: http.StatusServiceUnavailable}, code: codes.Unknown, attempts: 1},
+		{name: "a delete without an answer", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Drop: emulator.ResetConnection}, code: codes.Unknown, attempts: 1},
+		{name: "a delete that was done too late", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Delay: time.Hour, AfterEffect: true}, code: codes.Unavailable, attempts: 1},
+		{name: "a delete in conflict", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Status: http.StatusConflict}, code: codes.Aborted, attempts: 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			defer s.atlas.Inject(tc.fault)()
-			d.expect(tc.failures...)
-			deletes := s.atlas.Calls(emulator.Delete)
+			defer s.Atlas.Inject(tc.fault)()
+			d.Expect(tc.failures...)
+			deletes := s.Atlas.Calls(emulator.Delete)
 			got := n.call(t, s, tc.op, tc.config)
-			at := d.attempts()
+			at := d.Attempts()
 			if got.Code != codeName(tc.code) || len(at) != tc.attempts {
 				t.Fatalf("%+v after %d attempts, want %s after %d", got, len(at), codeName(tc.code), tc.attempts)
 			}
@@ -69,7 +70,7 @@ func TestRetriesOfNode(t *testing.T) {
 			if len(at) > 1 && at[1].Sub(at[0]) < tc.gap {
 				t.Errorf("the second attempt came after %v, want %v at least", at[1].Sub(at[0]), tc.gap)
 			}
-			if calls := s.atlas.Calls(emulator.Delete) - deletes; tc.op == remove && calls != 1 {
+			if calls := s.Atlas.Calls(emulator.Delete) - deletes; tc.op == testutil.Delete && calls != 1 {
 				t.Errorf("Atlas got %d deletes, want 1", calls)
 			}
 		})
@@ -120,14 +121,14 @@ type nodeOutcome struct {
 }
 
 // call makes one call, by a process of its own.
-func (n node) call(t *testing.T, s *service, op operation, config string) nodeOutcome {
+func (n node) call(t *testing.T, s *testutil.Service, op testutil.Operation, config string) nodeOutcome {
 	t.Helper()
 	method := "CreateToken"
-	if op == remove {
+	if op == testutil.Delete {
 		method = "DeleteToken"
 	}
 	var protos []string
-	for _, dir := range []string{"../proto", "../third_party/googleapis"} {
+	for _, dir := range []string{testutil.Path("proto"), testutil.Path("third_party/googleapis")} {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -135,7 +136,7 @@ func (n node) call(t *testing.T, s *service, op operation, config string) nodeOu
 		protos = append(protos, abs)
 	}
 	input, err := json.Marshal(map[string]any{
-		"address": s.GRPCAddr().String(), "protos": protos, "method": method, "jwt": s.atlas.Org(0).JWT(), "serviceConfig": config, "seconds": 30,
+		"address": s.GRPCAddr().String(), "protos": protos, "method": method, "jwt": s.Atlas.Org(0).JWT(), "serviceConfig": config, "seconds": 30,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -57,14 +57,14 @@ type platform struct {
 	resolver *manual.Resolver
 
 	mu       sync.Mutex
-	replicas []*service // guarded by mu
-	ready    []*service // guarded by mu; where calls are sent
-	turn     int        // guarded by mu
+	replicas []*testutil.Service // guarded by mu
+	ready    []*testutil.Service // guarded by mu; where calls are sent
+	turn     int                 // guarded by mu
 }
 
 // The times of a platform. A call may be sent to a replica until propagation after it has said that it is not ready.
 const (
-	rollingDelay = time.Second * slower
+	rollingDelay = time.Second * testutil.Slower
 	probing      = 50 * time.Millisecond
 	propagation  = 200 * time.Millisecond
 )
@@ -98,17 +98,17 @@ func newPlatform(t *testing.T, em *emulator.Emulator, replicas int) *platform {
 	return p
 }
 
-func (p *platform) startReplica(t *testing.T) *service {
+func (p *platform) startReplica(t *testing.T) *testutil.Service {
 	t.Helper()
-	s := startServiceWith(t, plaintext, p.atlas, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = rollingDelay })
-	eventually(t, func() bool { code, _ := s.get(t, "/readyz"); return code == 200 }, "the replica is not ready")
+	s := testutil.StartWith(t, testutil.Plaintext, p.atlas, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = rollingDelay })
+	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == 200 }, "the replica is not ready")
 	return s
 }
 
 // probe returns the replicas that say they are ready.
-func (p *platform) probe(t *testing.T) (ready []*service) {
+func (p *platform) probe(t *testing.T) (ready []*testutil.Service) {
 	p.mu.Lock()
-	replicas := append([]*service(nil), p.replicas...)
+	replicas := append([]*testutil.Service(nil), p.replicas...)
 	p.mu.Unlock()
 	for _, s := range replicas {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+"/readyz", nil)
@@ -128,7 +128,7 @@ func (p *platform) probe(t *testing.T) (ready []*service) {
 }
 
 // publish tells clients where to call.
-func (p *platform) publish(ready []*service) {
+func (p *platform) publish(ready []*testutil.Service) {
 	p.mu.Lock()
 	p.ready = ready
 	p.mu.Unlock()
@@ -156,7 +156,7 @@ func (p *platform) replace(t *testing.T, i int) {
 	before := p.replicas[i]
 	p.replicas = append(p.replicas, next)
 	p.mu.Unlock()
-	eventually(t, func() bool {
+	testutil.Eventually(t, func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, s := range p.ready {
@@ -166,11 +166,11 @@ func (p *platform) replace(t *testing.T, i int) {
 		}
 		return false
 	}, "no call is sent to the new replica")
-	if err := before.stop(); err != nil {
+	if err := before.Stop(); err != nil {
 		t.Error(err)
 	}
 	p.mu.Lock()
-	p.replicas = append([]*service(nil), p.replicas[:len(p.replicas)-1]...)
+	p.replicas = append([]*testutil.Service(nil), p.replicas[:len(p.replicas)-1]...)
 	p.replicas[i] = next
 	p.mu.Unlock()
 }
@@ -184,7 +184,7 @@ type steadyLoad struct {
 // startLoad calls over both transports, each caller every 10 ms, now and then to delete.
 func (p *platform) startLoad(t *testing.T) *steadyLoad {
 	t.Helper()
-	config, err := os.ReadFile("../deploy/service-config.json")
+	config, err := os.ReadFile(testutil.Path("deploy/service-config.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,9 +196,9 @@ func (p *platform) startLoad(t *testing.T) *steadyLoad {
 	t.Cleanup(func() { _ = conn.Close() })
 	transport := &http.Transport{DialContext: p.dial, MaxIdleConnsPerHost: 8}
 	t.Cleanup(transport.CloseIdleConnections)
-	callers := []caller{
-		grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)},
-		restCaller{base: "http://tokend.test", client: &http.Client{Transport: transport}},
+	callers := []testutil.Caller{
+		testutil.NewGRPCCaller(conn),
+		testutil.RESTCaller{Base: "http://tokend.test", Client: &http.Client{Transport: transport}},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -214,12 +214,12 @@ func (p *platform) startLoad(t *testing.T) *steadyLoad {
 					return
 				case <-tick.C:
 				}
-				op := create
+				op := testutil.Create
 				if n%20 == 19 {
-					op = remove
+					op = testutil.Delete
 				}
 				callCtx, done := context.WithTimeout(context.Background(), 20*time.Second)
-				got := callers[worker%2].call(callCtx, op, "authorization", "JWT "+p.atlas.Org(worker/2).JWT())
+				got := callers[worker%2].Call(callCtx, op, "authorization", "JWT "+p.atlas.Org(worker/2).JWT())
 				done()
 				if got.Code != codes.OK {
 					l.failed.Add(1)

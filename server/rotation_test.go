@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // What the log says of replaced files.
@@ -37,50 +37,50 @@ func replaceFile(t *testing.T, path string, content []byte) {
 }
 
 // replaceServer puts another server certificate in place, and returns when it is in use.
-func (s *service) replaceServer(t *testing.T, cert tls.Certificate) {
+func replaceServer(t *testing.T, s *testutil.Service, cert tls.Certificate) {
 	t.Helper()
-	s.awaitLog(t, logReplaced, func() {
-		replaceFile(t, s.certs.certFile, encodePEM("CERTIFICATE", cert.Certificate[0]))
-		replaceFile(t, s.certs.keyFile, encodePEM("PRIVATE KEY", marshalKey(t, cert)))
+	awaitLog(t, s, logReplaced, func() {
+		replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", cert.Certificate[0]))
+		replaceFile(t, s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, cert)))
 	})
 }
 
 // awaitLog returns when the log has said what once more than before do.
-func (s *service) awaitLog(t *testing.T, what string, do func()) {
+func awaitLog(t *testing.T, s *testutil.Service, what string, do func()) {
 	t.Helper()
-	before := strings.Count(s.log.String(), what)
+	before := strings.Count(s.Log.String(), what)
 	do()
-	eventually(t, func() bool { return strings.Count(s.log.String(), what) > before }, "the log does not say: "+what)
+	testutil.Eventually(t, func() bool { return strings.Count(s.Log.String(), what) > before }, "the log does not say: "+what)
 }
 
-func bundle(authorities ...authority) []byte {
+func bundle(authorities ...testutil.Authority) []byte {
 	var b []byte
 	for _, a := range authorities {
-		b = append(b, encodePEM("CERTIFICATE", a.cert.Raw)...)
+		b = append(b, testutil.EncodePEM("CERTIFICATE", a.Cert.Raw)...)
 	}
 	return b
 }
 
 // dial makes a client with connections of its own.
-func (s *service) dial(t *testing.T, transport string, cfg *tls.Config) (c caller, hangUp func()) {
+func dial(t *testing.T, s *testutil.Service, transport string, cfg *tls.Config) (c testutil.Caller, hangUp func()) {
 	t.Helper()
 	if transport == "REST" {
 		transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg}
-		return restCaller{base: "https://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}, transport.CloseIdleConnections
+		return testutil.RESTCaller{Base: "https://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}, transport.CloseIdleConnections
 	}
 	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}, func() { _ = conn.Close() }
+	return testutil.NewGRPCCaller(conn), func() { _ = conn.Close() }
 }
 
 // refuses reports whether a client with this certificate gets nowhere, over both transports.
-func (s *service) refuses(t *testing.T, cfg *tls.Config) bool {
+func refuses(t *testing.T, s *testutil.Service, cfg *tls.Config) bool {
 	t.Helper()
 	for _, transport := range []string{"gRPC", "REST"} {
-		c, hangUp := s.dial(t, transport, cfg)
-		got := c.call(testContext(t), create, credential(s.atlas)...)
+		c, hangUp := dial(t, s, transport, cfg)
+		got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)
 		hangUp()
 		if got.Code == codes.OK {
 			return false
@@ -101,10 +101,10 @@ type load struct {
 	servedWith sync.Map        // serial numbers of the server's certificates
 }
 
-func (s *service) startLoad(t *testing.T, cfg *tls.Config) *load {
+func startLoad(t *testing.T, s *testutil.Service, cfg *tls.Config) *load {
 	t.Helper()
 	l := &load{quit: make(chan struct{})}
-	headers := credential(s.atlas)
+	headers := testutil.Credential(s.Atlas)
 	for i, transport := range []string{"gRPC", "REST"} {
 		for j, fresh := range []bool{false, true} {
 			cfg := cfg.Clone()
@@ -116,7 +116,7 @@ func (s *service) startLoad(t *testing.T, cfg *tls.Config) *load {
 				return nil
 			}
 			l.done.Go(func() {
-				c, hangUp := s.dial(t, transport, cfg)
+				c, hangUp := dial(t, s, transport, cfg)
 				defer func() { hangUp() }()
 				tick := time.NewTicker(3 * time.Millisecond)
 				defer tick.Stop()
@@ -126,14 +126,14 @@ func (s *service) startLoad(t *testing.T, cfg *tls.Config) *load {
 						return
 					case <-tick.C:
 					}
-					if got := c.call(t.Context(), create, headers...); got.Code != codes.OK {
+					if got := c.Call(t.Context(), testutil.Create, headers...); got.Code != codes.OK {
 						t.Errorf("%s, fresh connection %v: %v %s", transport, fresh, got.Code, got.Message)
 						return
 					}
 					l.calls[2*i+j].Add(1)
 					if fresh {
 						hangUp()
-						c, hangUp = s.dial(t, transport, cfg)
+						c, hangUp = dial(t, s, transport, cfg)
 					}
 				}
 			})
@@ -157,7 +157,7 @@ func (l *load) awaitCalls(t *testing.T, n int64) {
 	t.Helper()
 	for i := range l.calls {
 		before := l.calls[i].Load()
-		eventually(t, func() bool { return l.calls[i].Load() >= before+n || t.Failed() }, "calls do not go on")
+		testutil.Eventually(t, func() bool { return l.calls[i].Load() >= before+n || t.Failed() }, "calls do not go on")
 	}
 }
 
@@ -165,37 +165,37 @@ func (l *load) awaitCalls(t *testing.T, n int64) {
 // the new files say counts; bad new files keep the old ones.
 func TestFault64Rotation(t *testing.T) {
 	t.Parallel()
-	s := startService(t, mutualTLS)
-	next := newAuthority(t)
+	s := testutil.Start(t, testutil.MutualTLS)
+	next := testutil.NewAuthority(t)
 	roots := x509.NewCertPool()
-	roots.AddCert(s.certs.ca.cert)
-	roots.AddCert(next.cert)
+	roots.AddCert(s.Certs.CA.Cert)
+	roots.AddCert(next.Cert)
 	clientOf := func(cert tls.Certificate) *tls.Config {
 		return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
 	}
-	oldClient, newClient := clientOf(s.certs.client), clientOf(next.issue(t, "client.test"))
+	oldClient, newClient := clientOf(s.Certs.Client), clientOf(next.Issue(t, "client.test"))
 
-	old := s.startLoad(t, oldClient)
+	old := startLoad(t, s, oldClient)
 	old.awaitCalls(t, 10)
-	if !s.refuses(t, newClient) {
+	if !refuses(t, s, newClient) {
 		t.Error("an authority that nobody has named lets clients in")
 	}
-	s.replaceServer(t, s.certs.ca.issue(t, "localhost"))
+	replaceServer(t, s, s.Certs.CA.Issue(t, "localhost"))
 	old.awaitCalls(t, 10)
-	s.awaitLog(t, logReplaced, func() { replaceFile(t, s.certs.caFile, bundle(s.certs.ca, next)) })
-	both := s.startLoad(t, newClient)
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(s.Certs.CA, next)) })
+	both := startLoad(t, s, newClient)
 	both.awaitCalls(t, 10)
-	s.replaceServer(t, next.issue(t, "localhost"))
+	replaceServer(t, s, next.Issue(t, "localhost"))
 	old.awaitCalls(t, 10)
 	both.awaitCalls(t, 10)
 	old.stop()
-	s.awaitLog(t, logReplaced, func() { replaceFile(t, s.certs.caFile, bundle(next)) })
-	if !s.refuses(t, oldClient) {
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(next)) })
+	if !refuses(t, s, oldClient) {
 		t.Error("the authority that was dropped still lets clients in")
 	}
 	both.awaitCalls(t, 10)
 
-	s.testBadFiles(t, next, both, oldClient)
+	testBadFiles(t, s, next, both, oldClient)
 	both.stop()
 	for name, l := range map[string]*load{"old": old, "new": both} {
 		certificates := 0
@@ -210,7 +210,7 @@ func TestFault64Rotation(t *testing.T) {
 }
 
 // testBadFiles puts every kind of bad file in place under load.
-func (s *service) testBadFiles(t *testing.T, next authority, l *load, untrusted *tls.Config) {
+func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l *load, untrusted *tls.Config) {
 	t.Helper()
 	content := func(path string) []byte {
 		data, err := os.ReadFile(path)
@@ -219,41 +219,41 @@ func (s *service) testBadFiles(t *testing.T, next authority, l *load, untrusted 
 		}
 		return data
 	}
-	cert, key, other := content(s.certs.certFile), content(s.certs.keyFile), next.issue(t, "localhost")
-	intermediate := encodePEM("CERTIFICATE", next.cert.Raw)
+	cert, key, other := content(s.Certs.CertFile), content(s.Certs.KeyFile), next.Issue(t, "localhost")
+	intermediate := testutil.EncodePEM("CERTIFICATE", next.Cert.Raw)
 	for _, tc := range []struct {
 		name, file string
 		bad        []byte
 	}{
-		{"half a certificate", s.certs.certFile, cert[:len(cert)/2]},
-		{"half an intermediate", s.certs.certFile, append(bytes.Clone(cert), intermediate[:len(intermediate)/2]...)},
-		{"another key's certificate", s.certs.certFile, encodePEM("CERTIFICATE", other.Certificate[0])},
-		{"another certificate's key", s.certs.keyFile, encodePEM("PRIVATE KEY", marshalKey(t, other))},
-		{"half a key", s.certs.keyFile, key[:len(key)/2]},
-		{"an empty key", s.certs.keyFile, nil},
-		{"an empty client CA", s.certs.caFile, nil},
-		{"a client CA without any", s.certs.caFile, []byte("# none\n")},
-		{"half a client CA", s.certs.caFile, intermediate[:len(intermediate)/2]},
-		{"a client CA and a half", s.certs.caFile, append(bundle(s.certs.ca), intermediate[:len(intermediate)/2]...)},
-		{"half a client CA, and one", s.certs.caFile, append(intermediate[:len(intermediate)/2:len(intermediate)/2], bundle(s.certs.ca)...)},
+		{"half a certificate", s.Certs.CertFile, cert[:len(cert)/2]},
+		{"half an intermediate", s.Certs.CertFile, append(bytes.Clone(cert), intermediate[:len(intermediate)/2]...)},
+		{"another key's certificate", s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", other.Certificate[0])},
+		{"another certificate's key", s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, other))},
+		{"half a key", s.Certs.KeyFile, key[:len(key)/2]},
+		{"an empty key", s.Certs.KeyFile, nil},
+		{"an empty client CA", s.Certs.CAFile, nil},
+		{"a client CA without any", s.Certs.CAFile, []byte("# none\n")},
+		{"half a client CA", s.Certs.CAFile, intermediate[:len(intermediate)/2]},
+		{"a client CA and a half", s.Certs.CAFile, append(bundle(s.Certs.CA), intermediate[:len(intermediate)/2]...)},
+		{"half a client CA, and one", s.Certs.CAFile, append(intermediate[:len(intermediate)/2:len(intermediate)/2], bundle(s.Certs.CA)...)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			good := content(tc.file)
-			s.awaitLog(t, logRefused, func() { replaceFile(t, tc.file, tc.bad) })
+			awaitLog(t, s, logRefused, func() { replaceFile(t, tc.file, tc.bad) })
 			l.awaitCalls(t, 5)
-			if !s.refuses(t, untrusted) {
+			if !refuses(t, s, untrusted) {
 				t.Error("a client of the dropped authority gets in")
 			}
-			s.awaitLog(t, logGood, func() { replaceFile(t, tc.file, good) })
+			awaitLog(t, s, logGood, func() { replaceFile(t, tc.file, good) })
 			l.awaitCalls(t, 5)
 		})
 	}
 }
 
 // expiry is what /metrics says of one certificate, -1 if it says nothing.
-func (s *service) expiry(t *testing.T, certificate string) int64 {
+func expiry(t *testing.T, s *testutil.Service, certificate string) int64 {
 	t.Helper()
-	code, body := s.get(t, "/metrics")
+	code, body := s.Get(t, "/metrics")
 	if code != http.StatusOK {
 		t.Fatalf("/metrics: %d %q", code, body)
 	}
@@ -271,33 +271,33 @@ func (s *service) expiry(t *testing.T, certificate string) int64 {
 
 // TestCertificateExpiry: the gauge follows what is in use, and not what is in a file that cannot be used.
 func TestCertificateExpiry(t *testing.T) {
-	s := startService(t, mutualTLS)
+	s := testutil.Start(t, testutil.MutualTLS)
 	want := func(certificate string, notAfter time.Time) {
 		t.Helper()
-		if got := s.expiry(t, certificate); got != notAfter.Unix() {
+		if got := expiry(t, s, certificate); got != notAfter.Unix() {
 			t.Errorf("%s expires at %d, want %d", certificate, got, notAfter.Unix())
 		}
 	}
-	ca := s.certs.ca
-	want("client_ca", ca.cert.NotAfter)
+	ca := s.Certs.CA
+	want("client_ca", ca.Cert.NotAfter)
 	later := time.Now().Add(30 * 24 * time.Hour)
-	s.replaceServer(t, ca.issueUntil(t, "localhost", later))
+	replaceServer(t, s, ca.IssueUntil(t, "localhost", later))
 	want("server", later)
 
-	s.awaitLog(t, logRefused, func() {
-		replaceFile(t, s.certs.certFile, encodePEM("CERTIFICATE", ca.issueUntil(t, "localhost", later.Add(time.Hour)).Certificate[0]))
+	awaitLog(t, s, logRefused, func() {
+		replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", ca.IssueUntil(t, "localhost", later.Add(time.Hour)).Certificate[0]))
 	})
 	want("server", later)
 
 	// Of a bundle it is the first: whom that authority signed is refused from then on.
-	soon := newAuthorityUntil(t, time.Now().Add(time.Minute))
-	s.awaitLog(t, logReplaced, func() { replaceFile(t, s.certs.caFile, bundle(ca, soon)) })
-	want("client_ca", soon.cert.NotAfter)
-	if !strings.Contains(s.log.String(), "expires soon") {
+	soon := testutil.NewAuthorityUntil(t, time.Now().Add(time.Minute))
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca, soon)) })
+	want("client_ca", soon.Cert.NotAfter)
+	if !strings.Contains(s.Log.String(), "expires soon") {
 		t.Error("the log does not say that an authority expires within a minute")
 	}
-	s.awaitLog(t, logRefused, func() { replaceFile(t, s.certs.caFile, bundle(ca)[:100]) })
-	want("client_ca", soon.cert.NotAfter)
-	s.awaitLog(t, logReplaced, func() { replaceFile(t, s.certs.caFile, bundle(ca)) })
-	want("client_ca", ca.cert.NotAfter)
+	awaitLog(t, s, logRefused, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)[:100]) })
+	want("client_ca", soon.Cert.NotAfter)
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)) })
+	want("client_ca", ca.Cert.NotAfter)
 }

@@ -115,8 +115,8 @@ func newRESTHandler(cfg rest.Config, withDocs bool) (http.Handler, error) {
 
 // openTokens makes the cache that the Config describes.
 func (s *Server) openTokens() error {
-	if s.cfg.newTokens != nil {
-		s.tokens = s.cfg.newTokens(s.cfg.Atlas)
+	if s.cfg.Tokens != nil {
+		s.tokens = s.cfg.Tokens(s.cfg.Atlas)
 		return nil
 	}
 	cfg := s.cfg.Cache
@@ -159,7 +159,7 @@ func (s *Server) listen(limits func(listener string) listen.Limits) error {
 			continue
 		}
 		limit := limits(l.name)
-		bound, err := s.cfg.listen(l.addr, limit)
+		bound, err := s.bind(l.addr, limit)
 		if err == nil && l.listener == &s.grpcListener {
 			if err = bound.Share(s.cfg.GRPCSocket); err != nil {
 				_ = bound.Close()
@@ -173,6 +173,18 @@ func (s *Server) listen(limits func(listener string) listen.Limits) error {
 		errs = append(errs, registerConnections(s.cfg.Metrics, l.name, bound, limit.Total))
 	}
 	return errors.Join(errs...)
+}
+
+// bind listens on an address, within limits.
+func (s *Server) bind(addr string, limits listen.Limits) (*listen.Listener, error) {
+	if s.cfg.Listen == nil {
+		return listen.On(addr, limits)
+	}
+	l, err := s.cfg.Listen(addr)
+	if err != nil {
+		return nil, err
+	}
+	return listen.Track(l, limits), nil
 }
 
 // GRPCAddr is the bound gRPC address, nil if it is off. HTTPAddr and AdminAddr are the same for the others.

@@ -31,7 +31,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -52,28 +52,28 @@ func TestMain(m *testing.M) {
 
 // TestLifeOfAToken is what the service is for, as a caller of each transport sees it.
 func TestLifeOfAToken(t *testing.T) {
-	matrix(t, func(t *testing.T, s *service, c caller) {
-		jwt := credential(s.atlas)
-		first := c.call(testContext(t), create, jwt...)
-		wantCreated.check(t, first)
-		if first.Token == "" || first.Token != s.atlas.Org(0).EphemeralToken() {
+	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+		jwt := testutil.Credential(s.Atlas)
+		first := c.Call(testutil.Context(t), testutil.Create, jwt...)
+		testutil.WantCreated.Check(t, first)
+		if first.Token == "" || first.Token != s.Atlas.Org(0).EphemeralToken() {
 			t.Error("the token is not the one that Atlas has for the org")
 		}
-		if again := c.call(testContext(t), create, jwt...); again.Token != first.Token {
+		if again := c.Call(testutil.Context(t), testutil.Create, jwt...); again.Token != first.Token {
 			t.Error("a second create gave another token")
 		}
-		if other := c.call(testContext(t), create, "authorization", "JWT "+s.atlas.Org(1).JWT()); other.Token == first.Token {
+		if other := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+s.Atlas.Org(1).JWT()); other.Token == first.Token {
 			t.Error("another org got the same token")
 		}
-		deleted := c.call(testContext(t), remove, jwt...)
-		wantDeleted.check(t, deleted)
-		if deleted.Body != "" || deleted.header("content-type") == "application/json" {
-			t.Errorf("the answer to a delete has a body %q or type %q", deleted.Body, deleted.header("content-type"))
+		deleted := c.Call(testutil.Context(t), testutil.Delete, jwt...)
+		testutil.WantDeleted.Check(t, deleted)
+		if deleted.Body != "" || deleted.Get("content-type") == "application/json" {
+			t.Errorf("the answer to a delete has a body %q or type %q", deleted.Body, deleted.Get("content-type"))
 		}
-		if s.atlas.Org(0).EphemeralToken() != "" {
+		if s.Atlas.Org(0).EphemeralToken() != "" {
 			t.Error("Atlas still has the token")
 		}
-		if next := c.call(testContext(t), create, jwt...); next.Token == first.Token || next.Token == "" {
+		if next := c.Call(testutil.Context(t), testutil.Create, jwt...); next.Token == first.Token || next.Token == "" {
 			t.Error("a create after a delete did not give a new token")
 		}
 	})
@@ -81,26 +81,26 @@ func TestLifeOfAToken(t *testing.T) {
 
 // TestRESTHeaders: what crosses from REST to Atlas and back is on a list.
 func TestRESTHeaders(t *testing.T) {
-	s := startService(t, plaintext)
-	got := s.restCaller(t).call(testContext(t), create, append(credential(s.atlas), "Cookie", "a=b", "X-Api-Key", "k", "Grpc-Metadata-X", "y", "X-Request-Id", "req-1")...)
-	wantCreated.check(t, got)
+	s := testutil.Start(t, testutil.Plaintext)
+	got := s.RESTCaller(t).Call(testutil.Context(t), testutil.Create, append(testutil.Credential(s.Atlas), "Cookie", "a=b", "X-Api-Key", "k", "Grpc-Metadata-X", "y", "X-Request-Id", "req-1")...)
+	testutil.WantCreated.Check(t, got)
 	names := slices.Sorted(maps.Keys(got.Header))
 	if diff := cmp.Diff([]string{"cache-control", "cache-status", "content-length", "content-type", "date", "x-content-type-options", "x-request-id"}, names); diff != "" {
 		t.Errorf("response headers (-want +got):\n%s", diff)
 	}
 	t.Run("of an error", func(t *testing.T) {
-		defer s.atlas.Inject(emulator.Fault{Status: 503})()
-		got := s.restCaller(t).call(testContext(t), create, credential(s.atlas)...)
+		defer s.Atlas.Inject(emulator.Fault{Status: 503})()
+		got := s.RESTCaller(t).Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)
 		names := slices.Sorted(maps.Keys(got.Header))
 		if diff := cmp.Diff([]string{"cache-control", "cache-status", "content-length", "content-type", "date", "retry-after", "x-content-type-options", "x-request-id"}, names); diff != "" {
 			t.Errorf("response headers (-want +got):\n%s", diff)
 		}
 	})
-	if got.header("content-type") != "application/json" {
-		t.Errorf("Content-Type is %q", got.header("content-type"))
+	if got.Get("content-type") != "application/json" {
+		t.Errorf("Content-Type is %q", got.Get("content-type"))
 	}
 	var sent []string
-	for name := range s.atlas.LastRequest().Header {
+	for name := range s.Atlas.LastRequest().Header {
 		sent = append(sent, name)
 	}
 	slices.Sort(sent)
@@ -110,21 +110,21 @@ func TestRESTHeaders(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
-	matrix(t, func(t *testing.T, s *service, c caller) {
-		if got := c.call(testContext(t), create, append(credential(s.atlas), "x-request-id", "0190-abc.7")...); got.header("x-request-id") != "0190-abc.7" {
-			t.Errorf("the caller's id came back as %q", got.header("x-request-id"))
+	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+		if got := c.Call(testutil.Context(t), testutil.Create, append(testutil.Credential(s.Atlas), "x-request-id", "0190-abc.7")...); got.Get("x-request-id") != "0190-abc.7" {
+			t.Errorf("the caller's id came back as %q", got.Get("x-request-id"))
 		}
-		if !strings.Contains(s.log.String(), `"request_id":"0190-abc.7"`) {
+		if !strings.Contains(s.Log.String(), `"request_id":"0190-abc.7"`) {
 			t.Error("the log does not have the caller's id")
 		}
-		jwt := s.atlas.Org(0).JWT()
+		jwt := s.Atlas.Org(0).JWT()
 		for _, bad := range []string{jwt, "a b", strings.Repeat("x", 129), "", `"quoted"`} {
-			got := c.call(testContext(t), create, "x-request-id", bad)
-			if id := got.header("x-request-id"); id == bad || id == "" {
+			got := c.Call(testutil.Context(t), testutil.Create, "x-request-id", bad)
+			if id := got.Get("x-request-id"); id == bad || id == "" {
 				t.Errorf("an unfit id came back as %q", id)
 			}
 		}
-		if strings.Contains(s.log.String(), jwt) {
+		if strings.Contains(s.Log.String(), jwt) {
 			t.Error("a JWT sent as a request id is in the log")
 		}
 	})
@@ -147,19 +147,19 @@ func TestLogLevel(t *testing.T) {
 		{"headers too large", emulator.Fault{}, []string{"x-large", strings.Repeat("x", 16<<10)}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			log := &lockedBuffer{}
-			s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) {
+			log := &testutil.Buffer{}
+			s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) {
 				c.Logger = slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			})
 			headers := tc.headers
 			if headers == nil {
-				headers = credential(s.atlas)
-				defer s.atlas.Inject(tc.fault)()
+				headers = testutil.Credential(s.Atlas)
+				defer s.Atlas.Inject(tc.fault)()
 			}
-			if got := s.restCaller(t).call(testContext(t), create, headers...); got.Code == codes.OK {
+			if got := s.RESTCaller(t).Call(testutil.Context(t), testutil.Create, headers...); got.Code == codes.OK {
 				t.Fatal("the call went well")
 			}
-			_ = s.stop() // then every line is written
+			_ = s.Stop() // then every line is written
 			if got := log.String(); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
 				t.Errorf("at level warn the log has %q, want %q", got, tc.want)
 			}
@@ -169,18 +169,18 @@ func TestLogLevel(t *testing.T) {
 
 // TestMutualTLS: a caller without a certificate of the authority gets nowhere, on either listener.
 func TestMutualTLS(t *testing.T) {
-	s := startService(t, mutualTLS)
-	notCalled(t, s.atlas)
+	s := testutil.Start(t, testutil.MutualTLS)
+	testutil.NotCalled(t, s.Atlas)
 	for name, cfg := range map[string]*tls.Config{
-		"no certificate":         {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12},
-		"another authority's":    {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{s.certs.untrusted}},
-		"plain TLS 1.1 and less": {RootCAs: s.certs.pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{s.certs.client}},
+		"no certificate":         {RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS12},
+		"another authority's":    {RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{s.Certs.Untrusted}},
+		"plain TLS 1.1 and less": {RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{s.Certs.Client}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			transport := &http.Transport{TLSClientConfig: cfg}
 			defer transport.CloseIdleConnections()
-			rest := restCaller{base: "https://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}
-			if got := rest.call(testContext(t), create, credential(s.atlas)...); got.HTTP != 0 {
+			rest := testutil.RESTCaller{Base: "https://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
+			if got := rest.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.HTTP != 0 {
 				t.Errorf("REST answered %d", got.HTTP)
 			}
 			conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
@@ -188,8 +188,8 @@ func TestMutualTLS(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			c := grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
-			if got := c.call(testContext(t), create, credential(s.atlas)...); got.Code != codes.Unavailable {
+			c := testutil.NewGRPCCaller(conn)
+			if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Code != codes.Unavailable {
 				t.Errorf("gRPC answered %v", got.Code)
 			}
 		})
@@ -209,15 +209,15 @@ func TestMutualTLS(t *testing.T) {
 }
 
 func TestHealthAndReflection(t *testing.T) {
-	s := startService(t, mutualTLS)
-	conn := s.grpcConn(t)
+	s := testutil.Start(t, testutil.MutualTLS)
+	conn := s.GRPCConn(t)
 	for _, name := range []string{"", "forsta.ephemeraltoken.v1.EphemeralTokenService"} {
-		resp, err := healthpb.NewHealthClient(conn).Check(testContext(t), &healthpb.HealthCheckRequest{Service: name})
+		resp, err := healthpb.NewHealthClient(conn).Check(testutil.Context(t), &healthpb.HealthCheckRequest{Service: name})
 		if err != nil || resp.GetStatus() != healthpb.HealthCheckResponse_SERVING {
 			t.Errorf("health of %q: %v, %v", name, resp.GetStatus(), err)
 		}
 	}
-	v1, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(testContext(t))
+	v1, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(testutil.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestHealthAndReflection(t *testing.T) {
 		t.Errorf("reflection lists %v", names)
 	}
 	_ = v1.CloseSend()
-	alpha, err := reflectionv1alpha.NewServerReflectionClient(conn).ServerReflectionInfo(testContext(t))
+	alpha, err := reflectionv1alpha.NewServerReflectionClient(conn).ServerReflectionInfo(testutil.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,18 +248,6 @@ func TestHealthAndReflection(t *testing.T) {
 		t.Errorf("reflection v1alpha: %v", err)
 	}
 	_ = alpha.CloseSend()
-}
-
-// get reads a page of the admin listener.
-func (s *service) get(t *testing.T, path string) (int, string) {
-	t.Helper()
-	resp, err := http.Get("http://" + s.AdminAddr().String() + path)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(body)
 }
 
 func TestValidate(t *testing.T) {
@@ -329,14 +317,14 @@ func TestUnixSocket(t *testing.T) {
 	stale.SetUnlinkOnClose(false) // as a killed process leaves it
 	_ = stale.Close()
 	socket := func(c *server.Config, _ *atlas.Config) { c.GRPCAddr = "unix:" + path }
-	s := startService(t, plaintext, socket)
+	s := testutil.Start(t, testutil.Plaintext, socket)
 	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	c := grpcCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
-	wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+	c := testutil.NewGRPCCaller(conn)
+	testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 	if _, err := server.New(server.Config{GRPCAddr: "unix:" + path, Atlas: &atlas.Client{}}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a socket that is served: %v, want that it is in use", err)
 	}
@@ -346,14 +334,14 @@ func TestUnixSocket(t *testing.T) {
 // keep nobody out but the streams of their own connection.
 func TestHeadersAloneTakeNoSlot(t *testing.T) {
 	t.Parallel()
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 4 })
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 4 })
 	for range 3 {
-		openRawStreams(t, s, 100, createMethod, "authorization", credential(s.atlas)[1])
+		testutil.OpenRawStreams(t, s, 100, testutil.CreateMethod, "authorization", testutil.Credential(s.Atlas)[1])
 	}
-	callers := s.callers(t)
+	callers := s.Callers(t)
 	for range 20 {
 		for _, c := range callers {
-			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 		}
 	}
 }
@@ -361,10 +349,10 @@ func TestHeadersAloneTakeNoSlot(t *testing.T) {
 // TestMessageTimeout: a call whose message does not come is ended, so that nobody can keep streams for nothing.
 func TestMessageTimeout(t *testing.T) {
 	t.Parallel()
-	s := startService(t, plaintext)
-	notCalled(t, s.atlas)
+	s := testutil.Start(t, testutil.Plaintext)
+	testutil.NotCalled(t, s.Atlas)
 	start := time.Now()
-	if got := rawGRPCMessage(t, s, createMethod, false, "authorization", credential(s.atlas)[1]); got == "0" || got == "closed" {
+	if got := testutil.RawGRPCMessage(t, s, testutil.CreateMethod, false, "authorization", testutil.Credential(s.Atlas)[1]); got == "0" || got == "closed" {
 		t.Errorf("the server answered %q", got)
 	}
 	if took := time.Since(start); took > 20*time.Second { // 8 s, and what a busy machine adds

@@ -20,14 +20,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // startSPIFFE runs a service that has its certificates from the agent, and the policy. Its clients trust the domain as it is now.
-func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.TrustDomain, policy string) (s *service, audit *lockedBuffer) {
+func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.TrustDomain, policy string) (s *testutil.Service, audit *testutil.Buffer) {
 	t.Helper()
-	audit = &lockedBuffer{}
-	s = startService(t, plaintext, func(cfg *server.Config, _ *atlas.Config) {
+	audit = &testutil.Buffer{}
+	s = testutil.Start(t, testutil.Plaintext, func(cfg *server.Config, _ *atlas.Config) {
 		cfg.Metrics = prometheus.NewRegistry()
 		files := &reload.Watcher{Logger: cfg.Logger, Metrics: cfg.Metrics}
 		source := spiffe.New(agent.Addr(), files, cfg.Logger)
@@ -38,27 +39,27 @@ func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.Trust
 			stop()
 			watching.Wait()
 		})
-		if err := source.Await(testContext(t)); err != nil {
+		if err := source.Await(testutil.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 		cfg.TLS = server.TLS{Certificate: source.Certificate, ClientCAs: source.ClientCAs, CheckClient: source.CheckClient, Check: source.Check}
 		cfg.Audit = slog.New(slog.NewJSONHandler(audit, nil))
 		cfg.Metrics.MustRegister(files)
 		var err error
-		if cfg.Auth, err = auth.New(auth.Config{Policy: mustPolicy(t, policy)}); err != nil {
+		if cfg.Auth, err = auth.New(auth.Config{Policy: testutil.MustPolicy(t, policy)}); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(cfg.Auth.Close)
 	})
-	s.mode, s.certs.pool = mutualTLS, domain.Pool()
+	s.Mode, s.Certs.Pool = testutil.MutualTLS, domain.Pool()
 	return s, audit
 }
 
 // svidPolicy lets in web with an Atlas JWT of its own.
 const svidPolicy = `callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [CreateToken], profile: passthrough}]`
 
-func (s *service) svidConfig(own *spiffetest.SVID) *tls.Config {
-	return &tls.Config{RootCAs: s.certs.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{own.TLS()}}
+func svidConfig(s *testutil.Service, own *spiffetest.SVID) *tls.Config {
+	return &tls.Config{RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{own.TLS()}}
 }
 
 // TestSVID: a caller is known by its SVID, over both transports, and whoever has none of the server's own trust domain does not
@@ -73,20 +74,20 @@ func TestSVID(t *testing.T) {
 		cert := own.TLS()
 		return &cert
 	}
-	for transport, c := range s.callersAs(t, as(domain.Issue("/web"))) {
+	for transport, c := range s.CallersAs(t, as(domain.Issue("/web"))) {
 		t.Run(transport, func(t *testing.T) {
 			before := strings.Count(audit.String(), `"caller":{"kind":"spiffe","name":"spiffe://prod.internal/web"}`)
-			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
-			wantNotPermitted.check(t, c.call(testContext(t), remove, credential(s.atlas)...))
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
+			testutil.WantNotPermitted.Check(t, c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...))
 			if n := strings.Count(audit.String(), `"caller":{"kind":"spiffe","name":"spiffe://prod.internal/web"}`); n != before+2 {
 				t.Errorf("%d of 2 calls are on record as the caller's:\n%s", n-before, audit)
 			}
 		})
 	}
-	for _, c := range s.callersAs(t, as(domain.Issue("/job"))) {
-		wantNotPermitted.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+	for _, c := range s.CallersAs(t, as(domain.Issue("/job"))) {
+		testutil.WantNotPermitted.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 	}
-	notCalled(t, s.atlas)
+	testutil.NotCalled(t, s.Atlas)
 	for name, cert := range map[string]*tls.Certificate{
 		"no certificate":               nil,
 		"a federated trust domain":     as(other.Issue("/web")),
@@ -98,13 +99,13 @@ func TestSVID(t *testing.T) {
 		"expired":                      as(domain.Issue("/web", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) })),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.checkNoHandshake(t, cert)
-			for _, c := range s.callersAs(t, cert) {
-				wantNoHandshake(t, c.call(testContext(t), create, credential(s.atlas)...))
+			s.CheckNoHandshake(t, cert)
+			for _, c := range s.CallersAs(t, cert) {
+				testutil.WantNoHandshake(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 			}
 		})
 	}
-	if !strings.Contains(s.log.String(), "the client certificate is no X.509-SVID of prod.internal: ") {
+	if !strings.Contains(s.Log.String(), "the client certificate is no X.509-SVID of prod.internal: ") {
 		t.Error("the log does not say what is wrong with a certificate of ours that is no SVID")
 	}
 }
@@ -114,11 +115,11 @@ func TestSVIDNotDemanded(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	s, _ := startSPIFFE(t, spiffetest.StartAgent(t, domain.Issue("/tokend")), domain,
 		`callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [DeleteToken], profile: passthrough}, {atlas_jwt: true, allow: [CreateToken], profile: passthrough}]`)
-	for _, c := range s.callersAs(t, nil) {
-		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+	for _, c := range s.CallersAs(t, nil) {
+		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 	}
 	nameless := domain.Issue("/web", func(c *x509.Certificate) { c.URIs = nil }).TLS()
-	s.checkNoHandshake(t, &nameless)
+	s.CheckNoHandshake(t, &nameless)
 }
 
 // TestSVIDRotation: the agent replaces the SVID and the bundle under load, and no call and no handshake fails. What it says counts.
@@ -129,20 +130,20 @@ func TestSVIDRotation(t *testing.T) {
 	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
 	next := domain.Rotated()
 	alone := next.Alone()
-	s.certs.pool = next.Pool() // of both
-	oldClient, newClient := s.svidConfig(domain.Issue("/web")), s.svidConfig(next.Issue("/web"))
+	s.Certs.Pool = next.Pool() // of both
+	oldClient, newClient := svidConfig(s, domain.Issue("/web")), svidConfig(s, next.Issue("/web"))
 
-	old := s.startLoad(t, oldClient)
+	old := startLoad(t, s, oldClient)
 	old.awaitCalls(t, 10)
-	if !s.refuses(t, newClient) {
+	if !refuses(t, s, newClient) {
 		t.Error("an authority that the bundle does not have lets clients in")
 	}
 	give := func(of *spiffetest.TrustDomain, replaced string) {
 		t.Helper()
 		own := of.Issue("/tokend")
-		s.awaitLog(t, `"certificate replaced","agent":"`+agent.Addr()+`","certificate":"`+replaced+`"`, func() { agent.Give(own) })
+		awaitLog(t, s, `"certificate replaced","agent":"`+agent.Addr()+`","certificate":"`+replaced+`"`, func() { agent.Give(own) })
 		old.awaitCalls(t, 10)
-		if got := s.expiry(t, "server"); got != own.Cert.NotAfter.Unix() {
+		if got := expiry(t, s, "server"); got != own.Cert.NotAfter.Unix() {
 			t.Errorf("the SVID expires at %d, want %d", got, own.Cert.NotAfter.Unix())
 		}
 		if _, shown := old.servedWith.Load(own.Cert.SerialNumber.String()); !shown {
@@ -151,12 +152,12 @@ func TestSVIDRotation(t *testing.T) {
 	}
 	give(domain, "server")
 	give(next, "client_ca") // the bundle has both
-	both := s.startLoad(t, newClient)
+	both := startLoad(t, s, newClient)
 	both.awaitCalls(t, 10)
 	give(next, "server")
 	old.stop()
-	s.awaitLog(t, `"certificate":"client_ca"`, func() { agent.Give(alone.Issue("/tokend")) })
-	if !s.refuses(t, oldClient) {
+	awaitLog(t, s, `"certificate":"client_ca"`, func() { agent.Give(alone.Issue("/tokend")) })
+	if !refuses(t, s, oldClient) {
 		t.Error("the authority that was dropped still lets clients in")
 	}
 	both.awaitCalls(t, 10)
@@ -175,18 +176,18 @@ func TestSVIDAgentLeaves(t *testing.T) {
 	own := domain.Issue("/tokend")
 	agent := spiffetest.StartAgent(t, own)
 	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
-	l := s.startLoad(t, s.svidConfig(domain.Issue("/web")))
+	l := startLoad(t, s, svidConfig(s, domain.Issue("/web")))
 	l.awaitCalls(t, 10)
 	told := func(status string) {
 		t.Helper()
-		eventually(t, func() bool {
-			code, body := s.get(t, "/readyz")
+		testutil.Eventually(t, func() bool {
+			code, body := s.Get(t, "/readyz")
 			return code == http.StatusOK && body == status
 		}, "/readyz does not say "+status)
 	}
 	reloaded := func(ok int) {
 		t.Helper()
-		_, body := s.get(t, "/metrics")
+		_, body := s.Get(t, "/metrics")
 		for _, name := range []string{"server", "client_ca"} {
 			if want := fmt.Sprintf("\ntokend_file_last_reload_successful{kind=\"certificate\",name=%q} %d\n", name, ok); !strings.Contains(body, want) {
 				t.Errorf("want %s in\n%s", want, body)
@@ -200,7 +201,7 @@ func TestSVIDAgentLeaves(t *testing.T) {
 	told("ready\nthe SPIFFE agent has no registration entry for this workload: no identity issued" + until)
 	reloaded(0)
 	l.awaitCalls(t, 10)
-	s.awaitLog(t, "cannot be reached", agent.Stop)
+	awaitLog(t, s, "cannot be reached", agent.Stop)
 	l.awaitCalls(t, 10)
 	next := domain.Issue("/tokend")
 	agent.Give(next)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 const (
@@ -14,30 +15,30 @@ const (
 // TestCertificateDemanded: where there is an authority for client certificates, each caller has to show one, unless the
 // policy can let in a caller without.
 func TestCertificateDemanded(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) *service{
-		"pass-through":          func(t *testing.T) *service { return startService(t, mutualTLS) },
-		"default profile":       func(t *testing.T) *service { return startIdentity(t, "").service },
-		"certificate rule only": func(t *testing.T) *service { return startIdentity(t, certificatePolicy).service },
+	for name, start := range map[string]func(*testing.T) *testutil.Service{
+		"pass-through":          func(t *testing.T) *testutil.Service { return testutil.Start(t, testutil.MutualTLS) },
+		"default profile":       func(t *testing.T) *testutil.Service { return testutil.StartIdentity(t, "").Service },
+		"certificate rule only": func(t *testing.T) *testutil.Service { return testutil.StartIdentity(t, certificatePolicy).Service },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
-			notCalled(t, s.atlas)
-			s.checkNoHandshake(t, nil)
-			for _, c := range s.callersAs(t, nil) {
-				wantNoHandshake(t, c.call(testContext(t), create, credential(s.atlas)...))
+			testutil.NotCalled(t, s.Atlas)
+			s.CheckNoHandshake(t, nil)
+			for _, c := range s.CallersAs(t, nil) {
+				testutil.WantNoHandshake(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 			}
 		})
 	}
 	t.Run("rule for an Atlas JWT", func(t *testing.T) {
-		s := startIdentity(t, atlasJWTPolicy)
-		s.checkNoHandshake(t, &s.certs.untrusted)
-		for _, c := range s.callersAs(t, nil) {
-			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
-			wantMissing.check(t, c.call(testContext(t), create))
-			wantNotPermitted.check(t, c.call(testContext(t), remove, credential(s.atlas)...))
+		s := testutil.StartIdentity(t, atlasJWTPolicy)
+		s.CheckNoHandshake(t, &s.Certs.Untrusted)
+		for _, c := range s.CallersAs(t, nil) {
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
+			testutil.WantMissing.Check(t, c.Call(testutil.Context(t), testutil.Create))
+			testutil.WantNotPermitted.Check(t, c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...))
 		}
-		for _, c := range s.callers(t) {
-			wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+		for _, c := range s.Callers(t) {
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 		}
 	})
 }
@@ -45,26 +46,26 @@ func TestCertificateDemanded(t *testing.T) {
 // TestCertificateDemandedByNewPolicy: a replaced policy counts from the next connection, and on those that are open a caller
 // without a certificate is nobody.
 func TestCertificateDemandedByNewPolicy(t *testing.T) {
-	s := startIdentity(t, atlasJWTPolicy)
+	s := testutil.StartIdentity(t, atlasJWTPolicy)
 	set := func(policy string) {
 		t.Helper()
-		if err := s.auth.SetPolicy(mustPolicy(t, policy), auth.Sources{"acme": s.source}); err != nil {
+		if err := s.Auth.SetPolicy(testutil.MustPolicy(t, policy), auth.Sources{"acme": s.Source}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	open := s.callersAs(t, nil)
+	open := s.CallersAs(t, nil)
 	for _, c := range open {
-		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 	}
 	set(certificatePolicy)
 	for _, c := range open {
-		wantMissing.check(t, c.call(testContext(t), create))
-		wantUnknownCaller.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+		testutil.WantMissing.Check(t, c.Call(testutil.Context(t), testutil.Create))
+		testutil.WantUnknownCaller.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 	}
-	s.checkNoHandshake(t, nil)
+	s.CheckNoHandshake(t, nil)
 	set(atlasJWTPolicy)
-	for _, c := range s.callersAs(t, nil) {
-		wantCreated.check(t, c.call(testContext(t), create, credential(s.atlas)...))
+	for _, c := range s.CallersAs(t, nil) {
+		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 	}
-	s.checkNoHandshake(t, &s.certs.untrusted)
+	s.CheckNoHandshake(t, &s.Certs.Untrusted)
 }

@@ -12,37 +12,38 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // http2Caller speaks HTTP/2 to the plaintext REST listener, from the first byte on.
-func (s *service) http2Caller(t *testing.T) restCaller {
+func http2Caller(t *testing.T, s *testutil.Service) testutil.RESTCaller {
 	t.Helper()
 	transport := &http.Transport{Protocols: new(http.Protocols)}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(transport.CloseIdleConnections)
-	return restCaller{base: "http://" + s.HTTPAddr().String(), client: &http.Client{Transport: transport}}
+	return testutil.RESTCaller{Base: "http://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
 }
 
 // TestUnencryptedHTTP2: the plaintext REST listener speaks HTTP/2 to whoever begins with it, and HTTP/1.1 to everybody else.
 func TestUnencryptedHTTP2(t *testing.T) {
-	s := startService(t, plaintext)
-	c := s.http2Caller(t)
-	jwt := credential(s.atlas)
-	for _, op := range []operation{create, remove} {
-		got := c.call(testContext(t), op, jwt...)
-		map[operation]want{create: wantCreated, remove: wantDeleted}[op].check(t, got)
+	s := testutil.Start(t, testutil.Plaintext)
+	c := http2Caller(t, s)
+	jwt := testutil.Credential(s.Atlas)
+	for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+		got := c.Call(testutil.Context(t), op, jwt...)
+		map[testutil.Operation]testutil.Want{testutil.Create: testutil.WantCreated, testutil.Delete: testutil.WantDeleted}[op].Check(t, got)
 	}
-	if got := c.call(testContext(t), create); got.Reason != "CREDENTIAL_MISSING" {
+	if got := c.Call(testutil.Context(t), testutil.Create); got.Reason != "CREDENTIAL_MISSING" {
 		t.Errorf("without a credential: %+v", got)
 	}
-	if got := c.call(testContext(t), create, append(jwt, "x-large", strings.Repeat("x", 20<<10))...); !strings.Contains(got.Message, "larger than peer's advertised limit") {
+	if got := c.Call(testutil.Context(t), testutil.Create, append(jwt, "x-large", strings.Repeat("x", 20<<10))...); !strings.Contains(got.Message, "larger than peer's advertised limit") {
 		t.Errorf("with headers over the limit: %+v", got)
 	}
-	wantCreated.check(t, s.restCaller(t).call(testContext(t), create, jwt...))
+	testutil.WantCreated.Check(t, s.RESTCaller(t).Call(testutil.Context(t), testutil.Create, jwt...))
 
 	t.Run("settings", func(t *testing.T) {
-		framer := http2.NewFramer(nil, s.hostile(t, restListener, false).Conn)
+		framer := http2.NewFramer(nil, s.RawHTTP2(t, testutil.REST, false).Conn)
 		frame, err := framer.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
@@ -65,8 +66,8 @@ func TestUnencryptedHTTP2(t *testing.T) {
 		} else if err != nil {
 			t.Skip(err)
 		}
-		out, err := exec.CommandContext(testContext(t), curl, "-sS", "--http2-prior-knowledge", "-w", " %{http_version} %{http_code}",
-			"-X", "POST", "-H", "Authorization: "+jwt[1], c.base+"/v1/ephemeral-token").CombinedOutput()
+		out, err := exec.CommandContext(testutil.Context(t), curl, "-sS", "--http2-prior-knowledge", "-w", " %{http_version} %{http_code}",
+			"-X", "POST", "-H", "Authorization: "+jwt[1], c.Base+"/v1/ephemeral-token").CombinedOutput()
 		if err != nil || !strings.HasPrefix(string(out), `{"token":"`) || !strings.HasSuffix(string(out), " 2 201") {
 			t.Errorf("%v: %s", err, out)
 		}
@@ -75,19 +76,19 @@ func TestUnencryptedHTTP2(t *testing.T) {
 
 // TestUnencryptedHTTP2Drain: calls in progress are answered, and the client is told to call elsewhere.
 func TestUnencryptedHTTP2Drain(t *testing.T) {
-	s := startService(t, plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 200 * time.Millisecond })
-	c := s.http2Caller(t)
-	gate := s.atlas.Hold(emulator.Create)
-	answer := make(chan outcome)
-	go func() { answer <- c.call(testContext(t), create, credential(s.atlas)...) }()
-	if err := gate.Wait(testContext(t), 1); err != nil {
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 200 * time.Millisecond })
+	c := http2Caller(t, s)
+	gate := s.Atlas.Hold(emulator.Create)
+	answer := make(chan testutil.Outcome)
+	go func() { answer <- c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...) }()
+	if err := gate.Wait(testutil.Context(t), 1); err != nil {
 		t.Fatal(err)
 	}
-	idle := s.hostile(t, restListener, false)
+	idle := s.RawHTTP2(t, testutil.REST, false)
 	goneAway := make(chan error, 1)
 	go func() {
 		for {
-			frame, err := idle.framer.ReadFrame()
+			frame, err := idle.Framer.ReadFrame()
 			if _, ok := frame.(*http2.GoAwayFrame); ok || err != nil {
 				goneAway <- err
 				return
@@ -95,7 +96,7 @@ func TestUnencryptedHTTP2Drain(t *testing.T) {
 		}
 	}()
 	stopped := make(chan error, 1)
-	go func() { stopped <- s.stop() }()
+	go func() { stopped <- s.Stop() }()
 	if err := <-goneAway; err != nil {
 		t.Errorf("an idle client is not told to go away: %v", err)
 	}
@@ -105,7 +106,7 @@ func TestUnencryptedHTTP2Drain(t *testing.T) {
 	default:
 	}
 	gate.Release()
-	wantCreated.check(t, <-answer)
+	testutil.WantCreated.Check(t, <-answer)
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}

@@ -1,0 +1,90 @@
+package testutil
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	_ "google.golang.org/grpc/health"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+var ErrPanic = errors.New("panic here")
+
+// Door counts the attempts that get as far as the service, whatever is done about them further in, and fails the first of
+// them if it is told to.
+type Door struct {
+	inside server.Tokens
+
+	mu       sync.Mutex
+	arrivals []time.Time // guarded by mu
+	failures []error     // guarded by mu
+}
+
+func (d *Door) arrive() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.arrivals = append(d.arrivals, time.Now())
+	if len(d.failures) == 0 {
+		return nil
+	}
+	err := d.failures[0]
+	d.failures = d.failures[1:]
+	if errors.Is(err, ErrPanic) {
+		panic(err)
+	}
+	return err
+}
+
+func (d *Door) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
+	if err := d.arrive(); err != nil {
+		return tokencache.Result{Status: tokencache.Status{Forward: tokencache.ForwardMiss}}, err
+	}
+	return d.inside.Create(ctx, cred, fresh)
+}
+
+func (d *Door) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
+	if err := d.arrive(); err != nil {
+		return "", err
+	}
+	return d.inside.Delete(ctx, cred)
+}
+
+func (d *Door) Check() error { return d.inside.Check() }
+
+// Expect begins anew: the next attempts fail like this.
+func (d *Door) Expect(failures ...error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.arrivals, d.failures = nil, failures
+}
+
+// Attempts is when each of them came.
+func (d *Door) Attempts() []time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.arrivals)
+}
+
+// StartDoor runs a service behind a door.
+func StartDoor(t *testing.T, changes ...func(*server.Config, *atlas.Config)) (*Service, *Door) {
+	t.Helper()
+	d := &Door{}
+	return Start(t, Plaintext, append(changes, func(c *server.Config, _ *atlas.Config) {
+		c.Tokens = func(a tokencache.Atlas) server.Tokens {
+			cache, err := tokencache.New(a, tokencache.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(cache.Close)
+			d.inside = cache
+			return d
+		}
+	})...), d
+}

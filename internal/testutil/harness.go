@@ -1,0 +1,211 @@
+package testutil
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// Context bounds one call far above what it should take.
+func Context(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func Credential(em *emulator.Emulator) []string {
+	return []string{"authorization", "JWT " + em.Org(0).JWT()}
+}
+
+// WithTTL makes a server remember tokens for so long.
+func WithTTL(ttl time.Duration) func(*server.Config, *atlas.Config) {
+	return func(c *server.Config, _ *atlas.Config) { c.Cache = tokencache.Config{TTL: ttl} }
+}
+
+// Metrics is what /metrics says.
+func (s *Service) Metrics(t *testing.T) string {
+	t.Helper()
+	_, body := s.Get(t, "/metrics")
+	return body
+}
+
+// NotCalled fails the test if Atlas is called while it runs.
+func NotCalled(t *testing.T, em *emulator.Emulator) {
+	t.Helper()
+	before := em.Calls(emulator.Any)
+	t.Cleanup(func() {
+		if n := em.Calls(emulator.Any) - before; n != 0 {
+			t.Errorf("Atlas was called %d times, want 0", n)
+		}
+	})
+}
+
+// Eventually waits for something that another process or goroutine is about to do.
+func Eventually(t *testing.T, done func() bool, otherwise string) {
+	t.Helper()
+	deadline, tick := time.After(30*time.Second), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+func NewResilient(t testing.TB, client *atlas.Client) *resilient.Client {
+	t.Helper()
+	c, err := resilient.New(client, resilient.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// processors are those who may work at a time.
+var processors = make(chan struct{}, runtime.GOMAXPROCS(0))
+
+// ParallelWork is t.Parallel for a test that works rather than waits: no more of these run at a time than there are processors, so
+// that each has the time which its deadlines give it.
+func ParallelWork(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	processors <- struct{}{}
+	t.Cleanup(func() { <-processors })
+}
+
+// Security is how the listeners are protected.
+type Security string
+
+const (
+	Plaintext Security = "plaintext"
+	ServerTLS Security = "TLS"
+	MutualTLS Security = "mTLS"
+)
+
+// Service is a running server with its Atlas.
+type Service struct {
+	*server.Server
+	Atlas *emulator.Emulator
+	Log   *Buffer
+	Certs Certificates
+	Mode  Security
+	Stop  func() error
+
+	Resilient *resilient.Client // nil if a test brings its own Atlas
+}
+
+// Buffer collects what the server logs.
+type Buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *Buffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *Buffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Start runs a server against an emulator of its own until the test ends. Changes are made to its configuration.
+func Start(t testing.TB, mode Security, changes ...func(*server.Config, *atlas.Config)) *Service {
+	t.Helper()
+	em, err := emulator.Start(emulator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	return StartWith(t, mode, em, changes...)
+}
+
+func StartWith(t testing.TB, mode Security, em *emulator.Emulator, changes ...func(*server.Config, *atlas.Config)) *Service {
+	t.Helper()
+	s := &Service{Atlas: em, Log: &Buffer{}, Mode: mode}
+	cfg := server.Config{
+		GRPCAddr:  "127.0.0.1:0",
+		HTTPAddr:  "127.0.0.1:0",
+		AdminAddr: "127.0.0.1:0",
+		Logger:    slog.New(slog.NewJSONHandler(s.Log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if mode != Plaintext {
+		s.Certs = NewCertificates(t)
+		cfg.Metrics = prometheus.NewRegistry()
+		s.Certs.watch(t, &cfg, mode)
+	}
+	atlasCfg := atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()}
+	for _, change := range changes {
+		change(&cfg, &atlasCfg)
+	}
+	if cfg.Atlas == nil {
+		client, err := atlas.New(atlasCfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.CloseIdleConnections)
+		s.Resilient = NewResilient(t, client)
+		cfg.Atlas = s.Resilient
+	}
+	srv, err := server.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Server = srv
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Run(ctx) }()
+	s.Stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	return s
+}
+
+// WantHealth asks grpc.health.v1 until it says so.
+func (s *Service) WantHealth(t *testing.T, want healthpb.HealthCheckResponse_ServingStatus) {
+	t.Helper()
+	client := healthpb.NewHealthClient(s.GRPCConn(t))
+	Eventually(t, func() bool {
+		got, err := client.Check(Context(t), &healthpb.HealthCheckRequest{Service: ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName})
+		return err == nil && got.GetStatus() == want
+	}, "health is not "+want.String())
+}
+
+// Get reads a page of the admin listener.
+func (s *Service) Get(t *testing.T, path string) (int, string) {
+	t.Helper()
+	resp, err := http.Get("http://" + s.AdminAddr().String() + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body)
+}

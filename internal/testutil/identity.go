@@ -1,0 +1,97 @@
+package testutil
+
+import (
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// IdentityService is a service that holds the Atlas identity of the emulator's first org, for callers with a client
+// certificate, or for those that the policy names.
+type IdentityService struct {
+	*Service
+	Audit  *Buffer
+	Auth   *auth.Authenticator
+	Source *atlas.TokenSource
+}
+
+func StartIdentity(t *testing.T, policy string) *IdentityService {
+	t.Helper()
+	return StartIdentityAt(t, policy, atlas.Clock{}, emulator.Config{})
+}
+
+// StartIdentityAt has the service go by a clock of its own.
+func StartIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emulator.Config) *IdentityService {
+	t.Helper()
+	cfg := auth.Config{DefaultProfile: "acme"}
+	if policy != "" {
+		cfg = auth.Config{Policy: MustPolicy(t, policy)}
+	}
+	return StartIdentityWith(t, cfg, clock, config)
+}
+
+func MustPolicy(t *testing.T, text string) *auth.Policy {
+	t.Helper()
+	policy, err := auth.ParsePolicy("policy.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy
+}
+
+func StartIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config emulator.Config) *IdentityService {
+	t.Helper()
+	em, err := emulator.Start(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	// Few connections: a thousand callers on a busy machine would spend their time in handshakes otherwise.
+	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), MaxConns: 8, Timeout: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.CloseIdleConnections)
+	resilient := NewResilient(t, client)
+	s := &IdentityService{Audit: &Buffer{}}
+	s.Source = atlas.NewTokenSource(atlas.TokenSourceConfig{
+		Client: resilient, Profile: "acme",
+		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+		Clock:  clock,
+	})
+	t.Cleanup(s.Source.Close)
+	cfg.Sources = auth.Sources{"acme": s.Source}
+	authenticator, err := auth.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(authenticator.Close)
+	s.Auth = authenticator
+	s.Service = StartWith(t, MutualTLS, em, func(c *server.Config, _ *atlas.Config) {
+		c.CallCeiling = time.Minute
+		c.Atlas, c.Auth = resilient, authenticator
+		c.Audit = slog.New(slog.NewJSONHandler(s.Audit, nil))
+	})
+	return s
+}
+
+// Records are the audit's records, oldest first.
+func (s *IdentityService) Records(t *testing.T) []map[string]any {
+	t.Helper()
+	var all []map[string]any
+	for line := range strings.Lines(s.Audit.String()) {
+		var record map[string]any
+		if err := json.Unmarshal([]byte(line), &record); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, record)
+	}
+	return all
+}

@@ -1,0 +1,54 @@
+package testutil
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// Long reports whether the long versions of the tests are to run: TOKEND_LONG=1, which .ci/run sets. Without it a suite that can
+// go on for minutes proves that it works in a second or two.
+func Long() bool { return os.Getenv("TOKEND_LONG") == "1" }
+
+// SkipUnlessLong skips a test that is only for long runs.
+func SkipUnlessLong(t testing.TB) {
+	t.Helper()
+	if !Long() {
+		t.Skip("long: set TOKEND_LONG=1")
+	}
+}
+
+// NeedTool returns the path of a program that a test needs. Without the program the test is skipped, or fails if REQUIRE_TOOLS=1,
+// which .ci/run sets so that a skipped test does not look like a passed one.
+func NeedTool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		SkipWithout(t, name)
+	}
+	return path
+}
+
+// SkipWithout skips a test that lacks something besides Go, or fails it if REQUIRE_TOOLS=1.
+func SkipWithout(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("REQUIRE_TOOLS") == "1" {
+		t.Fatalf("%s is missing, and REQUIRE_TOOLS=1", what)
+	}
+	t.Skipf("%s is missing", what)
+}
+
+// Path returns the path of a file of the repository, named from its root, wherever a test runs.
+func Path(name string) string {
+	dir, err := os.Getwd()
+	if err != nil {
+		panic(err)
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "buf.gen.yaml")); err == nil { // at the root only, unlike go.mod
+			return filepath.Join(dir, filepath.FromSlash(name))
+		}
+	}
+	panic("the test does not run inside the repository")
+}

@@ -1,0 +1,295 @@
+package testutil
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+)
+
+// RawHTTP writes bytes to the REST listener and reads one answer.
+func RawHTTP(t *testing.T, s *Service, request string) *http.Response {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.HTTPAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if s.Mode != Plaintext {
+		cfg := s.Certs.ClientConfig(s.Mode)
+		cfg.ServerName = "localhost"
+		conn = tls.Client(conn, cfg)
+	}
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+// rawCodec sends bytes as they are, so that a test can send what is no message.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
+}
+
+func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
+
+var _ encoding.CodecV2 = rawCodec{}
+
+func (c GRPCCaller) Raw(ctx context.Context, conn *grpc.ClientConn, method string, message []byte, headers ...string) Outcome {
+	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
+	var header, trailer metadata.MD
+	var resp []byte
+	err := conn.Invoke(ctx, method, message, &resp, grpc.ForceCodecV2(rawCodec{}), grpc.Header(&header), grpc.Trailer(&trailer))
+	out := Outcome{Header: metadata.Join(header, trailer), Early: header}
+	out.setStatus(status.Convert(err))
+	return out
+}
+
+const CreateMethod = ephemeraltokenv1.EphemeralTokenService_CreateToken_FullMethodName
+
+// Listener is what a hostile peer connects to.
+type Listener string
+
+const (
+	GRPC Listener = "gRPC"
+	REST Listener = "REST"
+)
+
+func (s *Service) Addr(l Listener) string {
+	if l == GRPC {
+		return s.GRPCAddr().String()
+	}
+	return s.HTTPAddr().String()
+}
+
+// RawHTTP2 is a peer that writes what no decent client would.
+type RawHTTP2 struct {
+	net.Conn
+	out     *bufio.Writer
+	Framer  *http2.Framer
+	rest    bool
+	Block   bytes.Buffer
+	encoder *hpack.Encoder
+}
+
+// Dial opens a connection that is closed when the test ends. With protocols, it is one of TLS, if the service has TLS.
+func (s *Service) Dial(t *testing.T, l Listener, protocols ...string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.Addr(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if s.Mode == Plaintext || len(protocols) == 0 {
+		return conn
+	}
+	cfg := s.Certs.ClientConfig(s.Mode)
+	cfg.ServerName, cfg.NextProtos = "localhost", protocols
+	secured := tls.Client(conn, cfg)
+	if err := secured.HandshakeContext(Context(t)); err != nil {
+		t.Fatal(err)
+	}
+	return secured
+}
+
+// RawHTTP2 opens an HTTP/2 connection. What the server sends is read only if reads is true.
+func (s *Service) RawHTTP2(t *testing.T, l Listener, reads bool, settings ...http2.Setting) *RawHTTP2 {
+	t.Helper()
+	h := &RawHTTP2{Conn: s.Dial(t, l, "h2"), rest: l == REST}
+	h.out = bufio.NewWriterSize(h.Conn, 16<<10)
+	h.Framer = http2.NewFramer(h.out, h.Conn)
+	h.Framer.AllowIllegalWrites = true
+	h.encoder = hpack.NewEncoder(&h.Block)
+	_, _ = h.out.WriteString(http2.ClientPreface)
+	_ = h.Framer.WriteSettings(settings...)
+	if err := h.out.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if reads {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				if _, err := h.Framer.ReadFrame(); err != nil {
+					return
+				}
+			}
+		})
+		t.Cleanup(func() {
+			_ = h.Close()
+			wg.Wait()
+		})
+	}
+	return h
+}
+
+// Headers are the block of a create.
+func (h *RawHTTP2) Headers(jwt string, extra ...string) []byte {
+	h.Block.Reset()
+	fields := []string{":method", "POST", ":scheme", "http", ":authority", "localhost", ":path", CreateMethod, "content-type", "application/grpc", "te", "trailers"}
+	if h.rest {
+		fields = []string{":method", "POST", ":scheme", "https", ":authority", "localhost", ":path", "/v1/ephemeral-token"}
+	}
+	fields = append(append(fields, "authorization", "JWT "+jwt), extra...)
+	for i := 0; i < len(fields); i += 2 {
+		_ = h.encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1], Sensitive: true})
+	}
+	return h.Block.Bytes()
+}
+
+// Open writes the headers of a create on a stream.
+func (h *RawHTTP2) Open(stream uint32, jwt string, extra ...string) error {
+	return h.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.Headers(jwt, extra...), EndHeaders: true})
+}
+
+// Call writes a whole create on a stream.
+func (h *RawHTTP2) Call(stream uint32, jwt string) error {
+	if err := h.Open(stream, jwt); err != nil {
+		return err
+	}
+	message := make([]byte, 5) // an empty one
+	if h.rest {
+		message = nil
+	}
+	return h.Framer.WriteData(stream, true, message)
+}
+
+// Flood writes with frame, again and again, until the server has ended the connection, takes nothing for a second, or has had
+// enough: n times. It returns how often.
+func (h *RawHTTP2) Flood(n int, frame func(i int) error) int {
+	for i := range n {
+		if i%64 == 0 {
+			_ = h.SetWriteDeadline(time.Now().Add(time.Second))
+		}
+		if frame(i) != nil {
+			return i
+		}
+	}
+	_ = h.out.Flush()
+	return n
+}
+
+// RawGRPC makes one plaintext gRPC call with exactly this :path and these headers, which a client library would mend or
+// refuse, and returns its grpc-status, or what else the server did: "RST_STREAM" and its code, "GOAWAY", "closed".
+func RawGRPC(t *testing.T, s *Service, path string, headers ...string) string {
+	t.Helper()
+	return RawGRPCMessage(t, s, path, true, headers...)
+}
+
+// RawGRPCMessage is rawGRPC, but the message may stay away.
+func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers ...string) string {
+	t.Helper()
+	framer := rawGRPCConn(t, s)
+	writeRawHeaders(t, framer, 1, path, headers...)
+	if message {
+		if err := framer.WriteData(1, true, make([]byte, 5)); err != nil { // an empty one
+			t.Fatal(err)
+		}
+	}
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return "closed"
+		}
+		switch f := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			for _, field := range f.Fields {
+				if field.Name == "grpc-status" {
+					return field.Value
+				}
+			}
+		case *http2.PingFrame: // who does not answer these is taken for dead
+			if !f.IsAck() {
+				_ = framer.WritePing(true, f.Data)
+			}
+		case *http2.RSTStreamFrame:
+			return "RST_STREAM " + f.ErrCode.String()
+		case *http2.GoAwayFrame:
+			return "GOAWAY"
+		}
+	}
+}
+
+// OpenRawStreams starts so many calls on one connection of their own, whose messages never come. The server has seen all of
+// their headers when it returns, and the connection stays open until the test ends.
+func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...string) {
+	t.Helper()
+	framer := rawGRPCConn(t, s)
+	for i := range n {
+		writeRawHeaders(t, framer, uint32(2*i+1), path, headers...)
+	}
+	last := [8]byte{'l', 'a', 's', 't'}
+	if err := framer.WritePing(false, last); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ping, ok := frame.(*http2.PingFrame); ok && ping.IsAck() && ping.Data == last {
+			return
+		}
+	}
+}
+
+// rawGRPCConn is an HTTP/2 connection to the gRPC listener, in plaintext, that is closed when the test ends.
+func rawGRPCConn(t *testing.T, s *Service) *http2.Framer {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.GRPCAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Write([]byte(http2.ClientPreface)); err != nil {
+		t.Fatal(err)
+	}
+	framer := http2.NewFramer(conn, conn)
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	return framer
+}
+
+func writeRawHeaders(t *testing.T, framer *http2.Framer, stream uint32, path string, headers ...string) {
+	t.Helper()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	fields := append([]string{":method", "POST", ":scheme", "http", ":authority", "x", ":path", path, "content-type", "application/grpc", "te", "trailers"}, headers...)
+	for i := 0; i < len(fields); i += 2 {
+		// Not indexed, so that each block of a connection can have an encoder of its own.
+		if err := encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1], Sensitive: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+}
