@@ -6,9 +6,10 @@ import (
 	"testing"
 )
 
-// TestWhatCallersLink: whoever imports the messages and the gRPC client gets neither the REST gateway nor anything of the server.
-func TestWhatCallersLink(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./gen/forsta/ephemeraltoken/v1")
+// TestClientDependencies checks that clients link grpc-go and protobuf, and nothing of the gateway or
+// the server.
+func TestClientDependencies(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./gen/forsta/...", "./gen/tokenclient")
 	cmd.Dir = "../.."
 	out, err := cmd.Output()
 	if err != nil {
@@ -21,8 +22,8 @@ func TestWhatCallersLink(t *testing.T) {
 	}
 	for module := range strings.FieldsSeq(string(out)) {
 		if !allowed[module] {
-			t.Errorf("callers link %s", module)
-			allowed[module] = true // once is enough
+			t.Errorf("clients link %s", module)
+			allowed[module] = true // report it once
 		}
 	}
 }
