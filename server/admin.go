@@ -10,16 +10,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 )
 
-// newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own. With channelz, which
-// may be nil, there are profiles too.
-func newAdminHandler(ready *readiness, metrics *prometheus.Registry, channelz *grpc.Server) http.Handler {
+// newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own.
+func newAdminHandler(ready *readiness, metrics *prometheus.Registry, debug bool) http.Handler {
 	mux := http.NewServeMux()
 	pages := "/healthz\n/readyz, also as application/json\n"
-	if channelz != nil {
-		pages += "/debug/pprof/\n/grpc.channelz.v1.Channelz/, over gRPC\n"
+	if debug {
+		pages += "/debug/pprof/\n"
 	}
 	pages += "/metrics"
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, pages) })
@@ -27,13 +25,10 @@ func newAdminHandler(ready *readiness, metrics *prometheus.Registry, channelz *g
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", ready.serve)
 	mux.Handle("GET /metrics", metricsHandler(metrics))
-	if channelz != nil {
+	if debug {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and all profiles but the two below, which take a while
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-		for name := range channelz.GetServiceInfo() {
-			mux.Handle("POST /"+name+"/", channelz)
-		}
 	}
 	return mux
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
@@ -22,8 +24,8 @@ type Config struct {
 	// GRPCAddr, HTTPAddr and AdminAddr are host:port, port 0 for any free one; empty turns that listener off. GRPCAddr
 	// may be unix:/path. At least one of the first two is needed.
 	GRPCAddr, HTTPAddr, AdminAddr string
-	// GRPCSocket says who may connect where GRPCAddr is unix:/path. Default: the user that the server runs as.
-	GRPCSocket listen.Socket
+	// GRPCSocketMode is the mode of the socket file where GRPCAddr is unix:/path. Default 0600.
+	GRPCSocketMode fs.FileMode
 	// TLS is for the gRPC and REST listeners. The admin listener is always plaintext.
 	TLS TLS
 	// Docs adds the API's page, /docs, and its OpenAPI document, /openapi.json, to the REST listener.
@@ -69,8 +71,7 @@ type Config struct {
 	// Metrics is what /metrics on the admin listener shows. New adds the server's own to it, so no two servers can share
 	// one; whatever else the program counts may be registered before or after. Default: a new one.
 	Metrics *prometheus.Registry
-	// Debug adds to the admin listener what is for whoever looks into the program itself: /debug/pprof, and gRPC's channelz, which tells
-	// what the process's gRPC servers and clients are connected to and how these connections fare. It then speaks HTTP/2 as well.
+	// Debug adds /debug/pprof to the admin listener.
 	Debug bool
 	// ConnectionAge is how long a gRPC connection lasts before the client has to connect again. Default 30 min.
 	ConnectionAge time.Duration
@@ -119,76 +120,70 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Mistakes in a Config that have a remedy outside it, for the caller of Validate to name.
-var (
-	ErrNoAtlas         = errors.New("no Atlas client is set")
-	ErrExposed         = errors.New("other machines can reach it, and it has no TLS")
-	ErrTLSIncomplete   = errors.New("client certificates are asked for, and TLS needs a certificate and a key")
-	ErrDocsNowhere     = errors.New("the API's page is served on the HTTP listener, and that is off")
-	ErrOriginNowhere   = errors.New("browsers call the HTTP listener, and that is off")
-	ErrTLSAndPlaintext = errors.New("plaintext is asked for, and TLS is set up: choose one")
-)
-
-// ErrOriginNeedsCertificate is that CORS could let nobody in. A preflight comes without a client certificate, and so does what a page
-// sends to another origin, unless it says otherwise, which browsers allow only where Access-Control-Allow-Credentials is sent.
-var ErrOriginNeedsCertificate = errors.New("a client certificate is asked of everybody, and browsers show none on behalf of a page of another origin")
-
-// Validate reports every mistake in c, joined: all that can be seen without binding an address.
+// Validate reports every mistake in c that can be seen without binding an address, each a *config.Error, joined.
 func (c Config) Validate() error {
 	var errs []error
+	wrong := func(field, text string) { errs = append(errs, config.Wrong(field, errors.New(text))) }
 	if c.GRPCAddr == "" && c.HTTPAddr == "" {
-		errs = append(errs, errors.New("neither a gRPC nor an HTTP address is set: there would be nothing to call"))
+		wrong("GRPCAddr", "neither a gRPC nor an HTTP address is set: there would be nothing to call")
 	}
 	if c.Atlas == nil {
-		errs = append(errs, ErrNoAtlas)
+		wrong("Atlas", "no Atlas client is set")
 	}
-	errs = append(errs,
-		listen.Validate("gRPC", c.GRPCAddr), listen.Validate("HTTP", c.HTTPAddr), listen.Validate("admin", c.AdminAddr))
-	errs = append(errs, c.validateApart()...)
+	for _, l := range c.listeners() {
+		errs = append(errs, l.wrong(listen.Validate(l.addr, l.field == "GRPCAddr")))
+	}
 	switch {
 	case c.TLS.Certificate == nil && c.TLS.ClientCAs != nil:
-		errs = append(errs, ErrTLSIncomplete)
+		wrong("TLS", "client CA set without a server certificate and key")
 	case c.TLS.Certificate != nil && c.Plaintext:
-		errs = append(errs, ErrTLSAndPlaintext)
+		wrong("Plaintext", "it contradicts TLS, which is set up: choose one")
 	case c.TLS.Certificate == nil && !c.Plaintext:
-		errs = append(errs, validateLocal("gRPC", c.GRPCAddr), validateLocal("HTTP", c.HTTPAddr))
+		for _, l := range c.listeners()[:2] { // the admin listener is always plaintext
+			if l.addr != "" && !listen.IsLocal(l.addr) {
+				errs = append(errs, l.wrong(errors.New("other machines can reach it without TLS: set a certificate and its key, or allow plaintext if a proxy in front encrypts")))
+			}
+		}
 	}
 	errs = append(errs, c.validateBrowsers()...)
-	errs = append(errs, c.Cache.Validate(), c.validateMaxConns())
+	errs = append(errs, c.Cache.Validate(), config.Wrong("MaxConns", c.validateMaxConns()))
 	if c.DrainDelay < 0 || c.DrainTimeout < 0 || c.CallCeiling < 0 || c.MaxCalls < 0 || c.CallerRate < 0 || c.MaxConns < 0 || c.ConnectionAge < 0 {
-		errs = append(errs, errors.New("a timeout or limit is negative"))
+		wrong("Config", "a timeout or limit is negative")
 	}
 	return errors.Join(errs...)
 }
 
-// validateBrowsers reports what is for browsers and would never reach one.
-func (c Config) validateBrowsers() []error {
-	var errs []error
-	for _, origin := range c.CORSOrigins {
-		errs = append(errs, rest.ValidateOrigin(origin))
-	}
-	if len(c.CORSOrigins) > 0 && c.TLS.ClientCAs != nil && (c.Auth == nil || !c.Auth.AllowsWithoutCertificate()) {
-		errs = append(errs, ErrOriginNeedsCertificate)
-	}
-	if c.HTTPAddr == "" && c.Docs {
-		errs = append(errs, ErrDocsNowhere)
-	}
-	if c.HTTPAddr == "" && len(c.CORSOrigins) > 0 {
-		errs = append(errs, ErrOriginNowhere)
-	}
-	return errs
+// listener is one of the addresses of a Config.
+type listener struct{ name, field, addr string }
+
+func (c Config) listeners() []listener {
+	return []listener{{"gRPC", "GRPCAddr", c.GRPCAddr}, {"HTTP", "HTTPAddr", c.HTTPAddr}, {adminListener, "AdminAddr", c.AdminAddr}}
 }
 
-// validateApart reports each listener that would be on the address of one before it.
-func (c Config) validateApart() []error {
+// wrong returns what is wrong with the address as a *config.Error.
+func (l listener) wrong(err error) error {
+	if err == nil {
+		return nil
+	}
+	return config.Wrong(l.field, fmt.Errorf("%s: %w", l.addr, err))
+}
+
+// validateBrowsers reports settings for browsers that would have no effect.
+func (c Config) validateBrowsers() []error {
 	var errs []error
-	listeners := []struct{ name, addr string }{{"gRPC", c.GRPCAddr}, {"HTTP", c.HTTPAddr}, {"admin", c.AdminAddr}}
-	for i, second := range listeners {
-		for _, first := range listeners[:i] {
-			if listen.Overlap(first.addr, second.addr) {
-				errs = append(errs, &listen.Error{Listener: second.name, Addr: second.addr, Err: fmt.Errorf("the %s listener has that port already (%s): choose another", first.name, first.addr)})
-			}
-		}
+	wrong := func(field, text string) { errs = append(errs, config.Wrong(field, errors.New(text))) }
+	for _, origin := range c.CORSOrigins {
+		errs = append(errs, config.Wrong("CORSOrigins", rest.ValidateOrigin(origin)))
+	}
+	// A preflight comes without a client certificate, and so do the requests of a page to another origin.
+	if len(c.CORSOrigins) > 0 && c.TLS.ClientCAs != nil && (c.Auth == nil || !c.Auth.AllowsWithoutCertificate()) {
+		wrong("CORSOrigins", "every caller needs a client certificate, and browsers send none for a page of another origin: add a policy with a rule for oidc or atlas_jwt, or drop the client CA")
+	}
+	if c.HTTPAddr == "" && c.Docs {
+		wrong("Docs", "the API page is served on the HTTP listener, which is off")
+	}
+	if c.HTTPAddr == "" && len(c.CORSOrigins) > 0 {
+		wrong("CORSOrigins", "browsers call the HTTP listener, which is off")
 	}
 	return errs
 }
@@ -199,12 +194,4 @@ func (c Config) tracer() trace.Tracer {
 		return nil
 	}
 	return c.Tracer.Tracer("github.com/ForstaLabs/ephemeral-token-service/server")
-}
-
-// validateLocal reports an address that other machines can reach.
-func validateLocal(name, addr string) error {
-	if addr == "" || listen.IsLocal(addr) {
-		return nil
-	}
-	return &listen.Error{Listener: name, Addr: addr, Err: ErrExposed}
 }

@@ -23,9 +23,6 @@ const (
 	ownDescriptors = 256
 )
 
-// ErrTooManyConns is that MaxConns is more than the process's descriptors allow for.
-var ErrTooManyConns = errors.New("the process cannot have so many connections open")
-
 func (c *Config) maxDescriptors() int {
 	if c.descriptors > 0 {
 		return c.descriptors
@@ -48,8 +45,8 @@ func (c *Config) connsThatFit() int {
 
 func (c *Config) validateMaxConns() error {
 	if most := c.connsThatFit(); c.MaxConns > most {
-		return fmt.Errorf("%w: %d on each listener are more than its %d descriptors allow for; at most %d, or raise the limit (LimitNOFILE, ulimit -n)",
-			ErrTooManyConns, c.MaxConns, c.maxDescriptors(), most)
+		return fmt.Errorf("%d connections on each listener are more than the process's %d descriptors allow for: at most %d, or raise the limit (LimitNOFILE, ulimit -n)",
+			c.MaxConns, c.maxDescriptors(), most)
 	}
 	return nil
 }

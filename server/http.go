@@ -42,11 +42,3 @@ func restProtocols(tls bool) *http.Protocols {
 	p.SetUnencryptedHTTP2(!tls)
 	return p
 }
-
-// adminProtocols are those of the admin listener, which has no TLS. gRPC needs HTTP/2.
-func adminProtocols(withGRPC bool) *http.Protocols {
-	p := new(http.Protocols)
-	p.SetHTTP1(true)
-	p.SetUnencryptedHTTP2(withGRPC)
-	return p
-}

@@ -12,6 +12,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 
@@ -22,6 +23,7 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/docs"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
@@ -41,7 +43,6 @@ type Server struct {
 	grpcServer  *grpc.Server
 	httpServer  *http.Server
 	adminServer *http.Server
-	channelz    *grpc.Server // nil where off
 
 	grpcListener, httpListener, adminListener *listen.Listener // nil where off
 }
@@ -89,11 +90,7 @@ func New(cfg Config) (*Server, error) {
 	s.httpServer.ErrorLog = handshakes.errorLog(s.httpServer.ErrorLog.Writer())
 	s.httpServer.TLSConfig = s.cfg.tlsConfig("h2", "http/1.1")
 	s.httpServer.Protocols = restProtocols(s.httpServer.TLSConfig != nil)
-	if cfg.Debug {
-		s.channelz = newChannelz()
-	}
-	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, s.channelz), cfg.CallCeiling, cfg.Logger)
-	s.adminServer.Protocols = adminProtocols(cfg.Debug)
+	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
 	if err := s.listen(limits); err != nil {
 		s.Close()
 		return nil, err
@@ -147,29 +144,23 @@ func (s *Server) look() []auth.Check {
 
 func (s *Server) listen(limits func(listener string) listen.Limits) error {
 	var errs []error
-	for _, l := range []struct {
-		name, addr string
-		listener   **listen.Listener
-	}{
-		{"gRPC", s.cfg.GRPCAddr, &s.grpcListener},
-		{"HTTP", s.cfg.HTTPAddr, &s.httpListener},
-		{adminListener, s.cfg.AdminAddr, &s.adminListener},
-	} {
+	bindTo := []**listen.Listener{&s.grpcListener, &s.httpListener, &s.adminListener}
+	for i, l := range s.cfg.listeners() {
 		if l.addr == "" {
 			continue
 		}
 		limit := limits(l.name)
 		bound, err := s.bind(l.addr, limit)
-		if err == nil && l.listener == &s.grpcListener {
-			if err = bound.Share(s.cfg.GRPCSocket); err != nil {
+		if err == nil && bindTo[i] == &s.grpcListener {
+			if err = bound.Share(s.cfg.GRPCSocketMode); err != nil {
 				_ = bound.Close()
 			}
 		}
 		if err != nil {
-			errs = append(errs, &listen.Error{Listener: l.name, Addr: l.addr, Err: err})
+			errs = append(errs, &config.Error{Field: l.field, Err: fmt.Errorf("%s: %w", l.addr, err), MayPass: true})
 			continue
 		}
-		*l.listener = bound
+		*bindTo[i] = bound
 		errs = append(errs, registerConnections(s.cfg.Metrics, l.name, bound, limit.Total))
 	}
 	return errors.Join(errs...)
@@ -215,9 +206,6 @@ func (s *Server) Close() {
 	}
 	if s.grpcServer != nil {
 		s.grpcServer.Stop() // its workers, also of a server that never ran
-	}
-	if s.channelz != nil {
-		s.channelz.Stop()
 	}
 }
 

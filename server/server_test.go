@@ -3,7 +3,6 @@ package server_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"flag"
 	"io"
 	"log/slog"
@@ -260,27 +259,26 @@ func TestValidate(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*server.Config)
 		want   string
-		is     error
 	}{
-		"nothing to serve":          {func(c *server.Config) { c.HTTPAddr = "" }, "nothing to call", nil},
-		"no Atlas":                  {func(c *server.Config) { c.Atlas = nil }, "", server.ErrNoAtlas},
-		"every interface":           {func(c *server.Config) { c.HTTPAddr = ":8080" }, "", server.ErrExposed},
-		"unspecified":               {func(c *server.Config) { c.GRPCAddr = "0.0.0.0:9090" }, "", server.ErrExposed},
-		"unspecified IPv6":          {func(c *server.Config) { c.GRPCAddr = "[::]:9090" }, "", server.ErrExposed},
-		"a name":                    {func(c *server.Config) { c.GRPCAddr = "tokend.internal:9090" }, "", server.ErrExposed},
-		"no port":                   {func(c *server.Config) { c.HTTPAddr = "127.0.0.1" }, "host:port", nil},
-		"port out of range":         {func(c *server.Config) { c.AdminAddr = "127.0.0.1:70000" }, "0 to 65535", nil},
-		"a socket file for REST":    {func(c *server.Config) { c.HTTPAddr = "unix:/run/x" }, "host:port", nil},
-		"client CA without the two": {func(c *server.Config) { c.TLS.ClientCAs = authorities }, "", server.ErrTLSIncomplete},
-		"TLS and plaintext":         {func(c *server.Config) { c.Plaintext, c.TLS.Certificate = true, certificate }, "", server.ErrTLSAndPlaintext},
-		"negative":                  {func(c *server.Config) { c.DrainTimeout = -1 }, "negative", nil},
+		"nothing to serve":          {func(c *server.Config) { c.HTTPAddr = "" }, "nothing to call"},
+		"no Atlas":                  {func(c *server.Config) { c.Atlas = nil }, "Atlas: "},
+		"every interface":           {func(c *server.Config) { c.HTTPAddr = ":8080" }, "without TLS"},
+		"unspecified":               {func(c *server.Config) { c.GRPCAddr = "0.0.0.0:9090" }, "without TLS"},
+		"unspecified IPv6":          {func(c *server.Config) { c.GRPCAddr = "[::]:9090" }, "without TLS"},
+		"a name":                    {func(c *server.Config) { c.GRPCAddr = "tokend.internal:9090" }, "without TLS"},
+		"no port":                   {func(c *server.Config) { c.HTTPAddr = "127.0.0.1" }, "host:port"},
+		"port out of range":         {func(c *server.Config) { c.AdminAddr = "127.0.0.1:70000" }, "0 to 65535"},
+		"a socket file for REST":    {func(c *server.Config) { c.HTTPAddr = "unix:/run/x" }, "host:port"},
+		"client CA without the two": {func(c *server.Config) { c.TLS.ClientCAs = authorities }, "TLS: "},
+		"TLS and plaintext":         {func(c *server.Config) { c.Plaintext, c.TLS.Certificate = true, certificate }, "Plaintext: "},
+		"negative":                  {func(c *server.Config) { c.DrainTimeout = -1 }, "negative"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good
 			tc.change(&cfg)
 			err := cfg.Validate()
-			if err == nil || tc.is != nil && !errors.Is(err, tc.is) || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got %v, want %v %q", err, tc.is, tc.want)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
 			}
 			if srv, err := server.New(cfg); err == nil {
 				srv.Close()

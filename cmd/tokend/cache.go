@@ -74,20 +74,6 @@ func parsePassword(contents [][]byte) (string, error) {
 	return password, nil
 }
 
-// nameCacheFlag puts the flag's name in front of what tokencache finds wrong.
-func nameCacheFlag(err error) error {
-	var wrongURL *tokencache.RedisURLError
-	switch {
-	case errors.As(err, &wrongURL):
-		return fmt.Errorf("--cache-redis-url: %w", err)
-	case errors.Is(err, tokencache.ErrRedisWithoutTTL):
-		return errors.New("--cache-redis-url: nothing would be remembered there: give --cache-ttl too")
-	case errors.Is(err, tokencache.ErrStaleWithoutTTL):
-		return errors.New("--cache-stale-if-error: nothing would be kept: give --cache-ttl too")
-	}
-	return err
-}
-
 // describeCache says in words what is remembered.
 func describeCache(cfg tokencache.Config) string {
 	switch {

@@ -7,11 +7,9 @@ import (
 	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,7 +162,7 @@ func TestConfig(t *testing.T) {
 	issuer.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
 	issuerCA := writeFile(t, "issuer-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
 	other := map[string]string{ // than the default, for each setting
-		"--grpc-socket-mode": "0660", "--grpc-socket-group": strconv.Itoa(os.Getgid()),
+		"--grpc-socket-mode": "0660",
 		"--max-connections": "7", "--caller-rate": "7", "--cache-ttl": "30s", "--cache-stale-if-error": "10m", "--cache-redis-url": "rediss://127.0.0.1:1",
 		"--cache-redis-ca-file": certs.caFile, "--cache-redis-password-file": writeFile(t, "password", []byte("hunter2\n")),
 		"--grpc-addr": "0.0.0.0:1", "--http-addr": "0.0.0.0:2", "--admin-addr": "0.0.0.0:3", "--drain-delay": "1s",
@@ -212,8 +210,6 @@ func TestConfig(t *testing.T) {
 			in.args = append(in.args, "--cache-ttl=1s")
 		case s.flag == "--grpc-socket-mode":
 			in.args = append(in.args, "--grpc-addr=unix:/tmp/s")
-		case s.flag == "--grpc-socket-group":
-			in.args = append(in.args, "--grpc-addr=unix:/tmp/s", "--grpc-socket-mode=0660")
 		case s.flag == "--atlas-userauthtoken-file":
 			needs = []string{"cert", "key", "client-ca"}
 		case strings.HasPrefix(s.flag, "--tls-") || strings.HasSuffix(s.flag, "-addr"):

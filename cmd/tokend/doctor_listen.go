@@ -27,7 +27,7 @@ func (c *doctorCommand) listenChecks(s *setup) []check {
 func (c *doctorCommand) findPort(ctx context.Context, s *setup, setting, addr string) finding {
 	bound, err := listen.On(addr, listen.Limits{})
 	if err == nil {
-		err = bound.Share(s.GRPCSocket) // of no effect on a port
+		err = bound.Share(s.GRPCSocketMode) // of no effect on a port
 		_ = bound.Close()
 	}
 	switch {

@@ -1,12 +1,5 @@
 package main
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/ForstaLabs/ephemeral-token-service/server"
-)
-
 // limitFlags bound what callers can take of one replica.
 type limitFlags struct {
 	MaxConnections, CallerRate int
@@ -20,12 +13,4 @@ func (f *limitFlags) declare(flags flags) {
 
 func (f *limitFlags) open(s *setup) {
 	s.MaxConns, s.CallerRate = f.MaxConnections, f.CallerRate
-}
-
-// nameLimitFlag puts the flag's name in front of what is wrong with a limit.
-func nameLimitFlag(err error) error {
-	if errors.Is(err, server.ErrTooManyConns) {
-		return fmt.Errorf("--max-connections: %w", err)
-	}
-	return err
 }

@@ -2,17 +2,14 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 // listenFlags are the settings that serve and dev share.
@@ -31,7 +28,7 @@ func (f *listenFlags) declare(flags flags, drainDelay string) {
 	f.Socket.declare(at)
 	at.text(&f.HTTPAddr, "http-addr", "127.0.0.1:8080", "HOST:PORT", "Where to serve REST; empty turns it off.")
 	at.text(&f.AdminAddr, "admin-addr", "127.0.0.1:9091", "HOST:PORT", "Where to serve /healthz, /readyz and /metrics, in plaintext; empty turns it off.")
-	at.boolean(&f.Pprof, "debug-pprof", "Serve /debug/pprof and gRPC's channelz on the admin address too: profiles, and connections with their addresses, certificates and counters, for whoever looks into the program itself.")
+	at.boolean(&f.Pprof, "debug-pprof", "Serve /debug/pprof on the admin address.")
 	stopping := flags.about(aboutStopping)
 	stopping.duration(&f.DrainDelay, false, "drain-delay", drainDelay, "How long to go on serving after SIGTERM, no longer ready, until load balancers and clients have noticed.")
 	stopping.duration(&f.DrainTimeout, true, "drain-timeout", "25s", "How long calls in progress may take to finish after that. A stop may take up to a second longer than both together, or two if it exports traces: a platform that kills has to wait for longer than that.")
@@ -86,7 +83,7 @@ func (f *tlsFlags) open(s *setup) {
 		return
 	}
 	if f.Plaintext {
-		s.fail("--plaintext", server.ErrTLSAndPlaintext)
+		s.fail("--plaintext", errors.New("it contradicts TLS, which is set up: choose one"))
 	}
 	if f.SPIFFESocket != "" {
 		f.openSPIFFE(s)
@@ -121,13 +118,4 @@ func (s *setup) failSecret(flag, file string, err error) {
 		err = errors.New("there is no such file: give the path of a file with the secret in it, not the secret")
 	}
 	s.fail(flag, err)
-}
-
-// nameFlag puts the flag's name in front of what is wrong with an address.
-func nameFlag(err error) error {
-	var wrong *listen.Error
-	if !errors.As(err, &wrong) {
-		return err
-	}
-	return fmt.Errorf("--%s-addr %s: %w", strings.ToLower(wrong.Listener), wrong.Addr, wrong.Err)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
@@ -132,20 +134,31 @@ func (s *setup) authorities(flag, name, file string, base func() (*x509.CertPool
 	return get
 }
 
-// validate adds what the server finds wrong, in terms of flags.
+// validate adds what the server finds wrong, in terms of flags. It leaves out what could not be opened, which is reported already.
 func (s *setup) validate(wantsTLS bool) {
-	for _, err := range flatten(s.Validate()) {
-		switch {
-		case errors.Is(err, server.ErrNoAtlas), errors.Is(err, server.ErrTLSIncomplete), errors.Is(err, server.ErrExposed) && wantsTLS:
-			// What could not be opened is reported already.
-		case errors.Is(err, server.ErrExposed):
-			s.errs = append(s.errs, fmt.Errorf("%w: give --tls-cert-file and --tls-key-file, or --spiffe-socket, or --plaintext if something in front of tokend encrypts", nameFlag(err)))
-		case errors.Is(err, server.ErrTLSAndPlaintext):
-			s.fail("--plaintext", err)
-		default:
-			s.errs = append(s.errs, nameBrowserFlag(nameLimitFlag(nameCacheFlag(nameFlag(err)))))
+	for _, err := range config.Flatten(s.Validate()) {
+		e := config.As(err)
+		if e.Field == "Atlas" || e.Field == "TLS" || wantsTLS && strings.HasSuffix(e.Err.Error(), exposed) {
+			continue
 		}
+		s.errs = append(s.errs, nameFlag(err))
 	}
+}
+
+const exposed = "encrypts"
+
+// flagOf names the flags by the fields of server.Config.
+var flagOf = map[string]string{
+	"GRPCAddr": "--grpc-addr", "HTTPAddr": "--http-addr", "AdminAddr": "--admin-addr", "Plaintext": "--plaintext", "MaxConns": "--max-connections",
+	"Docs": "--docs", "CORSOrigins": "--cors-origin", "Cache.StaleIfError": "--cache-stale-if-error", "Cache.Redis.URL": "--cache-redis-url",
+}
+
+// nameFlag replaces the name of a field by its flag's.
+func nameFlag(err error) error {
+	if e := config.As(err); e != nil && flagOf[e.Field] != "" {
+		return &config.Error{Field: flagOf[e.Field], Err: e.Err, MayPass: e.MayPass}
+	}
+	return err
 }
 
 // serve serves until ctx ends and the calls with it, and looks at the files meanwhile; if anything is wrong, it does neither.

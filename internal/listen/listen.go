@@ -15,39 +15,32 @@ import (
 
 const unixPrefix = "unix:"
 
-// Error says which address is wrong or could not be bound. It may be one of several, joined.
-type Error struct {
-	Listener string // "gRPC", "HTTP" or "admin"
-	Addr     string
-	Err      error
-}
+// maxPath is the longest path that the kernel takes for a socket file: sockaddr_un less the final zero.
+const maxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
-func (e *Error) Error() string {
-	return fmt.Sprintf("%s address %q: %v", e.Listener, e.Addr, e.Err)
-}
-
-func (e *Error) Unwrap() error { return e.Err }
-
-// Validate reports an address that cannot be listened on, as an *Error. An empty one is no address, and no mistake.
-func Validate(name, addr string) error {
+// Validate reports an address that cannot be listened on. An empty one is no address, and not an error. A socket file is
+// allowed if sockets is set.
+func Validate(addr string, sockets bool) error {
 	if addr == "" {
 		return nil
 	}
 	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
 		switch {
-		case name != "gRPC":
-			return &Error{name, addr, errors.New("only gRPC is served on a socket file: it must be host:port")}
+		case !sockets:
+			return errors.New("only gRPC is served on a socket file: it must be host:port")
 		case path == "":
-			return &Error{name, addr, errors.New("it must be unix:/path")}
+			return errors.New("it must be unix:/path")
+		case len(path) > maxPath:
+			return fmt.Errorf("the path of a socket file may have %d bytes, and this one has %d: choose a shorter one", maxPath, len(path))
 		}
 		return nil
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return &Error{name, addr, errors.New("it must be host:port, such as 127.0.0.1:9090")}
+		return errors.New("it must be host:port, such as 127.0.0.1:9090")
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		return &Error{name, addr, errors.New("the port must be a number from 0 to 65535")}
+		return errors.New("the port must be a number from 0 to 65535")
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package listen
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -12,39 +11,19 @@ import (
 	"time"
 )
 
-// Socket says who on this machine may connect to a socket file: to connect is to write. The zero value is its owner alone.
-type Socket struct {
-	Mode fs.FileMode // default 0600
-	// Group, if not nil, is the id of the group that the file is given.
-	Group *int
-}
-
-// ownerOnly is what a socket file is made with, whatever the umask: nobody connects before it has its group.
+// ownerOnly is the mode that a socket file is made with, whatever the umask.
 const ownerOnly fs.FileMode = 0o600
 
 // IsSocket reports whether addr is a socket file.
 func IsSocket(addr string) bool { return strings.HasPrefix(addr, unixPrefix) }
 
-// share lets those connect that s names.
-func (s Socket) share(path string) error {
-	if s.Group != nil {
-		if err := os.Chown(path, -1, *s.Group); err != nil {
-			return fmt.Errorf("it cannot be given to the group: this user has to be in it: %w", errors.Unwrap(err))
-		}
-	}
-	mode := s.Mode
-	if mode == 0 {
-		mode = ownerOnly
-	}
-	return os.Chmod(path, mode)
-}
-
-// Share has a listener on a socket file go by s. One on host:port has no file.
-func (l *Listener) Share(s Socket) error {
-	if l.Addr().Network() != "unix" {
+// Share sets the permissions of a listener's socket file: whoever can write to it can connect. 0 leaves it to its owner, and
+// a listener on host:port has no file.
+func (l *Listener) Share(mode fs.FileMode) error {
+	if l.Addr().Network() != "unix" || mode == 0 {
 		return nil
 	}
-	return s.share(l.Addr().String())
+	return os.Chmod(l.Addr().String(), mode)
 }
 
 // bindSocket makes a socket file that only its owner can connect to. One that nobody listens on any more is replaced.

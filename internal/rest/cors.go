@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -62,12 +61,9 @@ func checkOrigin(r *http.Request) error {
 // authorization is auth.Header as net/http has it.
 var authorization = http.CanonicalHeaderKey(auth.Header)
 
-// ErrOrigin is that something is no origin whose pages could be let in.
-var ErrOrigin = errors.New("not an origin that can be let in")
-
-// ValidateOrigin reports what is not an origin just as browsers send it, and one that anybody could have. Its error is an ErrOrigin.
+// ValidateOrigin reports an origin that is not written as browsers send it, and one that any page could have.
 func ValidateOrigin(origin string) error {
-	wrong := func(what string) error { return fmt.Errorf("%q is %w: %s", origin, ErrOrigin, what) }
+	wrong := func(what string) error { return fmt.Errorf("%q is not an origin that can be allowed: %s", origin, what) }
 	switch {
 	case strings.Contains(origin, "*"):
 		return wrong("there are no wildcards; name each origin")

@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 )
 
 // Config says how calls are shared and what is remembered. The zero value shares and remembers nothing.
@@ -60,33 +62,27 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Mistakes in a Config, for the caller of New to put in its own words.
-var (
-	ErrRedisWithoutTTL = errors.New("Redis is set, and nothing is to be remembered: give a TTL too") //nolint:staticcheck // a name
-	ErrStaleWithoutTTL = errors.New("tokens are to be served when Atlas fails, and none is remembered: give a TTL too")
-)
-
-// Validate reports every mistake in c, joined. It connects to nothing.
+// Validate reports every mistake in c, each a *config.Error, joined. It connects to nothing.
 func (c Config) Validate() error {
 	var errs []error
 	if c.TTL < 0 || c.StaleIfError < 0 || c.MaxTokens < 0 || c.CallTimeout < 0 || c.SettleTime < 0 {
-		errs = append(errs, errors.New("a duration or bound is negative"))
+		errs = append(errs, config.Wrong("Cache", errors.New("a duration or bound is negative")))
 	}
 	if max(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) > maxDuration {
-		errs = append(errs, errors.New("a duration is more than a year"))
+		errs = append(errs, config.Wrong("Cache", errors.New("a duration is more than a year")))
 	}
 	if c.TTL == 0 && c.Redis != nil {
-		errs = append(errs, ErrRedisWithoutTTL)
+		errs = append(errs, config.Wrong("Cache.Redis.URL", errors.New("nothing would be cached there: set a TTL too")))
 	}
 	if c.TTL == 0 && c.StaleIfError > 0 {
-		errs = append(errs, ErrStaleWithoutTTL)
+		errs = append(errs, config.Wrong("Cache.StaleIfError", errors.New("nothing would be cached: set a TTL too")))
 	}
 	if c.Redis != nil {
 		if c.Redis.Budget < 0 || c.Redis.Budget > redisTimeout {
-			errs = append(errs, fmt.Errorf("the budget of Redis is %v, not within 0 to %v", c.Redis.Budget, redisTimeout))
+			errs = append(errs, config.Wrong("Cache.Redis.Budget", fmt.Errorf("%v is not within 0 to %v", c.Redis.Budget, redisTimeout)))
 		}
 		_, err := c.Redis.options()
-		errs = append(errs, err)
+		errs = append(errs, config.Wrong("Cache.Redis.URL", err))
 	}
 	return errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/url"
 	"strconv"
@@ -30,11 +31,6 @@ type RedisConfig struct {
 	Budget time.Duration
 }
 
-// RedisURLError is what is wrong with the URL of a RedisConfig. It never quotes it.
-type RedisURLError struct{ reason string }
-
-func (e *RedisURLError) Error() string { return e.reason }
-
 // redisOptions are for the client library. The addresses are those of sentinels if primary says what these call theirs.
 type redisOptions struct {
 	redis.UniversalOptions
@@ -42,24 +38,24 @@ type redisOptions struct {
 	primary string
 }
 
-// options is what the client library makes of c.
+// options returns the client library's options. Its error never quotes the URL.
 func (c *RedisConfig) options() (redisOptions, error) {
 	var o redisOptions
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		return o, &RedisURLError{"it is not a URL: give one such as redis://HOST:6379, or rediss:// for TLS"}
+		return o, errors.New("it is not a URL: give one such as redis://HOST:6379, or rediss:// for TLS")
 	}
 	if _, has := u.User.Password(); has {
-		return o, &RedisURLError{"it has a password in it, for everybody to see who lists processes: give the password in a file"}
+		return o, errors.New("it has a password in it, which every user of this machine can see: put it into a file")
 	}
 	if reason := wrongParameters(u); reason != "" {
-		return o, &RedisURLError{reason}
+		return o, errors.New(reason)
 	}
 	if !o.locate(u) {
-		return o, &RedisURLError{"it is not one of redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"}
+		return o, errors.New("it is not one of redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
 	}
 	if o.IsClusterMode && o.DB != 0 {
-		return o, &RedisURLError{"it has a database, and a cluster has but one"}
+		return o, errors.New("it has a database, and a cluster has but one")
 	}
 	o.Username = u.User.Username()
 	if c.Password != nil {
@@ -99,7 +95,7 @@ func (o *redisOptions) locate(u *url.URL) bool {
 	o.Addrs = append([]string{net.JoinHostPort(u.Hostname(), port)}, u.Query()["addr"]...)
 	o.primary = u.Query().Get("master_set")
 	o.IsClusterMode = len(o.Addrs) > 1 && o.primary == ""
-	if u.Path != "" {
+	if u.Path != "" && u.Path != "/" {
 		n, err := strconv.ParseUint(strings.TrimPrefix(u.Path, "/"), 10, 16)
 		if err != nil {
 			return false

@@ -1,0 +1,46 @@
+// Package config has the one error for a wrong setting.
+package config
+
+import "errors"
+
+// Error says which setting is wrong. It may be one of several, joined.
+type Error struct {
+	// Field is the path of a field in server.Config, such as "Cache.TTL", or what an operator knows the setting as: a
+	// flag or an environment variable.
+	Field string
+	// Err says what is wrong with its value, and what to do. It does not repeat a secret.
+	Err error
+	// MayPass reports that the setting itself may be right and what it names is not there yet, such as a file.
+	MayPass bool
+}
+
+func (e *Error) Error() string { return e.Field + ": " + e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Wrong returns an *Error for a field, nil if err is nil.
+func Wrong(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Field: field, Err: err}
+}
+
+// Flatten takes joined errors apart and leaves out the nil ones.
+func Flatten(errs ...error) []error {
+	var all []error
+	for _, err := range errs {
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			all = append(all, Flatten(joined.Unwrap()...)...)
+		} else if err != nil {
+			all = append(all, err)
+		}
+	}
+	return all
+}
+
+// As returns the *Error in err's chain, nil if there is none.
+func As(err error) *Error {
+	e, _ := errors.AsType[*Error](err)
+	return e
+}
