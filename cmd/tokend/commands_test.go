@@ -163,7 +163,7 @@ func TestConfig(t *testing.T) {
 	issuerCA := writeFile(t, "issuer-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
 	other := map[string]string{ // than the default, for each setting
 		"--grpc-socket-mode": "0660",
-		"--max-connections": "7", "--caller-rate": "7", "--cache-ttl": "30s", "--cache-stale-if-error": "10m", "--cache-redis-url": "rediss://127.0.0.1:1",
+		"--max-connections":  "7", "--caller-rate": "7", "--cache-ttl": "30s", "--cache-stale-if-error": "10m", "--cache-redis-url": "rediss://127.0.0.1:1",
 		"--cache-redis-ca-file": certs.caFile, "--cache-redis-password-file": writeFile(t, "password", []byte("hunter2\n")),
 		"--grpc-addr": "0.0.0.0:1", "--http-addr": "0.0.0.0:2", "--admin-addr": "0.0.0.0:3", "--drain-delay": "1s",
 		"--drain-timeout": "1m",

@@ -63,7 +63,9 @@ var authorization = http.CanonicalHeaderKey(auth.Header)
 
 // ValidateOrigin reports an origin that is not written as browsers send it, and one that any page could have.
 func ValidateOrigin(origin string) error {
-	wrong := func(what string) error { return fmt.Errorf("%q is not an origin that can be allowed: %s", origin, what) }
+	wrong := func(what string) error {
+		return fmt.Errorf("%q is not an origin that can be allowed: %s", origin, what)
+	}
 	switch {
 	case strings.Contains(origin, "*"):
 		return wrong("there are no wildcards; name each origin")
