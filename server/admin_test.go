@@ -58,8 +58,8 @@ func TestReadyzJSON(t *testing.T) {
 	}
 	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == http.StatusOK }, "it is not ready")
 	good := ask(http.StatusOK)
-	if good.State != "ready" || len(good.Checks) != 2 || good.Checks[0].Name != "Atlas" || good.Checks[1].Name != "profile acme" ||
-		!good.Checks[0].OK || !good.Checks[1].OK || good.Checks[1].Why != "" {
+	if good.State != "ready" || len(good.Checks) != 3 || good.Checks[0].Name != "Atlas" || good.Checks[1].Name != "profile acme" ||
+		good.Checks[2].Name != "files" || !good.Checks[0].OK || !good.Checks[1].OK || !good.Checks[2].OK || good.Checks[1].Why != "" {
 		t.Errorf("when all is well: %+v", good)
 	}
 	s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest})

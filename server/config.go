@@ -28,6 +28,8 @@ type Config struct {
 	GRPCSocketMode fs.FileMode
 	// TLS is for the gRPC and REST listeners. The admin listener is always plaintext.
 	TLS TLS
+	// CheckFiles, if set, reports to /readyz what is wrong with certificates, secrets and other files that are replaced at run time.
+	CheckFiles func() error
 	// Docs adds the API's page, /docs, and its OpenAPI document, /openapi.json, to the REST listener.
 	Docs bool
 	// CORSOrigins are the origins, such as https://app.example.com, whose pages may call REST from a browser. Default: none but the

@@ -133,8 +133,8 @@ func (s *Server) look() []auth.Check {
 		found = append(found, auth.Check{Name: "Atlas", Err: checked.Check()})
 	}
 	found = append(found, s.cfg.Auth.Checks()...)
-	if s.cfg.TLS.Check != nil {
-		found = append(found, auth.Check{Name: "certificates", Err: s.cfg.TLS.Check()})
+	if s.cfg.CheckFiles != nil {
+		found = append(found, auth.Check{Name: "files", Err: s.cfg.CheckFiles()})
 	}
 	if s.cfg.Cache.Redis != nil {
 		found = append(found, auth.Check{Name: "Redis", Err: s.tokens.Check()})

@@ -30,7 +30,8 @@ func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.Trust
 	audit = &testutil.Buffer{}
 	s = testutil.Start(t, testutil.Plaintext, func(cfg *server.Config, _ *atlas.Config) {
 		cfg.Metrics = prometheus.NewRegistry()
-		files := &reload.Watcher{Logger: cfg.Logger, Metrics: cfg.Metrics}
+		files := &reload.Watcher{Logger: cfg.Logger}
+		cfg.CheckFiles = files.Check
 		source := spiffe.New(agent.Addr(), files, cfg.Logger)
 		ctx, stop := context.WithCancel(context.Background())
 		var watching sync.WaitGroup
@@ -42,7 +43,7 @@ func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.Trust
 		if err := source.Await(testutil.Context(t)); err != nil {
 			t.Fatal(err)
 		}
-		cfg.TLS = server.TLS{Certificate: source.Certificate, ClientCAs: source.ClientCAs, CheckClient: source.CheckClient, Check: source.Check}
+		cfg.TLS = server.TLS{Certificate: source.Certificate, ClientCAs: source.ClientCAs, CheckClient: source.CheckClient}
 		cfg.Audit = slog.New(slog.NewJSONHandler(audit, nil))
 		cfg.Metrics.MustRegister(files)
 		var err error
@@ -197,8 +198,11 @@ func TestSVIDAgentLeaves(t *testing.T) {
 	told("ready\n")
 	reloaded(1)
 	agent.Fail(codes.PermissionDenied, "no identity issued")
-	until := "; the last X.509-SVID is valid until " + own.Cert.NotAfter.UTC().Format(time.RFC3339) + "\n"
-	told("ready\nthe SPIFFE agent has no registration entry for this workload: no identity issued" + until)
+	line := func(name string, cert *x509.Certificate) string {
+		return "certificate " + name + ": the replacement cannot be used, the last good one stays and is valid until " + cert.NotAfter.UTC().Format(time.RFC3339) +
+			": the SPIFFE agent has no registration entry for this workload: no identity issued\n"
+	}
+	told("ready\n" + line("client_ca", domain.Authority) + line("server", own.Cert))
 	reloaded(0)
 	l.awaitCalls(t, 10)
 	awaitLog(t, s, "cannot be reached", agent.Stop)

@@ -15,8 +15,6 @@ type TLS struct {
 	// CheckClient, if set, says what else is wrong with a client certificate that one of ClientCAs has signed. Its chain has it first,
 	// then what the client sent with it.
 	CheckClient func(chain []*x509.Certificate) error
-	// Check, if set, says what is wrong with where all this comes from, for /readyz to tell.
-	Check func() error
 }
 
 // Mode is "off", "server" or "mutual".

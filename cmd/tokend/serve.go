@@ -95,14 +95,15 @@ func describe(addr net.Addr) string {
 func routeGRPCLog(log *slog.Logger) {
 	warnings := slog.NewLogLogger(lograte.Kind(log, "grpc").Handler(), slog.LevelWarn).Writer()
 	// Errors are written to the warnings' writer as well, so one writer has both.
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, withoutMetadata{warnings}, io.Discard))
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, grpcLines{warnings}, io.Discard))
 }
 
-// withoutMetadata leaves out the lines in which grpc-go repeats a caller's metadata, which may be a credential.
-type withoutMetadata struct{ io.Writer }
+// grpcLines drops lines of grpc-go: those with a caller's metadata, which may be a credential, and those about its own attempts to
+// connect, because package spiffe reports them once.
+type grpcLines struct{ io.Writer }
 
-func (w withoutMetadata) Write(p []byte) (int, error) {
-	if bytes.Contains(p, []byte("metadata")) {
+func (w grpcLines) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("metadata")) || bytes.Contains(p, []byte("createTransport failed to connect")) {
 		return len(p), nil
 	}
 	return w.Writer.Write(p)

@@ -60,7 +60,8 @@ func newSetup(f *listenFlags, log *slog.Logger) *setup {
 	if f.Pprof && f.AdminAddr == "" {
 		s.fail("--debug-pprof", errors.New("without an --admin-addr it would be ignored"))
 	}
-	s.files = &reload.Watcher{Logger: s.Logger, Metrics: s.Metrics}
+	s.files = &reload.Watcher{Logger: s.Logger}
+	s.CheckFiles = s.files.Check
 	s.register(s.files, buildInfo())
 	f.Socket.open(s, f.GRPCAddr)
 	return s

@@ -26,7 +26,7 @@ func (f *tlsFlags) openSPIFFE(s *setup) {
 		s.fail(spiffeSocketFlag, err)
 	}
 	s.svid = spiffe.New(f.SPIFFESocket, s.files, s.Logger)
-	s.TLS = server.TLS{Certificate: s.svid.Certificate, ClientCAs: s.svid.ClientCAs, CheckClient: s.svid.CheckClient, Check: s.svid.Check}
+	s.TLS = server.TLS{Certificate: s.svid.Certificate, ClientCAs: s.svid.ClientCAs, CheckClient: s.svid.CheckClient}
 }
 
 // firstSVID is how long serve waits for the agent, which may have been started at the same time, and hear of a new workload from its

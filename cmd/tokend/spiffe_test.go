@@ -106,7 +106,7 @@ func TestSPIFFE(t *testing.T) {
 
 	agent.Stop()
 	poll(t, "/readyz to tell", func() bool {
-		return strings.Contains(s.readyz(t), "200 ready\nthe SPIFFE agent cannot be reached: ") && strings.Contains(s.readyz(t), "; the last X.509-SVID is valid until ")
+		return strings.Contains(s.readyz(t), "\ncertificate server: the replacement cannot be used, the last good one stays and is valid until ") && strings.Contains(s.readyz(t), ": the SPIFFE agent cannot be reached: ")
 	})
 	if !wants(second, next, web) {
 		t.Error("without the agent web gets no token")
@@ -187,7 +187,7 @@ func TestSPIFFENoSVID(t *testing.T) {
 	silent.BeSilent()
 	silent.Start()
 	for name, test := range map[string]struct{ addr, want string }{
-		"no agent":       {spiffetest.NewAgent(t).Addr(), "the SPIFFE agent cannot be reached: dial unix .*: connect: no such file or directory\\. Start the agent, "},
+		"no agent":       {spiffetest.NewAgent(t).Addr(), "the SPIFFE agent cannot be reached: .*dial unix .*: connect: no such file or directory\"\\. Start the agent, "},
 		"not registered": {refuses.Addr(), "the SPIFFE agent has no registration entry for this workload: no identity issued\\. Make a registration entry "},
 		"silent":         {silent.Addr(), "the SPIFFE agent does not answer\\. Look into the agent's log"},
 	} {

@@ -10,35 +10,34 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Certificate watches a certificate's PEM file, with any intermediates, and the file of its private key. name is what the
-// gauge and the log call it, such as "server". fit says what else is wrong with a certificate for its use; it and onChange may
-// be nil.
+// Certificate watches the PEM file of a certificate, with any intermediates, and the file of its
+// private key. The metrics and the log call it name, such as "server". check, if set, reports what
+// else is wrong with a certificate for its use; onChange, if set, is called after each change.
 //
-// One that has expired is used: it was fit once, it is replaced while the program runs, and a program that did not start could
-// not wait for that. One that is not valid yet was never fit.
-func (w *Watcher) Certificate(name, certFile, keyFile string, fit func(*x509.Certificate) error, onChange func()) (func() tls.Certificate, error) {
-	return watchPEM(w, name, []string{certFile, keyFile}, onChange, func(certs []*x509.Certificate, contents [][]byte) (tls.Certificate, error) {
+// An expired certificate is used if there is none better: it is replaced while the program runs,
+// and a program that refused to start would make matters worse. It does not replace a valid one.
+func (w *Watcher) Certificate(name, certFile, keyFile string, check func(*x509.Certificate) error, onChange func()) (func() tls.Certificate, error) {
+	return watchPEM(w, name, []string{certFile, keyFile}, firstToExpire, onChange, func(certs []*x509.Certificate, contents [][]byte) (tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		switch leaf := certs[0]; {
 		case err != nil && isEncrypted(contents[1]):
-			return pair, errors.New("the key is encrypted, and nobody is there to give its passphrase: write it out without one (openssl pkey -in … -out …)")
+			return pair, errors.New("the key is encrypted: store it without a passphrase (openssl pkey -in … -out …)")
 		case err != nil:
 			return pair, err
 		case time.Now().Before(leaf.NotBefore):
 			return pair, Retry(fmt.Errorf("the certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)))
-		case fit != nil:
-			return pair, fit(leaf)
+		case check != nil:
+			return pair, check(leaf)
 		}
 		return pair, nil
 	})
 }
 
-// isEncrypted reports whether there is a private key in a PEM file that takes a passphrase to read.
+// isEncrypted reports whether a PEM file has a private key that needs a passphrase.
 func isEncrypted(data []byte) bool {
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["Proc-Type"] == "4,ENCRYPTED" {
@@ -48,20 +47,21 @@ func isEncrypted(data []byte) bool {
 	return false
 }
 
-// ForServers reports a certificate that clients refuse from a server, for [Watcher.Certificate].
+// ForServers reports a certificate that clients do not accept from a server. It is a check for
+// [Watcher.Certificate].
 func ForServers(cert *x509.Certificate) error {
 	named := slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth) || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
-	if named || len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0 { // without any it is for everything (RFC 5280 §4.2.1.12)
+	if named || len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0 { // none allows all (RFC 5280 §4.2.1.12)
 		return nil
 	}
 	return errors.New("the certificate is not for servers: its extended key usage lacks serverAuth")
 }
 
-// Authorities is [Watcher.Certificate] for a PEM file of certificate authorities, which are added to those that base makes:
-// x509.SystemCertPool, or nil for none. With nil they are there to sign for others, so each has to be an authority; beside the
-// system's there may also be the certificate of one server.
+// Authorities watches a PEM file of certificate authorities, which are added to those that base
+// returns: x509.SystemCertPool, or nil for none. With nil each certificate has to be an authority;
+// beside the system's, the file may also have the certificate of one server.
 func (w *Watcher) Authorities(name, file string, base func() (*x509.CertPool, error), onChange func()) (func() *x509.CertPool, error) {
-	return watchPEM(w, name, []string{file}, onChange, func(certs []*x509.Certificate, _ [][]byte) (*x509.CertPool, error) {
+	return watchPEM(w, name, []string{file}, nextToExpire, onChange, func(certs []*x509.Certificate, _ [][]byte) (*x509.CertPool, error) {
 		pool := x509.NewCertPool()
 		if base != nil {
 			var err error
@@ -79,77 +79,114 @@ func (w *Watcher) Authorities(name, file string, base func() (*x509.CertPool, er
 	})
 }
 
-// isAuthority reports whether crypto/x509 would believe a signature of cert's at all.
+// isAuthority reports whether crypto/x509 accepts signatures of cert at all.
 func isAuthority(cert *x509.Certificate) bool {
 	return cert.IsCA || cert.Version < 3 && !cert.BasicConstraintsValid
 }
 
-// inUse is what was made of a PEM file, and which of the certificates in it expires first.
-type inUse[T any] struct {
-	made  T
-	first *x509.Certificate
+// FirstToExpire returns the certificate of certs, at least one, that expires first. A chain is not
+// valid any more from then on.
+func FirstToExpire(certs []*x509.Certificate) *x509.Certificate {
+	return slices.MinFunc(certs, compareExpiry)
 }
 
-// watchPEM watches files of which the first has certificates in it.
-func watchPEM[T any](w *Watcher, name string, paths []string, onChange func(), parse func([]*x509.Certificate, [][]byte) (T, error)) (func() T, error) {
+// LastToExpire returns the certificate of certs, at least one, that expires last.
+func LastToExpire(certs []*x509.Certificate) *x509.Certificate {
+	return slices.MaxFunc(certs, compareExpiry)
+}
+
+func compareExpiry(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }
+
+func firstToExpire(certs []*x509.Certificate, _ time.Time) *x509.Certificate {
+	return FirstToExpire(certs)
+}
+
+// nextToExpire returns the first certificate of a bundle to expire of those that have not expired,
+// or the last if all have. Old authorities are often left in a bundle.
+func nextToExpire(certs []*x509.Certificate, now time.Time) *x509.Certificate {
+	valid := slices.DeleteFunc(slices.Clone(certs), func(c *x509.Certificate) bool { return now.After(c.NotAfter) })
+	if len(valid) == 0 {
+		return LastToExpire(certs)
+	}
+	return FirstToExpire(valid)
+}
+
+// pemFile is the value made from a PEM file.
+type pemFile[T any] struct {
+	made  T
+	certs []*x509.Certificate
+}
+
+// shownPEM adds the certificate to the status of a PEM file.
+type shownPEM[T any] struct {
+	*Value[pemFile[T]]
+	decisive func([]*x509.Certificate, time.Time) *x509.Certificate
+}
+
+// Status implements Shown.
+func (s *shownPEM[T]) Status() Status {
+	status := s.Value.Status()
+	status.Certificate = s.decisive(s.Get().certs, time.Now())
+	return status
+}
+
+// watchPEM watches files of which the first has certificates in it. decisive returns the one whose
+// expiry matters at a time.
+func watchPEM[T any](
+	w *Watcher, name string, paths []string, decisive func([]*x509.Certificate, time.Time) *x509.Certificate,
+	onChange func(), parse func([]*x509.Certificate, [][]byte) (T, error),
+) (func() T, error) {
 	log := w.Logger.With(slog.String("certificate", name), slog.String("file", paths[0]))
-	get, err := Watch(w, Files[inUse[T]]{
+	shown := &shownPEM[T]{decisive: decisive} // without a Value until the first read
+	var err error
+	shown.Value, err = watch(w, Files[pemFile[T]]{
 		Paths: paths, What: "certificate", Name: name, Logger: log,
-		Parse: func(contents [][]byte) (inUse[T], error) {
+		Parse: func(contents [][]byte) (pemFile[T], error) {
 			certs, err := parseCertificates(contents[0])
-			if err != nil {
-				return inUse[T]{}, fmt.Errorf("%s: %w", strings.Join(paths, " with "), err)
+			var made T
+			if err == nil {
+				made, err = parse(certs, contents)
 			}
-			made, err := parse(certs, contents)
-			if err != nil {
-				return inUse[T]{}, fmt.Errorf("%s: %w", strings.Join(paths, " with "), err)
+			if err == nil && shown.Value != nil {
+				now := time.Now()
+				err = CheckReplacement(decisive(certs, now), decisive(shown.Get().certs, now))
 			}
-			return inUse[T]{made, FirstToExpire(certs)}, nil
+			if err != nil {
+				return pemFile[T]{}, fmt.Errorf("%s: %w", strings.Join(paths, " with "), err)
+			}
+			return pemFile[T]{made, certs}, nil
 		},
-		OnChange: func(v inUse[T]) {
+		OnChange: func(v pemFile[T]) {
 			if onChange != nil {
 				onChange()
 			}
-			tellReplaced(log, v.first)
+			logReplaced(log, decisive(v.certs, time.Now()))
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	warn(log, get().first)
-	return func() T { return get().made }, w.showLife(name, func() *x509.Certificate { return get().first })
+	logExpiry(log, shown.Status().Certificate)
+	w.Show(shown)
+	return func() T { return shown.Get().made }, nil
 }
 
-// FirstToExpire is what matters of several, of which there has to be one, because somebody is refused from then on: in a chain
-// everybody, in a bundle of authorities those that this one signed.
-func FirstToExpire(certs []*x509.Certificate) *x509.Certificate {
-	return slices.MinFunc(certs, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
+// CheckReplacement reports an expired certificate that would replace a valid one.
+func CheckReplacement(next, inUse *x509.Certificate) error {
+	if now := time.Now(); now.After(next.NotAfter) && !now.After(inUse.NotAfter) {
+		return fmt.Errorf("the certificate expired at %s, and the one in use is valid", next.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
-// showLife has the metrics of the certificate that says until when those in use are good.
-func (w *Watcher) showLife(name string, cert func() *x509.Certificate) error {
-	labels := prometheus.Labels{"certificate": name}
-	return errors.Join(
-		w.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "tokend_certificate_expiry_timestamp_seconds", ConstLabels: labels,
-			Help: "When the first certificate expires of those in use, in Unix seconds; of a SPIFFE bundle, the last.",
-		}, func() float64 { return float64(cert().NotAfter.Unix()) })),
-		// Some live for years and some for an hour: what is soon, is a part of that.
-		w.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "tokend_certificate_not_before_timestamp_seconds", ConstLabels: labels,
-			Help: "Since when that certificate is valid, in Unix seconds.",
-		}, func() float64 { return float64(cert().NotBefore.Unix()) })),
-	)
-}
-
-// tellReplaced leaves a line about a certificate that is used from now on in place of another.
-func tellReplaced(log *slog.Logger, cert *x509.Certificate) {
+// logReplaced logs that a certificate is in use from now on in place of another.
+func logReplaced(log *slog.Logger, cert *x509.Certificate) {
 	log.Info("certificate replaced", slog.Time("expires", cert.NotAfter))
-	warn(log, cert)
+	logExpiry(log, cert)
 }
 
-// warn leaves a line about a certificate that has just been taken into use and will not be of use for long.
-func warn(log *slog.Logger, cert *x509.Certificate) {
+// logExpiry logs that a certificate which has just been taken into use expires soon.
+func logExpiry(log *slog.Logger, cert *x509.Certificate) {
 	// A tenth of its life, for those that live for hours and are replaced by a machine.
 	margin := min(24*time.Hour, cert.NotAfter.Sub(cert.NotBefore)/10)
 	switch left := time.Until(cert.NotAfter); {
@@ -160,20 +197,63 @@ func warn(log *slog.Logger, cert *x509.Certificate) {
 	}
 }
 
+// Received is a certificate that does not come from a file. It is shown and logged like those that
+// do; the caller keeps the certificate itself.
+type Received struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	status Status // guarded by mu
+}
+
+// Receive shows a certificate as in use. Of several, cert is the one whose expiry matters. The
+// metrics and the log call it name, such as "server".
+func (w *Watcher) Receive(name string, cert *x509.Certificate, log *slog.Logger) *Received {
+	r := &Received{
+		log:    log.With(slog.String("certificate", name)),
+		status: Status{What: "certificate", Name: name, Certificate: cert, Since: time.Now()},
+	}
+	logExpiry(r.log, cert)
+	w.Show(r)
+	return r
+}
+
+// Replace shows another certificate as in use, and that all is well.
+func (r *Received) Replace(cert *x509.Certificate) {
+	r.mu.Lock()
+	r.status.Certificate, r.status.Since, r.status.Err = cert, time.Now(), nil
+	r.mu.Unlock()
+	logReplaced(r.log, cert)
+}
+
+// SetErr shows why there is no replacement for the certificate in use, or nil if none is needed.
+func (r *Received) SetErr(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.Err = err
+}
+
+// Status describes the certificate for metrics and /readyz.
+func (r *Received) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
 // ReadCertificates returns the certificates of a PEM file as it is now, at least one.
 func ReadCertificates(file string) ([]*x509.Certificate, error) {
-	data, err := read(file)
+	data, err := Read(file)
 	if err != nil {
 		return nil, err
 	}
 	return parseCertificates(data)
 }
 
-// errCutShort is a file that ends, or goes on with something else, in the middle of a PEM block.
+// errCutShort reports a file with the start of a PEM block and not its end.
 var errCutShort = errors.New("a PEM block in it is not whole")
 
-// parseCertificates returns the certificates of a PEM file, at least one. What the standard library would leave out without
-// a word is an error: of a file that is cut short in its second certificate, the first is not what its owner meant.
+// parseCertificates returns the certificates of a PEM file, at least one. What the standard library
+// skips is an error: a file that is cut short in its second certificate is not used for its first.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	blocks := 0

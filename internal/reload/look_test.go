@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
@@ -57,7 +55,7 @@ func TestLook(t *testing.T) {
 func TestWatcherLooks(t *testing.T) {
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
-	w := &reload.Watcher{Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
+	w := &reload.Watcher{Logger: slog.New(slog.DiscardHandler)}
 	for _, path := range []string{a, b} {
 		write(t, path, "good")
 		if _, err := reload.Watch(w, reload.Files[string]{Paths: []string{path}, Parse: parseGood, Logger: w.Logger}); err != nil {
@@ -78,7 +76,7 @@ func TestCertificateOfTheFuture(t *testing.T) {
 		dir := t.TempDir()
 		certFile, keyFile := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
 		log := &watched{t: t}
-		w := &reload.Watcher{Logger: slog.New(log), Metrics: prometheus.NewRegistry()}
+		w := &reload.Watcher{Logger: slog.New(log)}
 		writePair(t, certFile, keyFile, time.Now().Add(time.Hour))
 		get, err := w.Certificate("server", certFile, keyFile, reload.ForServers, nil)
 		if err != nil {

@@ -1,10 +1,10 @@
-// Package reload keeps values up to date that are made from files: certificates, secrets, the policy. It shows how they are, and how
-// certificates are that come from elsewhere.
+// Package reload keeps values up to date that are made from files: certificates, secrets, the
+// policy. It also shows the state of certificates that come from a SPIFFE agent.
 //
-// It looks at what is in the files, again and again, and not at the file system's events: so it does not matter whether a
-// file is written in place, renamed over the old one or, as Kubernetes does with mounted Secrets and ConfigMaps, reached
-// through a symbolic link that is swapped. It keeps digests of what it has read, never the contents, and neither its errors
-// nor its log quote them.
+// It reads the files again and again instead of watching file system events, so a file may be
+// written in place, renamed over the old one or, as Kubernetes does with mounted Secrets and
+// ConfigMaps, reached through a symbolic link that is swapped. It keeps digests of what it has
+// read, never the contents, and neither its errors nor its log quote them.
 package reload
 
 import (
@@ -17,28 +17,30 @@ import (
 	"time"
 )
 
-// Interval is how often a program looks at its files, unless it has a reason of its own.
+// Interval is the default time between two reads of a file.
 const Interval = time.Second
 
-// Files are one or more files, and what a value is made of them.
+// Files describes one or more files and the value made from them.
 type Files[T any] struct {
 	// Paths are the files, at least one.
 	Paths []string
-	// What they hold, in a word, for the log and the metrics: "policy".
+	// What the files hold, in one word, for the log and the metrics: "policy".
 	What string
-	// Name says for the metrics which of a kind it is, if there are several: the profile, for a secret.
+	// Name distinguishes several of a kind in the metrics: the profile, for a secret.
 	Name string
-	// Parse makes a value of the contents, in the order of Paths. It may keep them, and must not quote them in its error.
+	// Parse makes a value from the contents, in the order of Paths. It may keep them and must not
+	// quote them in its error.
 	Parse func(contents [][]byte) (T, error)
-	// OnChange, if set, is told each new value after the first, one at a time.
+	// OnChange, if set, is called with each new value after the first, one at a time.
 	OnChange func(T)
-	// Logger gets one line for each different reason why new files cannot be used, and one when all is well again. Its
-	// attributes say which files.
+	// Logger gets one line for each different reason why new files cannot be used, and one when they
+	// can be used again. Its attributes name the files.
 	Logger *slog.Logger
 }
 
-// Retry marks an error of Parse: what the files say is right, but depends on something that may yet change, such as another
-// file. Without the mark, the same contents are not parsed again. The text of the error stays what it is.
+// Retry marks an error of Parse that depends on something besides the files, such as the time or
+// another file. Without the mark, the same contents are not parsed again. It does not change the
+// error's text.
 func Retry(err error) error {
 	if err == nil {
 		return nil
@@ -50,31 +52,74 @@ type retryError struct{ error }
 
 func (e retryError) Unwrap() error { return e.error }
 
-// maxReported bounds what is remembered of the failures already reported.
-const maxReported = 64
-
-// Value is what one or more files say, as of when they last said something usable. Get may be called from anywhere.
-type Value[T any] struct {
-	files   Files[T]
-	current atomic.Pointer[T]
-	status  atomic.Pointer[Status]
-
-	mu       sync.Mutex          // guards the rest: one look at a time
-	used     digest              // what current was made of
-	pending  digest              // seen, and taken seriously when seen again
-	tried    bool                // pending could not be parsed the first time
-	refused  digest              // could not be parsed, and need not be tried again: see Retry
-	reported map[string]struct{} // failures reported since all was well
+// Failures has the failures since the last success. Its methods may be called from any goroutine.
+type Failures struct {
+	mu   sync.Mutex
+	last error               // guarded by mu
+	seen map[string]struct{} // guarded by mu; texts, at most maxSeen
 }
 
-// New reads the files and parses what is in them. Unlike later, a failure now is returned: there is no last good value to
-// fall back on. Each file that cannot be read is an error of its own, joined.
+// maxSeen bounds the texts that Failures remembers.
+const maxSeen = 64
+
+// Add notes a failure and reports whether it is the first with this text, which is the one to log.
+func (f *Failures) Add(err error) (first bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = err
+	if _, known := f.seen[err.Error()]; known {
+		return false
+	}
+	if f.seen == nil || len(f.seen) == maxSeen {
+		f.seen = map[string]struct{}{}
+	}
+	f.seen[err.Error()] = struct{}{}
+	return true
+}
+
+// Err returns the last failure, or nil after a success.
+func (f *Failures) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
+}
+
+// Clear notes a success and reports whether it is the first since a failure.
+func (f *Failures) Clear() (recovered bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	recovered = f.last != nil
+	f.last, f.seen = nil, nil
+	return recovered
+}
+
+// Value holds what its files said when they were last usable. Get and Status may be called from any
+// goroutine.
+type Value[T any] struct {
+	files    Files[T]
+	current  atomic.Pointer[version[T]]
+	failures Failures
+
+	mu      sync.Mutex // guards the rest; held during one read of the files
+	used    digest     // of the contents that current was made from
+	pending digest     // seen once; used if seen again
+	tried   bool       // pending could not be parsed the first time
+	refused digest     // could not be parsed and is not tried again; see Retry
+}
+
+type version[T any] struct {
+	value T
+	since time.Time
+}
+
+// New reads and parses the files. Unlike later, a failure is returned, because there is no earlier
+// value to keep. Each file that cannot be read is a separate error, joined.
 func New[T any](files Files[T]) (*Value[T], error) {
 	if len(files.Paths) == 0 {
 		return nil, errors.New("no file to read")
 	}
 	files.Paths = slices.Clone(files.Paths)
-	v := &Value[T]{files: files, reported: map[string]struct{}{}}
+	v := &Value[T]{files: files}
 	contents, sum, err := readAll(files.Paths)
 	if err != nil {
 		return nil, err
@@ -83,36 +128,27 @@ func New[T any](files Files[T]) (*Value[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	v.store(&value)
+	v.current.Store(&version[T]{value, time.Now()})
 	v.used = sum
 	return v, nil
 }
 
-func (v *Value[T]) store(value *T) {
-	v.current.Store(value)
-	v.status.Store(&Status{What: v.files.What, Name: v.files.Name, OK: true, Since: time.Now()})
-}
-
-// Status is how the value is. Like Get, it may be called from anywhere.
-func (v *Value[T]) Status() Status { return *v.status.Load() }
-
-func (v *Value[T]) setOK(ok bool) {
-	status := v.Status()
-	status.OK = ok
-	v.status.Store(&status)
-}
-
 // Get returns the last good value.
-func (v *Value[T]) Get() T { return *v.current.Load() }
+func (v *Value[T]) Get() T { return v.current.Load().value }
 
-// settling is the part of the interval after which changed files are looked at again.
+// Status describes the value for metrics and /readyz.
+func (v *Value[T]) Status() Status {
+	return Status{What: v.files.What, Name: v.files.Name, Err: v.failures.Err(), Since: v.current.Load().since}
+}
+
+// settling is the part of the interval after which changed files are read again.
 const settling = 4
 
-// Run looks at the files every interval until ctx is done. It must not run twice at once.
+// Run reads the files every interval until ctx is done. It must not run twice at once.
 //
-// A change counts when it is still the same a quarter of the interval later, so a file that is just being written is left
-// alone, and one that is replaced with every look is not ignored for ever. Whoever writes slower than that should write
-// another file and rename it.
+// A change is used when it is still there a quarter of the interval later, so a file that is being
+// written is left alone, and one that changes with every read is not ignored forever. A writer
+// slower than that should write another file and rename it.
 func (v *Value[T]) Run(ctx context.Context, interval time.Duration) {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
@@ -130,7 +166,8 @@ func (v *Value[T]) Run(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// look reads the files once, and reports whether there is something that has to be seen again to be used.
+// look reads the files once and reports whether there is a change that has to be seen again before
+// it is used.
 func (v *Value[T]) look() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -138,25 +175,39 @@ func (v *Value[T]) look() bool {
 	switch {
 	case err != nil:
 		v.pending = digest{}
-		v.report(err)
+		v.fail(err)
 	case sum == v.used:
 		v.pending, v.refused = digest{}, digest{}
-		v.recovered()
+		v.succeed()
 	case sum == v.refused:
 		v.pending = digest{}
 	case sum != v.pending:
 		v.pending, v.tried = sum, false
 		return true
 	default:
-		if v.use(contents, sum) != nil { // one file of several may be new and the others on their way: nobody need hear of the first time
+		// The first failure is not reported: of several files, one may be new and the others about
+		// to be written.
+		if v.use(contents, sum) != nil {
 			v.tried = true
 		}
 	}
 	return false
 }
 
-// Look is for whoever knows that the files are as they should be: it reads them now, and uses what they say at once. Contents
-// that could not be used before are tried again.
+// Looked is the result of reading files on demand.
+type Looked struct {
+	Files   []string // all that were read
+	Changed []string // those with new contents that are in use now
+	Err     error    // why others are not in use
+}
+
+// And returns l with the results of more added.
+func (l Looked) And(more Looked) Looked {
+	return Looked{slices.Concat(l.Files, more.Files), slices.Concat(l.Changed, more.Changed), errors.Join(l.Err, more.Err)}
+}
+
+// Look reads the files now and uses new contents at once, without waiting whether they change
+// again. Contents that could not be used before are tried again.
 func (v *Value[T]) Look() Looked {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -164,11 +215,11 @@ func (v *Value[T]) Look() Looked {
 	contents, sum, err := readAll(v.files.Paths)
 	switch {
 	case err != nil:
-		v.report(err)
+		v.fail(err)
 		looked.Err = err
 	case sum == v.used:
 		v.pending, v.refused = digest{}, digest{}
-		v.recovered()
+		v.succeed()
 	default:
 		v.tried = true
 		if looked.Err = v.use(contents, sum); looked.Err == nil {
@@ -178,7 +229,7 @@ func (v *Value[T]) Look() Looked {
 	return looked
 }
 
-// use makes a value of contents that are there to stay.
+// use makes a value from contents that do not change any more.
 func (v *Value[T]) use(contents [][]byte, sum digest) error {
 	value, err := v.files.Parse(contents)
 	if err != nil {
@@ -188,35 +239,26 @@ func (v *Value[T]) use(contents [][]byte, sum digest) error {
 		if !errors.As(err, new(retryError)) {
 			v.pending, v.refused = digest{}, sum
 		}
-		v.report(err)
+		v.fail(err)
 		return err
 	}
-	v.store(&value)
+	v.current.Store(&version[T]{value, time.Now()})
 	v.used, v.pending, v.refused = sum, digest{}, digest{}
-	v.recovered()
+	v.succeed()
 	if v.files.OnChange != nil {
 		v.files.OnChange(value)
 	}
 	return nil
 }
 
-func (v *Value[T]) report(err error) {
-	v.setOK(false)
-	if _, known := v.reported[err.Error()]; known {
-		return
+func (v *Value[T]) fail(err error) {
+	if v.failures.Add(err) {
+		v.files.Logger.Error("a replaced file cannot be used; the last good one stays", slog.String("what", v.files.What), slog.Any("cause", err))
 	}
-	if len(v.reported) == maxReported {
-		clear(v.reported)
-	}
-	v.reported[err.Error()] = struct{}{}
-	v.files.Logger.Error("a replaced file cannot be used; the last good one stays", slog.String("what", v.files.What), slog.Any("cause", err))
 }
 
-func (v *Value[T]) recovered() {
-	if len(v.reported) == 0 {
-		return
+func (v *Value[T]) succeed() {
+	if v.failures.Clear() {
+		v.files.Logger.Info("the file can be used again", slog.String("what", v.files.What))
 	}
-	clear(v.reported)
-	v.setOK(true)
-	v.files.Logger.Info("the file can be used again", slog.String("what", v.files.What))
 }

@@ -6,18 +6,92 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"slices"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// Identity is what an agent gives a process. It does not change.
+// Reasons why there is no X.509-SVID. The error that wraps one of these says more.
+var (
+	ErrNotRegistered = errors.New("the SPIFFE agent has no registration entry for this workload")
+	ErrUnreachable   = errors.New("the SPIFFE agent cannot be reached")
+	ErrNoAnswer      = errors.New("the SPIFFE agent does not answer")
+	ErrNoAgent       = errors.New("what listens there does not speak the SPIFFE Workload API")
+	ErrUnusable      = errors.New("the SPIFFE agent's answer cannot be used")
+	ErrFailed        = errors.New("the SPIFFE agent fails")
+)
+
+// CheckAddr reports an address other than a socket file's, unix:///path. The Workload API may also
+// be on a TCP port, but there every process of the machine is the same workload and the private key
+// travels in plaintext.
+func CheckAddr(addr string) error {
+	u, err := url.Parse(addr)
+	if err != nil || u.Scheme != "unix" || u.Host != "" || !strings.HasPrefix(u.Path, "/") || workloadapi.ValidateAddress(addr) != nil {
+		return errors.New("must be unix:// and the absolute path of the agent's socket, such as unix:///run/spire/agent.sock")
+	}
+	return nil
+}
+
+// Bounds of the backoff after the agent has failed. It is on the same machine.
+const (
+	minRetry = 250 * time.Millisecond
+	maxRetry = 5 * time.Second
+)
+
+// newClient returns a client of the Workload API. It does not connect yet.
+func newClient(ctx context.Context, addr string) (*workloadapi.Client, error) {
+	connect := grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: minRetry, Multiplier: 2, Jitter: 0.2, MaxDelay: maxRetry},
+		MinConnectTimeout: maxRetry,
+	}
+	return workloadapi.New(ctx, workloadapi.WithAddr(addr), workloadapi.WithBackoffStrategy(retries{}), workloadapi.WithDialOptions(grpc.WithConnectParams(connect)))
+}
+
+// retries is a workloadapi.BackoffStrategy.
+type retries struct{}
+
+func (retries) NewBackoff() workloadapi.Backoff { return &retry{minRetry} }
+
+type retry struct{ wait time.Duration }
+
+func (r *retry) Next() time.Duration {
+	wait := r.wait
+	r.wait = min(2*r.wait, maxRetry)
+	return wait
+}
+
+func (r *retry) Reset() { r.wait = minRetry }
+
+var causes = map[codes.Code]error{
+	codes.PermissionDenied: ErrNotRegistered,
+	codes.Unavailable:      ErrUnreachable,
+	codes.DeadlineExceeded: ErrNoAnswer,
+	codes.Unimplemented:    ErrNoAgent,
+}
+
+// classify wraps an error of the client in one of this package's.
+func classify(err error) error {
+	s, ok := status.FromError(err)
+	if !ok { // the client could not parse the answer
+		return fmt.Errorf("%w: %w", ErrUnusable, err)
+	}
+	if cause := causes[s.Code()]; cause != nil {
+		return fmt.Errorf("%w: %s", cause, s.Message())
+	}
+	return fmt.Errorf("%w: %v: %s", ErrFailed, s.Code(), s.Message())
+}
+
+// Identity is an X.509-SVID with what belongs to it. It does not change.
 type Identity struct {
 	ID spiffeid.ID
 	// Certificate is the X.509-SVID, then any intermediates, with the key. Its Leaf is set.
@@ -25,82 +99,49 @@ type Identity struct {
 	// Bundle has the authorities of ID's trust domain, at least one.
 	Bundle *x509bundle.Bundle
 
-	chain []*x509.Certificate
-	pool  *x509.CertPool // of the Bundle
+	first *x509.Certificate // of the chain, to expire
+	last  *x509.Certificate // of the bundle, to expire: an agent leaves those before it there
+	pool  *x509.CertPool    // of the bundle
 }
 
-// newIdentity takes the first SVID if there are several, as the Workload API has it (§5.3), or says why it is of no use.
-func newIdentity(given *workload.X509SVIDResponse) (*Identity, error) {
-	id, err := parseIdentity(given)
+// newIdentity returns the default SVID of those that an agent gives, or why it cannot be used.
+func newIdentity(given *workloadapi.X509Context) (*Identity, error) {
+	svid := given.DefaultSVID()
+	bundle, err := given.Bundles.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
+	if err == nil && bundle.Empty() {
+		err = fmt.Errorf("the bundle of %s has no authorities in it", svid.ID.TrustDomain())
+	}
 	if err == nil {
-		err = reload.ForServers(id.Certificate.Leaf)
+		err = reload.ForServers(svid.Certificates[0])
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
-	return id, nil
-}
-
-func parseIdentity(given *workload.X509SVIDResponse) (*Identity, error) {
-	if len(given.GetSvids()) == 0 {
-		return nil, errors.New("there is no X.509-SVID in it")
-	}
-	first := given.GetSvids()[0]
-	own, err := x509svid.ParseRaw(first.GetX509Svid(), first.GetX509SvidKey())
-	if err != nil {
-		return nil, err
-	}
-	domain := own.ID.TrustDomain()
-	authorities, err := x509.ParseCertificates(first.GetBundle())
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("the bundle of %s: %w", domain, err)
-	case len(authorities) == 0:
-		return nil, fmt.Errorf("the bundle of %s has no authorities in it", domain)
-	}
 	id := &Identity{
-		ID: own.ID, Certificate: certificateOf(own), chain: own.Certificates,
-		Bundle: x509bundle.FromX509Authorities(domain, authorities), pool: x509.NewCertPool(),
+		ID: svid.ID, Bundle: bundle, pool: x509.NewCertPool(),
+		Certificate: tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]},
+		first:       reload.FirstToExpire(svid.Certificates),
+		last:        reload.LastToExpire(bundle.X509Authorities()),
 	}
-	for _, authority := range authorities {
+	for _, cert := range svid.Certificates {
+		id.Certificate.Certificate = append(id.Certificate.Certificate, cert.Raw)
+	}
+	for _, authority := range bundle.X509Authorities() {
 		id.pool.AddCert(authority)
 	}
 	return id, nil
 }
 
-func certificateOf(own *x509svid.SVID) tls.Certificate {
-	cert := tls.Certificate{PrivateKey: own.PrivateKey, Leaf: own.Certificates[0]}
-	for _, of := range own.Certificates {
-		cert.Certificate = append(cert.Certificate, of.Raw)
-	}
-	return cert
-}
-
-// expires is when clients begin to refuse it.
-func (id *Identity) expires() time.Time { return id.firstOfChain().NotAfter }
-
-func (id *Identity) firstOfChain() *x509.Certificate { return reload.FirstToExpire(id.chain) }
-
-// lastOfBundle is the authority that counts: an agent leaves those before it in the bundle until they expire.
-func (id *Identity) lastOfBundle() *x509.Certificate {
-	return slices.MaxFunc(id.Bundle.X509Authorities(), func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
-}
-
-// Fetch asks the agent once, for whoever wants to know what a Source would have.
+// Fetch asks the agent once for what a Source would have.
 func Fetch(ctx context.Context, addr string) (*Identity, error) {
-	a := newAgent(addr)
-	defer a.CloseIdleConnections()
-	once, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var first *workload.X509SVIDResponse
-	err := a.watch(once, func(given *workload.X509SVIDResponse) {
-		if first == nil {
-			first = given
-		}
-		cancel()
-	})
-	if first == nil {
+	client, err := newClient(ctx, addr)
+	if err != nil {
 		return nil, err
 	}
-	return newIdentity(first)
+	defer client.Close()
+	given, err := client.FetchX509Context(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	return newIdentity(given)
 }

@@ -88,7 +88,11 @@ func NewCertificates(t testing.TB) Certificates {
 // watch has the server go by the files, and look at them more often than anybody would want it to, until the test ends.
 func (c Certificates) watch(t testing.TB, cfg *server.Config, mode Security) {
 	t.Helper()
-	files := &reload.Watcher{Logger: cfg.Logger, Metrics: cfg.Metrics, Interval: 10 * time.Millisecond}
+	files := &reload.Watcher{Logger: cfg.Logger, Interval: 10 * time.Millisecond}
+	cfg.CheckFiles = files.Check
+	if cfg.Metrics != nil {
+		cfg.Metrics.MustRegister(files)
+	}
 	var err error
 	if cfg.TLS.Certificate, err = files.Certificate("server", c.CertFile, c.KeyFile, reload.ForServers, nil); err != nil {
 		t.Fatal(err)

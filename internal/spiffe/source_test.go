@@ -55,7 +55,7 @@ func run(t *testing.T, addr string) *source {
 	t.Helper()
 	s := &source{t: t}
 	log := slog.New(slog.NewTextHandler(s, nil))
-	s.files = &reload.Watcher{Logger: log, Metrics: prometheus.NewRegistry()}
+	s.files = &reload.Watcher{Logger: log}
 	s.Source = spiffe.New(addr, s.files, log)
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -138,7 +138,9 @@ func (s *source) okay() bool {
 // expiry is what the metrics say of a certificate.
 func (s *source) expiry(name string) time.Time {
 	s.t.Helper()
-	families, err := s.files.Metrics.(*prometheus.Registry).Gather()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(s.files)
+	families, err := registry.Gather()
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -172,8 +174,8 @@ func TestRotation(t *testing.T) {
 	first := domain.Issue("/tokend", until(20*time.Minute))
 	agent := spiffetest.StartAgent(t, first)
 	s := started(t, agent)
-	if !s.has(first) || !s.ClientCAs().Equal(domain.Pool()) || s.Check() != nil || !s.okay() {
-		t.Errorf("the first is not in use: %v", s.Check())
+	if !s.has(first) || !s.ClientCAs().Equal(domain.Pool()) || s.files.Check() != nil || !s.okay() {
+		t.Errorf("the first is not in use: %v", s.files.Check())
 	}
 	s.wantLogged(1, `level=INFO msg="this process has a SPIFFE ID" agent=`+agent.Addr()+" spiffe_id=spiffe://prod.internal/tokend expires=")
 	if got := s.expiry("server"); !got.Equal(first.Cert.NotAfter) {
@@ -205,13 +207,13 @@ func TestRotation(t *testing.T) {
 	s.wantLogged(1, "certificate=client_ca")
 
 	agent.Give(next.Issue("/tokend", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }))
-	s.eventually("it is refused", func() bool { return errors.Is(s.Check(), spiffe.ErrUnusable) && !s.okay() })
+	s.eventually("it is refused", func() bool { return errors.Is(s.files.Check(), spiffe.ErrUnusable) && !s.okay() })
 	if !s.has(fourth) {
 		t.Error("an SVID that is of no use has replaced a good one")
 	}
 	s.wantLogged(1, "level=WARN msg=\"the SPIFFE agent fails; the last good X.509-SVID stays, trying again\"")
 	agent.Give(fourth)
-	s.eventually("all is well", func() bool { return s.Check() == nil && s.okay() })
+	s.eventually("all is well", func() bool { return s.files.Check() == nil && s.okay() })
 	s.eventually("that is logged", func() bool { return strings.Contains(s.logged(), "gives X.509-SVIDs again") })
 	noKey(t, s.logged(), first, second, third, fourth)
 }
@@ -267,7 +269,7 @@ func TestNoFirst(t *testing.T) {
 		"other service":  {func(a *spiffetest.Agent) { a.Fail(codes.Unimplemented, "unknown service"); a.Start() }, spiffe.ErrNoAgent, "unknown service"},
 		"out of order":   {func(a *spiffetest.Agent) { a.Fail(codes.Internal, "datastore"); a.Start() }, spiffe.ErrFailed, "Internal: datastore"},
 		"cancels":        {func(a *spiffetest.Agent) { a.Fail(codes.Canceled, "closing"); a.Start() }, spiffe.ErrFailed, "Canceled: closing"},
-		"no SVID":        {func(a *spiffetest.Agent) { a.Give(); a.Start() }, spiffe.ErrUnusable, "there is no X.509-SVID in it"},
+		"no SVID":        {func(a *spiffetest.Agent) { a.Give(); a.Start() }, spiffe.ErrUnusable, "no SVIDs in response"},
 		"for clients": {func(a *spiffetest.Agent) {
 			a.Give(domain.Issue("/x", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }))
 			a.Start()
@@ -332,24 +334,24 @@ func TestAgentLeaves(t *testing.T) {
 	s := started(t, agent)
 	for _, leave := range []func(){agent.Stop, func() { agent.Fail(codes.PermissionDenied, "no identity issued") }, func() { agent.Fail(codes.Canceled, "closing") }} {
 		leave()
-		s.eventually("it is told", func() bool { return s.Check() != nil && !s.okay() })
-		if !s.has(own) || !strings.Contains(s.Check().Error(), "; the last X.509-SVID is valid until "+own.Cert.NotAfter.UTC().Format(time.RFC3339)) {
-			t.Errorf("it is told %v", s.Check())
+		s.eventually("it is told", func() bool { return s.files.Check() != nil && !s.okay() })
+		if !s.has(own) || !strings.Contains(s.files.Check().Error(), "certificate server: the replacement cannot be used, the last good one stays and is valid until "+own.Cert.NotAfter.UTC().Format(time.RFC3339)+": the SPIFFE agent ") {
+			t.Errorf("it is told %v", s.files.Check())
 		}
-		if errors.Is(s.Check(), spiffe.ErrUnreachable) {
+		if errors.Is(s.files.Check(), spiffe.ErrUnreachable) {
 			agent.Start()
 		}
 		own = domain.Issue("/tokend", until(10*time.Minute))
 		agent.Give(own)
-		s.eventually("the next is in use", func() bool { return s.has(own) && s.Check() == nil && s.okay() })
+		s.eventually("the next is in use", func() bool { return s.has(own) && s.files.Check() == nil && s.okay() })
 	}
 	short := domain.Issue("/tokend", until(time.Second))
 	agent.Give(short)
 	s.eventually("the short one is in use", func() bool { return s.has(short) })
 	agent.Stop()
 	s.eventually("it is told, with the reason", func() bool { // one may come before the other
-		err := s.Check()
-		return errors.Is(err, spiffe.ErrUnreachable) && strings.HasPrefix(err.Error(), "the X.509-SVID expired at ")
+		err := s.files.Check()
+		return errors.Is(err, spiffe.ErrUnreachable) && strings.Contains(err.Error(), "certificate server: the one in use expired at ")
 	})
 }
 
@@ -381,5 +383,18 @@ func TestCheckClient(t *testing.T) {
 		if err := s.CheckClient([]*x509.Certificate{tc.cert.Cert}); (err == nil) != tc.good {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestFault80ExpiredSVID checks that an expired SVID does not replace a valid one.
+func TestFault80ExpiredSVID(t *testing.T) {
+	domain := spiffetest.NewTrustDomain(t, "prod.internal")
+	own := domain.Issue("/tokend")
+	agent := spiffetest.StartAgent(t, own)
+	s := started(t, agent)
+	agent.Give(domain.Issue("/tokend", until(-time.Second)))
+	s.eventually("it is reported", func() bool { return s.files.Check() != nil && !s.okay() })
+	if !s.has(own) || !strings.Contains(s.files.Check().Error(), "and the one in use is valid") {
+		t.Errorf("the SVID in use is the valid one: %v; reported is %v", s.has(own), s.files.Check())
 	}
 }

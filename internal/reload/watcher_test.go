@@ -25,8 +25,8 @@ func TestReloadMetrics(t *testing.T) {
 		want := func(ok bool, since int64) {
 			t.Helper()
 			status := w.Status()
-			if status.OK != ok || status.Since.Unix() != since {
-				t.Errorf("OK is %v since %d, want %v since %d", status.OK, status.Since.Unix(), ok, since)
+			if (status.Err == nil) != ok || status.Since.Unix() != since {
+				t.Errorf("the error is %v since %d, want OK %v since %d", status.Err, status.Since.Unix(), ok, since)
 			}
 			line := map[bool]string{true: "1", false: "0"}[ok]
 			if err := testutil.CollectAndCompare(shown, strings.NewReader(`
