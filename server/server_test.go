@@ -3,23 +3,18 @@ package server_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"flag"
 	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -34,20 +29,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-func TestMain(m *testing.M) {
-	if settings := os.Getenv(replicaVariable); settings != "" { //nolint:forbidigo // this process is a replica, not a test
-		if err := runReplica(settings); err != nil {
-			panic(err)
-		}
-		return
-	}
-	// Most of these tests wait rather than work, so more of them can run at a time than there are processors.
-	flag.Parse()
-	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
-		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))) // it is a number
-	}
-	goleak.VerifyTestMain(m, notOurs...)
-}
+func TestMain(m *testing.M) { testutil.Main(m) }
 
 // TestLifeOfAToken is what the service is for, as a caller of each transport sees it.
 func TestLifeOfAToken(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -282,5 +283,30 @@ func (o *Outcome) setStatus(st *status.Status) {
 		case *errdetails.RetryInfo:
 			o.Retry = d.GetRetryDelay().AsDuration()
 		}
+	}
+}
+
+// GoodCalls makes calls over both transports until stop, one after another, each of which has to go well.
+func (s *Service) GoodCalls(t *testing.T) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for name, c := range s.Callers(t) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if got := c.Call(Context(t), Create, Credential(s.Atlas)...); got.Token == "" {
+					t.Errorf("%s: a good call failed: %v %s %s", name, got.Code, got.Reason, got.Message)
+					return
+				}
+				select {
+				case <-time.After(50 * time.Millisecond): // ten to twenty a second, as a decent client's
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	return func() {
+		cancel()
+		wg.Wait()
 	}
 }

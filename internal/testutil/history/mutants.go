@@ -1,0 +1,96 @@
+package history
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+)
+
+// Upstream is what every mutant does when it has nothing, and when it deletes.
+type Upstream struct{ Atlas tokencache.Atlas }
+
+func (u Upstream) Ask(ctx context.Context, cred atlas.Credential) (tokencache.Result, error) {
+	token, err := atlas.WithReLogin(ctx, cred, u.Atlas.CreateEphemeralToken)
+	return tokencache.Result{Token: token, Org: cred.Claims().OrgID}, err
+}
+
+func (u Upstream) Send(ctx context.Context, cred atlas.Credential) (string, error) {
+	return cred.Claims().OrgID, u.Atlas.DeleteEphemeralToken(ctx, cred.JWT)
+}
+
+func (Upstream) Check() error { return nil }
+
+// SingleFlight joins a call that has already begun.
+type SingleFlight struct {
+	Upstream
+
+	group  singleflight.Group
+	Key    func(atlas.Credential) string
+	Forget bool // a delete makes the callers after it begin a new one
+}
+
+func ByOrg(cred atlas.Credential) string { return cred.Claims().OrgID }
+
+func (m *SingleFlight) Create(ctx context.Context, cred atlas.Credential, _ bool) (tokencache.Result, error) {
+	result, err, _ := m.group.Do(m.Key(cred), func() (any, error) { return m.Ask(context.WithoutCancel(ctx), cred) })
+	return result.(tokencache.Result), err
+}
+
+func (m *SingleFlight) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
+	if m.Forget {
+		m.group.Forget(m.Key(cred))
+	}
+	org, err := m.Send(ctx, cred)
+	return org, err
+}
+
+// Unfenced remembers by time alone. A delete forgets what is there, but not what is on its way.
+type Unfenced struct {
+	Upstream
+
+	Key func(atlas.Credential) string
+
+	Mu     sync.Mutex
+	Tokens map[string]Remembered // guarded by mu
+}
+
+func ByJWT(cred atlas.Credential) string { return string(cred.JWT) }
+
+type Remembered struct {
+	Token atlas.Token
+	Seq   int
+	Until time.Time
+}
+
+func (m *Unfenced) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
+	m.Mu.Lock()
+	found := m.Tokens[m.Key(cred)]
+	m.Mu.Unlock()
+	if !fresh && time.Now().Before(found.Until) {
+		return tokencache.Result{Token: found.Token}, nil
+	}
+	result, err := m.Ask(ctx, cred)
+	if err == nil {
+		m.Mu.Lock()
+		defer m.Mu.Unlock()
+		m.Tokens[m.Key(cred)] = Remembered{Token: result.Token, Until: time.Now().Add(300 * time.Millisecond)}
+	}
+	return result, err
+}
+
+func (m *Unfenced) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
+	org, err := m.Send(ctx, cred)
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
+	clear(m.Tokens)
+	return org, err
+}
+
+func NewUnfenced(a tokencache.Atlas, key func(atlas.Credential) string) *Unfenced {
+	return &Unfenced{Upstream: Upstream{a}, Key: key, Tokens: map[string]Remembered{}}
+}

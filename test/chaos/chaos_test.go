@@ -1,0 +1,283 @@
+package chaos
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// Chaos: service, Atlas and callers live through hours of faults at random, in seconds, because the time and the network are
+// virtual. The seed decides on the faults and on what callers do. It is printed, and can be given again; what happens in one
+// moment is the scheduler's to order, so a run is repeated as far as that goes along.
+var (
+	chaosHours = flag.Float64("chaos.hours", .2/testutil.Slower, "virtual hours of each part of TestChaos, 150 at most")
+	chaosSeed  = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0: a new one")
+)
+
+var chaosSetups = []chaosSetup{
+	{name: "three replicas share", replicas: 3, slot: time.Minute, calls: 8},
+	{name: "two replicas remember", replicas: 2, ttl: 20 * time.Second, stale: 10 * time.Second, slot: time.Minute, calls: 8},
+	{name: "three replicas with profiles", replicas: 3, profiles: true, slot: 2 * time.Minute, calls: 4},
+	{name: "two replicas remember for profiles", replicas: 2, ttl: 20 * time.Second, profiles: true, slot: 2 * time.Minute, calls: 4},
+}
+
+const chaosClients = 10
+
+func TestChaos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("to repeat: -run '%s' -chaos.hours=%v -chaos.seed=%d", t.Name(), *chaosHours, seed)
+	for i, setup := range chaosSetups {
+		t.Run(setup.name, func(t *testing.T) {
+			testutil.ParallelWork(t)
+			life := time.Duration(*chaosHours * float64(time.Hour))
+			var (
+				w     *chaosWorld
+				calls []chaosCall
+			)
+			began := time.Now()
+			synctest.Test(t, func(t *testing.T) {
+				random := rand.New(rand.NewPCG(seed, uint64(i)))
+				w = newChaosWorld(t, setup, life, random)
+				calls = w.live(random)
+			})
+			w.judge(t, calls)
+			t.Logf("%.1f hours in %v; %s", w.life.Hours(), time.Since(began).Round(time.Millisecond), w.tally(calls))
+		})
+	}
+}
+
+// live lets callers call and faults happen, and then looks whether everything is well again, and nothing is left.
+func (w *chaosWorld) live(random *rand.Rand) (calls []chaosCall) {
+	var callers, troubles sync.WaitGroup
+	clients := make([]*chaosClient, chaosClients)
+	for i := range clients {
+		clients[i] = &chaosClient{world: w, number: i, random: history.Fork(random)}
+		callers.Go(clients[i].run)
+	}
+	done := make(chan struct{})
+	for range 3 {
+		own := history.Fork(random)
+		troubles.Go(func() { w.cause(own, done) })
+	}
+	callers.Wait()
+	close(done)
+	troubles.Wait()
+	for _, c := range clients {
+		calls = append(calls, c.calls...)
+	}
+	w.recover(history.Fork(random))
+	for _, r := range w.replicas {
+		if err := r.stop(); err != nil {
+			w.t.Errorf("the end: %v", err)
+		}
+	}
+	<-time.After(time.Minute) // what ends by itself has ended. Close waits for it behind a lock, and time stands still meanwhile
+	w.atlas.Close()
+	<-time.After(time.Minute)
+	if open, _ := w.network.counts(); open > 0 {
+		w.t.Errorf("%d ends of connections are left open", open)
+	}
+	return calls
+}
+
+// patienceForRecovery is how long it may take until all is well again. A refused login is repeated after 6 minutes at the
+// latest, by a clock that may have been 5 minutes ahead.
+const patienceForRecovery = 12 * time.Minute
+
+// recover fails the test unless every replica serves over both transports once nothing is wrong any more.
+func (w *chaosWorld) recover(random *rand.Rand) {
+	began := time.Now()
+	org := max(int(w.life/w.slot)-1, 0) // it has been in use, and may still be held off
+	c := &chaosClient{world: w, number: chaosClients, random: random}
+	defer c.hangUp()
+	c.connect(org)
+	for i := range w.replicas {
+		for over, transport := range []string{"gRPC", "REST"} {
+			for {
+				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+				out := c.ways[i][over].Call(ctx, testutil.Create, c.credential(org)...)
+				cancel()
+				if out.Code == codes.OK {
+					break
+				}
+				if time.Since(began) > patienceForRecovery {
+					w.t.Errorf("replica %d does not recover over %s: %v %s %s", i, transport, out.Code, out.Reason, out.Message)
+					break
+				}
+				<-time.After(time.Second)
+			}
+		}
+	}
+	w.recovered = time.Since(began)
+}
+
+// Latencies: of the way there and back without a fault, and of what is done in no time. REST clients of these tests wait
+// longer for an answer than they say.
+const (
+	chaosSlack = 50 * time.Millisecond
+	restExtra  = 5 * time.Second
+)
+
+// judge checks that calls were answered in time, and that what they were told is legal.
+func (w *chaosWorld) judge(t *testing.T, calls []chaosCall) {
+	t.Helper()
+	for _, late := range w.late(calls) {
+		t.Error(late)
+	}
+	for _, stack := range w.handled.Panics {
+		t.Errorf("a panic:\n%s", stack)
+	}
+	h := history.New(eventsOf(calls), w.atlas)
+	if h.CheckLegal(t, false); t.Failed() {
+		w.explain(t, h, calls)
+	}
+}
+
+func eventsOf(calls []chaosCall) (events []history.Event) {
+	for _, c := range calls {
+		events = append(events, c.Event)
+	}
+	return events
+}
+
+// late returns what is wrong with the times of calls, and with failures that nothing explains.
+func (w *chaosWorld) late(calls []chaosCall) (found []string) {
+	for _, c := range calls {
+		handled, seen := w.handled.Seen[c.requestID]
+		wrong := ""
+		switch unanswered := strings.HasPrefix(c.reason, "no answer"); {
+		case seen && handled.Took > min(c.patience, chaosCeiling)+chaosSlack:
+			wrong = "the service went on after the deadline"
+		case c.took > c.patience+restExtra+chaosSlack:
+			wrong = "no answer at all"
+		case c.reason == "INTERNAL":
+			wrong = "an internal error"
+		case c.disturbed:
+		case c.took > c.patience+chaosSlack:
+			wrong = "no answer in time, and nothing was wrong on the way"
+		case unanswered && c.transport == "gRPC" && c.took >= c.patience: // its client does not wait to be told
+		case unanswered:
+			wrong = "no answer, and nothing was wrong on the way"
+		}
+		if wrong != "" {
+			found = append(found, fmt.Sprintf("%s: %s over %s with a deadline of %v: %s after %v, in the service %s after %v (%s)",
+				wrong, c.Op, c.transport, c.patience, c.reason, c.took, handled.Reason, handled.Took, handled.Cause))
+		}
+	}
+	return found
+}
+
+// explain logs what happened to the orgs whose histories are not legal.
+func (w *chaosWorld) explain(t *testing.T, h history.History, calls []chaosCall) {
+	t.Helper()
+	rejected, _ := h.Illegal(false, time.Minute)
+	slices.SortFunc(calls, func(a, b chaosCall) int { return int(a.CallTick) - int(b.CallTick) })
+	for _, org := range rejected {
+		for _, c := range calls {
+			if c.Org == org {
+				t.Logf("org %d: ticks %d to %d, client %d, %s over %s at replica %d: %s after %v, token %d, hit %v, harmless %v",
+					org, c.CallTick, c.Ended, c.Client, c.Op, c.transport, c.Replica, c.reason, c.took, h.Born[c.Token].Generation, c.Hit, c.Harmless)
+			}
+		}
+		for _, b := range h.Born {
+			if b.Org == org {
+				t.Logf("org %d: token %d was minted at tick %d and deleted at %d", org, b.Generation, b.Minted, b.Deleted)
+			}
+		}
+	}
+}
+
+// TestChaosRejects: some common mistakes would be found out.
+func TestChaosRejects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	for _, mutant := range []struct {
+		name   string
+		tokens func(tokencache.Atlas) server.Tokens
+		finds  func(*chaosWorld, []chaosCall) bool
+	}{
+		{"no deadline", func(a tokencache.Atlas) server.Tokens { return deaf{history.Upstream{Atlas: a}} }, func(w *chaosWorld, calls []chaosCall) bool {
+			return slices.ContainsFunc(w.late(calls), func(s string) bool { return strings.HasPrefix(s, "the service went on") })
+		}},
+		{"single flight", func(a tokencache.Atlas) server.Tokens {
+			return &history.SingleFlight{Upstream: history.Upstream{Atlas: a}, Key: history.ByOrg}
+		}, (*chaosWorld).findsIllegal},
+		{"no fence", func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, history.ByOrg) }, (*chaosWorld).findsIllegal},
+	} {
+		t.Run(mutant.name, func(t *testing.T) {
+			testutil.ParallelWork(t)
+			for seed := range uint64(20) { // what one run does not have another has
+				found := false
+				synctest.Test(t, func(t *testing.T) {
+					random := rand.New(rand.NewPCG(seed, 0)) // repeatable on purpose
+					w := newChaosWorld(t, chaosSetup{replicas: 1, slot: time.Minute, calls: 8, tokens: mutant.tokens}, 10*time.Minute, random)
+					found = mutant.finds(w, w.live(random))
+				})
+				if found {
+					return
+				}
+			}
+			t.Error("it is not found out")
+		})
+	}
+}
+
+func (w *chaosWorld) findsIllegal(calls []chaosCall) bool {
+	h := history.New(eventsOf(calls), w.atlas)
+	return h.Violations() > 0 || h.Dead(false) > 0
+}
+
+// deaf does not listen to its callers.
+type deaf struct{ history.Upstream }
+
+func (d deaf) Create(ctx context.Context, cred atlas.Credential, _ bool) (tokencache.Result, error) {
+	return d.Ask(context.WithoutCancel(ctx), cred)
+}
+
+func (d deaf) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
+	return d.Send(context.WithoutCancel(ctx), cred)
+}
+
+// tally is what happened, for the record.
+func (w *chaosWorld) tally(calls []chaosCall) string {
+	reasons := map[string]int{}
+	hits := 0
+	for _, c := range calls {
+		reasons[c.reason]++
+		if c.Hit {
+			hits++
+		}
+	}
+	incarnations, faults := 0, 0
+	for _, r := range w.replicas {
+		incarnations += r.last
+	}
+	for _, n := range w.faults {
+		faults += n
+	}
+	_, connections := w.network.counts()
+	return fmt.Sprintf("%d calls: %s; %d from memory; all well %v after the last fault\n%d connections, %d starts of replicas, %d faults: %s",
+		len(calls), history.Tally(reasons), hits, w.recovered, connections, incarnations, faults, history.Tally(w.faults))
+}

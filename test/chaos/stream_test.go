@@ -1,0 +1,294 @@
+package chaos
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A connection in memory that behaves like one of TCP in bad weather. net.Pipe has no buffer, so HTTP/2, which writes from both
+// sides at once, can lock up on it; and it knows no latency.
+
+// stream is one direction of a connection.
+type stream struct {
+	weather *link
+	other   *stream // the other direction
+
+	mu                          *sync.Mutex   // of both directions: what breaks one breaks the other in the same moment
+	changed                     chan struct{} // guarded by mu; closed and replaced at each change
+	queue                       []segment     // guarded by mu; on its way, in order
+	buffered                    int           // guarded by mu; bytes in queue, and those that were lost
+	last                        time.Time     // guarded by mu; when the last segment arrives
+	room                        int           // guarded by mu; how many bytes still arrive before the connection is cut short; -1: all
+	lost                        bool          // guarded by mu; nothing arrives any more, and nobody is told
+	reset                       bool          // guarded by mu
+	readerGone, writerGone      bool          // guarded by mu
+	readDeadline, writeDeadline time.Time     // guarded by mu
+}
+
+// segment is what is written at once, or the end.
+type segment struct {
+	data []byte
+	at   time.Time // arrives
+	end  bool
+}
+
+// streamWindow is how much may be on its way. A writer waits beyond it.
+const streamWindow = 256 << 10
+
+// newStreams are the two directions of a connection.
+func newStreams(weather *link) (there, back *stream) {
+	var mu sync.Mutex
+	there = &stream{weather: weather, mu: &mu, changed: make(chan struct{}), room: -1}
+	back = &stream{weather: weather, mu: &mu, changed: make(chan struct{}), room: -1}
+	there.other, back.other = back, there
+	return there, back
+}
+
+// signal wakes everybody who waits. The caller holds mu.
+func (s *stream) signal() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// wait returns after a change, or at one of the times that are not zero. The caller holds mu, which is released meanwhile.
+func (s *stream) wait(times ...time.Time) {
+	changed := s.changed
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	var first time.Time
+	for _, t := range times {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	if first.IsZero() {
+		<-changed
+		return
+	}
+	timer := time.NewTimer(time.Until(first))
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	}
+}
+
+var errReset = os.NewSyscallError("connection", syscall.ECONNRESET)
+
+func (s *stream) read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		var arrives time.Time
+		switch now := time.Now(); {
+		case s.readerGone:
+			return 0, net.ErrClosed
+		case s.reset:
+			return 0, errReset
+		case !s.readDeadline.IsZero() && !now.Before(s.readDeadline):
+			return 0, os.ErrDeadlineExceeded
+		case len(p) == 0:
+			return 0, nil
+		case len(s.queue) > 0 && !now.Before(s.queue[0].at):
+			return s.take(p)
+		case len(s.queue) > 0:
+			arrives = s.queue[0].at
+		}
+		s.wait(arrives, s.readDeadline)
+	}
+}
+
+// take takes what has arrived. The caller holds mu.
+func (s *stream) take(p []byte) (int, error) {
+	first := &s.queue[0]
+	if first.end {
+		return 0, io.EOF
+	}
+	n := copy(p, first.data)
+	if first.data = first.data[n:]; len(first.data) == 0 {
+		s.queue = s.queue[1:]
+	}
+	s.buffered -= n
+	s.signal()
+	return n, nil
+}
+
+func (s *stream) write(p []byte) (n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n < len(p) {
+		switch {
+		case s.writerGone:
+			return n, net.ErrClosed
+		case s.reset:
+			return n, errReset
+		case !s.writeDeadline.IsZero() && !time.Now().Before(s.writeDeadline):
+			return n, os.ErrDeadlineExceeded
+		case s.buffered >= streamWindow:
+			s.wait(s.writeDeadline)
+			continue
+		}
+		piece := s.weather.piece(p[n:])
+		n += len(piece)
+		s.send(piece)
+	}
+	return n, nil
+}
+
+// send puts one segment on its way. The caller holds mu.
+func (s *stream) send(piece []byte) {
+	s.buffered += len(piece)
+	switch {
+	case s.lost:
+		return
+	case s.weather.silent():
+		s.vanish()
+		s.weather.markLost(s)
+		return
+	case s.readerGone: // its kernel answers with a reset. Both ends of the writer fail when that is here, and not before
+		time.AfterFunc(time.Until(s.weather.arrival()), func() { s.update(s.breaks) })
+		return
+	}
+	if s.room >= 0 {
+		piece = piece[:min(len(piece), s.room)]
+		s.room -= len(piece)
+	}
+	s.append(segment{data: append([]byte(nil), piece...)})
+	if s.room == 0 {
+		s.append(segment{end: true})
+	}
+}
+
+// append has it arrive after the latency, and not before what was sent before. The caller holds mu.
+func (s *stream) append(next segment) {
+	if len(next.data) == 0 && !next.end {
+		return
+	}
+	if at := s.weather.arrival(); at.After(s.last) {
+		s.last = at
+	}
+	next.at = s.last
+	s.queue = append(s.queue, next)
+	s.signal()
+}
+
+// vanish loses whatever is on its way in both directions, and all that follows. The caller holds mu.
+func (s *stream) vanish() {
+	for _, lost := range []*stream{s, s.other} {
+		lost.lost, lost.queue = true, nil
+		lost.signal()
+	}
+}
+
+// breaks is a reset in both directions. Where nothing arrives any more, neither does this. The caller holds mu.
+func (s *stream) breaks() {
+	for _, broken := range []*stream{s, s.other} {
+		broken.reset = broken.reset || !broken.lost
+		broken.signal()
+	}
+}
+
+// finish is the writer's close: what is on its way arrives, then the end.
+func (s *stream) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.writerGone && !s.lost {
+		s.append(segment{end: true})
+	}
+	s.writerGone = true
+	s.signal()
+}
+
+// leave is the reader's close.
+func (s *stream) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readerGone, s.queue = true, nil
+	s.signal()
+}
+
+// update makes one change.
+func (s *stream) update(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	s.signal()
+}
+
+// conn is one end of a connection.
+type conn struct {
+	in, out       *stream
+	local, remote net.Addr
+	abrupt        bool // Close resets
+	closed        func()
+	once          sync.Once
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.in.read(p)
+	return n, c.wrap("read", err)
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.out.write(p)
+	return n, c.wrap("write", err)
+}
+
+func (c *conn) wrap(op string, err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+}
+
+func (c *conn) Close() error {
+	err := net.ErrClosed
+	c.once.Do(func() {
+		if c.abrupt {
+			c.reset()
+		}
+		c.out.finish()
+		c.in.leave()
+		c.closed()
+		err = nil
+	})
+	return err
+}
+
+// reset breaks both directions.
+func (c *conn) reset() { c.in.update(c.in.breaks) }
+
+// vanish loses both directions: the other end has gone without a word, or something between has forgotten the connection.
+func (c *conn) vanish() { c.in.update(c.in.vanish) }
+
+// truncate cuts what is read from now on short.
+func (c *conn) truncate(after int) { c.in.update(func() { c.in.room = after }) }
+
+// SetLinger with 0 is for a Close that resets.
+func (c *conn) SetLinger(sec int) error {
+	c.abrupt = sec == 0
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr  { return c.local }
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+func (c *conn) SetDeadline(t time.Time) error {
+	_ = c.SetReadDeadline(t) // it has no error to return
+	return c.SetWriteDeadline(t)
+}
+
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.in.update(func() { c.in.readDeadline = t })
+	return nil
+}
+
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.out.update(func() { c.out.writeDeadline = t })
+	return nil
+}

@@ -1,0 +1,288 @@
+package chaos
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// chaosSetup is what a chaotic world is made of.
+type chaosSetup struct {
+	name     string
+	replicas int
+	ttl      time.Duration // 0: nothing is remembered
+	stale    time.Duration
+	profiles bool          // the service holds the Atlas identities, and callers show certificates
+	slot     time.Duration // how long an org is used before the next is
+	calls    int           // of each client in a rush
+	// tokens, if set, is what a replica has in place of the real cache.
+	tokens func(tokencache.Atlas) server.Tokens
+}
+
+// chaosWorld is an Atlas, replicas, and callers, on a network of their own.
+type chaosWorld struct {
+	chaosSetup
+
+	t        *testing.T
+	life     time.Duration
+	network  *network
+	atlas    *emulator.Emulator
+	skew     atomic.Int64 // of Atlas's clock, in ns
+	began    time.Time
+	ca       testutil.Authority
+	tls      server.TLS
+	policy   *auth.Policy
+	replicas []*chaosReplica
+	handled  *history.CallLog
+
+	recovered time.Duration // how long it took after the last fault
+
+	mu     sync.Mutex
+	faults map[string]int // guarded by mu; how often each was
+}
+
+// The times of a chaotic world.
+const (
+	chaosAtlasTimeout = 5 * time.Second
+	chaosCeiling      = 15 * time.Second
+	chaosDrain        = 20 * time.Second
+	jwtLife           = 2 * time.Minute
+	refreshWindow     = 7 * time.Minute
+	rushInterval      = 30 * time.Second
+)
+
+func newChaosWorld(t *testing.T, s chaosSetup, life time.Duration, random *rand.Rand) *chaosWorld {
+	t.Helper()
+	w := &chaosWorld{
+		chaosSetup: s, t: t, life: life, network: newNetwork(), began: time.Now(), faults: map[string]int{},
+		handled: &history.CallLog{Seen: map[string]history.HandledCall{}},
+	}
+	listener, err := w.network.listen("127.0.0.1:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.atlas, err = emulator.Start(emulator.Config{
+		Listener: listener, Orgs: int(life/s.slot) + 1, JWTLifetime: jwtLife, RefreshWindow: refreshWindow,
+		Now: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.profiles {
+		w.makeProfiles()
+	}
+	for i := range s.replicas {
+		r := &chaosReplica{
+			world: w, fromCallers: w.network.newLink(history.Fork(random)), toAtlas: w.network.newLink(history.Fork(random)),
+			grpcAddr: fmt.Sprintf("127.0.0.1:%d", 9090+i), httpAddr: fmt.Sprintf("127.0.0.1:%d", 8080+i),
+		}
+		w.replicas = append(w.replicas, r)
+		r.start()
+	}
+	return w
+}
+
+// makeProfiles has a profile for each org, and lets in whoever shows the certificate that is named for it.
+func (w *chaosWorld) makeProfiles() {
+	w.t.Helper()
+	years := time.Now().Add(10 * 365 * 24 * time.Hour)
+	w.ca = testutil.NewAuthorityUntil(w.t, years)
+	leaf, clients := w.ca.IssueUntil(w.t, "localhost", years), x509.NewCertPool()
+	clients.AddCert(w.ca.Cert)
+	w.tls = server.TLS{Certificate: func() tls.Certificate { return leaf }, ClientCAs: func() *x509.CertPool { return clients }}
+	var profiles, callers strings.Builder
+	for i := range w.atlas.Orgs() {
+		fmt.Fprintf(&profiles, "  p%d: {userauthtoken_file: /run/secrets/p%d}\n", i, i)
+		fmt.Fprintf(&callers, "  - {dns_san: p%d.test, allow: [CreateToken, DeleteToken], profile: p%d}\n", i, i)
+	}
+	w.policy = testutil.MustPolicy(w.t, "profiles:\n"+profiles.String()+"callers:\n"+callers.String())
+}
+
+// chaosReplica is an address at which there is a server most of the time.
+type chaosReplica struct {
+	world                *chaosWorld
+	fromCallers, toAtlas *link
+	grpcAddr, httpAddr   string
+	skew                 atomic.Int64 // of its clock, in ns
+
+	mu      sync.Mutex
+	present *incarnation // guarded by mu; nil while there is none
+	last    int          // guarded by mu; the number of the latest
+}
+
+// incarnation is one server, from its start to its end.
+type incarnation struct {
+	id        int
+	listeners []net.Listener
+	client    *atlas.Client
+	atlas     *resilient.Client
+	sources   auth.Sources
+	auth      *auth.Authenticator
+	gone      atomic.Bool // it has crashed: nothing leaves it any more
+	stop      context.CancelFunc
+	done      chan error
+}
+
+// start starts a server, unless there is one.
+func (r *chaosReplica) start() {
+	w := r.world
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.present != nil {
+		return
+	}
+	r.last++
+	n := &incarnation{id: r.last, done: make(chan error, 1)}
+	client, err := atlas.New(atlas.Config{
+		BaseURL: w.atlas.URL(), RootCAs: w.atlas.CertPool(), Timeout: chaosAtlasTimeout,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if n.gone.Load() {
+				return nil, net.ErrClosed
+			}
+			return r.toAtlas.dial(ctx, network, addr)
+		},
+	})
+	if err != nil {
+		w.t.Error(err)
+		return
+	}
+	n.client, n.atlas = client, testutil.NewResilient(w.t, client)
+	cfg := server.Config{
+		GRPCAddr: r.grpcAddr, HTTPAddr: r.httpAddr, Atlas: n.atlas, Logger: w.handled.Logger(),
+		CallCeiling: chaosCeiling, DrainTimeout: chaosDrain, TLS: w.tls,
+		Cache: tokencache.Config{TTL: w.ttl, StaleIfError: w.stale},
+	}
+	if w.profiles {
+		cfg.Auth = n.makeAuth(w, r)
+	}
+	if w.tokens != nil {
+		cfg.Tokens = w.tokens
+	}
+	cfg.Listen = func(addr string) (net.Listener, error) {
+		l, err := w.network.listen(addr)
+		if err == nil {
+			n.listeners = append(n.listeners, l)
+		}
+		return l, err
+	}
+	srv, err := server.New(cfg)
+	if err != nil {
+		w.t.Error(err)
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	n.stop = stop
+	go func() { n.done <- srv.Run(ctx) }()
+	r.present = n
+	r.fromCallers.each(0, nil) // nobody may have been there until now
+}
+
+func (n *incarnation) makeAuth(w *chaosWorld, r *chaosReplica) *auth.Authenticator {
+	clock := atlas.Clock{Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) }}
+	n.sources = auth.Sources{}
+	for i, org := range w.atlas.Orgs() {
+		name := fmt.Sprintf("p%d", i)
+		n.sources[name] = atlas.NewTokenSource(atlas.TokenSourceConfig{
+			Client: n.atlas, Profile: name, Clock: clock,
+			Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(org.UserAuthToken()), nil },
+		})
+	}
+	a, err := auth.New(auth.Config{Policy: w.policy, Sources: n.sources})
+	if err != nil {
+		w.t.Error(err)
+	}
+	n.auth = a
+	return a
+}
+
+// take takes the present server away; nil if there is none.
+func (r *chaosReplica) take() *incarnation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.present
+	r.present = nil
+	return n
+}
+
+// number is that of the present server, 0 if there is none.
+func (r *chaosReplica) number() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.present == nil {
+		return 0
+	}
+	return r.present.id
+}
+
+// crash ends the server as a machine does that loses its power, as far as anybody else can see: its connections break, and
+// nothing leaves it any more. What is left of it in this process is then brought to its end.
+func (r *chaosReplica) crash() {
+	n := r.take()
+	if n == nil {
+		return
+	}
+	n.gone.Store(true)
+	for _, l := range n.listeners {
+		_ = l.Close() // the server closes it as well
+	}
+	for _, l := range []*link{r.fromCallers, r.toAtlas} {
+		l.each(1, (*conn).reset)
+	}
+	_ = n.end() // whatever it says of listeners that are closed
+}
+
+// stop ends the server as an operator does, within its drain timeout.
+func (r *chaosReplica) stop() error {
+	n := r.take()
+	if n == nil {
+		return nil
+	}
+	began := time.Now()
+	err := n.end()
+	if took := time.Since(began); took > chaosDrain+2*time.Second {
+		err = errors.Join(err, fmt.Errorf("a drain took %v", took))
+	}
+	return err
+}
+
+// end ends the server, and all that it needed.
+func (n *incarnation) end() error {
+	n.stop()
+	err := <-n.done
+	for _, source := range n.sources {
+		source.Close()
+	}
+	if n.auth != nil {
+		n.auth.Close()
+	}
+	n.client.CloseIdleConnections()
+	return err
+}
+
+// clientTLS shows the certificate of an org's callers, nil where there is no TLS.
+func (w *chaosWorld) clientTLS(org int) *tls.Config {
+	if !w.profiles {
+		return nil
+	}
+	c := testutil.Certificates{Pool: x509.NewCertPool(), Client: w.ca.IssueUntil(w.t, fmt.Sprintf("p%d.test", org), time.Now().Add(time.Hour))}
+	c.Pool.AddCert(w.ca.Cert)
+	return c.ClientConfig(testutil.MutualTLS)
+}

@@ -1,0 +1,9 @@
+package clients
+
+import (
+	"testing"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+)
+
+func TestMain(m *testing.M) { testutil.Main(m) }

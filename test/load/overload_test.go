@@ -1,0 +1,284 @@
+package load
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+var measure = flag.Bool("measure", false, "measure what overload and floods do, for some minutes")
+
+// standIn is an Atlas that takes every credential, over HTTP/1.1.
+type standIn struct {
+	*httptest.Server
+	calls atomic.Int64
+	// answer is what it does with a call, by its number; whatever it leaves alone is answered with a token.
+	answer atomic.Pointer[func(w http.ResponseWriter, call int64) (done bool)]
+}
+
+func startStandIn(t *testing.T, mode testutil.Security, answer func(w http.ResponseWriter, call int64) bool) (*standIn, *testutil.Service) {
+	t.Helper()
+	a := &standIn{}
+	a.answer.Store(&answer)
+	a.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if (*a.answer.Load())(w, a.calls.Add(1)) {
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, `{"token":"t"}`)
+	}))
+	a.Config.ErrorLog = log.New(io.Discard, "", 0)
+	a.StartTLS()
+	t.Cleanup(a.Close)
+	s := testutil.Start(t, mode, func(_ *server.Config, cfg *atlas.Config) {
+		cfg.BaseURL, cfg.RootCAs, cfg.MaxConns = a.URL, x509.NewCertPool(), 300
+		cfg.RootCAs.AddCert(a.Certificate())
+	})
+	return a, s
+}
+
+// drop ends a connection without a word: by a reset, or as an idle one is ended.
+func drop(w http.ResponseWriter, reset bool) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	if reset {
+		_ = conn.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0)
+		_ = conn.(*tls.Conn).NetConn().Close()
+	}
+	_ = conn.Close()
+}
+
+// everybody makes calls creates, each with a credential of its own, a few at a time, and says how many failed.
+func everybody(t *testing.T, s *testutil.Service, calls int) int {
+	t.Helper()
+	const atATime = 10
+	var failed, next atomic.Int64
+	var wg sync.WaitGroup
+	for _, c := range s.Callers(t) {
+		for range atATime / 2 {
+			wg.Go(func() {
+				for n := next.Add(1); n <= int64(calls); n = next.Add(1) {
+					if c.Call(testutil.Context(t), testutil.Create, "authorization", fmt.Sprintf("JWT j.w.%d", n)).Code != codes.OK {
+						failed.Add(1)
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	return int(failed.Load())
+}
+
+// TestFailingCreates: one create in twenty fails at Atlas, and hardly a caller notices, at the price of a tenth more calls at
+// most; all fail, and Atlas has no more than that either, beside the reserve of ten repeats.
+func TestFailingCreates(t *testing.T) {
+	const calls, reserve = 2000, 10
+	a, s := startStandIn(t, testutil.Plaintext, func(w http.ResponseWriter, call int64) bool {
+		switch call % 60 {
+		case 0:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case 20:
+			drop(w, true)
+		case 40:
+			drop(w, false)
+		default:
+			return false
+		}
+		return true
+	})
+	failed, cost := everybody(t, s, calls), a.calls.Load()
+	t.Logf("5 %% fail: %d of %d callers' creates fail, %.3f calls to Atlas for each", failed, calls, float64(cost)/calls)
+	if failed > calls/1000 {
+		t.Errorf("%d of %d creates failed", failed, calls)
+	}
+	if cost > calls*11/10 {
+		t.Errorf("%d creates cost %d calls to Atlas", calls, cost)
+	}
+
+	a, s = startStandIn(t, testutil.Plaintext, func(w http.ResponseWriter, _ int64) bool {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	failed, cost = everybody(t, s, calls), a.calls.Load()
+	t.Logf("100 %% fail: %d calls to Atlas for %d", cost, calls)
+	if failed != calls || cost > calls*11/10+reserve {
+		t.Errorf("%d of %d creates failed, and cost %d calls to Atlas", failed, calls, cost)
+	}
+	works := func(http.ResponseWriter, int64) bool { return false }
+	a.answer.Store(&works)
+	back := time.Now()
+	testutil.Eventually(t, func() bool { return everybody(t, s, 1) == 0 }, "it is not back")
+	t.Logf("back %v after Atlas is", time.Since(back).Round(time.Millisecond))
+}
+
+// TestHangingAtlas: Atlas stops answering under 2,000 new calls a second. Memory is bounded, and within two seconds of Atlas's
+// return all is as it was. That each call is answered by its deadline is seen here on an idle machine, since callers, Atlas and
+// server share it; TestChaos holds the server to it in virtual time.
+func TestHangingAtlas(t *testing.T) {
+	const (
+		rate    = 2000 / testutil.Slower
+		seconds = 3
+		own     = time.Second // a caller's time
+		most    = 256 << 20   // of heap; as many calls without bounds, each with its stream, would take more with each second
+	)
+	hanging, back := make(chan struct{}), make(chan struct{})
+	a, s := startStandIn(t, testutil.Plaintext, func(http.ResponseWriter, int64) bool {
+		select {
+		case <-hanging:
+			<-back
+		default:
+		}
+		return false
+	})
+	if failed := everybody(t, s, 100); failed > 0 {
+		t.Fatalf("%d of 100 creates failed while all was well", failed)
+	}
+	close(hanging)
+	pool := s.CallerPool(t)
+	var late, answered atomic.Int64
+	var wg sync.WaitGroup
+	var heap uint64
+	start := time.Now()
+	for n := range rate * seconds {
+		if ahead := time.Until(start.Add(time.Duration(n) * time.Second / rate)); ahead > 0 {
+			<-time.After(ahead)
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), own)
+			defer cancel()
+			began := time.Now()
+			if pool[n%len(pool)].Call(ctx, testutil.Create, "authorization", fmt.Sprintf("JWT j.h.%d", n)).Code == codes.OK {
+				answered.Add(1)
+			}
+			if time.Since(began) > own {
+				late.Add(1)
+			}
+		})
+		if n%rate == rate-1 {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			heap = max(heap, m.HeapInuse)
+		}
+	}
+	wg.Wait()
+	asked := a.calls.Load()
+	close(back)
+	began := time.Now()
+	testutil.Eventually(t, func() bool { return everybody(t, s, 20) == 0 }, "it is not back")
+	recovered := time.Since(began)
+	t.Logf("of %d calls %d were answered late, %d got a token, %d reached Atlas; heap %d MiB; back to normal after %v",
+		rate*seconds, late.Load(), answered.Load(), asked, heap>>20, recovered.Round(time.Millisecond))
+	if n := answered.Load(); n > 0 {
+		t.Errorf("%d calls were answered with a token that Atlas cannot have sent", n)
+	}
+	if heap > most {
+		t.Errorf("the heap grew to %d MiB", heap>>20)
+	}
+	if recovered > 2*time.Second {
+		t.Errorf("it took %v to be back to normal", recovered)
+	}
+}
+
+// TestMeasureOverload prints what comes of an Atlas that can do so much and is offered ten times that. It asserts nothing.
+func TestMeasureOverload(t *testing.T) {
+	if !*measure {
+		t.Skip("give -measure")
+	}
+	for _, capacity := range []int{50, 100} {
+		const workers = 20
+		latency := time.Second * workers / time.Duration(capacity)
+		t.Run(fmt.Sprintf("%d calls a second", capacity), func(t *testing.T) {
+			busy := make(chan struct{}, workers)
+			_, s := startStandIn(t, testutil.Plaintext, func(http.ResponseWriter, int64) bool {
+				busy <- struct{}{}
+				<-time.After(latency)
+				<-busy
+				return false
+			})
+			for _, share := range []float64{0.9, 10, 10} {
+				offer(t, s, int(share*float64(capacity)), 10*time.Second)
+			}
+			t.Logf("%+v", s.Resilient.Stats())
+		})
+	}
+}
+
+// offer makes rate calls a second, each with a credential and two seconds of its own.
+func offer(t *testing.T, s *testutil.Service, rate int, duration time.Duration) {
+	t.Helper()
+	pool := s.CallerPool(t)
+	var (
+		wg       sync.WaitGroup
+		mu       sync.Mutex
+		admitted []time.Duration
+		refused  []time.Duration
+		others   = map[string]int{}
+		heap     uint64
+	)
+	start := time.Now()
+	for n := range rate * int(duration/time.Second) {
+		if ahead := time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(rate))); ahead > 0 {
+			<-time.After(ahead)
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			began := time.Now()
+			got := pool[n%len(pool)].Call(ctx, testutil.Create, "authorization", fmt.Sprintf("JWT j.w.%d", n))
+			took := time.Since(began)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case got.Code == codes.OK:
+				admitted = append(admitted, took)
+			case got.Reason == "OVERLOADED":
+				refused = append(refused, took)
+			default:
+				others[strings.TrimSpace(got.Code.String()+" "+got.Reason)]++
+			}
+		})
+		if n%rate == 0 {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			heap = max(heap, m.HeapInuse)
+		}
+	}
+	wg.Wait()
+	took := time.Since(start)
+	for _, of := range [][]time.Duration{admitted, refused} {
+		slices.Sort(of)
+	}
+	t.Logf("offered %d/s for %v: %.0f/s answered, p50 %v, p99 %v; %d refused, p50 %v, p99 %v; others %v; heap %d MiB", rate, took.Round(time.Second),
+		float64(len(admitted))/took.Seconds(), quantile(admitted, 0.5), quantile(admitted, 0.99),
+		len(refused), quantile(refused, 0.5), quantile(refused, 0.99), others, heap>>20)
+}
+
+func quantile(of []time.Duration, q float64) time.Duration {
+	if len(of) == 0 {
+		return 0
+	}
+	return of[int(float64(len(of)-1)*q)].Round(10 * time.Microsecond)
+}

@@ -1,0 +1,303 @@
+package load
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+)
+
+// What the log says of replaced files.
+const (
+	logReplaced = "certificate replaced"
+	logRefused  = "the last good one stays"
+	logGood     = "the file can be used again"
+)
+
+// replaceFile puts a new file in place whole, as whoever rotates certificates should.
+func replaceFile(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replaceServer puts another server certificate in place, and returns when it is in use.
+func replaceServer(t *testing.T, s *testutil.Service, cert tls.Certificate) {
+	t.Helper()
+	awaitLog(t, s, logReplaced, func() {
+		replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", cert.Certificate[0]))
+		replaceFile(t, s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, cert)))
+	})
+}
+
+// awaitLog returns when the log has said what once more than before do.
+func awaitLog(t *testing.T, s *testutil.Service, what string, do func()) {
+	t.Helper()
+	before := strings.Count(s.Log.String(), what)
+	do()
+	testutil.Eventually(t, func() bool { return strings.Count(s.Log.String(), what) > before }, "the log does not say: "+what)
+}
+
+func bundle(authorities ...testutil.Authority) []byte {
+	var b []byte
+	for _, a := range authorities {
+		b = append(b, testutil.EncodePEM("CERTIFICATE", a.Cert.Raw)...)
+	}
+	return b
+}
+
+// dial makes a client with connections of its own.
+func dial(t *testing.T, s *testutil.Service, transport string, cfg *tls.Config) (c testutil.Caller, hangUp func()) {
+	t.Helper()
+	if transport == "REST" {
+		transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg}
+		return testutil.RESTCaller{Base: "https://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}, transport.CloseIdleConnections
+	}
+	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return testutil.NewGRPCCaller(conn), func() { _ = conn.Close() }
+}
+
+// refuses reports whether a client with this certificate gets nowhere, over both transports.
+func refuses(t *testing.T, s *testutil.Service, cfg *tls.Config) bool {
+	t.Helper()
+	for _, transport := range []string{"gRPC", "REST"} {
+		c, hangUp := dial(t, s, transport, cfg)
+		got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)
+		hangUp()
+		if got.Code == codes.OK {
+			return false
+		}
+		if got.Reason != "" || got.HTTP != 0 {
+			t.Errorf("%s: the refused client got an answer: %v %s", transport, got.Code, got.Reason)
+		}
+	}
+	return true
+}
+
+// load is callers that call until stop, over both transports: on connections that they keep, and on a fresh one for each call.
+type load struct {
+	quit       chan struct{}
+	done       sync.WaitGroup
+	calls      [4]atomic.Int64 // of each caller
+	kept       atomic.Int64    // handshakes of the connections that are kept
+	servedWith sync.Map        // serial numbers of the server's certificates
+}
+
+func startLoad(t *testing.T, s *testutil.Service, cfg *tls.Config) *load {
+	t.Helper()
+	l := &load{quit: make(chan struct{})}
+	headers := testutil.Credential(s.Atlas)
+	for i, transport := range []string{"gRPC", "REST"} {
+		for j, fresh := range []bool{false, true} {
+			cfg := cfg.Clone()
+			cfg.VerifyConnection = func(state tls.ConnectionState) error {
+				l.servedWith.Store(state.PeerCertificates[0].SerialNumber.String(), true)
+				if !fresh {
+					l.kept.Add(1)
+				}
+				return nil
+			}
+			l.done.Go(func() {
+				c, hangUp := dial(t, s, transport, cfg)
+				defer func() { hangUp() }()
+				tick := time.NewTicker(3 * time.Millisecond)
+				defer tick.Stop()
+				for {
+					select {
+					case <-l.quit:
+						return
+					case <-tick.C:
+					}
+					if got := c.Call(t.Context(), testutil.Create, headers...); got.Code != codes.OK {
+						t.Errorf("%s, fresh connection %v: %v %s", transport, fresh, got.Code, got.Message)
+						return
+					}
+					l.calls[2*i+j].Add(1)
+					if fresh {
+						hangUp()
+						c, hangUp = dial(t, s, transport, cfg)
+					}
+				}
+			})
+		}
+	}
+	t.Cleanup(l.stop)
+	return l
+}
+
+func (l *load) stop() {
+	select {
+	case <-l.quit:
+	default:
+		close(l.quit)
+	}
+	l.done.Wait()
+}
+
+// awaitCalls waits until n more calls of each caller went well.
+func (l *load) awaitCalls(t *testing.T, n int64) {
+	t.Helper()
+	for i := range l.calls {
+		before := l.calls[i].Load()
+		testutil.Eventually(t, func() bool { return l.calls[i].Load() >= before+n || t.Failed() }, "calls do not go on")
+	}
+}
+
+// TestFault64Rotation: server certificate and client CA are replaced under load, and no call and no handshake fails. What
+// the new files say counts; bad new files keep the old ones.
+func TestFault64Rotation(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.MutualTLS)
+	next := testutil.NewAuthority(t)
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certs.CA.Cert)
+	roots.AddCert(next.Cert)
+	clientOf := func(cert tls.Certificate) *tls.Config {
+		return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	}
+	oldClient, newClient := clientOf(s.Certs.Client), clientOf(next.Issue(t, "client.test"))
+
+	old := startLoad(t, s, oldClient)
+	old.awaitCalls(t, 10)
+	if !refuses(t, s, newClient) {
+		t.Error("an authority that nobody has named lets clients in")
+	}
+	replaceServer(t, s, s.Certs.CA.Issue(t, "localhost"))
+	old.awaitCalls(t, 10)
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(s.Certs.CA, next)) })
+	both := startLoad(t, s, newClient)
+	both.awaitCalls(t, 10)
+	replaceServer(t, s, next.Issue(t, "localhost"))
+	old.awaitCalls(t, 10)
+	both.awaitCalls(t, 10)
+	old.stop()
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(next)) })
+	if !refuses(t, s, oldClient) {
+		t.Error("the authority that was dropped still lets clients in")
+	}
+	both.awaitCalls(t, 10)
+
+	testBadFiles(t, s, next, both, oldClient)
+	both.stop()
+	for name, l := range map[string]*load{"old": old, "new": both} {
+		certificates := 0
+		l.servedWith.Range(func(any, any) bool { certificates++; return true })
+		if want := map[string]int{"old": 3, "new": 2}[name]; certificates != want {
+			t.Errorf("the %s clients met %d server certificates, want %d", name, certificates, want)
+		}
+		if n := l.kept.Load(); n != 2 {
+			t.Errorf("the %s clients that keep their connections made %d, want one for each transport", name, n)
+		}
+	}
+}
+
+// testBadFiles puts every kind of bad file in place under load.
+func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l *load, untrusted *tls.Config) {
+	t.Helper()
+	content := func(path string) []byte {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	cert, key, other := content(s.Certs.CertFile), content(s.Certs.KeyFile), next.Issue(t, "localhost")
+	intermediate := testutil.EncodePEM("CERTIFICATE", next.Cert.Raw)
+	for _, tc := range []struct {
+		name, file string
+		bad        []byte
+	}{
+		{"half a certificate", s.Certs.CertFile, cert[:len(cert)/2]},
+		{"half an intermediate", s.Certs.CertFile, append(bytes.Clone(cert), intermediate[:len(intermediate)/2]...)},
+		{"another key's certificate", s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", other.Certificate[0])},
+		{"another certificate's key", s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, other))},
+		{"half a key", s.Certs.KeyFile, key[:len(key)/2]},
+		{"an empty key", s.Certs.KeyFile, nil},
+		{"an empty client CA", s.Certs.CAFile, nil},
+		{"a client CA without any", s.Certs.CAFile, []byte("# none\n")},
+		{"half a client CA", s.Certs.CAFile, intermediate[:len(intermediate)/2]},
+		{"a client CA and a half", s.Certs.CAFile, append(bundle(s.Certs.CA), intermediate[:len(intermediate)/2]...)},
+		{"half a client CA, and one", s.Certs.CAFile, append(intermediate[:len(intermediate)/2:len(intermediate)/2], bundle(s.Certs.CA)...)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			good := content(tc.file)
+			awaitLog(t, s, logRefused, func() { replaceFile(t, tc.file, tc.bad) })
+			l.awaitCalls(t, 5)
+			if !refuses(t, s, untrusted) {
+				t.Error("a client of the dropped authority gets in")
+			}
+			awaitLog(t, s, logGood, func() { replaceFile(t, tc.file, good) })
+			l.awaitCalls(t, 5)
+		})
+	}
+}
+
+// expiry is what /metrics says of one certificate, -1 if it says nothing.
+func expiry(t *testing.T, s *testutil.Service, certificate string) int64 {
+	t.Helper()
+	code, body := s.Get(t, "/metrics")
+	if code != http.StatusOK {
+		t.Fatalf("/metrics: %d %q", code, body)
+	}
+	for line := range strings.Lines(body) {
+		if text, ok := strings.CutPrefix(line, fmt.Sprintf("tokend_certificate_expiry_timestamp_seconds{certificate=%q} ", certificate)); ok {
+			var seconds float64
+			if _, err := fmt.Sscan(text, &seconds); err != nil {
+				t.Fatal(err)
+			}
+			return int64(seconds)
+		}
+	}
+	return -1
+}
+
+// TestCertificateExpiry: the gauge follows what is in use, and not what is in a file that cannot be used.
+func TestCertificateExpiry(t *testing.T) {
+	s := testutil.Start(t, testutil.MutualTLS)
+	want := func(certificate string, notAfter time.Time) {
+		t.Helper()
+		if got := expiry(t, s, certificate); got != notAfter.Unix() {
+			t.Errorf("%s expires at %d, want %d", certificate, got, notAfter.Unix())
+		}
+	}
+	ca := s.Certs.CA
+	want("client_ca", ca.Cert.NotAfter)
+	later := time.Now().Add(30 * 24 * time.Hour)
+	replaceServer(t, s, ca.IssueUntil(t, "localhost", later))
+	want("server", later)
+
+	awaitLog(t, s, logRefused, func() {
+		replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", ca.IssueUntil(t, "localhost", later.Add(time.Hour)).Certificate[0]))
+	})
+	want("server", later)
+
+	// Of a bundle it is the first: whom that authority signed is refused from then on.
+	soon := testutil.NewAuthorityUntil(t, time.Now().Add(time.Minute))
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca, soon)) })
+	want("client_ca", soon.Cert.NotAfter)
+	if !strings.Contains(s.Log.String(), "expires soon") {
+		t.Error("the log does not say that an authority expires within a minute")
+	}
+	awaitLog(t, s, logRefused, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)[:100]) })
+	want("client_ca", soon.Cert.NotAfter)
+	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)) })
+	want("client_ca", ca.Cert.NotAfter)
+}

@@ -1,0 +1,252 @@
+package proof
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// Profiles in the proof: several orgs side by side, of which the service holds the userauthtokens, and callers that have none
+// and are mapped to them, beside callers of the same orgs that bring their own JWTs.
+
+type profileKind int
+
+const (
+	noProfiles profileKind = iota
+	// fixedProfiles: one for each org.
+	fixedProfiles
+	// movingProfiles: beside those, one for each pair of orgs, whose secret is the one's and the other's by turns.
+	movingProfiles
+)
+
+// sideBySide is how many orgs are used at once.
+const sideBySide = 8
+
+// The life of a profile's JWT and how long it can be refreshed, by the clock of Atlas and of the service: a stepClock, which goes
+// on with each call. So a busy machine has as many refreshes in a run as any other.
+const (
+	profileStep  = 500 * time.Millisecond
+	profileLife  = 6 * time.Minute
+	profileLogin = 30 * time.Minute
+)
+
+func heldConfig(orgs int, clock *stepClock) emulator.Config {
+	return emulator.Config{Orgs: orgs, Now: clock.Now, JWTLifetime: profileLife, RefreshWindow: profileLogin}
+}
+
+// held are the profiles of a world.
+type held struct {
+	*world
+
+	clock      *stepClock
+	authConfig auth.Config
+	bearer     map[string]string // what the caller of a profile shows, by its name
+	swaps      atomic.Int64      // how often the secrets of the pairs have been replaced
+	group      atomic.Int64      // which of the orgs are used
+
+	mu      sync.Mutex
+	sources []auth.Sources             // guarded by mu; of each replica
+	read    map[*atlas.TokenSource]int // guarded by mu; of which org the secret was that a pair's source has read last
+	counts  map[string]int             // guarded by mu; logins and refreshes by how they ended
+}
+
+func orgProfile(org int) string   { return fmt.Sprintf("org-%d", org) }
+func pairProfile(pair int) string { return fmt.Sprintf("pair-%d", pair) }
+
+func newHeld(t *testing.T, w *world, clock *stepClock) *held {
+	t.Helper()
+	h := &held{world: w, clock: clock, bearer: map[string]string{}, read: map[*atlas.TokenSource]int{}, counts: map[string]int{}}
+	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"ec": key})
+	var named, rules strings.Builder
+	add := func(profile, allow string) {
+		fmt.Fprintf(&named, "  %s: {userauthtoken_file: /run/secrets/%s}\n", profile, profile)
+		fmt.Fprintf(&rules, "  - {oidc: {issuer: %q, audience: tokend, subject: %q}, allow: [%s], profile: %s}\n", issuer.URL, profile, allow, profile)
+		claims := issuer.Claims(map[string]any{"sub": profile, "exp": time.Now().Add(24 * time.Hour).Unix()})
+		h.bearer[profile] = "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", key, claims)
+	}
+	for org := range w.orgs {
+		add(orgProfile(org), "CreateToken, DeleteToken")
+	}
+	for pair := range w.orgs / 2 {
+		add(pairProfile(pair), "CreateToken") // of a delete, nobody could say later which org it was for
+	}
+	policy := "profiles:\n" + named.String() + "callers:\n" + rules.String() + "  - {atlas_jwt: true, allow: [CreateToken, DeleteToken], profile: passthrough}\n"
+	h.authConfig = auth.Config{Policy: testutil.MustPolicy(t, policy), RootCAs: issuer.RootCAs}
+	return h
+}
+
+// join gives a replica its own sources for the profiles.
+func (h *held) join(t *testing.T, c *server.Config, a atlas.Config) {
+	t.Helper()
+	client, err := atlas.New(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.CloseIdleConnections)
+	sources := auth.Sources{}
+	for org := range h.orgs {
+		secret := atlas.UserAuthToken(h.atlas.Org(org).UserAuthToken())
+		sources[orgProfile(org)] = h.source(t, client, orgProfile(org), func() atlas.UserAuthToken { return secret })
+	}
+	for pair := range h.orgs / 2 {
+		name := pairProfile(pair)
+		sources[name] = h.source(t, client, name, func() atlas.UserAuthToken {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			org := h.target(pair, h.swaps.Load())
+			h.read[sources[name]] = org
+			return atlas.UserAuthToken(h.atlas.Org(org).UserAuthToken())
+		})
+	}
+	cfg := h.authConfig
+	cfg.Sources = sources
+	authenticator, err := auth.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(authenticator.Close)
+	c.Atlas, c.Auth = client, authenticator
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sources = append(h.sources, sources)
+}
+
+func (h *held) source(t *testing.T, client *atlas.Client, profile string, secret func() atlas.UserAuthToken) *atlas.TokenSource {
+	t.Helper()
+	s := atlas.NewTokenSource(atlas.TokenSourceConfig{
+		Client: client, Profile: profile, Clock: atlas.Clock{Now: h.clock.Now, AfterFunc: h.clock.AfterFunc},
+		Secret: func() (atlas.UserAuthToken, error) { return secret(), nil },
+		OnEvent: func(e atlas.TokenEvent) {
+			h.mu.Lock()
+			h.counts[string(e.Op)+" "+howEnded(e)]++
+			h.mu.Unlock()
+			if h.heard != nil {
+				h.heard(profile, e)
+			}
+		},
+	})
+	t.Cleanup(s.Close)
+	return s
+}
+
+// howEnded says whether a login or refresh went well, was refused, or failed for another reason.
+func howEnded(e atlas.TokenEvent) string {
+	var failed *atlas.Error
+	switch {
+	case e.Err == nil:
+		return "done"
+	case errors.As(e.Err, &failed) && (failed.StatusCode == http.StatusBadRequest || failed.StatusCode == http.StatusForbidden):
+		return "refused"
+	}
+	return "failed"
+}
+
+func (h *held) count(what string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.counts[what]
+}
+
+// target is the org whose secret a pair has after so many swaps.
+func (*held) target(pair int, swaps int64) int { return 2*pair + int(swaps%2) }
+
+// enter is a random org of a group. Of the group before the last, nobody asks any more.
+func (h *held) enter(group int, random *rand.Rand) int {
+	if h.group.CompareAndSwap(int64(group)-1, int64(group)) && group > 1 {
+		h.each(group-2, func(s *atlas.TokenSource) { s.Retire() })
+	}
+	return group*sideBySide + random.IntN(sideBySide)
+}
+
+// each does something with the source of each profile of a group's orgs, on every replica.
+func (h *held) each(group int, do func(*atlas.TokenSource)) {
+	h.mu.Lock()
+	replicas := h.sources
+	h.mu.Unlock()
+	for _, sources := range replicas {
+		for org := group * sideBySide; org < (group+1)*sideBySide; org++ {
+			do(sources[orgProfile(org)])
+			if h.profiles == movingProfiles && org%2 == 0 {
+				do(sources[pairProfile(org/2)])
+			}
+		}
+	}
+}
+
+// choose says whether a call is one of a profile's caller, and of which.
+func (h *held) choose(e *history.Event, random *rand.Rand) (profile string) {
+	switch kind := random.IntN(4); {
+	case kind < history.FirstProfile:
+		return ""
+	case kind == history.Pairs && h.profiles == movingProfiles:
+		e.JWT = history.Pairs
+		return pairProfile(e.Org / 2)
+	}
+	e.JWT = history.FirstProfile
+	return orgProfile(e.Org)
+}
+
+// begin notes which org a pair's caller is of. Until its profile has logged in with the secret that is in force, and from the
+// next swap on, it may be either of the two; in between it is the one. The caller calls settle when it has its answer.
+func (h *held) begin(e *history.Event, profile string) (settle func()) {
+	pair, swaps := e.Org/2, h.swaps.Load()
+	org := h.target(pair, swaps)
+	e.Org, e.Either = org, [2]int{2 * pair, 2*pair + 1}
+	h.mu.Lock()
+	source := h.sources[e.Replica][profile]
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), proofCeiling)
+	defer cancel()
+	cred, err := source.Credential(ctx)
+	h.mu.Lock()
+	settled := err == nil && cred.Claims().OrgID == h.atlas.Org(org).ID && h.read[source] == org // so no login is with the other
+	h.mu.Unlock()
+	return func() {
+		if settled && h.swaps.Load() == swaps {
+			e.Either = [2]int{}
+		}
+	}
+}
+
+// swap replaces the secret of every pair by that of its other org. Atlas refuses the JWTs that were had with the old one, and the
+// service has heard of that: its next caller logs in, while what it remembers for the one before is still there.
+func (h *held) swap() {
+	h.swaps.Add(1)
+	h.each(int(h.group.Load()), (*atlas.TokenSource).SecretChanged)
+	h.revoke((*atlas.TokenSource).Invalidate)
+}
+
+// revoke has Atlas refuse the JWTs that the profiles have at present, and tells the sources, if tell is not nil.
+func (h *held) revoke(tell func(*atlas.TokenSource, atlas.JWT)) {
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	h.each(int(h.group.Load()), func(s *atlas.TokenSource) {
+		cred, err := s.Credential(gone)
+		if err != nil {
+			return
+		}
+		h.atlas.Revoke(string(cred.JWT))
+		if tell != nil {
+			tell(s, cred.JWT)
+		}
+	})
+}

@@ -1,0 +1,225 @@
+package proof
+
+import (
+	"flag"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+)
+
+// The proof that no deleted token is served: many callers create and delete at once through real servers, while Atlas and
+// Redis misbehave, and what they saw is checked against a register. See proof_history_test.go for what is promised when.
+var proofOperations = flag.Int("proof.operations", 6_000/testutil.Slower, "operations of TestProof in all; for a long run give millions, and a -timeout")
+
+// proofRun is one kind of world and of trouble.
+type proofRun struct {
+	name     string
+	replicas int
+	mortal   int
+	ttl      time.Duration
+	stale    time.Duration
+	redis    bool
+	profiles profileKind
+	atlas    []emulator.Fault
+	l        traffic
+	// trouble goes on until the returned function is called.
+	trouble func(w *world) (stop func())
+	lenient bool
+	// overlaps says that the calls for a credential have to overlap at Atlas, for a long run to prove anything.
+	overlaps bool
+}
+
+var proofRuns = []proofRun{
+	{name: "one replica, no memory", replicas: 1, atlas: slowAnswers},
+	{name: "three replicas, no memory, Atlas resets", replicas: 3, atlas: resets},
+	{name: "two replicas, no memory, callers cancel", replicas: 2, atlas: slowAnswers, l: traffic{impatient: .1}},
+	{name: "one replica, no memory, calls overlap", replicas: 1, atlas: slowerAnswers, overlaps: true},
+	{name: "one replica, memory, calls overlap", replicas: 1, ttl: proofTTL, atlas: slowerAnswers, l: traffic{fresh: .5}},
+	{name: "one replica, memory, calls overlap and are refused", replicas: 1, ttl: proofTTL, stale: proofTTL, atlas: slowerFailures, l: traffic{fresh: .5}},
+	{name: "one replica, memory", replicas: 1, ttl: proofTTL, atlas: slowAnswers},
+	{name: "one replica, memory, Atlas fails", replicas: 1, ttl: proofTTL, stale: proofTTL, atlas: failures},
+	{name: "one replica, memory, Atlas resets", replicas: 1, ttl: proofTTL, atlas: resets},
+	{name: "one replica, memory, late effects", replicas: 1, ttl: proofTTL, stale: proofTTL, atlas: lateEffects},
+	{name: "one replica, memory, callers cancel", replicas: 1, ttl: proofTTL, atlas: slowAnswers, l: traffic{impatient: .1}},
+	{name: "two replicas, Redis", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers},
+	{name: "two replicas, Redis, calls overlap", replicas: 2, ttl: proofTTL, redis: true, atlas: slowerAnswers, l: traffic{fresh: .5}},
+	{name: "three replicas, Redis, Atlas fails", replicas: 3, ttl: proofTTL, stale: proofTTL, redis: true, atlas: failures},
+	{name: "three replicas, Redis, Atlas resets", replicas: 3, ttl: proofTTL, redis: true, atlas: resets},
+	{name: "two replicas, Redis, late effects", replicas: 2, ttl: proofTTL, redis: true, atlas: lateEffects},
+	{name: "two replicas, Redis, callers cancel", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, l: traffic{impatient: .1}},
+	{name: "two replicas, Redis hangs", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: hangingRedis},
+	{name: "two replicas, Redis slow", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: slowRedis},
+	{name: "two replicas, one cut off", replicas: 2, ttl: proofTTL, stale: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: cutOff},
+	{name: "two replicas, Redis stops", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: stoppingRedis},
+	{name: "two replicas, one is killed", replicas: 1, mortal: 1, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: killing},
+	{name: "three replicas, Redis restarts empty", replicas: 3, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: restartingRedis},
+}
+
+func TestProof(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a minute")
+	}
+	runs := slices.Concat(proofRuns, profileRuns)
+	for _, run := range runs {
+		t.Run(run.name, func(t *testing.T) {
+			testutil.ParallelWork(t)
+			l := run.l
+			l.operations, l.clients, l.deletes, l.fresh, l.madeUp = *proofOperations/len(runs), 16, .06, max(l.fresh, .1), .05
+			// Short histories: what checking one costs grows faster than it, and faster yet where more is legal.
+			each := 150
+			if run.lenient || run.redis { // which a busy machine can make lenient
+				each = 60
+			}
+			orgs := max(1, l.operations/each)
+			if run.profiles != noProfiles {
+				l.operations, l.clients = max(l.operations, leastOfProfiles), 32
+				each = max(each, 120) // there is less that overlaps
+				orgs = max(1, l.operations/each/sideBySide) * sideBySide
+			}
+			s := setup{replicas: run.replicas, mortal: run.mortal, orgs: orgs, ttl: run.ttl, stale: run.stale, profiles: run.profiles}
+			if run.redis {
+				s.redis = redistest.Start(t)
+				if !run.lenient {
+					s.budget = time.Second // a machine that is busy is not a Redis in trouble
+				}
+			}
+			w := newWorld(t, s)
+			stopFaults := w.injectFaults(run.atlas...)
+			stopTrouble := func() {}
+			if run.trouble != nil {
+				stopTrouble = run.trouble(w)
+			}
+			most := w.watchCreates()
+			h := w.run(t, l)
+			creates := most()
+			stopTrouble()
+			stopFaults()
+			failures := w.failedOperations(t)
+			check(t, h, run.lenient || failures > 0)
+			if run.redis {
+				w.checkRedis(t)
+			}
+			hits, overlapping := h.Hits()
+			if run.profiles != noProfiles {
+				checkProfiles(t, h, w)
+			}
+			if run.ttl > 0 && run.trouble == nil && hits == 0 && len(h.Events) >= enough {
+				t.Error("nothing was answered from memory: that proves little")
+			}
+			// As long as clients go from one org to the next, four credentials are in use.
+			if run.overlaps && creates <= 4*run.replicas && len(h.Events) >= 3*enough {
+				t.Errorf("%d creates at Atlas at a time: that proves little", creates)
+			}
+			t.Logf("%d operations, %s, %d creates at a time; %.0f %% of the creates from memory, %.0f %% during a delete; %d operations on Redis failed",
+				len(h.Events), w.requests(), creates, 100*hits, 100*overlapping, failures)
+		})
+	}
+}
+
+// enough is how many operations have every kind of outcome among them. Six in a hundred are deletes, and in some worlds Atlas
+// fails half of them: of the few dozen operations that a world has under the race detector it may well fail all.
+const enough = 300
+
+// check fails the test if the history is not legal, or says nothing.
+func check(t *testing.T, h history.History, lenient bool) {
+	t.Helper()
+	h.CheckLegal(t, lenient)
+	creates, deletes, failed := 0, 0, 0
+	for _, e := range h.Events {
+		switch {
+		case !e.OK:
+			failed++
+		case e.Op == testutil.Create:
+			creates++
+		default:
+			deletes++
+		}
+	}
+	// No share of them: when Atlas throttles a credential, all that comes within a second is refused at once, and may be most.
+	if len(h.Events) >= enough && (creates < enough/10 || deletes == 0) {
+		t.Errorf("of %d operations %d creates and %d deletes went well, %d failed: that proves little", len(h.Events), creates, deletes, failed)
+	}
+}
+
+// every does what it is given by turns, until the returned function is called, which calls end.
+func every(d time.Duration, end func(), turns ...func()) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer end()
+		for i := 0; ; i++ {
+			select {
+			case <-time.After(d):
+				turns[i%len(turns)]()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
+}
+
+// failedOperations is how many operations on Redis did not succeed within their budget. A machine that is too busy for that is a
+// replica that cannot reach Redis, and promises what such a one does: it neither reads a fence nor moves one, not even when Atlas
+// answers with another token.
+func (w *world) failedOperations(t *testing.T) (n int) {
+	t.Helper()
+	if w.redis == nil {
+		return 0
+	}
+	failed := regexp.MustCompile(`(?m)^tokend_cache_redis_operations_total\{operation="\w+",outcome="(?:failed|skipped)"\} (\d+)$`)
+	for _, r := range w.replicas {
+		for _, match := range failed.FindAllStringSubmatch(r.Metrics(t), -1) {
+			count, err := strconv.Atoi(match[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += count
+		}
+	}
+	return n
+}
+
+// rest is for longer than Redis is left alone after it has failed.
+var rest = slices.Repeat([]func(){func() {}}, 9)
+
+func hangingRedis(w *world) func() {
+	return every(150*time.Millisecond, w.redis.Resume, slices.Concat(rest[:2], []func(){w.redis.Pause, w.redis.Resume}, rest)...)
+}
+
+func slowRedis(w *world) func() {
+	delay := func(d time.Duration) func() {
+		return func() {
+			for i, r := range w.replicas {
+				r.proxy.Delay(d * time.Duration(i+1))
+			}
+		}
+	}
+	return every(100*time.Millisecond, delay(0), delay(5*time.Millisecond), delay(30*time.Millisecond), delay(0))
+}
+
+func cutOff(w *world) func() {
+	return every(200*time.Millisecond, w.replicas[0].proxy.Mend, w.replicas[0].proxy.Cut, w.replicas[0].proxy.Mend)
+}
+
+func stoppingRedis(w *world) func() {
+	return every(150*time.Millisecond, w.redis.Up, slices.Concat(rest[:2], []func(){w.redis.Stop, w.redis.Up}, rest)...)
+}
+
+func killing(w *world) func() {
+	return every(150*time.Millisecond, w.mortals[0].start, w.mortals[0].kill, w.mortals[0].start)
+}
+
+func restartingRedis(w *world) func() {
+	return every(300*time.Millisecond, func() {}, w.redis.Restart)
+}

@@ -1,0 +1,112 @@
+package proof
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+)
+
+// profileRuns are the worlds with profiles. In all of them, logins and refreshes are refused and fail, and JWTs are revoked.
+var profileRuns = []proofRun{
+	{name: "profiles, one replica, no memory", replicas: 1, profiles: fixedProfiles, atlas: slowAnswers, trouble: refusals},
+	{name: "profiles, two replicas, no memory, Atlas aborts", replicas: 2, profiles: fixedProfiles, atlas: aborts, trouble: refusals},
+	{name: "profiles, one replica, memory, Atlas fails", replicas: 1, profiles: fixedProfiles, ttl: proofTTL, stale: proofTTL, atlas: failures, trouble: refusals},
+	{name: "profiles, two replicas, Redis", replicas: 2, profiles: fixedProfiles, ttl: proofTTL, redis: true, atlas: slowAnswers, trouble: refusals},
+	{name: "profiles that change their org, no memory", replicas: 1, profiles: movingProfiles, atlas: slowAnswers, trouble: refusals},
+	{name: "profiles that change their org, memory", replicas: 1, profiles: movingProfiles, ttl: proofTTL, stale: proofTTL, atlas: failures, trouble: refusals},
+	{name: "profiles that change their org, two replicas, Redis", replicas: 2, profiles: movingProfiles, ttl: proofTTL, redis: true, atlas: slowAnswers, trouble: refusals},
+}
+
+// aborts break off one call at a time. To reset the connection ends all that are on it, which on a busy machine is most.
+var aborts = append([]emulator.Fault{
+	{On: emulator.Create, Times: 1, Drop: emulator.AbortStream, AfterEffect: true},
+	{On: emulator.Delete, Times: 1, Drop: emulator.AbortStream, AfterEffect: true},
+}, slowAnswers...)
+
+// leastOfProfiles is how many operations a run with profiles has at least: fewer are over before Atlas has refused anything.
+const leastOfProfiles = 3200
+
+// refusals has Atlas refuse logins and refreshes for a time, throttle them and break them off, and drop JWTs that are in use.
+func refusals(w *world) (stop func()) {
+	var removers []func()
+	turn := func(also func(), faults ...emulator.Fault) func() {
+		return func() {
+			for _, remove := range removers {
+				remove()
+			}
+			removers = nil
+			for _, fault := range faults {
+				removers = append(removers, w.atlas.Inject(fault))
+			}
+			also()
+		}
+	}
+	nothing, revoke, swap := func() {}, func() { w.held.revoke(nil) }, w.held.swap
+	if w.profiles != movingProfiles {
+		swap = nothing
+	}
+	calm := turn(nothing)
+	both := func(f emulator.Fault) []emulator.Fault {
+		login, refresh := f, f
+		login.On, refresh.On = emulator.Login, emulator.Refresh
+		return []emulator.Fault{login, refresh}
+	}
+	return w.held.clock.every(40*time.Second, calm,
+		// A round of refresh and login or two for most profiles, whose JWTs live on meanwhile. Then all is well for a time.
+		calm, calm, turn(nothing, both(emulator.Fault{Status: 403})...), nothing, turn(nothing, both(emulator.Fault{Status: 400})...),
+		calm, calm, calm, calm, turn(swap), calm, calm, turn(swap), calm, calm,
+		turn(revoke), // which one login heals
+		turn(nothing, both(emulator.Fault{Status: 503})...),
+		turn(revoke, emulator.Fault{On: emulator.Login, Times: 4, Status: 403}), // and two do
+		calm, turn(nothing, both(emulator.Fault{Times: 4, Drop: emulator.ResetConnection})...),
+		calm, turn(swap, emulator.Fault{On: emulator.Login, Times: 2, Status: 400}), // the new secret is taken for a wrong one
+		turn(nothing, both(emulator.Fault{Times: 4, Status: 429, Header: http.Header{"Retry-After": {"7"}}})...),
+		turn(nothing, both(emulator.Fault{Times: 4, Drop: emulator.ResetConnection, AfterEffect: true})...),
+	)
+}
+
+// checkProfiles fails the test if the run had no occasion to go wrong.
+func checkProfiles(t *testing.T, h history.History, w *world) {
+	t.Helper()
+	calls, tokens, deletes, settled, either := map[int]int{}, map[int]int{}, map[int]int{}, 0, 0
+	for _, e := range h.Events {
+		calls[e.JWT]++
+		switch {
+		case !e.OK:
+		case e.Op == testutil.Delete:
+			deletes[e.JWT]++
+		case e.JWT == history.Pairs && e.Either == [2]int{}:
+			settled++
+			fallthrough
+		default:
+			tokens[e.JWT]++
+			if e.Either != [2]int{} {
+				either++
+			}
+		}
+	}
+	if tokens[history.FirstProfile] < calls[history.FirstProfile]/10 || deletes[history.FirstProfile] == 0 {
+		t.Errorf("of %d calls by callers of profiles %d got a token and %d deleted one: that proves little", calls[history.FirstProfile], tokens[history.FirstProfile], deletes[history.FirstProfile])
+	}
+	if w.profiles == movingProfiles && (settled < calls[history.Pairs]/10 || w.held.swaps.Load() == 0) {
+		t.Errorf("of %d calls by callers of profiles that change their org %d got a token that had to be one org's, at %d changes: that proves little",
+			calls[history.Pairs], settled, w.held.swaps.Load())
+	}
+	figures := ""
+	for _, op := range []atlas.Operation{atlas.OpLogIn, atlas.OpRefresh} {
+		for _, how := range []string{"done", "refused", "failed"} {
+			n := w.held.count(string(op) + " " + how)
+			if figures += fmt.Sprintf(", %s %s %d", op, how, n); n == 0 && how != "failed" {
+				t.Errorf("no %s was %s: that proves little", op, how)
+			}
+		}
+	}
+	t.Logf("profiles: %d calls, %d tokens, %d deletes%s; pairs: %d calls, %d tokens that had to be one org's and %d that could be either's, %d changes",
+		calls[history.FirstProfile], tokens[history.FirstProfile], deletes[history.FirstProfile], figures, calls[history.Pairs], settled, either, w.held.swaps.Load())
+}

@@ -1,0 +1,348 @@
+package proof
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// The times of a world, short so that much happens in little time. What Atlas carries out late it carries out within the
+// settle time.
+const (
+	proofAtlasTimeout = 150 * time.Millisecond * testutil.Slower
+	proofCeiling      = 2 * time.Second * testutil.Slower
+	proofSettle       = 400 * time.Millisecond * testutil.Slower
+	proofTTL          = 300 * time.Millisecond
+)
+
+// setup is what a world is made of.
+type setup struct {
+	replicas int
+	orgs     int
+	ttl      time.Duration
+	stale    time.Duration
+	redis    *redistest.Server // nil: none
+	budget   time.Duration     // for Redis
+	mortal   int               // how many replicas more there are that are killed again and again
+	profiles profileKind
+	// atlasTimeout is how long a replica waits for Atlas; 0: as long as in the proof, where faults are to be many.
+	atlasTimeout time.Duration
+	// heard, if set, hears of the logins and refreshes of each profile.
+	heard func(profile string, e atlas.TokenEvent)
+	// tokens, if set, is what a replica has in place of the real cache.
+	tokens func(tokencache.Atlas) server.Tokens
+}
+
+// world is an Atlas, replicas of the service, and callers with two credentials for each org, and with none at all if there are
+// profiles.
+type world struct {
+	setup
+
+	atlas    *emulator.Emulator
+	jwts     [][2]string // by org
+	held     *held       // nil without profiles
+	replicas []*proofReplica
+	mortals  []*replicaProcess
+	callers  [][2]testutil.Caller // of each replica, over gRPC and REST
+	began    time.Time
+}
+
+// proofReplica is one server with its way to Redis.
+type proofReplica struct {
+	*testutil.Service
+
+	proxy *redistest.Proxy // nil without Redis
+}
+
+func newWorld(t *testing.T, s setup) *world {
+	t.Helper()
+	config, clock := emulator.Config{Orgs: s.orgs}, newStepClock()
+	if s.profiles != noProfiles {
+		config = heldConfig(s.orgs, clock)
+	}
+	em, err := emulator.Start(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(em.Close)
+	w := &world{setup: s, atlas: em, began: time.Now()}
+	for _, org := range em.Orgs() {
+		lasting := emulator.JWT{Lifetime: 10_000 * time.Hour} // however far a clock goes
+		w.jwts = append(w.jwts, [2]string{org.MintJWT(lasting), org.MintJWT(lasting)})
+	}
+	if s.profiles != noProfiles {
+		w.held = newHeld(t, w, clock)
+	}
+	for range s.replicas {
+		w.replicas = append(w.replicas, w.newReplica(t))
+	}
+	for range s.mortal {
+		p := w.newReplicaProcess(t)
+		w.mortals = append(w.mortals, p)
+		w.callers = append(w.callers, p.callers(t))
+	}
+	return w
+}
+
+func (w *world) newReplica(t *testing.T) *proofReplica {
+	t.Helper()
+	r := &proofReplica{}
+	settings := replicaSettings{TTL: w.ttl, Stale: w.stale}
+	if w.redis != nil {
+		r.proxy = w.redis.NewProxy()
+		settings.RedisURL, settings.RedisBudget = r.proxy.URL(), w.budget
+	}
+	r.Service = testutil.StartWith(t, testutil.Plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
+		at := *c
+		*c = settings.config(nil)
+		c.GRPCAddr, c.HTTPAddr, c.AdminAddr = at.GRPCAddr, at.HTTPAddr, at.AdminAddr
+		if w.tokens != nil {
+			c.Cache = tokencache.Config{}
+			c.Tokens = w.tokens
+		}
+		a.Timeout = cmp.Or(w.atlasTimeout, proofAtlasTimeout)
+		if w.held != nil {
+			w.held.join(t, c, *a)
+		}
+	})
+	testutil.Eventually(t, func() bool { _, body := r.Get(t, "/readyz"); return body == "ready\n" }, "the replica is not ready")
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
+	w.callers = append(w.callers, [2]testutil.Caller{r.GRPCCaller(t), testutil.RESTCaller{Base: "http://" + r.HTTPAddr().String(), Client: &http.Client{Transport: transport}}})
+	return r
+}
+
+// traffic is what the callers do.
+type traffic struct {
+	operations int
+	clients    int
+	deletes    float64 // of all operations
+	fresh      float64 // of the creates
+	impatient  float64 // of the operations: given up after a few milliseconds
+	madeUp     float64 // of what is neither a delete nor fresh: deletes with a JWT that nobody has issued
+}
+
+// run has the callers call, and returns what they saw. Each org is used for a stretch of the run, by all callers at once, and
+// with profiles a few orgs side by side.
+func (w *world) run(t *testing.T, l traffic) history.History {
+	t.Helper()
+	var (
+		wg     sync.WaitGroup
+		each   = l.operations / l.clients
+		events = make([][]history.Event, l.clients)
+	)
+	for client := range l.clients {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(client), 1)) // repeatable on purpose
+			for i := range each {
+				org := i * w.orgs / each
+				if w.held != nil {
+					org = w.held.enter(i*(w.orgs/sideBySide)/each, random)
+				}
+				events[client] = append(events[client], w.call(client, org, random, l))
+				if w.held != nil {
+					w.held.clock.advance(profileStep)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var all []history.Event
+	for _, some := range events {
+		all = append(all, some...)
+	}
+	return history.New(all, w.atlas)
+}
+
+// call makes one call of a random replica, over a random transport.
+func (w *world) call(client, org int, random *rand.Rand, l traffic) history.Event {
+	e := history.Event{Client: client, Org: org, Op: testutil.Create}
+	e.JWT, e.Replica = random.IntN(2), random.IntN(len(w.callers))
+	headers := []string{"authorization", "JWT " + w.jwts[org][e.JWT]}
+	profile := ""
+	if w.held != nil {
+		profile = w.held.choose(&e, random)
+	}
+	switch dice := random.Float64(); {
+	case dice < l.deletes:
+		e.Op = testutil.Delete
+	case dice < l.deletes+(1-l.deletes)*l.fresh:
+		headers = append(headers, "cache-control", "no-cache")
+	case random.Float64() < l.madeUp: // by somebody who knows the org and no more
+		e.Op, e.MadeUp = testutil.Delete, true
+		headers[1], profile = "JWT "+history.MadeUp(w.jwts[org][random.IntN(2)]), ""
+	}
+	if profile != "" {
+		headers[1] = w.held.bearer[profile]
+	}
+	patience := proofCeiling
+	if random.Float64() < l.impatient {
+		patience = time.Duration(5+random.IntN(20)) * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	through := w.callers[e.Replica][random.IntN(2)]
+	settle := func() {}
+	if e.JWT == history.Pairs && e.Op == testutil.Create {
+		settle = w.held.begin(&e, profile)
+	}
+
+	e.CallTick, e.Call = w.atlas.Tick(), int64(time.Since(w.began))
+	out := through.Call(ctx, e.Op, headers...)
+	e.Answer, e.Ended = int64(time.Since(w.began)), w.atlas.Tick()
+	e.OK, e.Token = out.Code == codes.OK, out.Token
+	e.Hit = strings.Contains(out.Get("cache-status"), "; hit")
+	e.Harmless = history.IsHarmless(out)
+	settle()
+	if strings.Contains(out.Message, history.RefusedConnection) {
+		<-time.After(5 * time.Millisecond) // the run is not to be over before the replica is back
+	}
+	return e
+}
+
+// injectFaults keeps faults in force at Atlas, other ones every few milliseconds, until stop is called.
+func (w *world) injectFaults(faults ...emulator.Fault) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		random := rand.New(rand.NewPCG(7, 7)) // repeatable on purpose
+		for {
+			removers := []func(){}
+			for _, fault := range faults {
+				if random.IntN(3) == 0 {
+					removers = append(removers, w.atlas.Inject(fault))
+				}
+			}
+			select {
+			case <-time.After(time.Duration(2+random.IntN(10)) * time.Millisecond * testutil.Slower):
+			case <-done:
+			}
+			for _, remove := range removers {
+				remove()
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	return func() {
+		close(done)
+		wg.Wait()
+	}
+}
+
+// watchCreates looks how many creates are at Atlas at a time, until the returned function is called, which returns the most.
+func (w *world) watchCreates() (most func() int) {
+	done, found := make(chan struct{}), make(chan int)
+	go func() {
+		most := 0
+		for {
+			c := w.atlas.Counters()
+			n := c.Calls[emulator.Create]
+			for _, answered := range c.Statuses[emulator.Create] {
+				n -= answered
+			}
+			most = max(most, n)
+			select {
+			case <-time.After(time.Millisecond):
+			case <-done:
+				found <- most
+				return
+			}
+		}
+	}()
+	return func() int {
+		close(done)
+		return <-found
+	}
+}
+
+// Faults of Atlas, of which each run has some.
+var (
+	slowAnswers = []emulator.Fault{
+		{On: emulator.Create, Delay: 3 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Create, Delay: 2 * time.Millisecond},
+		{On: emulator.Delete, Delay: 3 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Delete, Delay: 2 * time.Millisecond},
+	}
+	// Calls for a credential overlap where Atlas takes longer than they are apart, and are answered out of order.
+	slowerAnswers = []emulator.Fault{
+		{On: emulator.Create, Delay: 8 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Create, Delay: 12 * time.Millisecond},
+		{On: emulator.Create, Delay: 16 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Delete, Delay: 8 * time.Millisecond, AfterEffect: true},
+		{On: emulator.Delete, Delay: 4 * time.Millisecond},
+	}
+	slowerFailures = append([]emulator.Fault{
+		{On: emulator.Create, Times: 1, Status: 503},
+		{On: emulator.Create, Times: 1, Status: 401},
+		{On: emulator.Delete, Times: 1, Status: 403},
+	}, slowerAnswers...)
+	resets = append([]emulator.Fault{
+		{On: emulator.Create, Times: 1, Drop: emulator.ResetConnection, AfterEffect: true},
+		{On: emulator.Delete, Times: 1, Drop: emulator.ResetConnection, AfterEffect: true},
+		{On: emulator.Create, Times: 1, Shape: emulator.Reset},
+	}, slowAnswers...)
+	failures = append([]emulator.Fault{
+		{On: emulator.Create, Times: 2, Status: 503},
+		{On: emulator.Delete, Times: 1, Status: 500, AfterEffect: true},
+		{On: emulator.Delete, Times: 1, Status: 429},
+		{On: emulator.Create, Times: 1, Status: 401},
+	}, slowAnswers...)
+	// A delete that takes effect when its caller has long gone.
+	lateEffects = append([]emulator.Fault{
+		{On: emulator.Delete, Times: 1, Delay: proofAtlasTimeout + 50*time.Millisecond, EvenIfGone: true},
+		{On: emulator.Create, Times: 1, Delay: proofAtlasTimeout + 50*time.Millisecond, EvenIfGone: true},
+	}, slowAnswers...)
+)
+
+// checkRedis looks for secrets in all that is in Redis.
+func (w *world) checkRedis(t *testing.T) {
+	t.Helper()
+	dump := ""
+	for key := range strings.FieldsSeq(w.redis.Command("KEYS", "*")) {
+		dump += key + "\n" + w.redis.Command("EVAL", "return redis.call('TYPE', KEYS[1]).ok == 'hash' and table.concat(redis.call('HGETALL', KEYS[1]), ' ') or redis.call('GET', KEYS[1])", "1", key) + "\n"
+	}
+	for _, token := range w.atlas.Tokens() {
+		if strings.Contains(dump, token.Value) {
+			t.Fatal("a token is in Redis")
+		}
+	}
+	for _, org := range w.atlas.Orgs() {
+		if strings.Contains(dump, org.UserAuthToken()) {
+			t.Fatal("a userauthtoken is in Redis")
+		}
+	}
+	for _, pair := range w.jwts {
+		for _, jwt := range pair {
+			for part := range strings.SplitSeq(jwt, ".") {
+				if strings.Contains(dump, part) {
+					t.Fatal("a JWT is in Redis")
+				}
+			}
+		}
+	}
+}
+
+// requests says what Atlas was asked, for the record of a run.
+func (w *world) requests() string {
+	return fmt.Sprintf("%d creates and %d deletes at Atlas, %d tokens", w.atlas.Calls(emulator.Create), w.atlas.Calls(emulator.Delete), len(w.atlas.Tokens()))
+}
