@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/client"
 )
 
 // command is what a subcommand does.
@@ -37,7 +39,7 @@ type setting struct{ flag, value, source string }
 // parse reads arguments and environment. What is wrong with them is reported when the invocation runs.
 func parse(args, environ []string, stdout, stderr io.Writer) *invocation {
 	in := &invocation{stdout: stdout, stderr: stderr, notifySocket: notifySocket(environ), otel: otelVariables(environ)}
-	root := in.newRoot()
+	root := in.newRoot(environ)
 	in.root = root
 	root.SetArgs(args)
 	root.InitDefaultHelpFlag() // or Find takes what comes after --help for its value
@@ -87,7 +89,7 @@ func cobras(command string) bool {
 }
 
 // newRoot declares every subcommand.
-func (in *invocation) newRoot() *cobra.Command {
+func (in *invocation) newRoot(environ []string) *cobra.Command {
 	var names []string
 	root := &cobra.Command{
 		Use:     "tokend",
@@ -135,6 +137,18 @@ func (in *invocation) newRoot() *cobra.Command {
 		if !c.Hidden {
 			names = append(names, sub.name)
 		}
+	}
+	for _, c := range client.Commands(environ) {
+		call := c.RunE
+		c.RunE = func(c *cobra.Command, args []string) error {
+			in.executing = true
+			if err := in.check(); err != nil {
+				return err
+			}
+			return call(c, args)
+		}
+		root.AddCommand(c)
+		names = append(names, c.Name())
 	}
 	return root
 }

@@ -71,7 +71,7 @@ func TestMan(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	pages, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil || len(pages) != 7 {
+	if err != nil || len(pages) != 9 {
 		t.Errorf("pages %q, %v", pages, err)
 	}
 	if _, err := exec.LookPath("groff"); err != nil {

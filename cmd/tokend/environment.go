@@ -79,7 +79,7 @@ func (vars variables) unknown(selected *cobra.Command) []error {
 			used[name] = used[name] || c == selected
 		})
 	}
-	shares := slices.Contains([]string{"healthcheck", "version", "man"}, selected.Name())
+	shares := slices.Contains([]string{"healthcheck", "version", "man", "create", "delete"}, selected.Name())
 	page := selected
 	if serve, _, err := selected.Root().Find([]string{"serve"}); err == nil && shares {
 		page = serve

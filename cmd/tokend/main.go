@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/client"
 )
 
 func main() {
@@ -40,6 +42,10 @@ func exitCode(err error, stderr io.Writer) int {
 	}
 	for _, line := range flatten(err) {
 		fmt.Fprintf(stderr, "tokend: %v\n", nameFlag(line))
+	}
+	var failed *client.Error // tokend create or delete
+	if errors.As(err, &failed) {
+		return failed.ExitStatus()
 	}
 	return 1
 }

@@ -195,6 +195,11 @@ func TestRetries(t *testing.T) {
 	if _, err := tokens.CreateToken(t.Context(), &ephemeraltokenv1.CreateTokenRequest{}, jwt); err != nil {
 		t.Errorf("create: %v", err)
 	}
+	f.failures.Store(3)
+	_, err := tokens.CreateToken(t.Context(), &ephemeraltokenv1.CreateTokenRequest{}, jwt)
+	if delay, ok := tokenclient.RetryDelay(err); tokenclient.Reason(err) != ephemeraltokenv1.ErrorReason_ERROR_REASON_ATLAS_UNREACHABLE || !ok {
+		t.Errorf("create after three failures: %v, delay %v", err, delay)
+	}
 	f.failures.Store(1)
 	if _, err := tokens.DeleteToken(t.Context(), &ephemeraltokenv1.DeleteTokenRequest{}, jwt); status.Code(err) != codes.Unavailable {
 		t.Errorf("delete: %v, want UNAVAILABLE", err)

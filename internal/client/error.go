@@ -42,7 +42,7 @@ func (c *connection) explain(command string, err error) *Error {
 	st := status.Convert(err)
 	details := failure{
 		Code:           codepb.Code(st.Code()).String(), //nolint:gosec // both count the same 17 codes
-		Message:        printable(st.Message()),
+		Message:        printable(cause(st.Message())),
 		MayHaveDeleted: tokenclient.MayHaveDeleted(err),
 		RequestID:      first(c.trailer, "x-request-id"),
 	}
@@ -62,7 +62,7 @@ func (c *connection) explain(command string, err error) *Error {
 	case retry:
 		exit = exitRetry
 		text += "; try again in " + delay.Round(time.Millisecond).String()
-	case st.Code() == codes.Unauthenticated, st.Code() == codes.PermissionDenied:
+	case st.Code() == codes.Unauthenticated, st.Code() == codes.PermissionDenied, strings.HasPrefix(details.Reason, "CREDENTIAL_"):
 		exit = exitDenied
 	case details.Reason == "" && (st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded):
 		exit = exitUnreachable
@@ -72,6 +72,14 @@ func (c *connection) explain(command string, err error) *Error {
 		text += " (request id " + details.RequestID + ")"
 	}
 	return &Error{Text: text, Details: details, status: exit}
+}
+
+// cause returns the innermost text of an error: grpc-go wraps it for each layer.
+func cause(text string) string {
+	if i := strings.LastIndex(text, "desc = "); i >= 0 {
+		text = strings.Trim(text[i+len("desc = "):], `"`)
+	}
+	return text
 }
 
 // adviceFor says what to do when no tokend answers. grpc-go has no types for these causes.
@@ -84,7 +92,7 @@ func (c *connection) adviceFor(cause string) string {
 		{"certificate required", "give your client certificate with --cert-file and --key-file"},
 		{"server preface", "this tokend may expect TLS: leave out --plaintext"},
 		{"health check failed", "tokend is not ready or is stopping: try again, or look at its /readyz"},
-		{"no such host", "check the name in --addr"},
+		{"no children to pick from", "check the name in --addr"}, // it has no address
 	} {
 		if strings.Contains(cause, known.cause) {
 			return known.advice
