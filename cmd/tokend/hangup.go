@@ -40,7 +40,7 @@ func (s *setup) reread() error {
 		looked = looked.And(s.profiles.Look())
 	}
 	if s.auditFile != nil {
-		found := reload.Looked{Files: []string{s.auditFile.path}, Err: s.auditFile.reopen()}
+		found := reload.Looked{Files: []string{s.auditFile.Path()}, Err: s.auditFile.Reopen()}
 		looked = looked.And(found)
 	}
 	attrs := []slog.Attr{slog.Any("files", looked.Files), slog.Any("changed", append([]string{}, looked.Changed...))}

@@ -92,11 +92,27 @@ type output struct {
 	mu      sync.Mutex
 	b       []byte        // guarded by mu
 	changed chan struct{} // guarded by mu; closed and replaced when b grows
+	read    func() error  // guarded by mu; called before each read: it may block, and an error closes the pipe; nil: reads on
+}
+
+// onRead replaces read.
+func (o *output) onRead(read func() error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.read = read
 }
 
 func newOutput() *output { return &output{changed: make(chan struct{})} }
 
 func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	read := o.read
+	o.mu.Unlock()
+	if read != nil {
+		if err := read(); err != nil {
+			return 0, err
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.b = append(o.b, p...)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,7 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	stop()
+	time.AfterFunc(time.Second, func() { os.Exit(1) }) // standard error may be a pipe whose reader has stopped
 	os.Exit(exitCode(err, os.Stderr))
 }
 

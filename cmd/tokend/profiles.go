@@ -65,7 +65,6 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	warnIfPublic(ps.log, "profile "+key.name, key.file)
 	p.secret = secret
 	p.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
 		Client:  ps.client,
@@ -118,6 +117,8 @@ func (ps *profiles) use(set profileSet) {
 		if ps.inUse[key] == p {
 			continue
 		}
+		// Not when it is opened: a policy that names a missing secret is tried again every second.
+		warnIfPublic(ps.log, "profile "+key.name, key.file)
 		ps.opened = append(ps.opened, p.source)
 		ctx, stop := context.WithCancel(context.Background())
 		hide := ps.files.Show(p.secret)

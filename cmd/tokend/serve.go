@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -59,7 +60,11 @@ func (c *serveCommand) execute(ctx context.Context, in *invocation) error {
 	hangups := make(chan os.Signal, 1) // one more while one is seen to is seen to as well
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	s := c.open(in, in.stdout, c.logger(in.stderr), false)
+	signal.Ignore(syscall.SIGPIPE) // a reader of the log or of the audit records that goes away is not the end
+	log, out := sink.ForLog(in.stderr, func(w io.Writer) slog.Handler { return c.logger(w).Handler() })
+	defer out.Close()
+	s := c.open(in, in.stdout, log, false)
+	s.register(out.Lost)
 	s.hangups, s.systemd = hangups, notifier{in.notifySocket, s.Logger}
 	tuneCollector(s.Logger)
 	err := s.serve(ctx, in, func(srv *server.Server) {

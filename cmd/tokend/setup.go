@@ -18,6 +18,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -31,7 +32,7 @@ type setup struct {
 	svid      *spiffe.Source        // nil if certificates are in files
 	oidcCAs   func() *x509.CertPool // nil without any
 	profiles  *profiles             // nil without any
-	auditFile *auditFile            // nil without one
+	auditFile *sink.File            // nil without one
 	policy    *auth.Policy          // as it was at start; nil without one
 	who       string                // may call, in words
 	status    string                // for the service manager, while all is well
