@@ -96,10 +96,10 @@ func findLogin(file string, jwt atlas.JWT, err error) finding {
 func findIssuer(ctx context.Context, s *setup, url string) finding {
 	keys, err := auth.CheckIssuer(ctx, url, s.oidcCAs)
 	switch {
+	case errors.Is(err, auth.ErrNoUsableKey):
+		return bad(err.Error(), "Have the issuer publish the keys that it signs with: RSA, ECDSA or Ed25519.")
 	case err != nil:
 		return bad(err.Error(), issuerRemedy(err))
-	case keys == 0:
-		return bad("it publishes no key of a kind that tokend knows", "Have the issuer publish the keys that it signs with: RSA, ECDSA or Ed25519.")
 	}
 	return good("configuration read, keys: %d", keys)
 }

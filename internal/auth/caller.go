@@ -3,8 +3,6 @@ package auth
 import (
 	"context"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -107,27 +105,4 @@ func appendCertificateCallers(to []Caller, leaf *x509.Certificate) []Caller {
 		}
 	}
 	return to
-}
-
-// peekIssuer returns the issuer that a JWT claims to be from, empty if it claims none, as Atlas's do not. Nothing has been
-// verified: the answer serves to choose who has to. A JWT that cannot be read claims none; an issuer that is not a text is
-// ErrMalformed.
-func peekIssuer(jwt string) (string, error) {
-	_, rest, _ := strings.Cut(jwt, ".")
-	payload, _, _ := strings.Cut(rest, ".")
-	decoded, err := base64.RawURLEncoding.DecodeString(payload)
-	if err != nil {
-		return "", nil //nolint:nilerr // whether it is a JWT at all, Atlas says
-	}
-	var claims struct {
-		Issuer json.RawMessage `json:"iss"`
-	}
-	if err := json.Unmarshal(decoded, &claims); err != nil || claims.Issuer == nil {
-		return "", nil //nolint:nilerr // as above
-	}
-	var issuer string
-	if err := json.Unmarshal(claims.Issuer, &issuer); err != nil || issuer == "" {
-		return "", ErrMalformed
-	}
-	return issuer, nil
 }

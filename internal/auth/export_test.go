@@ -12,6 +12,9 @@ func (c Config) Impatient(retry, keys time.Duration) Config {
 	return c
 }
 
+// MaxIssuerWaits is maxIssuerWaits.
+const MaxIssuerWaits = maxIssuerWaits
+
 // What the tests compare with.
 const (
 	KindSPIFFE = kindSPIFFE

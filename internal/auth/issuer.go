@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // What is wrong with a caller's OIDC token, or with asking about it.
@@ -25,10 +24,9 @@ var (
 	ErrCallerRejected = errors.New("the caller's OIDC token is not accepted")
 	// ErrCallerCheckUnavailable: whether it is, cannot be told, because its issuer cannot be reached. Waiting helps.
 	ErrCallerCheckUnavailable = errors.New("the caller's OIDC token cannot be checked")
+	// ErrNoUsableKey is the error of [CheckIssuer] if the issuer answers, but not with a key that could verify a token.
+	ErrNoUsableKey = errors.New("it publishes no key of a kind that is known")
 )
-
-// clockLeeway is how far ahead an issuer's clock may be. Nothing is added to the other end: expired is expired.
-const clockLeeway = time.Minute
 
 // signingAlgorithms are those accepted, whatever an issuer offers: asymmetric ones, so that a public key is never taken for
 // a secret (RFC 8725 §3.1).
@@ -41,6 +39,10 @@ const (
 	issuerTimeout     = 5 * time.Second
 	maxIssuerResponse = 1 << 20
 )
+
+// maxIssuerWaits is how many calls may wait for an issuer's keys at a time. A client can make up any number of tokens with an unknown
+// key, and each of these calls takes one of the places for calls in progress.
+const maxIssuerWaits = 32
 
 // timing is how often an issuer is asked; tests are less patient.
 type timing struct {
@@ -63,6 +65,7 @@ type issuer struct {
 	stop    context.CancelFunc
 	stopped <-chan struct{}
 	wanted  chan struct{} // asks for a fetch
+	waiting chan struct{} // has an entry for each call that waits for one
 	last    atomic.Pointer[fetched]
 }
 
@@ -150,9 +153,12 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	keys := make([]jose.JSONWebKey, 0, len(set.Keys))
 	for _, text := range set.Keys {
 		var key jose.JSONWebKey
-		if json.Unmarshal(text, &key) == nil { // kinds that are not understood are to be ignored (RFC 7517 §5)
+		if json.Unmarshal(text, &key) == nil && key.IsPublic() { // unknown kinds are to be ignored (RFC 7517 section 5)
 			keys = append(keys, key)
 		}
+	}
+	if len(keys) == 0 {
+		return nil, ErrNoUsableKey
 	}
 	return keys, nil
 }
@@ -197,11 +203,17 @@ func (f *fetched) check(url string) error {
 	return fmt.Errorf("OIDC issuer %s has not answered yet", url)
 }
 
-// newer waits for a fetch after last, unless that has just been: whoever sends tokens that no key verifies would have us
-// flood the issuer otherwise.
+// newer waits for a fetch after last, unless that is recent: tokens that no key verifies must not flood the issuer. It does not wait
+// if too many calls do.
 func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
 	if time.Since(last.began) < i.timing.keys {
 		return last, nil
+	}
+	select {
+	case i.waiting <- struct{}{}:
+		defer func() { <-i.waiting }()
+	default:
+		return nil, fmt.Errorf("%w: %d calls wait for the keys of issuer %s already", ErrCallerCheckUnavailable, maxIssuerWaits, i.URL)
 	}
 	wanted := i.wanted
 	for {
@@ -258,24 +270,4 @@ func (i *issuer) parse(token string, keys []jose.JSONWebKey) (string, error) {
 		}
 	}
 	return "", errNoKey
-}
-
-// subject checks the claims of a token that the issuer has signed.
-func (i *issuer) subject(payload []byte) (string, error) {
-	var claims jwt.Claims
-	if json.Unmarshal(payload, &claims) != nil {
-		return "", errors.New("its claims are not what they should be")
-	}
-	switch {
-	case claims.Expiry == nil:
-		return "", errors.New("it would never expire")
-	case !time.Now().Before(claims.Expiry.Time()): // the leeway is not for this end
-		return "", fmt.Errorf("it expired at %s", claims.Expiry.Time().UTC().Format(time.RFC3339))
-	case len(claims.Audience) != 1: // whoever else it is for could use it here (OpenID Connect Core §3.1.3.7)
-		return "", errors.New("it is for several audiences, or for none")
-	}
-	if err := claims.ValidateWithLeeway(jwt.Expected{Issuer: i.URL, AnyAudience: jwt.Audience{i.Audience}}, clockLeeway); err != nil {
-		return "", err
-	}
-	return claims.Subject, checkSubject(claims.Subject)
 }

@@ -345,11 +345,11 @@ func TestIssuerNotTrusted(t *testing.T) {
 	}
 }
 
-// Somebody who looks after an issuer hears what an Authenticator would make of it.
+// TestCheckIssuer checks that an issuer is judged as an Authenticator would.
 func TestCheckIssuer(t *testing.T) {
 	t.Parallel()
 	issuer := authtest.NewIssuer(t)
-	if n, err := auth.CheckIssuer(t.Context(), issuer.URL, issuer.RootCAs); n != 0 || err != nil {
+	if n, err := auth.CheckIssuer(t.Context(), issuer.URL, issuer.RootCAs); n != 0 || !errors.Is(err, auth.ErrNoUsableKey) {
 		t.Errorf("without keys: %d, %v", n, err)
 	}
 	issuer.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
@@ -361,5 +361,72 @@ func TestCheckIssuer(t *testing.T) {
 	}
 	if _, err := auth.CheckIssuer(t.Context(), issuer.URL+"/other", issuer.RootCAs); err == nil {
 		t.Error("its documents are another's")
+	}
+}
+
+// TestFault72 checks that an issuer that hangs holds a fixed number of calls, and that the rest, and callers with a known key, have their
+// answer at once.
+func TestFault72(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	a, _, fresh, known := rotated(t, func(issuer *authtest.Issuer) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			<-release
+			issuer.WriteKeys(w)
+		}
+	})
+	const calls = 100
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, calls)
+	for range calls {
+		go func() {
+			_, err := create(ctx, a, fresh)
+			done <- err
+		}()
+	}
+	for range calls - auth.MaxIssuerWaits {
+		if err := <-done; !errors.Is(err, auth.ErrCallerCheckUnavailable) {
+			t.Errorf("a call beyond the limit: %v, want ErrCallerCheckUnavailable", err)
+		}
+	}
+	if _, err := create(ctx, a, known); err != nil {
+		t.Errorf("a caller with a known key: %v", err)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("a call within the limit did not wait: %v", err)
+	default:
+	}
+	close(release)
+	for range auth.MaxIssuerWaits {
+		if err := <-done; err != nil {
+			t.Errorf("a call within the limit: %v", err)
+		}
+	}
+}
+
+// TestFault91 checks that an answer without a usable key is a failed fetch: the keys in use stay, and the issuer counts as down.
+func TestFault91(t *testing.T) {
+	t.Parallel()
+	for name, keys := range map[string]string{
+		"no list":       `{}`,
+		"empty":         `{"keys":[]}`,
+		"unknown kind":  `{"keys":[{"kty":"new"}]}`,
+		"symmetric key": `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, issuer, fresh, known := rotated(t, func(*authtest.Issuer) http.HandlerFunc { return document(keys) })
+			if _, err := create(t.Context(), a, fresh); !errors.Is(err, auth.ErrCallerCheckUnavailable) || !errors.Is(err, auth.ErrNoUsableKey) {
+				t.Errorf("a caller with an unknown key: %v", err)
+			}
+			if _, err := create(t.Context(), a, known); err != nil {
+				t.Errorf("a caller with a known key: %v", err)
+			}
+			if status := a.Issuers()[issuer.URL]; status.OK || status.Keys.IsZero() {
+				t.Errorf("the issuer's status is %+v, want down with keys", status)
+			}
+		})
 	}
 }

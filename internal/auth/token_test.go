@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +110,7 @@ func TestOIDCTokens(t *testing.T) {
 		{"a critical extension", critical(), auth.ErrCallerRejected},
 		{"unknown kid", authtest.Sign(t, jwt.SigningMethodES256, "none", ec, issuer.Claims(nil)), auth.ErrCallerRejected},
 		{"the wrong kid", authtest.Sign(t, jwt.SigningMethodES256, "rsa", ec, issuer.Claims(nil)), auth.ErrCallerRejected},
+		{"another claim twice", signedClaims(t, ec, `{"iss":%q,"aud":"tokend","sub":"ci-42","exp":%d,"x":1,"x":2}`, issuer.URL), auth.ErrCallerRejected},
 		{"tampered payload", tampered(), auth.ErrCallerRejected},
 		{"tampered signature", es256(nil)[:len(es256(nil))-8] + "AAAAAAAA", auth.ErrCallerRejected},
 	} {
@@ -134,6 +136,54 @@ func TestOIDCTokens(t *testing.T) {
 	}
 }
 
+// signedClaims signs a text as it is. The format has the issuer and an expiry in an hour.
+func signedClaims(t *testing.T, key crypto.Signer, format, issuer string) string {
+	t.Helper()
+	encode := base64.RawURLEncoding.EncodeToString
+	text := encode([]byte(`{"alg":"ES256","kid":"ec"}`)) + "." + encode(fmt.Appendf(nil, format, issuer, time.Now().Add(time.Hour).Unix()))
+	signature, err := jwt.SigningMethodES256.Sign(text, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text + "." + encode(signature)
+}
+
+// TestFault90 checks that a claim in another case, or twice, gets a token refused, wherever it stands.
+func TestFault90(t *testing.T) {
+	t.Parallel()
+	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
+	issuer.Publish(map[string]crypto.Signer{"ec": key})
+	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, 0))
+	untilReady(t, a)
+	good := signedClaims(t, key, `{"iss":%q,"aud":"tokend","exp":%d,"sub":"ci-42","SUBJECT":"dev-1"}`, issuer.URL)
+	if _, err := create(t.Context(), a, good); err != nil {
+		t.Errorf("a token with another claim of its own: %v", err)
+	}
+	for _, claims := range []string{
+		`"sub":"dev-1","SUB":"ci-42"`,
+		`"SUB":"ci-42","sub":"dev-1"`,
+		`"sub":"ci-42","Sub":"dev-1"`,
+		`"Sub":"ci-42"`,
+		`"\u017fub":"ci-42"`, // a long s, which folds to an s
+		`"sub":"dev-1","sub":"ci-42"`,
+		`"sub":"ci-42","sub":"ci-42"`,
+		`"sub":"dev-1","s\u0075b":"ci-42"`,
+		`"sub":"ci-42","Exp":4000000000`,
+		`"sub":"ci-42","exp":4000000000`,
+		`"sub":"ci-42","AUD":"tokend"`,
+		`"sub":"ci-42","aud":"tokend"`,
+		`"sub":"ci-42","Nbf":0`,
+		`"sub":"ci-42","ISS":"https://issuer.internal"`,
+	} {
+		for _, format := range []string{`{"iss":%q,"aud":"tokend","exp":%d,` + claims + `}`, `{` + claims + `,"iss":%q,"aud":"tokend","exp":%d}`} {
+			grant, err := create(t.Context(), a, signedClaims(t, key, format, issuer.URL))
+			if !errors.Is(err, auth.ErrCallerRejected) || grant.Profile != "" {
+				t.Errorf("%s: got %+v, %v; want ErrCallerRejected", format, grant.Caller, err)
+			}
+		}
+	}
+}
+
 func TestPeekIssuer(t *testing.T) {
 	for _, tc := range []struct {
 		payload, want string
@@ -149,6 +199,9 @@ func TestPeekIssuer(t *testing.T) {
 		{`{"iss":null}`, "", auth.ErrMalformed},
 		{`{"iss":""}`, "", auth.ErrMalformed},
 		{`{"iss":["https://a"]}`, "", auth.ErrMalformed},
+		{`{"iss":"https://a","iss":"https://b"}`, "", auth.ErrCallerRejected},
+		{`{"iss":"https://a","ISS":"https://b"}`, "", auth.ErrCallerRejected},
+		{`{"Iss":"https://a"}`, "", auth.ErrCallerRejected},
 	} {
 		got, err := auth.PeekIssuer("h." + base64.RawURLEncoding.EncodeToString([]byte(tc.payload)) + ".s")
 		if got != tc.want || !errors.Is(err, tc.err) {
@@ -175,7 +228,7 @@ func FuzzPeekIssuer(f *testing.F) {
 	f.Add("é")
 	f.Fuzz(func(t *testing.T, token string) {
 		issuer, err := auth.PeekIssuer(token)
-		if err != nil && (issuer != "" || !errors.Is(err, auth.ErrMalformed)) {
+		if err != nil && (issuer != "" || !errors.Is(err, auth.ErrMalformed) && !errors.Is(err, auth.ErrCallerRejected)) {
 			t.Errorf("got %q, %v", issuer, err)
 		}
 	})
