@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// stored answers with content.
+// stored serves content.
 func stored(content []byte, contentType string) http.Handler {
 	etag := etagOf(content)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -21,10 +21,10 @@ func stored(content []byte, contentType string) http.Handler {
 	})
 }
 
-// gzipped answers with content as it is, which is compressed, or to a client that does not take that, with what is in it.
+// gzipped serves compressed content, decompressed for clients that do not accept gzip.
 func gzipped(content []byte, contentType string) http.Handler {
 	etag := etagOf(content)
-	plain := sync.OnceValues(func() ([]byte, error) { // hardly anybody needs it
+	plain := sync.OnceValues(func() ([]byte, error) { // rarely needed
 		z, err := gzip.NewReader(bytes.NewReader(content))
 		if err != nil {
 			return nil, err
@@ -40,13 +40,13 @@ func gzipped(content []byte, contentType string) http.Handler {
 		}
 		content, err := plain()
 		if err != nil {
-			panic(err) // it is in the binary, and a test has read it
+			panic(err) // cannot happen: it is in the binary, and a test reads it
 		}
 		serve(w, r, content, contentType, strings.TrimSuffix(etag, `"`)+`-plain"`)
 	})
 }
 
-// serve answers with one form of a page's content, or that the client has it already.
+// serve responds with content, or that the client's copy is current.
 func serve(w http.ResponseWriter, r *http.Request, content []byte, contentType, etag string) {
 	protect(w.Header())
 	w.Header().Set("Content-Type", contentType)
@@ -54,13 +54,13 @@ func serve(w http.ResponseWriter, r *http.Request, content []byte, contentType, 
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
-// etagOf names content, whatever version of the program it is in.
+// etagOf returns an ETag that depends on the content alone.
 func etagOf(content []byte) string {
 	sum := sha256.Sum256(content)
 	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
-// acceptsGzip reports whether gzip is asked for by its name, and not with a weight of zero.
+// acceptsGzip reports whether the client accepts gzip by name and with a weight above zero.
 func acceptsGzip(h http.Header) bool {
 	for accepted := range strings.SplitSeq(strings.Join(h.Values("Accept-Encoding"), ","), ",") {
 		coding, params, err := mime.ParseMediaType(accepted)

@@ -1,5 +1,6 @@
-// Package docs is the API's page: Swagger UI, and the OpenAPI document that it shows. All of it comes out of the binary, and the
-// browser is told to ask no other host for anything. It knows nothing of calls: those that the page makes are like any other.
+// Package docs serves the API page: Swagger UI with the OpenAPI document. Everything is in the
+// binary, and the page's policy forbids requests to other hosts. Calls that the page makes are like
+// any other.
 package docs
 
 import (
@@ -12,15 +13,16 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/third_party/swaggerui"
 )
 
-// own is the page itself and how it starts Swagger UI.
+// own is the page, its style and the script that starts Swagger UI.
 //
 //go:embed static
 var own embed.FS
 
-// Pages are what a GET or HEAD of each path is answered with: /docs with its parts, and /openapi.json. They need no credential.
+// Pages returns the handlers for GET and HEAD of each path: /docs with its parts, and /openapi.json.
+// They need no credential.
 //
-// Of the Go module that carries Swagger UI there are but the files: its handlers use html/template, and with that the linker can leave
-// out no method of anything, which would double the binary.
+// Swagger UI's files are copied from its Go module. The module's own handlers would add half to the
+// size of the binary.
 func Pages() (map[string]http.Handler, error) {
 	pages := map[string]http.Handler{
 		"/docs/":        http.HandlerFunc(withoutSlash),
@@ -34,6 +36,7 @@ func Pages() (map[string]http.Handler, error) {
 	}{
 		{"/docs", "text/html; charset=utf-8", own, "static/index.html", stored},
 		{"/docs/init.js", "text/javascript; charset=utf-8", own, "static/init.js", stored},
+		{"/docs/docs.css", "text/css; charset=utf-8", own, "static/docs.css", stored},
 		{"/docs/swagger-ui-bundle.js", "text/javascript; charset=utf-8", swaggerui.FS, "swagger-ui-bundle.js.gz", gzipped},
 		{"/docs/swagger-ui.css", "text/css; charset=utf-8", swaggerui.FS, "swagger-ui.css.gz", gzipped},
 		{"/docs/favicon-32x32.png", "image/png", swaggerui.FS, "favicon-32x32.png", stored},
@@ -47,20 +50,22 @@ func Pages() (map[string]http.Handler, error) {
 	return pages, nil
 }
 
-// withoutSlash sends to the page, whose links are relative to where it is. So is this one: a proxy may have added a prefix.
+// withoutSlash redirects to the page, whose links are relative. So is the redirect, because a proxy
+// may have added a prefix.
 func withoutSlash(w http.ResponseWriter, _ *http.Request) {
 	protect(w.Header())
 	w.Header().Set("Location", "../docs")
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
-// protect has the browser take code and styles from this origin only, talk to it only, and show the page in no other one.
+// protect makes the browser load code and styles from this origin only, connect to it only, and
+// refuse to show the page in a frame.
 func protect(h http.Header) {
 	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "+
-		"img-src 'self' data:; "+ // Swagger UI's style sheet has its icons in it
+		"img-src 'self' data:; "+ // the icons in Swagger UI's style sheet
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
-	h.Set("Cache-Control", "no-cache") // it may be kept, and is asked for with its ETag
+	h.Set("Cache-Control", "no-cache") // may be stored, but is revalidated by its ETag
 }
