@@ -21,7 +21,8 @@ type Tokens interface {
 
 // service is the two RPCs, as they run at the inner end of the call chain.
 type service struct {
-	ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer
+	ephemeraltokenv1.UnsafeEphemeralTokenServiceServer // so that a new RPC does not compile until it is here
+
 	tokens Tokens
 }
 

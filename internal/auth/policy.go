@@ -66,8 +66,14 @@ type decision struct {
 	Rule int
 }
 
-// methods are those of the API, as a policy calls them.
-var methods = []string{"CreateToken", "DeleteToken"}
+// methods lists the names of the service's methods in a policy.
+var methods = func() []string {
+	var names []string
+	for _, method := range ephemeraltokenv1.EphemeralTokenService_ServiceDesc.Methods {
+		names = append(names, method.MethodName)
+	}
+	return names
+}()
 
 // methodName takes a method's short name or its full gRPC name, and returns the short one. Of another service's it makes none.
 func methodName(method string) string {

@@ -90,7 +90,10 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err := gatewayv1.RegisterEphemeralTokenServiceHandlerServer(context.Background(), mux, local); err != nil {
 		return nil, err
 	}
-	known := serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto)
+	known, err := serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto)
+	if err != nil {
+		return nil, err
+	}
 	for path := range cfg.Pages {
 		known[path] = []string{http.MethodGet, http.MethodHead}
 	}

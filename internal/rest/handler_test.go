@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
@@ -24,13 +23,6 @@ func FuzzGRPCTimeout(f *testing.F) {
 			t.Errorf("%q: %v, %v", value, d, err)
 		}
 	})
-}
-
-func TestRoutes(t *testing.T) {
-	got := serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto)
-	if diff := cmp.Diff(routes{"/v1/ephemeral-token": {"DELETE", "POST"}}, got); diff != "" {
-		t.Errorf("routes (-want +got):\n%s", diff)
-	}
 }
 
 // TestDocumentedParameters: the OpenAPI document has every header that a call takes, and no other. Those with a credential are in
