@@ -87,7 +87,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	os.Exit(code) //nolint:forbidigo // a test has to
+	os.Exit(code)
 }
 
 func withService(run func() int) (int, error) {

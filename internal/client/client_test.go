@@ -41,7 +41,7 @@ func run(t *testing.T, environ []string, args ...string) (stdout string, exit in
 
 func TestCreateAndDelete(t *testing.T) {
 	s := testutil.Start(t, testutil.Plaintext)
-	environ := []string{"ATLAS_JWT=" + string(s.Atlas.Org(0).JWT())}
+	environ := []string{"ATLAS_JWT=" + s.Atlas.Org(0).JWT()}
 	addr := "--addr=" + s.GRPCAddr().String()
 
 	token, exit, message := run(t, environ, "create", "--plaintext", addr)
@@ -71,11 +71,11 @@ func TestClientCertificate(t *testing.T) {
 	dir := t.TempDir()
 	testutil.WritePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", cert.Certificate[0])
 	testutil.WritePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", testutil.MarshalKey(t, cert))
-	environ := []string{"ATLAS_JWT=" + string(s.Atlas.Org(0).JWT())}
+	environ := []string{"ATLAS_JWT=" + s.Atlas.Org(0).JWT()}
 	ca := []string{"create", "--addr=" + s.GRPCAddr().String(), "--ca-file=" + s.Certs.CAFile}
 
-	args := append(ca, "--cert-file="+filepath.Join(dir, "cert.pem"), "--key-file="+filepath.Join(dir, "key.pem"))
-	if _, exit, message := run(t, environ, args...); exit != 0 {
+	own := []string{"--cert-file=" + filepath.Join(dir, "cert.pem"), "--key-file=" + filepath.Join(dir, "key.pem")}
+	if _, exit, message := run(t, environ, append(ca, own...)...); exit != 0 {
 		t.Errorf("status %d: %s", exit, message)
 	}
 	for name, tt := range map[string]struct {
@@ -98,7 +98,7 @@ func TestClientCertificate(t *testing.T) {
 // TestExitStatus checks the kinds of failures, and that none prints the JWT.
 func TestExitStatus(t *testing.T) {
 	s := testutil.Start(t, testutil.Plaintext)
-	jwt := string(s.Atlas.Org(0).JWT())
+	jwt := s.Atlas.Org(0).JWT()
 	addr := "--addr=" + s.GRPCAddr().String()
 	for _, tt := range []struct {
 		name   string

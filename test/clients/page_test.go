@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ func TestPage(t *testing.T) {
 	s := testutil.Start(t, testutil.Plaintext)
 	p := page{
 		path: testutil.Path("docs/clients.md"),
-		jwt:  string(s.Atlas.Org(0).JWT()),
+		jwt:  s.Atlas.Org(0).JWT(),
 		environ: append(os.Environ(),
 			"TOKEND_ADDR="+s.GRPCAddr().String(), "TOKEND_URL=http://"+s.HTTPAddr().String()),
 	}
@@ -35,14 +36,10 @@ func TestPage(t *testing.T) {
 }
 
 func testGo(t *testing.T, p page) {
-	// In the module, so that its imports resolve.
-	dir, err := os.MkdirTemp(testutil.Path("test/clients"), "_page")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	binary := filepath.Join(t.TempDir(), "page")
-	p.command(t, dir, "go", "build", "-o", binary, p.write(t, dir, "Go", "go", "main.go"))
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "page")
+	source := filepath.Join(dir, p.write(t, dir, "Go", "go", "main.go"))
+	p.command(t, testutil.Path("."), "go", "build", "-o", binary, source) // in the module, so that its imports resolve
 	p.check(t, dir, binary)
 }
 
@@ -150,7 +147,7 @@ func (p page) check(t *testing.T, dir string, command ...string) {
 	run := func(jwt string) string {
 		var stderr strings.Builder
 		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
-		cmd.Dir, cmd.Env, cmd.Stderr = dir, append(p.environ, "ATLAS_JWT="+jwt), &stderr
+		cmd.Dir, cmd.Env, cmd.Stderr = dir, slices.Concat(p.environ, []string{"ATLAS_JWT=" + jwt}), &stderr
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatalf("%v: %v\n%s", cmd, err, &stderr)

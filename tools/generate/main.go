@@ -115,14 +115,14 @@ func (g *generator) writeSwaggerUI(ctx context.Context) error {
 }
 
 func (g *generator) compile(ctx context.Context, tool string) error {
-	_, err := output(exec.CommandContext(ctx, "go", "tool", "-modfile=tools/go.mod", "-n", tool), g.root, g.stderr)
+	_, err := output(exec.CommandContext(ctx, "go", "tool", "-modfile=tools/go.mod", "-n", tool), g.root, g.stderr) //nolint:gosec // one of tools
 	return err
 }
 
 // writeGo runs buf's plugins and replaces the Go code in gen/. Their OpenAPI document stays in
 // scratch for writeOpenAPI, which compiles this Go code.
 func (g *generator) writeGo(ctx context.Context) error {
-	buf := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/go.mod", "buf", "generate", "-o", g.scratch)
+	buf := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/go.mod", "buf", "generate", "-o", g.scratch) //nolint:gosec // made by MkdirTemp
 	if _, err := output(buf, g.root, g.stderr); err != nil {
 		return err
 	}
