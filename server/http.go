@@ -9,6 +9,10 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
+// idleTimeout is when an idle connection is closed. It is longer than the 600 s for which load balancers keep one: a request that
+// is sent while the server closes the connection fails.
+const idleTimeout = 620 * time.Second
+
 // newHTTPServer has the limits of every HTTP listener. A client that sends slowly is gone after ReadTimeout.
 func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger) *http.Server {
 	return &http.Server{
@@ -20,7 +24,7 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 		ReadHeaderTimeout:            5 * time.Second,
 		ReadTimeout:                  8 * time.Second,
 		WriteTimeout:                 ceiling + 30*time.Second,
-		IdleTimeout:                  75 * time.Second,
+		IdleTimeout:                  idleTimeout,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams,
 			SendPingTimeout:      keepaliveTime,
