@@ -35,7 +35,7 @@ import (
 
 const (
 	rulesFile     = repository + "/deploy/helm/tokend/rules.yaml"
-	dashboardFile = repository + "/deploy/dashboard.json"
+	dashboardFile = repository + "/deploy/helm/tokend/dashboard.json"
 	operatingFile = repository + "/deploy/operating.md"
 )
 
@@ -109,6 +109,8 @@ type panel struct {
 	Title   string
 	Type    string
 	Targets []struct{ Expr string }
+	Links   []struct{ URL string }
+	Panels  []panel // of a folded row
 }
 
 func readPanels(t *testing.T) []panel {
@@ -120,7 +122,29 @@ func readPanels(t *testing.T) []panel {
 	if len(dashboard.Panels) == 0 {
 		t.Fatal("there are no panels")
 	}
-	return dashboard.Panels
+	var all []panel
+	for _, p := range dashboard.Panels {
+		all = append(append(all, p), p.Panels...)
+	}
+	return all
+}
+
+// TestDashboard checks that the dashboard begins with what tokend is for, and that its runbooks exist.
+func TestDashboard(t *testing.T) {
+	t.Parallel()
+	panels := readPanels(t)
+	if panels[0].Title != "Overview" || panels[1].Title != "Calls spared" {
+		t.Errorf("it begins with %q, %q", panels[0].Title, panels[1].Title)
+	}
+	page := "\n" + strings.ToLower(readFile(t, operatingFile)) + "\n"
+	for _, p := range panels {
+		for _, link := range p.Links {
+			_, anchor, _ := strings.Cut(link.URL, "/blob/main/deploy/operating.md#")
+			if anchor == "" || !strings.Contains(page, "\n### "+anchor+"\n") {
+				t.Errorf("%q links to %s, which is not there", p.Title, link.URL)
+			}
+		}
+	}
 }
 
 // A real Prometheus scrapes a service with everything on: all queries of alerts and dashboard are understood, those of the
