@@ -3,7 +3,6 @@ package atlas
 import (
 	"context"
 	"errors"
-	"net/http"
 )
 
 // Credential is the credential of one call.
@@ -57,8 +56,12 @@ func (c Credential) Renewed(ctx context.Context) (Credential, error) {
 // If the secret has been replaced by that of a user of another org, the new login is for that org. Then the call is not
 // repeated, and the error is [ErrOrgChanged].
 func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.Context, JWT) (T, error)) (T, error) {
+	if cred.source == nil {
+		return call(ctx, cred.JWT)
+	}
+	ctx = WithProfile(ctx, cred.Profile)
 	answer, err := call(ctx, cred.JWT)
-	if cred.source == nil || !isUnauthorized(err) {
+	if Classify(err) != ClassUnauthorized {
 		return answer, err
 	}
 	var none T
@@ -71,7 +74,7 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 		return none, ErrOrgChanged
 	}
 	answer, err = call(ctx, next.JWT)
-	if isUnauthorized(err) {
+	if Classify(err) == ClassUnauthorized {
 		return none, cred.source.reject(next.JWT, err)
 	}
 	return answer, err
@@ -80,8 +83,3 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 // ErrOrgChanged says that a call's identity now belongs to another org. Nothing was done. A call with the source's current
 // Credential is for the new org.
 var ErrOrgChanged = errors.New("the service's own credential is now one of another org")
-
-func isUnauthorized(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Kind == KindStatus && e.StatusCode == http.StatusUnauthorized
-}

@@ -117,15 +117,6 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// isOutage reports whether the trouble is Atlas's or the network's, and says nothing about the request.
-func (e *Error) isOutage() bool {
-	switch e.Kind {
-	case KindUnreachable, KindTimeout, KindUnavailable, KindOverloaded:
-		return true
-	}
-	return e.Kind == KindStatus && e.StatusCode >= 500
-}
-
 // ErrProtocol is the cause, of KindUnreachable, if an answer breaks the rules of HTTP/2 or has larger headers than anybody
 // needs: the next one would too.
 var ErrProtocol = errors.New("the answer breaks HTTP's rules, or its headers are too large")

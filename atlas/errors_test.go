@@ -77,12 +77,3 @@ func TestProxyEnvironment(t *testing.T) {
 		}
 	}
 }
-
-// Atlas's own faults are outages, and what it has against a request is none.
-func TestIsOutage(t *testing.T) {
-	for status, want := range map[int]bool{400: false, 499: false, 500: true, 599: true} {
-		if got := (&Error{Kind: KindStatus, StatusCode: status}).isOutage(); got != want {
-			t.Errorf("HTTP %d: %v", status, got)
-		}
-	}
-}

@@ -1,10 +1,5 @@
 package atlas
 
-import (
-	"errors"
-	"net/http"
-)
-
 // obtain refreshes the present session, and logs in if there is none or Atlas will not refresh it.
 func (s *TokenSource) obtain(present *session) (*session, error) {
 	if present != nil {
@@ -13,7 +8,7 @@ func (s *TokenSource) obtain(present *session) (*session, error) {
 		if err == nil {
 			return s.newSession(jwt, present.cred.Secret, present), nil
 		}
-		if !isRefusal(err) {
+		if Classify(err) != ClassUnauthorized {
 			return nil, err
 		}
 	}
@@ -27,10 +22,10 @@ func (s *TokenSource) obtain(present *session) (*session, error) {
 		first, second = second, first
 	}
 	next, err := s.logIn(first)
-	if isRefusal(err) && second != "" && second != first {
+	if Classify(err) == ClassUnauthorized && second != "" && second != first {
 		next, err = s.logIn(second)
 	}
-	if isRefusal(err) {
+	if Classify(err) == ClassUnauthorized {
 		err = &CredentialError{Err: err}
 	}
 	return next, err
@@ -42,7 +37,7 @@ func (s *TokenSource) logIn(secret UserAuthToken) (*session, error) {
 	jwt, err := s.atlas.LogIn(s.ctx, secret)
 	s.onEvent(TokenEvent{OpLogIn, err})
 	if err != nil {
-		if isRefusal(err) {
+		if Classify(err) == ClassUnauthorized {
 			s.refused = secret
 			if s.accepted == secret {
 				s.accepted = ""
@@ -70,17 +65,4 @@ func (s *TokenSource) newSession(jwt JWT, secret UserAuthToken, before *session)
 		next.ahead = issued.Sub(s.clock.Now())
 	}
 	return next
-}
-
-// isRefusal reports whether Atlas understood a login or refresh and said no.
-func isRefusal(err error) bool {
-	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Kind != KindStatus {
-		return false
-	}
-	switch e.StatusCode {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		return true
-	}
-	return false
 }

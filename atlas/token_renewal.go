@@ -85,7 +85,7 @@ func (s *TokenSource) failed(err error) {
 		err = &CredentialError{RetryAfter: wait, Err: refused.Err}
 	case fromAtlas && e.Kind == KindUnavailable: // it was not even tried
 		wait = e.RetryAfter
-	case fromAtlas && e.isOutage():
+	case Classify(err) == ClassOutage:
 		wait = backOff(minFailedWait, minFailedWait, 1)
 	default:
 		s.failures++

@@ -52,7 +52,7 @@ type TokenEvent struct {
 
 // Routine reports whether the failure is expected: Atlas refuses a refresh once the login behind the JWT is too old. A login
 // follows.
-func (e TokenEvent) Routine() bool { return e.Op == OpRefresh && isRefusal(e.Err) }
+func (e TokenEvent) Routine() bool { return e.Op == OpRefresh && Classify(e.Err) == ClassUnauthorized }
 
 // TokenSource has the JWT of one Atlas identity: it logs in when first asked, refreshes at about half of the JWT's
 // remaining life, and logs in anew when a refresh is refused. All callers share one login; each waits no longer than its
@@ -94,7 +94,7 @@ func NewTokenSource(config TokenSourceConfig) *TokenSource {
 	if s.onEvent == nil {
 		s.onEvent = func(TokenEvent) {}
 	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancel(WithProfile(context.Background(), config.Profile))
 	return s
 }
 

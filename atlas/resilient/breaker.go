@@ -7,175 +7,238 @@ import (
 	"sync"
 	"time"
 
-	"github.com/failsafe-go/failsafe-go/circuitbreaker"
-
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
 const (
-	// Atlas is taken to be down when of the calls of the last breakerWindow so great a share has failed, and they were not
-	// just a few. At half, the breaker would take from the others what they still get. A call that hung counts once more for
-	// each second that it did: there are few of those in a window, because they do not make room for others.
-	breakerRate   = 0.8
-	breakerCalls  = 50
-	breakerWindow = 5 * time.Second
-	// While it is down, one call in this time goes through to see whether it is back; replicas that opened together drift apart.
-	breakerDelay  = time.Second
-	breakerJitter = 0.2
+	// A tenant fails if so great a share of its calls has failed lately.
+	failingShare = 0.8
+	// minFailures is how many calls must have failed before the breaker looks at tenants.
+	minFailures = 10
+	// fewTenants is how many tenants say too little about Atlas: if fewer fail, a probe decides.
+	fewTenants = 3
+	// What a call said counts half after voteWindow, a quarter after twice that, and so on.
+	voteWindow = 5 * time.Second
+	// probeInterval is the time between two probes.
+	probeInterval = time.Second
 
-	// breakerPatience is how long a caller has to have waited for Atlas for it to count against Atlas that he gave up. A create
-	// takes tens of milliseconds, so after a second it is no longer the caller who was in a hurry. It still takes most of all
-	// calls to be like that.
-	breakerPatience = time.Second
+	// callerPatience is how long a call must have been at Atlas for it to count as a failure that its caller's time was up.
+	callerPatience = time.Second
 )
 
-// verdict is what the end of an attempt says about Atlas.
+// verdict is what the end of a call says about Atlas.
 type verdict int
 
 const (
 	verdictNone     verdict = iota // nothing
-	verdictAnswered                // it works, whether the caller likes the answer or not
-	verdictFailed                  // it is down
+	verdictAnswered                // it works
+	verdictFailed                  // it is down, at least for this tenant
 )
 
-// judge says what an attempt that took so long says about Atlas.
+// judge returns what a call that took so long says about Atlas. That Atlas refuses a credential says nothing: it may
+// do so long before it would have to work.
 func judge(ctx context.Context, err error, took time.Duration) verdict {
-	if err == nil {
+	switch class := atlas.Classify(err); class {
+	case atlas.ClassOK, atlas.ClassRejected, atlas.ClassThrottled:
 		return verdictAnswered
-	}
-	e := asError(err)
-	if e == nil {
-		return verdictNone
-	}
-	switch e.Kind {
-	case atlas.KindUnreachable, atlas.KindTimeout:
+	case atlas.ClassOutage:
 		return verdictFailed
-	case atlas.KindCanceled:
-		if took >= breakerPatience && isOutOfTime(ctx) {
+	case atlas.ClassCanceled:
+		// A shared call ends with its last waiter or with its own deadline, so the context's error does not say which.
+		if deadline, ok := ctx.Deadline(); ok && took >= callerPatience && time.Until(deadline) < 10*time.Millisecond {
 			return verdictFailed
 		}
-	case atlas.KindStatus:
-		if e.StatusCode >= 500 {
-			return verdictFailed
-		}
-		return verdictAnswered
 	}
-	// What only an operator can mend, such as a certificate or a redirect, is told to each caller as it is.
 	return verdictNone
 }
 
-// isOutOfTime reports whether ctx's time is up, or as good as. The last waiter of a shared call leaves at the deadline that is also
-// the call's, so either may be the first to end it: what ctx says it ended of does not tell.
-func isOutOfTime(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && time.Until(deadline) < 10*time.Millisecond
-}
-
-// breaker refuses calls while Atlas is down. Failsafe-go's has the window, the rate and the delay. This adds that a result
-// counts only in the state that its call began in, or what hung before would speak against an Atlas that is back; and that
-// a probe goes out after each delay whatever became of the one before, or one that hangs would hold up all others.
+// breaker refuses calls while Atlas is down. It opens when most of the tenants that have called lately fail. While it
+// is open it probes Atlas itself, and closes at the first answer; the calls of callers are never probes.
+//
+// Few tenants may fail by their own fault. So if fewer than fewTenants fail, a probe decides whether the breaker opens.
 type breaker struct {
-	onChange func(cause error)
+	probe    func(context.Context) error
+	onChange func(cause error) // called with mu held
 
-	mu         sync.Mutex
-	circuit    circuitbreaker.CircuitBreaker[any] // changed under mu only
-	generation uint64                             // guarded by mu; moves when Atlas is taken to be down, and when it is back
-	since      time.Time                          // guarded by mu; when it opened; zero: it is closed
-	cause      error                              // guarded by mu; of the last failure
+	ctx    context.Context // of all probes
+	cancel context.CancelFunc
+	work   sync.WaitGroup // added to with mu held, while ctx has not ended
+
+	mu      sync.Mutex
+	votes   map[string]*votes // guarded by mu; by tenant
+	aged    time.Time         // guarded by mu; when the votes were last halved
+	changed time.Time         // guarded by mu; when it last opened or closed
+	open    bool              // guarded by mu
+	probing bool              // guarded by mu
+	cause   error             // guarded by mu; of the last failure
 }
 
-func newBreaker(onChange func(cause error)) *breaker {
-	return &breaker{onChange: onChange, circuit: circuitbreaker.NewBuilder[any]().
-		WithFailureRateThreshold(breakerRate, breakerCalls, breakerWindow).
-		WithDelay(breakerDelay).
-		WithJitterFactor(breakerJitter).
-		Build()}
+// votes are the calls of one tenant that have ended lately.
+type votes struct{ calls, failed int }
+
+func (v *votes) failing() bool {
+	return v.failed > 0 && float64(v.failed) >= failingShare*float64(v.calls)
 }
 
-// permit is a call that the breaker let through.
-type permit struct {
-	breaker    *breaker
-	generation uint64
-	probe      bool
-	since      time.Time
+func newBreaker(probe func(context.Context) error, onChange func(cause error)) *breaker {
+	b := &breaker{probe: probe, onChange: onChange, votes: map[string]*votes{}, aged: time.Now()}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	return b
 }
 
-// admit lets a call through, or says how long not to try again.
-func (b *breaker) admit(op atlas.Operation) (permit, error) {
+// close ends all probes.
+func (b *breaker) close() {
+	b.mu.Lock()
+	b.cancel()
+	b.mu.Unlock()
+	b.work.Wait()
+}
+
+var errOpen = errors.New("circuit breaker open: too many tenants' calls have failed")
+
+// admit returns an error while the breaker is open.
+func (b *breaker) admit(op atlas.Operation) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.circuit.TryAcquirePermit() {
-		return permit{}, b.refusal(op)
+	if !b.open {
+		return nil
 	}
-	probe := b.circuit.IsHalfOpen()
-	if probe {
-		b.circuit.Open() // the delay begins anew
-	}
-	return permit{b, b.generation, probe, time.Now()}, nil
+	return &atlas.Error{Op: op, Kind: atlas.KindUnavailable, RetryAfter: probeInterval, Err: errOpen}
 }
 
-// recheck returns an error if Atlas was found to be down since the permit was given.
-func (p permit) recheck(op atlas.Operation) error {
-	p.breaker.mu.Lock()
-	defer p.breaker.mu.Unlock()
-	if !p.breaker.since.IsZero() {
-		return p.breaker.refusal(op)
-	}
-	return nil
-}
-
-// done records what the call says about Atlas.
-func (p permit) done(v verdict, err error) {
-	b := p.breaker
+// record notes what a tenant's call said about Atlas. A call that began before the breaker last changed says nothing about
+// Atlas as it is now.
+func (b *breaker) record(tenant string, began time.Time, said verdict, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if p.generation != b.generation {
+	if said == verdictNone || b.open || began.Before(b.changed) {
 		return
 	}
-	if v == verdictFailed {
-		b.cause = err
+	b.age(time.Now())
+	v := b.votes[tenant]
+	if v == nil {
+		v = &votes{}
+		b.votes[tenant] = v
 	}
-	switch {
-	case p.probe && v == verdictAnswered:
-		b.circuit.Close()
-		b.change(time.Time{}, nil)
-	case p.probe && v == verdictNone:
-		b.circuit.HalfOpen() // the next one is a probe
-	case p.probe:
-	case v == verdictAnswered:
-		b.circuit.RecordSuccess()
-	case v == verdictFailed:
-		for range 1 + int(time.Since(p.since)/time.Second) {
-			b.circuit.RecordFailure()
+	v.calls++
+	if said != verdictFailed {
+		return
+	}
+	v.failed++
+	b.cause = err
+	if b.probing || b.ctx.Err() != nil {
+		return
+	}
+	if failing := b.failingTenants(); failing > 0 {
+		b.probing = true
+		if failing >= fewTenants {
+			b.set(true)
+		}
+		probeNow := !b.open
+		b.work.Go(func() { b.watch(probeNow) })
+	}
+}
+
+// age halves the votes once for each voteWindow that has passed. The caller holds mu.
+func (b *breaker) age(now time.Time) {
+	for now.Sub(b.aged) >= voteWindow {
+		b.aged = b.aged.Add(voteWindow)
+		for tenant, v := range b.votes {
+			if v.calls, v.failed = v.calls/2, v.failed/2; v.calls == 0 {
+				delete(b.votes, tenant)
+			}
+		}
+		if len(b.votes) == 0 {
+			b.aged = now
 		}
 	}
-	if !p.probe && b.circuit.IsOpen() {
-		b.change(time.Now(), b.cause)
+}
+
+// failingTenants returns how many tenants fail, 0 unless that is most of them. The caller holds mu.
+func (b *breaker) failingTenants() int {
+	failing, failures := 0, 0
+	for _, v := range b.votes {
+		if v.failing() {
+			failing++
+			failures += v.failed
+		}
+	}
+	if failures < minFailures || 2*failing <= len(b.votes) {
+		return 0
+	}
+	return failing
+}
+
+// watch probes Atlas once a second until it answers. The breaker opens, if it has not yet, when a probe fails or takes
+// longer than that.
+func (b *breaker) watch(probeNow bool) {
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	answers := make(chan error)
+	probe := func() {
+		b.work.Go(func() {
+			err := b.probe(ctx)
+			select {
+			case answers <- err:
+			case <-ctx.Done():
+			}
+		})
+	}
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	if probeNow {
+		probe()
+	}
+	for {
+		select {
+		case err := <-answers:
+			b.change(err != nil)
+			if err == nil {
+				cancel()
+				select {
+				case <-tick.C: // no more than one probe a second, if calls go on failing
+				case <-b.ctx.Done():
+				}
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.probing = false
+				return
+			}
+		case <-tick.C:
+			b.change(true)
+			probe()
+		case <-b.ctx.Done():
+			return
+		}
 	}
 }
 
-// change notes that it opened, or closed if since is zero. The caller holds mu.
-func (b *breaker) change(since time.Time, cause error) {
-	b.generation++
-	b.since = since
-	b.onChange(cause)
+// change opens or closes the breaker.
+func (b *breaker) change(open bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.set(open)
 }
 
-var errDown = errors.New("not asked, because it has failed too often just before")
-
-// refusal is what a call is told that is not let through. The caller holds mu.
-func (b *breaker) refusal(op atlas.Operation) *atlas.Error {
-	wait := max(b.circuit.RemainingDelay(), time.Millisecond)
-	return &atlas.Error{Op: op, Kind: atlas.KindUnavailable, RetryAfter: wait, Err: errDown}
+// set opens or closes the breaker, and forgets the votes of the time before. The caller holds mu.
+func (b *breaker) set(open bool) {
+	clear(b.votes)
+	if open == b.open {
+		return
+	}
+	b.open, b.changed = open, time.Now()
+	if !open {
+		b.cause = nil
+	}
+	b.onChange(b.cause)
 }
 
-// check is what an operator should know of.
+// check returns what an operator should know: nil if the breaker is closed.
 func (b *breaker) check() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.since.IsZero() {
+	if !b.open {
 		return nil
 	}
-	return fmt.Errorf("Atlas is down since %s, and is asked about once a second until it answers: %w",
-		b.since.UTC().Format(time.RFC3339), b.cause)
+	return fmt.Errorf("Atlas is down since %s, tokend probes it once a second: %w", b.changed.UTC().Format(time.RFC3339), b.cause)
 }

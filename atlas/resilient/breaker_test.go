@@ -2,6 +2,7 @@ package resilient_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -13,23 +14,17 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
 )
 
-func contains(words, word string) bool { return slices.Contains(strings.Fields(words), word) }
-
-// watched is a client that keeps what it was told of its breaker.
+// watched returns a client and what its OnChange was called with.
 func watched(t *testing.T, a resilient.Atlas) (*resilient.Client, *[]string) {
 	t.Helper()
 	heard := &[]string{}
-	c, err := resilient.New(a, resilient.Config{OnChange: func(cause error) {
+	return newClientWith(t, a, resilient.Config{OnChange: func(cause error) {
 		if cause == nil {
 			*heard = append(*heard, "closed")
 			return
 		}
 		*heard = append(*heard, "open: "+cause.Error())
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, heard
+	}}), heard
 }
 
 // breakIt makes calls fail until the breaker opens.
@@ -37,64 +32,150 @@ func breakIt(t *testing.T, a *fakeAtlas, c *resilient.Client) {
 	t.Helper()
 	a.fails(atlas.Error{Kind: atlas.KindUnreachable})
 	for range 100 {
-		if _ = create(t.Context(), c); c.Stats().Open {
+		_ = create(t.Context(), c)
+		if synctest.Wait(); c.Stats().Open {
 			return
 		}
 	}
 	t.Fatal("the breaker does not open")
 }
 
-// While Atlas is down it is left alone but for a call a second, callers hear at once how long not to try, and as soon as it
-// answers all goes on.
-func TestBreaker(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := &fakeAtlas{}
-		c, heard := watched(t, a)
-		breakIt(t, a, c)
-		if c.Check() == nil || !strings.Contains(c.Check().Error(), "Atlas is down since 2000-01-01T00:00:0") {
-			t.Errorf("Check says %v", c.Check())
+// TestFault78Recovery: an outage opens the breaker, calls fail fast and Atlas gets one probe a second. When it is back the
+// breaker closes without a call.
+func TestFault78Recovery(t *testing.T) {
+	for name, outage := range map[string]behavior{
+		"503":     fails(status(503), time.Millisecond),
+		"refused": fails(&atlas.Error{Kind: atlas.KindUnreachable}, time.Millisecond),
+		"hang":    fails(&atlas.Error{Kind: atlas.KindTimeout, Sent: true}, 10*time.Second),
+	} {
+		for _, orgs := range []int{1, 2, 20} {
+			t.Run(fmt.Sprintf("%s with %d orgs", name, orgs), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a := newSimulated()
+					c, heard := watched(t, a)
+					tr := newTraffic(t, c)
+					for n := range orgs {
+						tr.one("before", atlas.OpCreate, jwtOf(fmt.Sprint(n), 0), time.Second)
+					}
+					a.everything(outage)
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					tr.perSecond(ctx, 20, func(n int) {
+						tr.one("during", atlas.OpDelete, jwtOf(fmt.Sprint(n%orgs), 0), 15*time.Second)
+					})
+					wait(20 * time.Second)
+					if !c.Stats().Open {
+						t.Fatal("the breaker is not open after 20 s")
+					}
+					if err := c.Check(); err == nil || !strings.Contains(err.Error(), "Atlas is down since 2000-01-01T00:00:") {
+						t.Errorf("Check returns %v", err)
+					}
+					probes, requests := a.count("probe"), a.count("")
+					wait(30 * time.Second)
+					if n := a.count("probe") - probes; n < 29 || n > 31 {
+						t.Errorf("%d probes in 30 s, want one a second", n)
+					}
+					if n := a.count("") - requests; n > 0 {
+						t.Errorf("%d calls reached Atlas while the breaker was open", n)
+					}
+					before := time.Now()
+					err := c.DeleteEphemeralToken(t.Context(), jwtOf("0", 0))
+					if e := asError(t, err); e.Kind != atlas.KindUnavailable || e.Sent || e.RetryAfter != time.Second || time.Since(before) > 0 {
+						t.Errorf("a call got %+v after %v", e, time.Since(before))
+					}
+					tr.calls.Wait()
+
+					wait(time.Minute) // no traffic
+					a.everything(nil)
+					back := time.Now()
+					for c.Stats().Open {
+						if wait(10 * time.Millisecond); time.Since(back) > 10*time.Second {
+							t.Fatal("the breaker does not close")
+						}
+					}
+					took := time.Since(back)
+					t.Logf("%v; closed %v after Atlas was back", tr.of("during"), took)
+					if took > 1100*time.Millisecond {
+						t.Errorf("it closed after %v", took)
+					}
+					if err := c.Check(); err != nil || len(*heard) != 2 || (*heard)[1] != "closed" || !strings.HasPrefix((*heard)[0], "open: atlas: delete: ") {
+						t.Errorf("Check returns %v, OnChange heard %q", err, *heard)
+					}
+					probes = a.count("probe")
+					if wait(time.Minute); a.count("probe") != probes {
+						t.Error("a closed breaker probes Atlas")
+					}
+				})
+			})
 		}
-		for op, call := range operations {
-			before := a.calls.Load()
-			err := call(t.Context(), c)
-			if e := asError(t, err); e.Kind != atlas.KindUnavailable || e.Sent || string(e.Op) != op ||
-				e.RetryAfter <= 0 || e.RetryAfter > 1200*time.Millisecond {
-				t.Errorf("%s: %+v", op, e)
-			}
-			if a.calls.Load() != before {
-				t.Errorf("%s: Atlas was called", op)
-			}
-		}
-		before := a.calls.Load()
-		for range 600 {
-			_ = create(t.Context(), c)
-			wait(100 * time.Millisecond)
-		}
-		if n := a.calls.Load() - before; n < 45 || n > 75 {
-			t.Errorf("Atlas was called %d times in a minute, want about 60", n)
-		}
-		a.does(func(context.Context, int64) error { return nil })
-		back := time.Now()
-		for create(t.Context(), c) != nil {
-			wait(10 * time.Millisecond)
-		}
-		if took := time.Since(back); took > 2*time.Second {
-			t.Errorf("back after %v", took)
-		}
-		if c.Check() != nil || c.Stats().Open {
-			t.Errorf("Check says %v", c.Check())
-		}
-		want := []string{"open: atlas: create: unreachable: as the test says", "closed"}
-		if !slices.Equal(*heard, want) {
-			t.Errorf("heard %q, want %q", *heard, want)
-		}
-	})
+	}
 }
 
-// What is the caller's or the operator's to mend does not mean that Atlas is down; nor does a caller in a hurry.
+// TestBreakerOneTenant: with one tenant, the breaker opens only if a probe fails too.
+func TestBreakerOneTenant(t *testing.T) {
+	for name, down := range map[string]bool{"Atlas is down": true, "Atlas fails this tenant": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newSimulated()
+				outage := fails(status(500), 10*time.Millisecond)
+				a.does("org", outage)
+				if down {
+					a.everything(outage)
+				}
+				c, heard := watched(t, a)
+				for n := range 100 {
+					if n == minFailures-1 && (len(*heard) > 0 || a.count("probe") > 0) {
+						t.Errorf("after %d failures: heard %q, %d probes", n, *heard, a.count("probe"))
+					}
+					_ = c.DeleteEphemeralToken(t.Context(), jwtOf("org", 0))
+					wait(20 * time.Millisecond)
+				}
+				if c.Stats().Open != down {
+					t.Errorf("it is open: %t, heard %q", c.Stats().Open, *heard)
+				}
+				if n := a.count("probe"); n < 1 || n > 4 {
+					t.Errorf("%d probes in 3 s", n)
+				}
+			})
+		})
+	}
+}
+
+const minFailures = 10 // of the breaker
+
+// TestBreakerMostTenants: the breaker opens if most of the tenants fail, however many calls each makes.
+func TestBreakerMostTenants(t *testing.T) {
+	for failing, want := range map[int]bool{1: false, 4: false, 5: false, 6: true, 10: true} {
+		t.Run(fmt.Sprintf("%d of 10", failing), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newSimulated()
+				c, heard := watched(t, a)
+				tr := newTraffic(t, c)
+				for n := range 10 {
+					tr.one("before", atlas.OpDelete, jwtOf(fmt.Sprint(n), 0), time.Second)
+				}
+				for n := range failing {
+					a.does(fmt.Sprint(n), fails(status(500), time.Millisecond))
+				}
+				wait(time.Minute)
+				for n := range 10 {
+					_ = c.DeleteEphemeralToken(t.Context(), jwtOf(fmt.Sprint(9-n), 0))
+				}
+				for n := range 200 {
+					_ = c.DeleteEphemeralToken(t.Context(), jwtOf(fmt.Sprint(n%failing), 0))
+				}
+				if got := len(*heard) > 0; got != want {
+					t.Errorf("the breaker opened: %t, want %t", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestBreakerStaysClosed: what a caller or an operator has to fix does not mean that Atlas is down; nor does a caller in a hurry.
+// Atlas's refusals of credentials say nothing either way.
 func TestBreakerStaysClosed(t *testing.T) {
-	status := func(code int) atlas.Error { return atlas.Error{Kind: atlas.KindStatus, StatusCode: code, Sent: true} }
-	for name, fail := range map[string]atlas.Error{
+	for name, fail := range map[string]*atlas.Error{
 		"400": status(400), "401": status(401), "403": status(403), "404": status(404), "409": status(409), "429": status(429),
 		"TLS":                {Kind: atlas.KindTLS},
 		"redirect":           {Kind: atlas.KindRedirect, Sent: true},
@@ -102,227 +183,158 @@ func TestBreakerStaysClosed(t *testing.T) {
 		"invalid credential": {Kind: atlas.KindInvalidCredential},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &fakeAtlas{}
-			a.fails(fail)
-			stayClosed(t, a, func(ctx context.Context, c *resilient.Client) {
+			stayClosed(t, fails(fail, time.Millisecond), func(ctx context.Context, c *resilient.Client) {
 				for _, call := range operations {
 					_ = call(ctx, c)
 				}
 			})
 		})
 	}
-	for name, caller := range map[string]func(context.Context, *resilient.Client){
-		"short deadline": func(ctx context.Context, c *resilient.Client) {
+	hang := fails(nil, time.Hour)
+	t.Run("short deadline", func(t *testing.T) {
+		stayClosed(t, hang, func(ctx context.Context, c *resilient.Client) {
 			ctx, cancel := context.WithTimeout(ctx, 900*time.Millisecond)
 			defer cancel()
 			_ = create(ctx, c)
-		},
-		"caller leaves": func(ctx context.Context, c *resilient.Client) {
+		})
+	})
+	t.Run("caller leaves", func(t *testing.T) {
+		stayClosed(t, hang, func(ctx context.Context, c *resilient.Client) {
 			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 			defer time.AfterFunc(5*time.Second, cancel).Stop()
 			_ = create(ctx, c)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			a := &fakeAtlas{}
-			a.hangs()
-			stayClosed(t, a, caller)
 		})
-	}
-	t.Run("two in three fail", func(t *testing.T) {
-		a := &fakeAtlas{}
-		a.does(func(_ context.Context, call int64) error {
-			if call%3 > 0 {
-				return &atlas.Error{Kind: atlas.KindTimeout}
-			}
-			return nil
-		})
-		stayClosed(t, a, func(ctx context.Context, c *resilient.Client) { _ = create(ctx, c) })
 	})
 }
 
-func stayClosed(t *testing.T, a *fakeAtlas, call func(context.Context, *resilient.Client)) {
+func stayClosed(t *testing.T, b behavior, call func(context.Context, *resilient.Client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		a := newSimulated()
+		a.everything(b)
 		c, heard := watched(t, a)
-		for range 50 {
-			var wg sync.WaitGroup
+		for range 10 {
+			var calls sync.WaitGroup
 			for range 20 {
-				wg.Go(func() { call(t.Context(), c) })
+				calls.Go(func() { call(t.Context(), c) })
 			}
-			wg.Wait()
+			calls.Wait()
 		}
-		if len(*heard) > 0 || c.Check() != nil {
-			t.Errorf("heard %q, Check says %v", *heard, c.Check())
+		if len(*heard) > 0 || c.Check() != nil || a.count("probe") > 0 {
+			t.Errorf("heard %q, Check returns %v, %d probes", *heard, c.Check(), a.count("probe"))
 		}
 	})
 }
 
-// What means that Atlas is down; and any answer that is not a failure of its own, even a refusal, means that it is back.
-func TestBreakerOpens(t *testing.T) {
-	for name, fail := range map[string]atlas.Error{
-		"500":         {Kind: atlas.KindStatus, StatusCode: 500, Sent: true},
-		"504":         {Kind: atlas.KindStatus, StatusCode: 504, Sent: true},
-		"timeout":     {Kind: atlas.KindTimeout, Sent: true},
-		"unreachable": {Kind: atlas.KindUnreachable},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				a := &fakeAtlas{}
-				a.fails(fail)
-				c, heard := watched(t, a)
-				for range 49 {
-					_ = operations["delete"](t.Context(), c)
-				}
-				if fail.Sent && c.Stats().Open { // else they are retried
-					t.Error("49 failures opened it")
-				}
-				_ = operations["delete"](t.Context(), c)
-				if !c.Stats().Open {
-					t.Fatal("50 failures did not open it")
-				}
-				wait(1200 * time.Millisecond)
-				_ = operations["delete"](t.Context(), c)
-				if !c.Stats().Open {
-					t.Error("a probe that failed closed it")
-				}
-				wait(1200 * time.Millisecond)
-				a.fails(atlas.Error{Kind: atlas.KindStatus, StatusCode: 401, Sent: true})
-				if err := operations["delete"](t.Context(), c); kindOf(err) != atlas.KindStatus || c.Stats().Open || len(*heard) != 2 {
-					t.Errorf("a probe got %v, and it is open: %t; heard %q", err, c.Stats().Open, *heard)
-				}
-			})
-		})
-	}
-}
-
-// An Atlas that hangs is down, by our own cap and by deadlines of callers who were in no hurry. What still hangs when it is
-// back holds up nobody.
-func TestBreakerHang(t *testing.T) {
-	for name, each := range map[string]func(context.Context) (context.Context, context.CancelFunc){
-		"deadlines": func(ctx context.Context) (context.Context, context.CancelFunc) {
-			return context.WithTimeout(ctx, 1500*time.Millisecond)
-		},
-		"own cap": context.WithCancel,
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				a := &fakeAtlas{}
-				a.does(func(ctx context.Context, _ int64) error {
-					select {
-					case <-ctx.Done():
-						return &atlas.Error{Kind: atlas.KindCanceled, Sent: true, Err: ctx.Err()}
-					case <-time.After(10 * time.Second):
-						return &atlas.Error{Kind: atlas.KindTimeout, Sent: true}
-					}
-				})
-				c, heard := watched(t, a)
-				var wg sync.WaitGroup
-				for range 300 { // 10 a second
-					ctx, cancel := each(t.Context())
-					wg.Go(func() {
-						defer cancel()
-						_ = create(ctx, c)
-					})
-					wait(100 * time.Millisecond)
-				}
-				if len(*heard) != 1 {
-					t.Fatalf("heard %q", *heard)
-				}
-				a.does(func(context.Context, int64) error { wait(20 * time.Millisecond); return nil })
-				wait(1200*time.Millisecond + 100*time.Millisecond) // for a probe
-				for range 100 {
-					wg.Go(func() { _ = create(t.Context(), c) })
-					wait(10 * time.Millisecond)
-				}
-				if err := create(t.Context(), c); err != nil {
-					t.Errorf("got %v: Atlas is back", err)
-				}
-				wg.Wait() // those that hang
-				if err := create(t.Context(), c); err != nil || len(*heard) != 2 {
-					t.Errorf("got %v, heard %q", err, *heard)
-				}
-				if s := c.Stats(); s.InFlight != 0 || s.Waiting != 0 {
-					t.Errorf("%+v", s)
-				}
-			})
-		})
-	}
-}
-
-// A probe whose caller leaves says nothing, and the next call is one.
-func TestBreakerProbeLeaves(t *testing.T) {
+// TestBreakerIgnoresRefusals: Atlas's 401s for made-up JWTs do not hide that the calls of all others fail.
+func TestBreakerIgnoresRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &fakeAtlas{}
+		a := newSimulated()
 		c, _ := watched(t, a)
-		breakIt(t, a, c)
-		a.hangs()
-		wait(1200 * time.Millisecond)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		defer cancel()
-		if err := create(ctx, c); kindOf(err) != atlas.KindCanceled {
-			t.Fatalf("got %v, want a probe", err)
-		}
-		a.does(func(context.Context, int64) error { return nil })
-		if err := create(t.Context(), c); err != nil {
-			t.Errorf("got %v, want the next probe", err)
-		}
-	})
-}
-
-// Logins do not queue behind creates.
-func TestLoginPassesCreates(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := &fakeAtlas{}
-		a.hangs()
-		c := newClient(t, a)
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		for range 100 {
-			wg.Go(func() { _ = create(ctx, c) })
+		_ = c.DeleteEphemeralToken(t.Context(), jwtOf("org", 0))
+		wait(time.Minute)
+		a.does("made up", fails(status(401), time.Millisecond))
+		a.does("org", fails(status(500), time.Millisecond))
+		for n := range 20 {
+			_ = c.DeleteEphemeralToken(t.Context(), jwtOf("made up", n))
+			_ = c.DeleteEphemeralToken(t.Context(), jwtOf("org", 0))
 		}
 		synctest.Wait()
-		if s := c.Stats(); s.InFlight != s.Limit || s.Waiting == 0 {
-			t.Errorf("%+v", s)
-		}
-		a.does(func(context.Context, int64) error { return nil })
-		for _, op := range []string{"login", "refresh"} {
-			if err := operations[op](t.Context(), c); err != nil {
-				t.Errorf("%s: %v", op, err)
-			}
-		}
-		cancel()
-		wg.Wait()
-		if s := c.Stats(); s.InFlight != 0 || s.Waiting != 0 {
-			t.Errorf("%+v", s)
+		if a.count("probe") == 0 {
+			t.Error("Atlas was not probed")
 		}
 	})
 }
 
-// No load whatever brings more calls to Atlas than MaxCalls.
-func TestMaxCalls(t *testing.T) {
+// TestBreakerHang: calls that hung when the breaker opened do not keep others out once it has closed, and say nothing about
+// Atlas as it is then.
+func TestBreakerHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newSimulated()
+		c, heard := watched(t, a)
+		tr := newTraffic(t, c)
+		for n := range 5 {
+			tr.one("before", atlas.OpCreate, jwtOf(fmt.Sprint(n), 0), time.Second)
+		}
+		a.everything(fails(&atlas.Error{Kind: atlas.KindTimeout, Sent: true}, 10*time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+		defer cancel()
+		tr.perSecond(ctx, 2000, func(n int) { // the sooner half is cut off by its own deadline
+			tr.one("during", atlas.OpCreate, jwtOf(fmt.Sprint(n%5), 0), time.Duration(2+n%2*18)*time.Second)
+		})
+		<-ctx.Done()
+		s := c.Stats()
+		t.Logf("after 12 s: %+v", s)
+		if !s.Open || s.InFlight > 2*s.Limit || s.Waiting > 0 {
+			t.Errorf("%+v", s)
+		}
+		a.everything(nil)
+		wait(1100 * time.Millisecond)
+		for range 100 {
+			tr.calls.Go(func() { tr.one("after", atlas.OpCreate, jwtOf("1", 0), time.Second) })
+			wait(10 * time.Millisecond)
+		}
+		tr.calls.Wait()
+		if n := tr.of("after").failures(); n > 0 || len(*heard) != 2 {
+			t.Errorf("%v; heard %q", tr.of("after"), *heard)
+		}
+		if s := c.Stats(); s.InFlight != 0 || s.Waiting != 0 {
+			t.Errorf("in the end: %+v", s)
+		}
+	})
+}
+
+// TestBreakerOpensForWaiters: calls that wait for a slot fail as soon as the breaker opens.
+func TestBreakerOpensForWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &fakeAtlas{}
-		var mu sync.Mutex
-		now, most := 0, 0
-		a.does(func(context.Context, int64) error {
-			mu.Lock()
-			now++
-			most = max(most, now)
-			mu.Unlock()
-			wait(10 * time.Millisecond)
-			mu.Lock()
-			now--
-			mu.Unlock()
-			return nil
+		c := newClientWith(t, a, resilient.Config{MaxCalls: 1})
+		a.hangs()
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		calls.Go(func() { _ = create(ctx, c) })
+		synctest.Wait()
+		calls.Go(func() {
+			start := time.Now()
+			if err := create(t.Context(), c); kindOf(err) != atlas.KindUnavailable || time.Since(start) > 0 {
+				t.Errorf("the waiting call got %v after %v", err, time.Since(start))
+			}
 		})
-		c, err := resilient.New(a, resilient.Config{MaxCalls: 60})
-		if err != nil {
-			t.Fatal(err)
+		synctest.Wait()
+		a.fails(atlas.Error{Kind: atlas.KindStatus, StatusCode: 503})
+		for range minFailures {
+			_ = operations["login"](t.Context(), c)
 		}
-		offer(t, c, 9_000, 5*time.Second)
-		if most != 60 {
-			t.Errorf("%d calls were at Atlas at a time, want 60", most)
+		synctest.Wait()
+		if s := c.Stats(); !s.Open || s.Waiting != 0 || s.InFlight != 1 {
+			t.Errorf("%+v", s)
+		}
+		cancel()
+		calls.Wait()
+	})
+}
+
+// TestClose ends the probes.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeAtlas{}
+		c := newClient(t, a)
+		breakIt(t, a, c)
+		a.hangs()
+		wait(3 * time.Second)
+		c.Close()
+		probes := a.probes.Load()
+		if wait(time.Minute); a.probes.Load() != probes {
+			t.Error("it goes on probing")
+		}
+		c = newClient(t, a)
+		c.Close()
+		a.fails(atlas.Error{Kind: atlas.KindUnreachable})
+		for range 20 {
+			_ = create(t.Context(), c)
+		}
+		if c.Stats().Open {
+			t.Error("the breaker opened after Close")
 		}
 	})
 }
@@ -334,3 +346,5 @@ func asError(t *testing.T, err error) atlas.Error {
 	}
 	return *err.(*atlas.Error) //nolint:errorlint // kindOf has looked
 }
+
+func contains(words, word string) bool { return slices.Contains(strings.Fields(words), word) }

@@ -1,13 +1,12 @@
-// Package resilient stands between the service and Atlas, and does what one call cannot do by itself: it retries what is safe
-// to retry, leaves an Atlas alone that is down, and sends it no more calls at a time than it can do in good time.
+// Package resilient stands between the service and Atlas. It retries what is safe to retry, leaves an Atlas alone that is
+// down, and bounds the calls at Atlas, so that one tenant's trouble does not reach another.
 //
-// A [Client] has the methods of [atlas.Client], so whoever uses the one can use the other. A call is one or more attempts
-// (retry.go), each of which needs the permit of the breaker (breaker.go) and a slot of the limiter (limiter.go) before Atlas is
-// asked. What these two refuse fails with an [*atlas.Error] as well, of [atlas.KindUnavailable] or [atlas.KindOverloaded], with
-// Sent false.
+// A [Client] has the methods of [atlas.Client]. A call is one or more attempts (retry.go). Each needs a closed breaker
+// (breaker.go) and a slot of the limiter (limiter.go) before Atlas is asked. What these two refuse fails with an
+// [*atlas.Error] of [atlas.KindUnavailable] or [atlas.KindOverloaded], with Sent false. All of them tell tenants apart
+// (tenants.go).
 //
-// The package logs nothing and treats all credentials alike: that Atlas throttles or refuses one of them is for its callers to
-// act on.
+// The package logs nothing. Its metrics have no label that Atlas or a caller chooses.
 package resilient
 
 import (
@@ -15,7 +14,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
@@ -25,33 +27,38 @@ type Atlas interface {
 	atlas.IdentityProvider
 	CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error)
 	DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error
+	Probe(ctx context.Context) (atlas.Probed, error)
 }
 
 // Config says how a Client treats Atlas. The zero value is what to run with.
 type Config struct {
-	// MaxCalls is the most creates and deletes that are at Atlas at a time, however well it does. Default 128.
+	// MaxCalls is the most creates and deletes that are at Atlas at a time; 0 means 256. One tenant can have half of them.
 	MaxCalls int
-	// OnChange, if set, is told when the breaker opens and when it closes: cause is what the last call at Atlas failed with,
-	// and nil when Atlas answers again. It must not block, nor call the Client.
+	// OnChange, if set, is called when the breaker opens, with what the last call at Atlas failed with, and with nil when it
+	// closes. It must not block, nor call the Client.
 	OnChange func(cause error)
+	// Registerer, if set, takes the Client's metrics. It panics if they are registered already.
+	Registerer prometheus.Registerer
 }
 
 const (
-	defaultMaxCalls = 128
-	// reservedConns are for what MaxCalls does not bound: logins, refreshes and the breaker's probes, which are few.
+	defaultMaxCalls = 256
+	// reservedConns are for what MaxCalls does not bound: logins, refreshes and probes, which are few.
 	reservedConns = 16
 )
 
-// Conns is how many connections to Atlas there have to be, so that none of what a Client lets through waits for one: twice
-// MaxCalls, for what still hangs when an Atlas that was down is back, and some more.
+// Conns returns how many connections to Atlas there have to be, so that none of what a Client lets through waits for one:
+// twice MaxCalls, for calls that still hang when an Atlas that was down is back, and some more.
 func (c Config) Conns() int { return 2*cmp.Or(c.MaxCalls, defaultMaxCalls) + reservedConns }
 
-// Client calls Atlas. It is safe for concurrent use; make one for each host, and share it.
+// Client calls Atlas. It is safe for concurrent use. Make one for each host, share it, and Close it at the end.
 type Client struct {
 	atlas   Atlas
+	tenants *tenants
 	budget  *budget
 	breaker *breaker
 	limiter *limiter
+	metrics *metrics
 }
 
 // New returns a Client in front of next.
@@ -59,95 +66,116 @@ func New(next Atlas, config Config) (*Client, error) {
 	if config.MaxCalls < 0 {
 		return nil, fmt.Errorf("MaxCalls is %d: give a positive number, or 0 for %d", config.MaxCalls, defaultMaxCalls)
 	}
-	c := &Client{atlas: next, budget: newBudget(), limiter: newLimiter(cmp.Or(config.MaxCalls, defaultMaxCalls))}
-	c.breaker = newBreaker(func(cause error) {
+	tenants, err := newTenants()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		atlas: next, tenants: tenants, budget: newBudget(), limiter: newLimiter(cmp.Or(config.MaxCalls, defaultMaxCalls)),
+	}
+	c.breaker = newBreaker(c.probe, func(cause error) {
 		if cause != nil {
-			c.limiter.writeOff()
+			c.limiter.abandon()
 		}
 		if config.OnChange != nil {
 			config.OnChange(cause)
 		}
 	})
+	c.metrics = newMetrics(config.Registerer, c)
 	return c, nil
 }
 
-// CreateEphemeralToken is that of [atlas.Client]. It is retried whenever that may help: twice gives the same token as once.
+// Close ends the probes. The breaker does not open any more.
+func (c *Client) Close() { c.breaker.close() }
+
+// CreateEphemeralToken is that of [atlas.Client]. It is retried whenever that may help.
 func (c *Client) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error) {
-	return call(ctx, c, atlas.OpCreate, func() (atlas.Token, error) { return c.atlas.CreateEphemeralToken(ctx, jwt) })
+	tenant := c.tenants.of(ctx, jwt)
+	token, err := call(ctx, c, atlas.OpCreate, tenant, func() (atlas.Token, error) { return c.atlas.CreateEphemeralToken(ctx, jwt) })
+	c.tenants.answered(ctx, jwt, tenant, err)
+	return token, err
 }
 
-// DeleteEphemeralToken is that of [atlas.Client]. It is retried only if it provably did not reach Atlas: a late retry could
-// delete a token that somebody created in between.
+// DeleteEphemeralToken is that of [atlas.Client]. It is retried only if it provably did not reach Atlas.
 func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error {
-	_, err := call(ctx, c, atlas.OpDelete, func() (struct{}, error) {
+	tenant := c.tenants.of(ctx, jwt)
+	_, err := call(ctx, c, atlas.OpDelete, tenant, func() (struct{}, error) {
 		return struct{}{}, c.atlas.DeleteEphemeralToken(ctx, jwt)
 	})
+	c.tenants.answered(ctx, jwt, tenant, err)
 	return err
 }
 
-// LogIn is that of [atlas.Client]. It is retried if no answer came: never if there was one, since a series of refused
-// logins could lock the account.
+// LogIn is that of [atlas.Client]. It is retried only if no answer came.
 func (c *Client) LogIn(ctx context.Context, secret atlas.UserAuthToken) (atlas.JWT, error) {
-	return call(ctx, c, atlas.OpLogIn, func() (atlas.JWT, error) { return c.atlas.LogIn(ctx, secret) })
+	return call(ctx, c, atlas.OpLogIn, c.tenants.of(ctx, ""), func() (atlas.JWT, error) { return c.atlas.LogIn(ctx, secret) })
 }
 
 // RefreshJWT is that of [atlas.Client], and is retried as a login is.
 func (c *Client) RefreshJWT(ctx context.Context, jwt atlas.JWT) (atlas.JWT, error) {
-	return call(ctx, c, atlas.OpRefresh, func() (atlas.JWT, error) { return c.atlas.RefreshJWT(ctx, jwt) })
+	return call(ctx, c, atlas.OpRefresh, c.tenants.of(ctx, jwt), func() (atlas.JWT, error) { return c.atlas.RefreshJWT(ctx, jwt) })
 }
 
-// Check is what an operator should know of, nil if all is well.
+// Check returns what an operator should know, nil if all is well.
 func (c *Client) Check() error { return c.breaker.check() }
 
-// Stats is what there is to see of a Client.
+// Stats is the present state of a Client.
 type Stats struct {
-	Open        bool   // Atlas is taken to be down: calls are refused, but for probes
+	Open        bool   // the breaker is open: calls are refused
 	Retries     uint64 // retries so far
-	OutOfBudget uint64 // retries so far that were not made for want of budget
-	Limit       int    // how many creates and deletes may be at Atlas at present
+	OutOfBudget uint64 // retries so far that the budget did not allow
+	Limit       int    // how many creates and deletes may be at Atlas
 	InFlight    int    // how many are
 	Waiting     int    // how many wait to be
 	Refused     uint64 // how many were refused so far, because too many were there
 }
 
-// Stats returns what there is to see at present.
+// Stats returns the present state.
 func (c *Client) Stats() Stats {
-	s := Stats{Open: c.breaker.check() != nil}
+	s := Stats{Open: c.breaker.check() != nil, Limit: c.limiter.slots}
 	s.Retries, s.OutOfBudget = c.budget.counts()
-	s.Limit, s.InFlight, s.Waiting, s.Refused = c.limiter.counts()
+	s.InFlight, s.Waiting, s.Refused = c.limiter.counts()
 	return s
 }
 
 // attempt asks Atlas once, if the breaker and the limiter let it.
-func (c *Client) attempt(ctx context.Context, op atlas.Operation, ask func() error) (err error) {
-	permit, err := c.breaker.admit(op)
-	if err != nil {
+func (c *Client) attempt(ctx context.Context, op atlas.Operation, tenant string, ask func() error) error {
+	if err := c.breaker.admit(op); err != nil {
 		return err
 	}
-	verdict := verdictNone // also if ask panics
-	defer func() { permit.done(verdict, err) }()
-	if isLimited(op) && !permit.probe {
-		slot, err := c.limiter.acquire(ctx, op)
+	if isLimited(op) {
+		slot, err := c.limiter.acquire(ctx, op, tenant)
+		if slot != nil {
+			defer slot.release()
+		}
+		if open := c.breaker.admit(op); open != nil { // it may have opened during the wait
+			return open
+		}
 		if err != nil {
 			return err
 		}
-		defer func() { slot.release(verdict == verdictAnswered) }()
-		if err := permit.recheck(op); err != nil { // it may have opened during the wait
-			return err
-		}
 	}
-	start := time.Now()
-	err = ask()
-	verdict = judge(ctx, err, time.Since(start))
+	began := time.Now()
+	err := ask()
+	took := time.Since(began)
+	c.metrics.request(op, err, took)
+	c.breaker.record(tenant, began, judge(ctx, err, took), err)
 	return err
 }
 
-// isLimited reports whether an operation counts for the limiter. Logins and refreshes do not: there is one at a time for
-// each identity, all of its calls hang on it, and it should not queue behind those of others.
-func isLimited(op atlas.Operation) bool { return op == atlas.OpCreate || op == atlas.OpDelete }
+var errProbe = errors.New("the probe was answered with a server error")
 
-// asError is the *atlas.Error that err is, nil if it is none.
-func asError(err error) *atlas.Error {
-	e, _ := errors.AsType[*atlas.Error](err)
-	return e
+// probe returns nil if Atlas answers.
+func (c *Client) probe(ctx context.Context) error {
+	began := time.Now()
+	probed, err := c.atlas.Probe(ctx)
+	if err == nil && probed.StatusCode >= http.StatusInternalServerError {
+		err = &atlas.Error{Op: atlas.OpProbe, Kind: atlas.KindStatus, StatusCode: probed.StatusCode, Sent: true, Err: errProbe}
+	}
+	c.metrics.request(atlas.OpProbe, err, time.Since(began))
+	return err
 }
+
+// isLimited reports whether an operation needs a slot. Logins and refreshes do not: there is one at a time for each
+// identity, all of its calls depend on it, and it should not queue behind those of others.
+func isLimited(op atlas.Operation) bool { return op == atlas.OpCreate || op == atlas.OpDelete }

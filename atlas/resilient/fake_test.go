@@ -8,9 +8,10 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// fakeAtlas answers as it is told. The zero one answers everything.
+// fakeAtlas answers as it is set to. The zero one answers everything. Probes are answered in the same way.
 type fakeAtlas struct {
-	calls  atomic.Int64
+	calls  atomic.Int64 // without probes
+	probes atomic.Int64
 	answer atomic.Pointer[func(ctx context.Context, call int64) error]
 }
 
@@ -30,7 +31,11 @@ func (a *fakeAtlas) hangs() {
 }
 
 func (a *fakeAtlas) call(ctx context.Context, op atlas.Operation) error {
-	n := a.calls.Add(1)
+	count := &a.calls
+	if op == atlas.OpProbe {
+		count = &a.probes
+	}
+	n := count.Add(1)
 	answer := a.answer.Load()
 	if answer == nil {
 		return nil
@@ -64,4 +69,12 @@ func (a *fakeAtlas) LogIn(ctx context.Context, _ atlas.UserAuthToken) (atlas.JWT
 
 func (a *fakeAtlas) RefreshJWT(ctx context.Context, _ atlas.JWT) (atlas.JWT, error) {
 	return "jwt", a.call(ctx, atlas.OpRefresh)
+}
+
+func (a *fakeAtlas) Probe(ctx context.Context) (atlas.Probed, error) {
+	err := a.call(ctx, atlas.OpProbe)
+	if e, ok := errors.AsType[*atlas.Error](err); ok && e.Kind == atlas.KindStatus {
+		return atlas.Probed{StatusCode: e.StatusCode}, nil
+	}
+	return atlas.Probed{StatusCode: 401}, err
 }

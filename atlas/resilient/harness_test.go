@@ -15,10 +15,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newClient(t *testing.T, a resilient.Atlas) *resilient.Client {
 	t.Helper()
-	c, err := resilient.New(a, resilient.Config{})
+	return newClientWith(t, a, resilient.Config{})
+}
+
+func newClientWith(t *testing.T, a resilient.Atlas, config resilient.Config) *resilient.Client {
+	t.Helper()
+	c, err := resilient.New(a, config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.Close)
 	return c
 }
 

@@ -1,6 +1,7 @@
 package resilient
 
 import (
+	"container/heap"
 	"container/list"
 	"context"
 	"errors"
@@ -11,82 +12,91 @@ import (
 )
 
 const (
-	// queueMost is how many calls may wait for a slot, for a burst that Atlas is up to, and that it has done in burstTime: who
-	// is refused in the end should not have waited for it. While there are more calls than Atlas is up to, a queue makes every
-	// call late and none faster, so it is kept to this share of the limit, which is enough to leave no slot empty.
-	queueMost  = 512
-	burstTime  = 250 * time.Millisecond
-	queueShare = 32
-	// overloadTime is for how long after a refusal there are taken to be too many calls.
-	overloadTime = time.Second
-	// Callers who come back as soon as they are refused make it look so for good, even if there are no more of them than a queue
-	// has room for. So the queue is let grow again after firstRelent, and if that was wrong, after twice as long, up to lastRelent.
-	firstRelent = 10 * time.Second
-	lastRelent  = 2 * time.Minute
-	// Nobody waits for longer than maxPatience, nor, while there are too many calls, for longer than half of what an answer
-	// takes or minPatience.
-	maxPatience = time.Second
-	minPatience = 25 * time.Millisecond
+	// maxWait is how long a call waits for a slot.
+	maxWait = time.Second
+	// placesPerSlot is how many calls may wait for each of the slots. Alone, a tenant has half of the places.
+	placesPerSlot = 8
+	// unverifiedShare is the part of the slots that are always open to unverified JWTs, as 1/n. Every new caller is among
+	// them, and would wait behind any number of known tenants otherwise.
+	unverifiedShare = 4
 )
 
-// limiter bounds the calls that are at Atlas at a time, by what Atlas can do (limit.go), and lets a few wait.
+// limiter bounds the calls at Atlas so that no tenant can take the slots of the others. It uses dynamic thresholds
+// (Choudhury and Hahne, 1998): a tenant may have at most as many calls in flight as there are free slots. Alone it gets
+// half of the slots, k greedy tenants get 1/(k+1) each, and there is always room for one more. The places of the waiting
+// calls are shared by the same rule.
+//
+// A freed slot goes to the waiting tenant with the fewest calls in flight. Nothing is learned or tuned at run time.
 type limiter struct {
-	most int
+	slots int
 
-	mu         sync.Mutex
-	limit      *limit        // guarded by mu
-	generation uint64        // guarded by mu
-	inFlight   int           // guarded by mu; of this generation
-	writtenOff int           // guarded by mu; of those before
-	queue      *list.List    // guarded by mu; of *waiter, the oldest first
-	overloaded time.Time     // guarded by mu; until when the queue is kept short
-	relentAt   time.Time     // guarded by mu; when it is let grow again, come what may
-	relent     time.Duration // guarded by mu; how long that is after it was first kept short
-	refused    uint64        // guarded by mu
+	mu        sync.Mutex
+	tenants   map[string]*tenant // guarded by mu; those with calls in flight or waiting
+	queue     tenantQueue        // guarded by mu; those with waiting calls
+	inFlight  int                // guarded by mu
+	waiting   int                // guarded by mu
+	abandoned int                // guarded by mu; calls that were in flight when the breaker opened
+	epoch     int                // guarded by mu; how often that has happened
+	refused   uint64             // guarded by mu
+}
+
+// tenant is one tenant's share of the limiter, which guards it.
+type tenant struct {
+	name     string
+	inFlight int
+	reserved int       // so many in flight count as none
+	waiters  list.List // of *waiter, in the order in which they came
+	index    int       // in tenantQueue
 }
 
 // waiter is a call that waits for a slot.
 type waiter struct {
-	since time.Time
-	done  chan struct{} // closed when it was taken out of the queue, rather than left
-	slot  *slot         // valid after done; nil: it waited too long
+	tenant *tenant
+	place  *list.Element // in the tenant's queue
+	since  time.Time
+	done   chan struct{} // closed when it has a slot or gets none
+	slot   *slot         // valid after done; nil: it gets none
 }
 
-// slot is the right to call Atlas.
+// slot is the right to have one call at Atlas.
 type slot struct {
-	limiter    *limiter
-	generation uint64
-	since      time.Time
+	limiter *limiter
+	tenant  *tenant
+	epoch   int
 }
 
-func newLimiter(most int) *limiter {
-	return &limiter{most: most, limit: newLimit(most), queue: list.New()}
+func newLimiter(slots int) *limiter {
+	return &limiter{slots: slots, tenants: map[string]*tenant{}}
 }
 
-var errOverloaded = errors.New("not asked, because it has as many calls as it can do in good time")
+var errOverloaded = errors.New("concurrency limit reached")
 
-// acquire waits for a slot, unless too many wait already.
-func (l *limiter) acquire(ctx context.Context, op atlas.Operation) (*slot, error) {
+// acquire waits for a slot until maxWait has passed or too little time is left before ctx's deadline.
+func (l *limiter) acquire(ctx context.Context, op atlas.Operation, name string) (*slot, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &atlas.Error{Op: op, Kind: atlas.KindCanceled, Err: err}
 	}
-	got, place, w := l.enter(time.Now())
-	if got != nil {
-		return got, nil
+	patience := maxWait
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline)-minTimeLeft)
 	}
-	overloaded := &atlas.Error{Op: op, Kind: atlas.KindOverloaded, Err: errOverloaded}
-	if w == nil {
+	overloaded := &atlas.Error{Op: op, Kind: atlas.KindOverloaded, RetryAfter: maxWait, Err: errOverloaded}
+	got, w := l.enter(name, patience > 0)
+	switch {
+	case got != nil:
+		return got, nil
+	case w == nil:
 		return nil, overloaded
 	}
-	timer := time.NewTimer(maxPatience)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-w.done:
 	case <-timer.C:
-		l.leave(place, true)
+		l.leave(w, true)
 	case <-ctx.Done():
-		if got := l.leave(place, false); got != nil {
-			got.release(false)
+		if got := l.leave(w, false); got != nil {
+			got.release()
 		}
 		return nil, &atlas.Error{Op: op, Kind: atlas.KindCanceled, Err: ctx.Err()}
 	}
@@ -96,127 +106,181 @@ func (l *limiter) acquire(ctx context.Context, op atlas.Operation) (*slot, error
 	return w.slot, nil
 }
 
-// enter gives a call a slot, or a place in the queue, or neither.
-func (l *limiter) enter(now time.Time) (*slot, *list.Element, *waiter) {
+// enter gives a call a slot, a place in its tenant's queue, or neither.
+func (l *limiter) enter(name string, mayWait bool) (*slot, *waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.queue.Len() == 0 && l.hasSlot() {
-		return l.grant(now), nil, nil
+	t := l.tenants[name]
+	if t == nil {
+		t = &tenant{name: name}
+		if name == unverified {
+			t.reserved = l.slots / unverifiedShare
+		}
+		l.tenants[name] = t
 	}
-	if l.queue.Len() >= l.queueLimit(now) {
-		l.refuse(now)
-		return nil, nil, nil
+	if t.waiters.Len() == 0 && t.load() < l.free() {
+		return l.take(t), nil
 	}
-	w := &waiter{since: now, done: make(chan struct{})}
-	return nil, l.queue.PushBack(w), w
+	if !mayWait || t.waiters.Len() >= placesPerSlot*l.slots-l.waiting {
+		l.refused++
+		l.forget(t)
+		return nil, nil
+	}
+	w := &waiter{tenant: t, since: time.Now(), done: make(chan struct{})}
+	w.place = t.waiters.PushBack(w)
+	l.waiting++
+	if t.waiters.Len() == 1 {
+		heap.Push(&l.queue, t)
+	}
+	return nil, w
 }
 
-// queueLimit is how many may wait. The caller holds mu.
-func (l *limiter) queueLimit(now time.Time) int {
-	switch {
-	case now.Before(l.overloaded):
-		return max(l.limit.now()/queueShare, 1)
-	case l.limit.baseline == 0: // nobody knows yet
-		return queueMost
-	}
-	inTime := time.Duration(l.limit.size) * burstTime / l.limit.baseline
-	return int(min(inTime, queueMost))
-}
-
-// leave takes a waiter out of the queue. If it was given a slot meanwhile, that is returned.
-func (l *limiter) leave(place *list.Element, refused bool) *slot {
+// leave takes a call out of its tenant's queue. If it was given a slot meanwhile, leave returns that.
+func (l *limiter) leave(w *waiter, refused bool) *slot {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	w := place.Value.(*waiter)
 	select {
 	case <-w.done:
 		return w.slot
 	default:
 	}
-	l.queue.Remove(place)
+	l.remove(w)
+	l.forget(w.tenant)
 	if refused {
-		l.refuse(time.Now())
+		l.refused++
 	}
 	return nil
 }
 
-func (l *limiter) refuse(now time.Time) {
-	l.refused++
-	if !now.Before(l.overloaded) { // it begins
-		if relented := l.overloaded.Equal(l.relentAt); relented && now.Sub(l.relentAt) < l.relent {
-			l.relent = min(2*l.relent, lastRelent)
-		} else {
-			l.relent = firstRelent
+// release gives the slot back, and the free slots to waiting calls.
+func (s *slot) release() {
+	l := s.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.epoch != l.epoch {
+		l.abandoned--
+	} else {
+		l.inFlight--
+		s.tenant.inFlight--
+		l.moved(s.tenant)
+		l.forget(s.tenant)
+	}
+	l.advance()
+}
+
+// abandon stops counting the calls in flight against their tenants, and refuses those that wait: Atlas is down, and once
+// it is back, calls that still hang must not keep others out. Each ends when its own time is up. There are never more
+// than twice as many calls at Atlas as slots.
+func (l *limiter) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.epoch++
+	l.abandoned += l.inFlight
+	l.inFlight = 0
+	for _, t := range l.tenants {
+		for place := t.waiters.Front(); place != nil; place = place.Next() {
+			close(place.Value.(*waiter).done)
 		}
-		l.relentAt = now.Add(l.relent)
 	}
-	if l.overloaded = now.Add(overloadTime); l.overloaded.After(l.relentAt) {
-		l.overloaded = l.relentAt
-	}
+	clear(l.tenants)
+	l.queue, l.waiting = nil, 0
 }
 
-// hasSlot reports whether there is a free slot. The caller holds mu, as for all that follow.
-func (l *limiter) hasSlot() bool {
-	return l.inFlight < l.limit.now() && l.inFlight+l.writtenOff < 2*l.most
+// counts returns how many calls are at Atlas, how many wait to be, and how many were refused so far.
+func (l *limiter) counts() (inFlight, waiting int, refused uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inFlight + l.abandoned, l.waiting, l.refused
 }
 
-func (l *limiter) grant(now time.Time) *slot {
+// free returns the number of free slots. The caller holds mu, as for all that follow.
+func (l *limiter) free() int { return min(l.slots-l.inFlight, 2*l.slots-l.inFlight-l.abandoned) }
+
+func (l *limiter) take(t *tenant) *slot {
 	l.inFlight++
-	if l.inFlight >= l.limit.now() {
-		l.limit.fill(now)
-	}
-	return &slot{limiter: l, generation: l.generation, since: now}
+	t.inFlight++
+	l.moved(t)
+	return &slot{limiter: l, tenant: t, epoch: l.epoch}
 }
 
-// advance gives the free slots to those who wait.
-func (l *limiter) advance(now time.Time) {
-	if now.Before(l.overloaded) {
-		patience := min(max(minPatience, l.limit.baseline/2), maxPatience)
-		for oldest := l.queue.Front(); oldest != nil && now.Sub(oldest.Value.(*waiter).since) > patience; oldest = l.queue.Front() {
-			l.refuse(now)
-			close(l.queue.Remove(oldest).(*waiter).done)
-		}
-	}
-	for l.queue.Len() > 0 && l.hasSlot() {
-		w := l.queue.Remove(l.queue.Front()).(*waiter)
-		w.slot = l.grant(now)
+// advance gives the free slots to waiting calls. Where the tenant with the fewest calls in flight may not have one, no
+// other may.
+func (l *limiter) advance() {
+	for len(l.queue) > 0 && l.queue[0].load() < l.free() {
+		t := l.queue[0]
+		w := t.waiters.Front().Value.(*waiter)
+		l.remove(w)
+		w.slot = l.take(t)
 		close(w.done)
 	}
 }
 
-// release gives the slot back. answered is whether it was an answer of Atlas that the call ended with.
-func (s *slot) release(answered bool) {
-	l := s.limiter
-	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if s.generation != l.generation {
-		l.writtenOff--
+// remove takes a call out of its tenant's queue.
+func (l *limiter) remove(w *waiter) {
+	t := w.tenant
+	t.waiters.Remove(w.place)
+	l.waiting--
+	if t.waiters.Len() == 0 {
+		heap.Remove(&l.queue, t.index)
 	} else {
-		l.inFlight--
-		if answered {
-			if l.limit.add(s.since, now) { // it was the limit that was too low, and not the calls that were too many
-				l.overloaded, l.relentAt = time.Time{}, time.Time{}
-			}
-		}
-		l.limit.settle(now, l.inFlight)
+		heap.Fix(&l.queue, t.index)
 	}
-	l.advance(now)
 }
 
-// writeOff takes the calls in flight for lost: Atlas is down, and once it is back, those that hang should not keep out
-// others. Each ends when its own time is up, and there are never more of both than twice the most.
-func (l *limiter) writeOff() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.generation++
-	l.writtenOff += l.inFlight
-	l.inFlight = 0
-	l.advance(time.Now())
+// moved puts a waiting tenant in its place in the queue after its number of calls in flight has changed.
+func (l *limiter) moved(t *tenant) {
+	if t.waiters.Len() > 0 {
+		heap.Fix(&l.queue, t.index)
+	}
 }
 
-func (l *limiter) counts() (limit, inFlight, waiting int, refused uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.limit.now(), l.inFlight + l.writtenOff, l.queue.Len(), l.refused
+// forget drops a tenant that has no calls.
+func (l *limiter) forget(t *tenant) {
+	if t.inFlight == 0 && t.waiters.Len() == 0 {
+		delete(l.tenants, t.name)
+	}
 }
+
+// tenantQueue is a heap of tenants: the one with the fewest calls in flight first; of several, the one whose first call
+// has waited longest.
+type tenantQueue []*tenant
+
+func (q tenantQueue) Len() int { return len(q) }
+
+func (q tenantQueue) Less(i, j int) bool {
+	if a, b := q[i].load(), q[j].load(); a != b {
+		return a < b
+	}
+	return q[i].first().Before(q[j].first())
+}
+
+func (q tenantQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (q *tenantQueue) Push(t any) {
+	t.(*tenant).index = len(*q)
+	*q = append(*q, t.(*tenant))
+}
+
+// Pop implements heap.Interface.
+func (q *tenantQueue) Pop() any {
+	last := len(*q) - 1
+	t := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	return t
+}
+
+// load returns the calls in flight that count when slots are shared.
+func (t *tenant) load() int {
+	if t.inFlight < t.reserved {
+		return 0
+	}
+	return t.inFlight
+}
+
+// first returns since when the tenant's first call has waited.
+func (t *tenant) first() time.Time { return t.waiters.Front().Value.(*waiter).since }

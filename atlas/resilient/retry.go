@@ -13,47 +13,48 @@ import (
 const (
 	// A call is retried at most so often.
 	maxRetries = 2
-	// The wait before the first retry is anything up to this, before the second up to twice as much: full jitter keeps those
-	// apart that failed together.
+	// The wait before the first retry is anything up to retryWait, before the second up to twice as much: full jitter keeps
+	// those apart that failed together.
 	retryWait = 50 * time.Millisecond
-	// A retry does not begin with less time than this left: it would end in vain, and at Atlas's expense.
+	// minTimeLeft is the least time that an attempt needs: with less it would end in vain, and at Atlas's expense.
 	minTimeLeft = 50 * time.Millisecond
 )
 
-// call makes as many attempts as it takes. The error is that of the last attempt that the breaker and the limiter did
-// not refuse, or of the first if they refused all.
-//
-// The loop is our own, because what decides on a retry is what remains of this call's time and of the budget at that
-// moment, and failsafe-go's policy is asked about the answer alone.
-func call[T any](ctx context.Context, c *Client, op atlas.Operation, ask func() (T, error)) (answer T, err error) {
-	c.budget.deposit()
+// call makes as many attempts as it takes. The error is that of the last attempt that reached Atlas, or of the first if
+// none did.
+func call[T any](ctx context.Context, c *Client, op atlas.Operation, tenant string, ask func() (T, error)) (answer T, err error) {
+	c.budget.deposit(tenant)
 	for retry := 0; ; retry++ {
-		failed := c.attempt(ctx, op, func() (err error) {
+		failed := c.attempt(ctx, op, tenant, func() (err error) {
 			answer, err = ask()
 			return err
 		})
 		if failed == nil {
 			return answer, nil
 		}
-		if retry == 0 || !isRefusal(failed) {
+		if retry == 0 || atlas.Classify(failed) != atlas.ClassHeldBack {
 			err = failed
 		}
-		if retry == maxRetries || !isRetryable(failed) || !c.pause(ctx, retryWait<<retry, asError(failed).RetryAfter) {
+		if retry == maxRetries || !c.retryAfter(ctx, tenant, retryWait<<retry, failed) {
 			return answer, err
 		}
 	}
 }
 
-// pause waits for anything up to most before a retry. It reports false, without a wait, if there should be none.
-func (c *Client) pause(ctx context.Context, most, asked time.Duration) bool {
-	wait := rand.N(most) //nolint:gosec // not a secret
-	if asked > wait {    // Atlas wants to be left alone for longer
+// retryAfter waits for anything up to most before a retry. It reports false, without a wait, if there should be none.
+func (c *Client) retryAfter(ctx context.Context, tenant string, most time.Duration, err error) bool {
+	failed, ok := errors.AsType[*atlas.Error](err)
+	if !ok || !isRetryable(failed) {
 		return false
+	}
+	wait := rand.N(most) //nolint:gosec // not a secret
+	if failed.RetryAfter > wait {
+		return false // Atlas asks for a longer wait
 	}
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait+minTimeLeft {
 		return false
 	}
-	if ctx.Err() != nil || !c.budget.withdraw() {
+	if ctx.Err() != nil || !c.budget.withdraw(tenant) {
 		return false
 	}
 	timer := time.NewTimer(wait)
@@ -66,20 +67,18 @@ func (c *Client) pause(ctx context.Context, most, asked time.Duration) bool {
 	}
 }
 
-// isRetryable reports whether the same again may succeed and does no harm.
-func isRetryable(err error) bool {
-	e := asError(err)
-	if e == nil {
-		return false
-	}
+// isRetryable reports whether another attempt may succeed and does no harm.
+func isRetryable(e *atlas.Error) bool {
 	unreachable := e.Kind == atlas.KindUnreachable && !errors.Is(e, atlas.ErrProtocol)
 	switch e.Op {
 	case atlas.OpCreate:
-		// Not after a timeout: so long a wait is not to be had twice.
+		// Twice gives the same token as once. Not after a timeout: there is no time for another one.
 		return unreachable || e.Kind == atlas.KindStatus && isTransient(e.StatusCode)
 	case atlas.OpDelete:
+		// A late retry could delete a token that was created in between.
 		return unreachable && !e.Sent
 	case atlas.OpLogIn, atlas.OpRefresh:
+		// Not after an answer: a series of refused logins could lock the account.
 		return unreachable
 	}
 	return false
@@ -91,10 +90,4 @@ func isTransient(status int) bool {
 		return true
 	}
 	return false
-}
-
-// isRefusal reports whether the breaker or the limiter refused the attempt, so Atlas had no part in it.
-func isRefusal(err error) bool {
-	e := asError(err)
-	return e != nil && (e.Kind == atlas.KindUnavailable || e.Kind == atlas.KindOverloaded)
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/atlas/measured"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
 )
 
@@ -35,7 +34,7 @@ func (f *atlasFlags) open(s *setup) atlas.IdentityProvider {
 		cert = s.certificate("atlas", "atlas_client", f.ClientCertFile, f.ClientKeyFile, nil, replace)
 	}
 	pool, shown := present()
-	client, before, err := s.newAtlas(atlas.Config{BaseURL: f.URL, Timeout: f.Timeout, RootCAs: pool, Certificate: shown})
+	client, before, err := s.newAtlas(f.MaxCalls, atlas.Config{BaseURL: f.URL, Timeout: f.Timeout, RootCAs: pool, Certificate: shown})
 	for _, err := range flatten(err) {
 		if strings.HasPrefix(err.Error(), "HTTPS_PROXY") { // the one thing that is not about the URL
 			s.errs = append(s.errs, err)
@@ -52,15 +51,14 @@ func (f *atlasFlags) open(s *setup) atlas.IdentityProvider {
 	return before
 }
 
-// newAtlas returns a client that makes one attempt per call, and the one before it, which is the one to call. What passes
-// between the two is measured.
-func (s *setup) newAtlas(cfg atlas.Config) (*atlas.Client, *resilient.Client, error) {
-	resilience := resilient.Config{OnChange: func(cause error) {
+// newAtlas returns a client that makes one attempt per call, and the one in front of it, which is the one to call.
+func (s *setup) newAtlas(maxCalls int, cfg atlas.Config) (*atlas.Client, *resilient.Client, error) {
+	resilience := resilient.Config{MaxCalls: maxCalls, Registerer: s.Metrics, OnChange: func(cause error) {
 		if cause == nil {
-			s.Logger.Info("Atlas answers again")
+			s.Logger.Info("circuit breaker closed: Atlas answers again")
 			return
 		}
-		s.Logger.Warn("Atlas is down: calls are refused at once, but for one a second to see whether it is back", slog.String("cause", cause.Error()))
+		s.Logger.Warn("circuit breaker open: failing fast, probing Atlas once a second", slog.String("cause", cause.Error()))
 	}}
 	cfg.UserAgent, cfg.MaxConns = userAgent(), resilience.Conns()
 	cfg.Tracer, cfg.Propagator = s.Tracer, s.Propagator
@@ -68,12 +66,11 @@ func (s *setup) newAtlas(cfg atlas.Config) (*atlas.Client, *resilient.Client, er
 	if err != nil {
 		return nil, nil, err
 	}
-	requests := measured.New(client)
-	before, err := resilient.New(requests, resilience)
+	before, err := resilient.New(client, resilience)
 	if err != nil {
 		return nil, nil, err
 	}
-	s.register(requests, measured.Resilience(before.Stats))
+	s.close = append(s.close, before.Close)
 	return client, before, nil
 }
 

@@ -55,7 +55,7 @@ func (c *devCommand) execute(ctx context.Context, in *invocation) error {
 func (c *devCommand) passthrough(in *invocation, em *emulator.Emulator) (*setup, devAccess, error) {
 	s := newSetup(&c.listenFlags, c.logger(in.stderr))
 	s.openTraces(in.otel)
-	_, client, err := s.newAtlas(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
+	_, client, err := s.newAtlas(0, atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
 	if err != nil {
 		return nil, devAccess{}, err
 	}

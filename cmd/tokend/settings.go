@@ -57,6 +57,7 @@ func (f *tlsFlags) declare(flags flags) {
 type atlasFlags struct {
 	URL, CAFile                   string
 	Timeout                       time.Duration
+	MaxCalls                      int
 	ClientCertFile, ClientKeyFile string
 }
 
@@ -65,6 +66,7 @@ func (f *atlasFlags) declare(flags flags) {
 	flags.text(&f.URL, "atlas-url", "https://atlas.forsta.io/v1", "URL", "Atlas's base URL; https only.")
 	flags.file(&f.CAFile, "atlas-ca-file", "Authorities to trust for Atlas beside the system's, PEM. A replaced file is picked up.")
 	flags.duration(&f.Timeout, true, "atlas-timeout", "10s", "How long Atlas may take for one operation.")
+	flags.count(&f.MaxCalls, "atlas-max-calls", "256", "How many creates and deletes may be at Atlas at a time. One profile or org can have half of them.")
 	flags.file(&f.ClientCertFile, "atlas-cert-file", "Certificate to show to whoever asks for one, such as a proxy in front of Atlas, PEM. A replaced file is picked up.")
 	flags.file(&f.ClientKeyFile, "atlas-key-file", "Its private key, PEM.")
 }

@@ -279,12 +279,11 @@ func fromAtlas(err *atlas.Error) *Error {
 	default:
 		e.Reason = AtlasInvalidResponse
 	}
-	if err.Op == atlas.OpDelete && err.Sent {
-		switch e.Reason {
-		case AtlasUnreachable, AtlasTLS, AtlasUnavailable:
+	if err.OutcomeUnknown() {
+		e.OutcomeUnknown = true
+		if err.Kind == atlas.KindStatus || !OutcomeMayBeUnknown(e.Reason) {
 			e.Reason = DeleteOutcomeUnknown
 		}
-		e.OutcomeUnknown = OutcomeMayBeUnknown(e.Reason)
 	}
 	return e
 }
@@ -293,7 +292,7 @@ func fromAtlas(err *atlas.Error) *Error {
 // whether this one may have; with DeleteOutcomeUnknown, each may.
 func OutcomeMayBeUnknown(reason Reason) bool {
 	switch reason {
-	case DeleteOutcomeUnknown, Cancelled, DeadlineExceeded, AtlasTimeout, AtlasInvalidResponse:
+	case DeleteOutcomeUnknown, Cancelled, DeadlineExceeded, AtlasInvalidResponse:
 		return true
 	}
 	return false

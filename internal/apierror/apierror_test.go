@@ -30,10 +30,23 @@ func TestSentDelete(t *testing.T) {
 			t.Errorf("%v: a create is answered like a delete", kind)
 		}
 	}
-	for status, unknown := range map[int]bool{401: false, 403: false, 404: false, 409: false, 429: false, 408: true, 500: true, 503: true} {
+	for status, unknown := range map[int]bool{401: false, 403: false, 404: false, 409: false, 429: false, 408: true, 425: true, 499: true, 500: true, 503: true} {
 		e := From(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindStatus, StatusCode: status, Sent: true, Err: errors.New("x")})
 		if e.OutcomeUnknown != unknown {
 			t.Errorf("status %d: outcome unknown %v, want %v", status, e.OutcomeUnknown, unknown)
+		}
+		if unknown != (e.Reason == DeleteOutcomeUnknown) {
+			t.Errorf("status %d: reason %s", status, e.ReasonName())
+		}
+	}
+}
+
+// TestFault04SentDeleteTimesOut: a delete that was sent and timed out has an unknown outcome.
+func TestFault04SentDeleteTimesOut(t *testing.T) {
+	for sent, want := range map[bool]Reason{true: DeleteOutcomeUnknown, false: AtlasTimeout} {
+		e := From(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindTimeout, Sent: sent, Err: errors.New("x")})
+		if e.Reason != want || e.OutcomeUnknown != sent {
+			t.Errorf("sent: %t, got %s, outcome unknown: %t", sent, e.ReasonName(), e.OutcomeUnknown)
 		}
 	}
 }

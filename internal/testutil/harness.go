@@ -76,6 +76,7 @@ func NewResilient(t testing.TB, client *atlas.Client) *resilient.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.Close)
 	return c
 }
 

@@ -95,8 +95,7 @@ func TestFault04OwnCap(t *testing.T) {
 		}
 		t.Run("delete", func(t *testing.T) {
 			defer s.Atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})()
-			// Unavailable, but without RetryInfo: it may have happened, so it is not to be repeated.
-			w := testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TIMEOUT", Metadata: map[string]string{"outcome": "unknown"}}
+			w := testutil.Want{Code: codes.Unknown, HTTP: 500, Reason: "DELETE_OUTCOME_UNKNOWN", Metadata: map[string]string{"outcome": "unknown"}}
 			w.Check(t, c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...))
 		})
 	}, func(_ *server.Config, a *atlas.Config) { a.Timeout = 100 * time.Millisecond })

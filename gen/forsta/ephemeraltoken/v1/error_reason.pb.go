@@ -58,10 +58,10 @@ const (
 	// has to check it.
 	ErrorReason_ERROR_REASON_ATLAS_TLS ErrorReason = 11
 	// UNAVAILABLE / 503. Atlas did not answer within the service's own time limit. Retry after the
-	// delay in RetryInfo, if there is one.
+	// delay in RetryInfo. A delete that was sent gets DELETE_OUTCOME_UNKNOWN instead.
 	ErrorReason_ERROR_REASON_ATLAS_TIMEOUT ErrorReason = 12
-	// UNAVAILABLE / 503. Atlas answered with a 5xx status, or has failed so often that the service
-	// currently does not call it. Retry after the delay in RetryInfo.
+	// UNAVAILABLE / 503. Atlas answered with a 5xx status, or has failed so many callers that the
+	// service fails fast until Atlas answers again. Retry after the delay in RetryInfo.
 	ErrorReason_ERROR_REASON_ATLAS_UNAVAILABLE ErrorReason = 13
 	// UNKNOWN / 500. Atlas answered with a redirect, which the service never follows. The operator
 	// has to check the Atlas URL.
