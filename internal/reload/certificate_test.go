@@ -30,7 +30,7 @@ func makePEM(t *testing.T, notAfter time.Time) []byte {
 	return made
 }
 
-// makePair is makePEM with the key.
+// makePair is like makePEM and returns the key too.
 func makePair(t *testing.T, notAfter time.Time) ([]byte, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -80,7 +80,7 @@ func TestParseCertificates(t *testing.T) {
 	}
 }
 
-// TestCertificateFile has one file replaced by better and worse ones, under a fake clock.
+// TestCertificateFile replaces a file with usable and unusable ones.
 func TestCertificateFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path, start := filepath.Join(t.TempDir(), "ca.pem"), time.Now()
@@ -140,7 +140,7 @@ func TestCertificateFile(t *testing.T) {
 	})
 }
 
-// expiry is what the gauge of the one certificate says.
+// expiry returns the expiry of the only certificate according to the metrics.
 func expiry(t *testing.T, w *reload.Watcher) float64 {
 	t.Helper()
 	return gauge(t, w, "tokend_certificate_expiry_timestamp_seconds")

@@ -1,6 +1,6 @@
 package reload
 
-// What the tests look for.
+// Exported for tests.
 const MaxSize = maxSize
 
 var (

@@ -33,7 +33,7 @@ func parseGood(contents [][]byte) (string, error) {
 	return string(bytes.Join(contents, []byte("+"))), nil
 }
 
-// watched is a value under a fake clock, with all that it reports.
+// watched is a value under a fake clock, with everything it reports.
 type watched struct {
 	*reload.Value[string]
 	t       *testing.T
@@ -57,7 +57,7 @@ func watch(t *testing.T, paths ...string) *watched {
 	return w
 }
 
-// run has the value look at its files until the test ends.
+// run reads the value's files until the test ends.
 func run(t *testing.T, v *reload.Value[string]) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -70,7 +70,7 @@ func run(t *testing.T, v *reload.Value[string]) {
 	synctest.Wait()
 }
 
-// Handle takes down the error of a line, or nil if the line says that all is well.
+// Handle records the error of a log line, or nil for a line without one.
 func (w *watched) Handle(_ context.Context, line slog.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -89,7 +89,7 @@ func (*watched) Enabled(context.Context, slog.Level) bool { return true }
 func (w *watched) WithAttrs([]slog.Attr) slog.Handler     { return w }
 func (w *watched) WithGroup(string) slog.Handler          { return w }
 
-// looks lets the value look at its files n times.
+// looks waits until the value has read its files n times.
 func (w *watched) looks(n int) {
 	for range n {
 		<-time.After(interval)
@@ -97,7 +97,7 @@ func (w *watched) looks(n int) {
 	}
 }
 
-// settles lets it look again at what it has just found changed.
+// settles waits until it has read a change for the second time.
 func (w *watched) settles() {
 	<-time.After(interval / 4)
 	synctest.Wait()
@@ -111,7 +111,7 @@ func (w *watched) want(value string, changes ...string) {
 		w.t.Errorf("the value is %q, want %q", got, value)
 	}
 	if !slices.Equal(w.changes, changes) {
-		w.t.Errorf("told of the changes %q, want %q", w.changes, changes)
+		w.t.Errorf("the reported changes are %q, want %q", w.changes, changes)
 	}
 }
 
@@ -121,7 +121,7 @@ func (w *watched) wantErrors(want ...error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !slices.EqualFunc(w.errs, want, func(got, want error) bool { return (got == nil) == (want == nil) && errors.Is(got, want) }) {
-		w.t.Errorf("told of the errors %v, want %v", w.errs, want)
+		w.t.Errorf("the reported errors are %v, want %v", w.errs, want)
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// Whoever asks for a look gets it at once: what is new is in use, what cannot be used is told each time and leaves the last good
-// value, and nobody is told of a change twice.
+// TestLook checks that Look uses new contents at once, returns an error each time for those that
+// cannot be used, and reports each change once.
 func TestLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")
@@ -26,7 +26,7 @@ func TestLook(t *testing.T) {
 			t.Helper()
 			got := w.Look()
 			if !slices.Equal(got.Files, []string{file}) || (len(got.Changed) == 1) != changed || (got.Err != nil) != (err != nil) {
-				t.Errorf("it found %+v", got)
+				t.Errorf("got %+v", got)
 			}
 		}
 		look(false, nil)
@@ -43,7 +43,7 @@ func TestLook(t *testing.T) {
 		w.want("good 2", "good 2")
 		w.wantErrors(errNotGood) // one line
 		write(t, file, "good 3")
-		w.looks(1) // half way to being taken seriously
+		w.looks(1) // seen once
 		look(true, nil)
 		w.settles()
 		w.want("good 3", "good 2", "good 3")
@@ -51,7 +51,7 @@ func TestLook(t *testing.T) {
 	})
 }
 
-// A watcher looks at all of its values, whatever is wrong with one of them.
+// TestWatcherLooks checks that a watcher reads all files even if one cannot be used.
 func TestWatcherLooks(t *testing.T) {
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
@@ -65,12 +65,12 @@ func TestWatcherLooks(t *testing.T) {
 	write(t, a, "bad")
 	write(t, b, "good 2")
 	if got := w.Look(); !slices.Equal(got.Files, []string{a, b}) || !slices.Equal(got.Changed, []string{b}) || got.Err == nil {
-		t.Errorf("it found %+v", got)
+		t.Errorf("got %+v", got)
 	}
 }
 
-// A certificate that is not valid yet is one of the future: the last good one stays until then, and nobody need replace the file
-// again.
+// TestCertificateOfTheFuture checks that a certificate which is not valid yet is used as soon as it
+// is, without another change of the file.
 func TestCertificateOfTheFuture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -93,12 +93,12 @@ func TestCertificateOfTheFuture(t *testing.T) {
 		errs := slices.Clone(log.errs)
 		log.mu.Unlock()
 		if got := get().Leaf; !got.Equal(first) || len(errs) != 1 || !strings.Contains(errs[0].Error(), "the certificate is not valid before") {
-			t.Errorf("before its time the other one is in use: %v, and the log has %q", !got.Equal(first), errs)
+			t.Errorf("it is in use before it is valid: %v, and the log has %q", !got.Equal(first), errs)
 		}
 		<-time.After(35 * time.Second)
 		synctest.Wait()
 		if get().Leaf.Equal(first) {
-			t.Error("in its time it is not in use")
+			t.Error("it is not in use when it is valid")
 		}
 	})
 }

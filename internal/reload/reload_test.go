@@ -86,7 +86,8 @@ func TestReplacedByKubernetes(t *testing.T) {
 	})
 }
 
-// TestHalfWritten has every look find more of the file, as a slow writer leaves it. Each part would parse.
+// TestHalfWritten checks that a file which a slow writer extends is not used before it is whole. Each
+// part would parse.
 func TestHalfWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")
@@ -107,7 +108,8 @@ func TestHalfWritten(t *testing.T) {
 	})
 }
 
-// TestPairIsReadWhole has one file of two replaced a look later than the other: the mixture never counts.
+// TestPairIsReadWhole replaces one file of two later than the other, and checks that the mixture is
+// never used.
 func TestPairIsReadWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -125,7 +127,7 @@ func TestPairIsReadWhole(t *testing.T) {
 	})
 }
 
-// TestReplacedAllTheTime has a new version at every look. Those that stay for a while are used.
+// TestReplacedAllTheTime changes the file before every read. Versions that stay for a while are used.
 func TestReplacedAllTheTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")
@@ -143,7 +145,7 @@ func TestReplacedAllTheTime(t *testing.T) {
 	})
 }
 
-// TestPairOnItsWay has the second file of a pair come late, but not too late to be expected: that is no failure.
+// TestPairOnItsWay checks that the second file of a pair may come a little later without a report.
 func TestPairOnItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -153,7 +155,7 @@ func TestPairOnItsWay(t *testing.T) {
 		w := watch(t, cert, key)
 		write(t, cert, "bad until the key is there")
 		w.looks(1)
-		w.settles() // it is parsed, in vain
+		w.settles() // the first failure to parse
 		write(t, cert, "good c2")
 		write(t, key, "good k2")
 		w.looks(2)
@@ -217,7 +219,7 @@ func TestLastGoodIsKept(t *testing.T) {
 	}
 }
 
-// TestFailuresAreReportedOnce has two failures take turns.
+// TestFailuresAreReportedOnce alternates between two failures.
 func TestFailuresAreReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")
@@ -232,7 +234,7 @@ func TestFailuresAreReportedOnce(t *testing.T) {
 			w.looks(3)
 		}
 		w.wantErrors(fs.ErrNotExist, errNotGood)
-		write(t, file, "good 1") // the old one again: all is well, nothing has changed
+		write(t, file, "good 1") // the value in use, so no change
 		w.looks(2)
 		w.want("good 1")
 		w.wantErrors(fs.ErrNotExist, errNotGood, nil)

@@ -12,7 +12,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// What depends on another file is tried again, although the contents are the same; what is simply wrong is not.
+// TestRetry checks that contents are parsed again if their error is marked with Retry, and else not.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "file")
@@ -60,7 +60,7 @@ func TestRetry(t *testing.T) {
 			t.Errorf("reported %q", w.errs)
 		}
 		if reload.Retry(nil) != nil {
-			t.Error("no error has become one")
+			t.Error("Retry(nil) is not nil")
 		}
 	})
 }

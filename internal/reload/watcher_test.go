@@ -12,8 +12,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// TestReloadMetrics: a file that cannot be used is told of for as long as it cannot, with the time of the one in use; a value
-// that is no longer shown is not told of, nor does it hide its successor.
+// TestReloadMetrics checks the metrics of a file that cannot be used, and that hiding a value does not
+// hide another of the same name that has replaced it.
 func TestReloadMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 30 * time.Second
 
-// source is one that runs until the test ends, with all that it writes.
+// source is a Source that runs until the test ends, with its log.
 type source struct {
 	*spiffe.Source
 	t     *testing.T
@@ -67,7 +67,7 @@ func run(t *testing.T, addr string) *source {
 	return s
 }
 
-// started is run for an agent that has something to give.
+// started returns a source that has its first SVID.
 func started(t *testing.T, agent *spiffetest.Agent) *source {
 	t.Helper()
 	s := run(t, agent.Addr())
@@ -85,7 +85,7 @@ func (s *source) await(atMost time.Duration, want error) {
 	}
 }
 
-// eventually waits until what is so.
+// eventually waits until a condition holds.
 func (s *source) eventually(what string, so func() bool) {
 	s.t.Helper()
 	deadline := time.After(patience)
@@ -95,7 +95,7 @@ func (s *source) eventually(what string, so func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			s.t.Fatalf("in vain: %s\n%s", what, s.logged())
+			s.t.Fatalf("this did not happen: %s\n%s", what, s.logged())
 		}
 	}
 }
@@ -112,7 +112,7 @@ func (s *source) wantLogged(times int, what string) {
 	}
 }
 
-// okay is what the metrics say of both certificates: whether they are as the agent has them.
+// okay reports whether both certificates are those of the agent, according to the metrics.
 func (s *source) okay() bool {
 	s.t.Helper()
 	registry := prometheus.NewRegistry()
@@ -135,7 +135,7 @@ func (s *source) okay() bool {
 	return values[0] == 1
 }
 
-// expiry is what the metrics say of a certificate.
+// expiry returns a certificate's expiry according to the metrics.
 func (s *source) expiry(name string) time.Time {
 	s.t.Helper()
 	registry := prometheus.NewRegistry()
@@ -167,8 +167,8 @@ func TestCheckAddr(t *testing.T) {
 	}
 }
 
-// TestRotation: what the agent gives next is in use at once, and shown like a file's. What it gives again changes nothing, and
-// what is of no use leaves the last good one.
+// TestRotation checks that what the agent gives is used at once and shown like a file. The same again
+// changes nothing, and something unusable leaves the last good one in use.
 func TestRotation(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	first := domain.Issue("/tokend", until(20*time.Minute))
@@ -209,7 +209,7 @@ func TestRotation(t *testing.T) {
 	agent.Give(next.Issue("/tokend", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }))
 	s.eventually("it is refused", func() bool { return errors.Is(s.files.Check(), spiffe.ErrUnusable) && !s.okay() })
 	if !s.has(fourth) {
-		t.Error("an SVID that is of no use has replaced a good one")
+		t.Error("an unusable SVID has replaced a good one")
 	}
 	s.wantLogged(1, "level=WARN msg=\"the SPIFFE agent fails; the last good X.509-SVID stays, trying again\"")
 	agent.Give(fourth)
@@ -218,7 +218,7 @@ func TestRotation(t *testing.T) {
 	noKey(t, s.logged(), first, second, third, fourth)
 }
 
-// noKey checks that no private key is in a text, however it is written.
+// noKey checks that a text has no private key in it, in any encoding.
 func noKey(t *testing.T, text string, svids ...*spiffetest.SVID) {
 	t.Helper()
 	for _, own := range svids {
@@ -230,14 +230,15 @@ func noKey(t *testing.T, text string, svids ...*spiffetest.SVID) {
 		for _, secret := range [][]byte{key, d} {
 			for _, written := range []string{string(secret), hex.EncodeToString(secret), base64.StdEncoding.EncodeToString(secret)} {
 				if strings.Contains(text, written) {
-					t.Errorf("a private key is told:\n%s", text)
+					t.Errorf("the text has a private key:\n%s", text)
 				}
 			}
 		}
 	}
 }
 
-// TestBundleExpiry: the authority that counts is the last to expire, since an agent leaves the earlier ones in the bundle.
+// TestBundleExpiry checks that the last authority to expire is shown, because an agent leaves the
+// earlier ones in the bundle.
 func TestBundleExpiry(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal", until(2*time.Hour))
 	for _, left := range []time.Duration{time.Hour, 3 * time.Hour, time.Minute} {
@@ -249,12 +250,13 @@ func TestBundleExpiry(t *testing.T) {
 	}
 }
 
-// until is how long a certificate is valid.
+// until changes how long a certificate is valid.
 func until(left time.Duration) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.NotAfter = time.Now().Add(left) }
 }
 
-// TestNoFirst: what is said of an agent that gives nothing. It is tried again, and what it gives in the end is taken.
+// TestNoFirst checks the errors of an agent that gives nothing, and that it is tried again until it
+// does.
 func TestNoFirst(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	own := domain.Issue("/tokend")
@@ -300,13 +302,13 @@ func TestNoFirst(t *testing.T) {
 			}
 			s.await(patience, nil)
 			if !s.has(own) {
-				t.Error("it has another one")
+				t.Error("another SVID is in use")
 			}
 		})
 	}
 }
 
-// TestNoAgentListens: somebody who is no SPIFFE agent has the socket.
+// TestNoAgentListens has another program on the socket.
 func TestNoAgentListens(t *testing.T) {
 	agent := spiffetest.NewAgent(t) // for its socket
 	l, err := net.Listen("unix", strings.TrimPrefix(agent.Addr(), "unix://"))
@@ -326,7 +328,8 @@ func TestNoAgentListens(t *testing.T) {
 	}
 }
 
-// TestAgentLeaves: without the agent the last SVID stays, and /readyz is told until when. Once it is back, what it has is taken.
+// TestAgentLeaves checks that without the agent the last SVID stays in use and is reported, and that
+// the next one is used when the agent is back.
 func TestAgentLeaves(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	own := domain.Issue("/tokend", until(10*time.Minute))
@@ -334,9 +337,9 @@ func TestAgentLeaves(t *testing.T) {
 	s := started(t, agent)
 	for _, leave := range []func(){agent.Stop, func() { agent.Fail(codes.PermissionDenied, "no identity issued") }, func() { agent.Fail(codes.Canceled, "closing") }} {
 		leave()
-		s.eventually("it is told", func() bool { return s.files.Check() != nil && !s.okay() })
+		s.eventually("it is reported", func() bool { return s.files.Check() != nil && !s.okay() })
 		if !s.has(own) || !strings.Contains(s.files.Check().Error(), "certificate server: the replacement cannot be used, the last good one stays and is valid until "+own.Cert.NotAfter.UTC().Format(time.RFC3339)+": the SPIFFE agent ") {
-			t.Errorf("it is told %v", s.files.Check())
+			t.Errorf("reported is %v", s.files.Check())
 		}
 		if errors.Is(s.files.Check(), spiffe.ErrUnreachable) {
 			agent.Start()
@@ -349,13 +352,14 @@ func TestAgentLeaves(t *testing.T) {
 	agent.Give(short)
 	s.eventually("the short one is in use", func() bool { return s.has(short) })
 	agent.Stop()
-	s.eventually("it is told, with the reason", func() bool { // one may come before the other
+	s.eventually("it is reported, with the reason", func() bool { // one may come before the other
 		err := s.files.Check()
 		return errors.Is(err, spiffe.ErrUnreachable) && strings.Contains(err.Error(), "certificate server: the one in use expired at ")
 	})
 }
 
-// TestCheckClient: a client certificate has to be an X.509-SVID of the server's trust domain, whatever its authority has signed.
+// TestCheckClient checks that a client certificate has to be an X.509-SVID of the server's trust
+// domain, even if an authority of the domain has signed it.
 func TestCheckClient(t *testing.T) {
 	domain, other := spiffetest.NewTrustDomain(t, "prod.internal"), spiffetest.NewTrustDomain(t, "partner.example")
 	agent := spiffetest.NewAgent(t)

@@ -1,5 +1,6 @@
-// Command check reads Kubernetes objects as YAML, such as helm template prints, and decodes each into the Go type of its API, strictly:
-// a field that the API does not have is an error. Schemas would do the same, and have to be downloaded.
+// Command check reads Kubernetes objects as YAML, such as the output of helm template, and decodes each
+// strictly into the Go type of its API: a field that the API does not have is an error. Schemas would do
+// the same but have to be downloaded.
 //
 //	helm template t ../tokend | go run . -
 package main
@@ -92,7 +93,7 @@ func check(in io.Reader) (int, error) {
 	}
 }
 
-// isEmpty reports whether a document has nothing but comments and space in it.
+// isEmpty reports whether a document has only comments and space in it.
 func isEmpty(document []byte) bool {
 	var value any
 	return yaml.Unmarshal(document, &value) == nil && value == nil

@@ -1,5 +1,5 @@
-// Package svidtest has a SPIFFE agent for tests: a Workload API on a socket, and trust domains. It shares no code with what is tested
-// against it.
+// Package spiffetest has a SPIFFE agent for tests: a Workload API on a socket, and trust domains. It
+// shares no code with the packages that are tested with it.
 package spiffetest
 
 import (
@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Agent gives every caller the same, and tells those who watch of each change.
+// Agent gives every client the same, and each change to those that watch.
 type Agent struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 
@@ -29,15 +29,16 @@ type Agent struct {
 	server  *grpc.Server               // guarded by mu; nil while it is stopped
 	ended   chan struct{}              // guarded by mu; closed when server has ended
 	given   *workload.X509SVIDResponse // guarded by mu; nil if there is none
-	failure error                      // guarded by mu; given to everybody instead
-	silent  bool                       // guarded by mu; nobody gets anything
+	failure error                      // guarded by mu; returned to all clients instead
+	silent  bool                       // guarded by mu; no client gets an answer
 	changed chan struct{}              // guarded by mu; closed and replaced with each change
 }
 
-// NewAgent returns an agent that does not listen yet, and that knows nobody. It ends with the test.
+// NewAgent returns an agent that does not listen yet and has no registered workloads. It ends with
+// the test.
 func NewAgent(t testing.TB) *Agent {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // t.TempDir has the test's name in it, and a socket's path may not be long
+	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // t.TempDir contains the test's name, and a socket's path is limited in length
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,7 @@ func NewAgent(t testing.TB) *Agent {
 	return a
 }
 
-// StartAgent returns an agent that listens, and gives everybody an SVID.
+// StartAgent returns an agent that listens and gives all clients an SVID.
 func StartAgent(t testing.TB, own *SVID) *Agent {
 	t.Helper()
 	a := NewAgent(t)
@@ -61,7 +62,7 @@ func StartAgent(t testing.TB, own *SVID) *Agent {
 // Addr is the address of the Workload API.
 func (a *Agent) Addr() string { return "unix://" + a.socket }
 
-// Start has the agent listen.
+// Start makes the agent listen.
 func (a *Agent) Start() {
 	a.t.Helper()
 	l, err := net.Listen("unix", a.socket)
@@ -79,7 +80,7 @@ func (a *Agent) Start() {
 	}()
 }
 
-// Stop ends the agent, with all its connections. Its socket is gone then.
+// Stop ends the agent with all its connections, and removes its socket.
 func (a *Agent) Stop() {
 	a.mu.Lock()
 	server, ended := a.server, a.ended
@@ -91,7 +92,7 @@ func (a *Agent) Stop() {
 	}
 }
 
-// change changes what there is to give, and wakes those who watch.
+// change changes the state and wakes the clients that watch.
 func (a *Agent) change(do func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -100,7 +101,8 @@ func (a *Agent) change(do func()) {
 	a.changed = make(chan struct{})
 }
 
-// Give has everybody get these SVIDs, the first of which is the default, and the bundles of their trust domains.
+// Give makes all clients get these SVIDs, of which the first is the default, and the bundles of
+// their trust domains.
 func (a *Agent) Give(svids ...*SVID) { a.GiveFederated(nil, svids...) }
 
 // GiveFederated is Give with the bundles of other trust domains.
@@ -115,12 +117,12 @@ func (a *Agent) GiveFederated(others []*TrustDomain, svids ...*SVID) {
 	a.change(func() { a.given, a.failure, a.silent = given, nil, false })
 }
 
-// Fail has everybody get an error, which ends the stream.
+// Fail makes all clients get an error, which ends the stream.
 func (a *Agent) Fail(code codes.Code, said string) {
 	a.change(func() { a.failure, a.silent = status.Error(code, said), false })
 }
 
-// BeSilent has nobody get anything, until the next change.
+// BeSilent makes clients wait until the next change.
 func (a *Agent) BeSilent() { a.change(func() { a.silent = true }) }
 
 // FetchX509SVID implements workload.SpiffeWorkloadAPIServer.
@@ -137,7 +139,7 @@ func (a *Agent) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStr
 		case failure != nil:
 			return failure
 		case given == nil:
-			return status.Error(codes.PermissionDenied, "no identity issued") // as SPIRE has it
+			return status.Error(codes.PermissionDenied, "no identity issued") // like SPIRE
 		default:
 			if err := stream.Send(given); err != nil {
 				return err
@@ -151,7 +153,8 @@ func (a *Agent) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStr
 	}
 }
 
-// checkHeader is what keeps a workload from being made to ask on somebody's behalf (SPIFFE Workload Endpoint §3).
+// checkHeader checks the header that protects workloads against request forgery (SPIFFE Workload
+// Endpoint §3).
 func checkHeader(ctx context.Context) error {
 	header, _ := metadata.FromIncomingContext(ctx)
 	if said := header.Get("workload.spiffe.io"); len(said) != 1 || said[0] != "true" {

@@ -20,7 +20,7 @@ import (
 // TrustDomain has a name, and an authority that signs its SVIDs.
 type TrustDomain struct {
 	Name string
-	// Authority signs, and Others are in the bundle beside it.
+	// Authority signs; Others are in the bundle too.
 	Authority *x509.Certificate
 	Others    []*x509.Certificate
 
@@ -28,7 +28,8 @@ type TrustDomain struct {
 	key *ecdsa.PrivateKey
 }
 
-// NewTrustDomain has a fresh authority, which is changed before it signs itself.
+// NewTrustDomain returns a trust domain with a new authority. The changes are made before it signs
+// itself.
 func NewTrustDomain(t testing.TB, name string, changes ...func(*x509.Certificate)) *TrustDomain {
 	t.Helper()
 	d := &TrustDomain{Name: name, t: t}
@@ -43,7 +44,7 @@ func NewTrustDomain(t testing.TB, name string, changes ...func(*x509.Certificate
 	return d
 }
 
-// Rotated is the trust domain with another authority, whose bundle has the old one as well.
+// Rotated returns the trust domain with a new authority. Its bundle has the old one too.
 func (d *TrustDomain) Rotated() *TrustDomain {
 	d.t.Helper()
 	next := NewTrustDomain(d.t, d.Name)
@@ -51,14 +52,15 @@ func (d *TrustDomain) Rotated() *TrustDomain {
 	return next
 }
 
-// Alone is the trust domain with nothing beside its authority in the bundle.
+// Alone returns the trust domain with only its authority in the bundle.
 func (d *TrustDomain) Alone() *TrustDomain {
 	alone := *d
 	alone.Others = nil
 	return &alone
 }
 
-// sign makes the certificate real, for an hour unless it says otherwise, with a key of its own. Without key it signs itself.
+// sign issues the certificate with a key of its own, valid for an hour unless the template says
+// otherwise. It signs itself if key is nil.
 func (d *TrustDomain) sign(template, parent *x509.Certificate, key *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	d.t.Helper()
 	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -88,7 +90,7 @@ func (d *TrustDomain) sign(template, parent *x509.Certificate, key *ecdsa.Privat
 
 func (d *TrustDomain) id() string { return "spiffe://" + d.Name }
 
-// bundle is DER, one after the other.
+// bundle returns the authorities in DER, one after the other.
 func (d *TrustDomain) bundle() []byte {
 	all := bytes.Clone(d.Authority.Raw)
 	for _, authority := range d.Others {
@@ -97,7 +99,7 @@ func (d *TrustDomain) bundle() []byte {
 	return all
 }
 
-// Pool is the bundle, for a client.
+// Pool returns the bundle, for a client.
 func (d *TrustDomain) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(d.Authority)
@@ -107,7 +109,7 @@ func (d *TrustDomain) Pool() *x509.CertPool {
 	return pool
 }
 
-// SVID is an X.509-SVID of a trust domain, whose authority has signed it.
+// SVID is an X.509-SVID that the authority of a trust domain has signed.
 type SVID struct {
 	ID     string
 	Domain *TrustDomain
@@ -115,7 +117,8 @@ type SVID struct {
 	Key    *ecdsa.PrivateKey
 }
 
-// Issue makes an SVID for both ends of a connection, that also names localhost. It is changed before it is signed.
+// Issue returns an SVID for both ends of a connection, which also names localhost. The changes are
+// made before it is signed.
 func (d *TrustDomain) Issue(path string, changes ...func(*x509.Certificate)) *SVID {
 	d.t.Helper()
 	template := &x509.Certificate{
@@ -133,12 +136,12 @@ func (d *TrustDomain) Issue(path string, changes ...func(*x509.Certificate)) *SV
 	return s
 }
 
-// TLS is the SVID for crypto/tls.
+// TLS returns the SVID for crypto/tls.
 func (s *SVID) TLS() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{s.Cert.Raw}, PrivateKey: s.Key, Leaf: s.Cert}
 }
 
-// MarshalKey is its key in PKCS #8.
+// MarshalKey returns its key in PKCS #8.
 func (s *SVID) MarshalKey() []byte {
 	s.Domain.t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(s.Key)
