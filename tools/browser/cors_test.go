@@ -12,14 +12,14 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// answer is what a page gets of one call.
+// answer is a page's view of one call.
 type answer struct {
 	Status  int
 	Reason  string // of an error
 	Headers map[string]string
 }
 
-// call is a call by the page in the tab, with the headers that callers of REST may send.
+// call makes the page in the tab call the service, with every header that REST callers may send.
 func (tb *tab) call(s service, verb, jwt string) (answer, error) {
 	script := fmt.Sprintf(`(async () => {
 		const headers = {"x-request-id": "from-a-page", "cache-control": "no-cache", "grpc-timeout": "9S", "content-type": "application/json",
@@ -32,12 +32,13 @@ func (tb *tab) call(s service, verb, jwt string) (answer, error) {
 	return within(tb, chromedp.Evaluate[answer](script, chromedp.EvalAwaitPromise))
 }
 
-// TestCORS: a page of an origin that is let in may call and read every answer, and no other page may.
+// TestCORS checks that a page of an admitted origin can call and read every response, and no other
+// page can.
 func TestCORS(t *testing.T) {
 	tb := openTab(t)
 	pages := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
-		_, _ = io.WriteString(w, `<!doctype html><title>somebody's</title><link rel=icon href="data:,">`)
+		_, _ = io.WriteString(w, `<!doctype html><title>page</title><link rel=icon href="data:,">`)
 	}))
 	t.Cleanup(pages.Close)
 	u, err := url.Parse(pages.URL)

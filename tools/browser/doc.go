@@ -1,3 +1,4 @@
-// Package browser tests tokend in a real browser: its API page, and what pages of other origins may do. It drives the built
-// program, and is in this module so that the service's own does not require what drives the browser.
+// Package browser tests tokend in Chromium: the API page, and calls by pages of other origins. It
+// runs the built program, and is in this module so that the service's module does not require the
+// packages that drive the browser.
 package browser

@@ -22,10 +22,10 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience bounds every wait for what has to happen. It is no measure of how long that should take.
+// patience bounds every wait. It does not measure speed.
 const patience = 3 * time.Minute
 
-// built is the directory of the program under test.
+// built is the folder of the program under test.
 var built string
 
 func TestMain(m *testing.M) {
@@ -48,7 +48,7 @@ var tokendBinary = sync.OnceValues(func() (string, error) {
 	return binary, nil
 })
 
-// chromium is the browser's path. Without it the test is skipped, or fails where the tools have to be.
+// chromium returns the browser's path. Without it the test is skipped, or fails if REQUIRE_TOOLS is 1.
 func chromium(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
@@ -58,14 +58,14 @@ func chromium(t *testing.T) string {
 	if os.Getenv("REQUIRE_TOOLS") == "1" {
 		t.Fatal(err)
 	}
-	t.Skipf("it needs a browser: %v", err)
+	t.Skipf("no browser: %v", err)
 	return ""
 }
 
-// service is a tokend dev.
+// service is a running tokend dev.
 type service struct{ http, jwt string }
 
-// output is what a process has written so far.
+// output collects what a process writes.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -83,7 +83,7 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// guide is what tokend dev prints, as far as it matters here.
+// guide matches the part of tokend dev's output that the tests use.
 var guide = regexp.MustCompile(`(?s)export ATLAS_JWT=(\S+)\n.*http://(\S+)/v1/ephemeral-token\n.*/readyz\n`)
 
 // startDev runs tokend dev until the test ends.
@@ -101,7 +101,7 @@ func startDev(t *testing.T, args ...string) service {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // fails if it has ended
+		_ = cmd.Process.Kill() // fails if it has exited
 		_ = cmd.Wait()
 	})
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -118,13 +118,13 @@ func startDev(t *testing.T, args ...string) service {
 	}
 }
 
-// tab is a tab of a browser that has never been anywhere.
+// tab is a tab of a new browser.
 type tab struct {
 	ctx context.Context // chromedp's contexts are its tabs
 
 	mu       sync.Mutex
-	requests []string // guarded by mu: URLs, of whatever the tab has asked for
-	problems []string // guarded by mu: errors and warnings of its console
+	requests []string // guarded by mu: URLs of all requests
+	problems []string // guarded by mu: errors and warnings of the console
 }
 
 func openTab(t *testing.T) *tab {
@@ -139,7 +139,7 @@ func openTab(t *testing.T) *tab {
 	t.Cleanup(cancel)
 	tb := &tab{ctx: ctx}
 	if err := chromedp.Listen(ctx, tb.note); err != nil {
-		t.Fatalf("the browser does not start: %v", err)
+		t.Fatalf("starting the browser: %v", err)
 	}
 	if _, err := chromedp.Call(ctx, network.Enable, network.EnableParams{}); err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func openTab(t *testing.T) *tab {
 	return tb
 }
 
-// note keeps what the tests look at. What breaks the Content-Security-Policy is in the log, as an error.
+// note records events. Violations of the Content-Security-Policy are errors in the log.
 func (tb *tab) note(event any) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
@@ -164,7 +164,7 @@ func (tb *tab) note(event any) {
 	case *runtime.EventConsoleAPICalled:
 		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning {
 			for _, arg := range e.Args {
-				tb.problems = append(tb.problems, fmt.Sprintf("console: %s%s", arg.Value, arg.Description)) // of an object, there is the latter
+				tb.problems = append(tb.problems, fmt.Sprintf("console: %s%s", arg.Value, arg.Description)) // objects have only a description
 			}
 		}
 	case *runtime.EventExceptionThrown:
@@ -172,7 +172,7 @@ func (tb *tab) note(event any) {
 	}
 }
 
-// do does one thing after the other.
+// do runs actions in order.
 func (tb *tab) do(t *testing.T, actions ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	for i, action := range actions {
@@ -182,7 +182,7 @@ func (tb *tab) do(t *testing.T, actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// get returns what an action comes to.
+// get returns the result of an action.
 func get[T any](t *testing.T, tb *tab, action chromedp.Action[T]) T {
 	t.Helper()
 	got, err := within(tb, action)
@@ -198,14 +198,14 @@ func within[T any](tb *tab, action chromedp.Action[T]) (T, error) {
 	return chromedp.Run(ctx, action)
 }
 
-// told are the errors and warnings of the console.
+// told returns the errors and warnings of the console.
 func (tb *tab) told() []string {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return slices.Clone(tb.problems)
 }
 
-// elsewhere are the requests to other hosts than this one.
+// elsewhere returns the requests to other hosts, and the number of all requests.
 func (tb *tab) elsewhere(host string) (foreign []string, all int) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
