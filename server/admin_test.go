@@ -36,6 +36,7 @@ func readyJSON(t *testing.T, s *testutil.Service, accept string) (status int, co
 
 // TestReadyzJSON: who asks for JSON gets each check, since when it is so, and why; the status is that of the text.
 func TestReadyzJSON(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	before := time.Now().Add(-2 * time.Second) // JSON has whole seconds
 	type told struct {
@@ -82,6 +83,7 @@ func TestReadyzJSON(t *testing.T) {
 
 // TestProfiling: there are no profiles unless somebody has asked for them, and never the command line, nor anything for callers.
 func TestProfiling(t *testing.T) {
+	t.Parallel()
 	for _, on := range []bool{false, true} {
 		s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.Debug = on })
 		want := map[bool]int{false: http.StatusNotFound, true: http.StatusOK}[on]

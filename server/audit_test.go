@@ -13,6 +13,7 @@ import (
 
 // TestAuditOncePerCall: whatever becomes of a call, it is on record once, over every transport.
 func TestAuditOncePerCall(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, `
 profiles: {acme: {userauthtoken_file: /run/secrets/acme}}
 callers:
@@ -52,6 +53,7 @@ callers:
 
 // TestAuditNoCall: a REST request that is refused before it is a call is in the log, under its id, and not on record.
 func TestAuditNoCall(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	testutil.NotCalled(t, s.Atlas)
 	c := s.RESTCaller(t)

@@ -52,6 +52,7 @@ func withDocs(c *server.Config, _ *atlas.Config) { c.Docs = true }
 
 // TestDocs: the API's page and its parts are there for everybody, and nothing else is.
 func TestDocs(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withDocs)
 	for path, contentType := range map[string]string{
 		"/docs": "text/html; charset=utf-8", "/docs/init.js": "text/javascript; charset=utf-8", "/docs/swagger-ui.css": "text/css; charset=utf-8",
@@ -109,6 +110,7 @@ func TestDocs(t *testing.T) {
 
 // TestDocsOff: without being asked for, the page is a route that does not exist.
 func TestDocsOff(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
 	for _, path := range []string{"/docs", "/docs/", "/docs/init.js", "/openapi.json"} {
 		if got := fetch(t, s, http.MethodGet, path); got.StatusCode != http.StatusNotFound {
@@ -120,6 +122,7 @@ func TestDocsOff(t *testing.T) {
 // TestDocsCompressed: whoever takes gzip gets it as it is in the binary, and everybody else the same content; caches can tell the two
 // apart.
 func TestDocsCompressed(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withDocs)
 	for _, path := range []string{"/docs/swagger-ui-bundle.js", "/openapi.json"} {
 		plain := fetch(t, s, http.MethodGet, path)
@@ -169,6 +172,7 @@ func corsHeaders(h http.Header) map[string]string {
 // TestPreflight: a page of an origin that is let in may send what REST takes, and nothing else may. Asking is no call: it needs no
 // credential, takes nobody's place, and Atlas hears nothing of it.
 func TestPreflight(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) { c.MaxCalls, c.CallerRate = 2, 1 })
 	gate := s.Atlas.Hold(emulator.Create)
 	call := make(chan testutil.Outcome)
@@ -259,6 +263,7 @@ func (*panickyTokens) Create(context.Context, atlas.Credential, bool) (tokencach
 // TestCORS: every answer, errors included, can be read by a page of an origin that is let in and by no other, and no cache gives
 // one the answer that was for another.
 func TestCORS(t *testing.T) {
+	t.Parallel()
 	broken := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) {
 		c.Tokens = func(tokencache.Atlas) server.Tokens { return &panickyTokens{} }
 	})

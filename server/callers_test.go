@@ -77,6 +77,7 @@ func (c callerCredentials) signedWithPublicKey(t *testing.T) string {
 // TestCallers is who may do what: callers by methods by credentials, the same over every transport. A refused call costs
 // Atlas nothing, and each call that got as far as being one is on record once, under its outcome.
 func TestCallers(t *testing.T) {
+	t.Parallel()
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"ec": key, "rsa": authtest.RSAKey()})
 	s := testutil.StartIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: testutil.MustPolicy(t, fmt.Sprintf(`

@@ -34,6 +34,7 @@ type contractRun struct {
 // TestContract has the REST routes answer all that they can, and compares the document with it, both ways: no answer that the
 // document does not have, and nothing in the document that is never answered.
 func TestContract(t *testing.T) {
+	t.Parallel()
 	r := &contractRun{seen: map[string]bool{}}
 	for _, tc := range []struct {
 		name string

@@ -11,6 +11,7 @@ import (
 
 // TestUndocumented: what is not in the document is noticed.
 func TestUndocumented(t *testing.T) {
+	t.Parallel()
 	good := func() testutil.Answer {
 		return testutil.Answer{Verb: http.MethodPost, Path: testutil.ServicePath, Status: http.StatusCreated, Header: http.Header{
 			"X-Request-Id": {"x"}, "Cache-Control": {"no-store"}, "X-Content-Type-Options": {"nosniff"},

@@ -21,6 +21,7 @@ import (
 
 // TestDrain: calls in progress are answered, and probes can see that no more should be sent.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {
 		t.Run(string(mode), func(t *testing.T) {
 			s := testutil.Start(t, mode)
@@ -112,6 +113,7 @@ func TestDrainDelay(t *testing.T) {
 // TestDrainTimeout: a call that does not end holds up the stop for so long and no longer, and has an answer in the end: one that lets
 // its caller try elsewhere, unless it is a delete, which may have been done.
 func TestDrainTimeout(t *testing.T) {
+	t.Parallel()
 	em, err := emulator.Start(emulator.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -254,6 +256,7 @@ func TestConnectionAge(t *testing.T) {
 
 // TestStopAtOnce: a stop that comes before the listeners serve is as clean as any.
 func TestStopAtOnce(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {

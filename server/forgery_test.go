@@ -13,6 +13,7 @@ import (
 // TestForgedByAPage: a page of another origin cannot have a browser call with the client certificate that the browser holds, and that
 // it has tried is on record as any other refusal is: whose certificate it was, and what was to be done with it.
 func TestForgedByAPage(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	c := s.Callers(t)["REST"]
 	refused := testutil.Want{Code: codes.PermissionDenied, HTTP: 403, Reason: "CALLER_NOT_PERMITTED"}

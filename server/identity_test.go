@@ -16,6 +16,7 @@ import (
 
 // TestServiceIdentity: a caller without any Atlas secret gets its org's token, and deletes it.
 func TestServiceIdentity(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	for name, c := range s.Callers(t) {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +60,7 @@ func TestServiceIdentity(t *testing.T) {
 
 // TestPolicy: each caller may do what the policy says, and nothing else.
 func TestPolicy(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, `
 profiles:
   acme: {userauthtoken_file: /run/secrets/acme}
@@ -81,6 +83,7 @@ callers:
 
 // TestFault08ServiceCredential: a 401 is healed inside the call; one that cannot be is not the caller's fault.
 func TestFault08ServiceCredential(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	for name, c := range s.Callers(t) {
 		t.Run(name, func(t *testing.T) {
@@ -151,6 +154,7 @@ func TestFault30LoginRefused(t *testing.T) {
 // TestReadyWithAnotherWayIn: a refused identity is said in words while there is one that Atlas takes, or callers with JWTs of their
 // own.
 func TestReadyWithAnotherWayIn(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, `
 profiles:
   acme: {userauthtoken_file: /run/secrets/acme}
@@ -172,6 +176,7 @@ callers:
 
 // TestFault33ExpiredUnderLoad: callers by the thousand meet a credential that Atlas has dropped; one login serves them all.
 func TestFault33ExpiredUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	callers := s.Callers(t)
 	for _, c := range callers { // with connections made, it is the calls that meet
@@ -182,7 +187,7 @@ func TestFault33ExpiredUnderLoad(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a busy machine takes its time for a thousand
 	defer cancel()
 	var wg sync.WaitGroup
-	for i := range testutil.ManyCallers {
+	for i := range testutil.ManyCallers() {
 		c := callers[[]string{"gRPC", "REST"}[i%2]]
 		wg.Go(func() {
 			if got := c.Call(ctx, testutil.Create); got.Code != codes.OK {
@@ -192,12 +197,13 @@ func TestFault33ExpiredUnderLoad(t *testing.T) {
 	}
 	wg.Wait()
 	if n := s.Atlas.Calls(emulator.Login) - logins; n != 1 {
-		t.Errorf("%d logins for %d callers, want 1", n, testutil.ManyCallers)
+		t.Errorf("%d logins for %d callers, want 1", n, testutil.ManyCallers())
 	}
 }
 
 // TestFault34FirstCallerCancels: the login goes on for the others, over both transports.
 func TestFault34FirstCallerCancels(t *testing.T) {
+	t.Parallel()
 	for _, transport := range []string{"gRPC", "REST"} {
 		t.Run(transport, func(t *testing.T) {
 			s := testutil.StartIdentity(t, "")
@@ -223,6 +229,7 @@ func TestFault34FirstCallerCancels(t *testing.T) {
 
 // TestForgedIdentity: a certificate of one's own making names nobody, whatever is written in it.
 func TestForgedIdentity(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	testutil.NotCalled(t, s.Atlas)
 	s.CheckNoHandshake(t, &s.Certs.Untrusted)

@@ -23,8 +23,8 @@ import (
 // TestInterop has gRPC's own interop client call a server with our options and our chain. What is left out needs an identity of
 // Google's, or is about load balancing.
 func TestInterop(t *testing.T) {
-	if os.Getenv("REQUIRE_TOOLS") != "1" { //nolint:forbidigo // a switch of the tests, which is set for all of them
-		t.Skip("it builds gRPC's interop client: set REQUIRE_TOOLS=1 to run it")
+	if os.Getenv("TOKEND_LONG") != "1" {
+		t.Skip("long: set TOKEND_LONG=1") // package testutil imports this one
 	}
 	client := filepath.Join(t.TempDir(), "interop-client")
 	build := exec.CommandContext(t.Context(), "go", "build", "-modfile=tools/go.mod", "-o", client, "google.golang.org/grpc/interop/client")

@@ -25,6 +25,7 @@ import (
 
 // TestMetrics: /metrics has what the program registers beside the server's own, and is on the admin listener only.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	registry := prometheus.NewRegistry()
 	early := prometheus.NewCounter(prometheus.CounterOpts{Name: "early_total", Help: "Registered before the server is made."})
 	registry.MustRegister(early)
@@ -69,6 +70,7 @@ func metric(t *testing.T, s *testutil.Service, series string) float64 {
 // TestCallMetrics: calls over both transports are told apart, and what is refused before it is a call has its reason counted
 // and makes no label.
 func TestCallMetrics(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
 	const labels = `{grpc_code=%q,grpc_method="CreateToken",grpc_service="forsta.ephemeraltoken.v1.EphemeralTokenService",grpc_type="unary",transport=%q}`
 	for name, c := range s.Callers(t) {
@@ -103,6 +105,7 @@ func TestCallMetrics(t *testing.T) {
 // TestFailedHandshakes: each is counted and a line of the log, on either listener, with peer and cause: no TLS at all, no
 // certificate, one of a foreign CA. A probe that only connects is not one.
 func TestFailedHandshakes(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.MutualTLS)
 	for listener, addr := range map[string]net.Addr{"gRPC": s.GRPCAddr(), "HTTP": s.HTTPAddr()} {
 		for _, first := range []string{"", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
@@ -134,6 +137,7 @@ func TestFailedHandshakes(t *testing.T) {
 // TestRefusedByClient: where the client refuses the server's certificate, the line says so, also for clients that tell of it as OpenSSL
 // does: without encryption, at a time when everything else has it.
 func TestRefusedByClient(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.ServerTLS)
 	for listener, addr := range map[string]net.Addr{"gRPC": s.GRPCAddr(), "HTTP": s.HTTPAddr()} {
 		for i, tc := range []struct {
@@ -182,6 +186,7 @@ func wantFailedHandshake(t *testing.T, s *testutil.Service, listener string, cou
 
 // TestIdentityMetrics: how a profile is, before its first login, with a JWT, and refused.
 func TestIdentityMetrics(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	want := func(valid, refused float64, times string) {
 		t.Helper()

@@ -33,6 +33,7 @@ func TestMain(m *testing.M) { testutil.Main(m) }
 
 // TestLifeOfAToken is what the service is for, as a caller of each transport sees it.
 func TestLifeOfAToken(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		jwt := testutil.Credential(s.Atlas)
 		first := c.Call(testutil.Context(t), testutil.Create, jwt...)
@@ -62,6 +63,7 @@ func TestLifeOfAToken(t *testing.T) {
 
 // TestRESTHeaders: what crosses from REST to Atlas and back is on a list.
 func TestRESTHeaders(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
 	got := s.RESTCaller(t).Call(testutil.Context(t), testutil.Create, append(testutil.Credential(s.Atlas), "Cookie", "a=b", "X-Api-Key", "k", "Grpc-Metadata-X", "y", "X-Request-Id", "req-1")...)
 	testutil.WantCreated.Check(t, got)
@@ -91,6 +93,7 @@ func TestRESTHeaders(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		if got := c.Call(testutil.Context(t), testutil.Create, append(testutil.Credential(s.Atlas), "x-request-id", "0190-abc.7")...); got.Get("x-request-id") != "0190-abc.7" {
 			t.Errorf("the caller's id came back as %q", got.Get("x-request-id"))
@@ -113,6 +116,7 @@ func TestRequestID(t *testing.T) {
 
 // TestLogLevel: what an operator has to look at is in the log at level warn too, and what a caller did wrong is not.
 func TestLogLevel(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name    string
 		fault   emulator.Fault
@@ -150,6 +154,7 @@ func TestLogLevel(t *testing.T) {
 
 // TestMutualTLS: a caller without a certificate of the authority gets nowhere, on either listener.
 func TestMutualTLS(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.MutualTLS)
 	testutil.NotCalled(t, s.Atlas)
 	for name, cfg := range map[string]*tls.Config{
@@ -190,6 +195,7 @@ func TestMutualTLS(t *testing.T) {
 }
 
 func TestHealthAndReflection(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.MutualTLS)
 	conn := s.GRPCConn(t)
 	for _, name := range []string{"", "forsta.ephemeraltoken.v1.EphemeralTokenService"} {
@@ -232,6 +238,7 @@ func TestHealthAndReflection(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
+	t.Parallel()
 	certificate := func() tls.Certificate { return tls.Certificate{} }
 	authorities := x509.NewCertPool
 	good := server.Config{HTTPAddr: "127.0.0.1:0", Atlas: &atlas.Client{}}
@@ -277,6 +284,7 @@ func TestValidate(t *testing.T) {
 }
 
 func TestAddressTaken(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -289,6 +297,7 @@ func TestAddressTaken(t *testing.T) {
 }
 
 func TestUnixSocket(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {

@@ -15,6 +15,7 @@ const (
 // TestCertificateDemanded: where there is an authority for client certificates, each caller has to show one, unless the
 // policy can let in a caller without.
 func TestCertificateDemanded(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(*testing.T) *testutil.Service{
 		"pass-through":          func(t *testing.T) *testutil.Service { return testutil.Start(t, testutil.MutualTLS) },
 		"default profile":       func(t *testing.T) *testutil.Service { return testutil.StartIdentity(t, "").Service },
@@ -46,6 +47,7 @@ func TestCertificateDemanded(t *testing.T) {
 // TestCertificateDemandedByNewPolicy: a replaced policy counts from the next connection, and on those that are open a caller
 // without a certificate is nobody.
 func TestCertificateDemandedByNewPolicy(t *testing.T) {
+	t.Parallel()
 	s := testutil.StartIdentity(t, atlasJWTPolicy)
 	set := func(policy string) {
 		t.Helper()

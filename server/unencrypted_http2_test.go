@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"net/http"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -27,6 +26,7 @@ func http2Caller(t *testing.T, s *testutil.Service) testutil.RESTCaller {
 
 // TestUnencryptedHTTP2: the plaintext REST listener speaks HTTP/2 to whoever begins with it, and HTTP/1.1 to everybody else.
 func TestUnencryptedHTTP2(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
 	c := http2Caller(t, s)
 	jwt := testutil.Credential(s.Atlas)
@@ -60,13 +60,7 @@ func TestUnencryptedHTTP2(t *testing.T) {
 		}
 	})
 	t.Run("curl", func(t *testing.T) {
-		curl, err := exec.LookPath("curl")
-		if err != nil && os.Getenv("REQUIRE_TOOLS") == "1" { //nolint:forbidigo // a switch of the tests, which is set for all of them
-			t.Fatal(err)
-		} else if err != nil {
-			t.Skip(err)
-		}
-		out, err := exec.CommandContext(testutil.Context(t), curl, "-sS", "--http2-prior-knowledge", "-w", " %{http_version} %{http_code}",
+		out, err := exec.CommandContext(testutil.Context(t), testutil.NeedTool(t, "curl"), "-sS", "--http2-prior-knowledge", "-w", " %{http_version} %{http_code}",
 			"-X", "POST", "-H", "Authorization: "+jwt[1], c.Base+"/v1/ephemeral-token").CombinedOutput()
 		if err != nil || !strings.HasPrefix(string(out), `{"token":"`) || !strings.HasSuffix(string(out), " 2 201") {
 			t.Errorf("%v: %s", err, out)
@@ -76,6 +70,7 @@ func TestUnencryptedHTTP2(t *testing.T) {
 
 // TestUnencryptedHTTP2Drain: calls in progress are answered, and the client is told to call elsewhere.
 func TestUnencryptedHTTP2Drain(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 200 * time.Millisecond })
 	c := http2Caller(t, s)
 	gate := s.Atlas.Hold(emulator.Create)

@@ -59,7 +59,7 @@ func NotCalled(t *testing.T, em *emulator.Emulator) {
 // Eventually waits for something that another process or goroutine is about to do.
 func Eventually(t *testing.T, done func() bool, otherwise string) {
 	t.Helper()
-	deadline, tick := time.After(30*time.Second), time.NewTicker(time.Millisecond)
+	deadline, tick := time.After(30*time.Second), time.NewTicker(2*time.Millisecond)
 	defer tick.Stop()
 	for !done() {
 		select {
@@ -125,10 +125,20 @@ func (l *Buffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-func (l *Buffer) String() string {
+func (l *Buffer) String() string { return l.Since(0) }
+
+// Len returns how much has been written, for Since.
+func (l *Buffer) Len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.String()
+	return l.b.Len()
+}
+
+// Since returns what was written after Len was n.
+func (l *Buffer) Since(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b.Bytes()[n:])
 }
 
 // Start runs a server against an emulator of its own until the test ends. Changes are made to its configuration.

@@ -11,6 +11,23 @@ import (
 // go on for minutes proves that it works in a second or two.
 func Long() bool { return os.Getenv("TOKEND_LONG") == "1" }
 
+// Some returns all cases in a long run, else the first n of them.
+func Some[T any](all []T, n int) []T {
+	if Long() {
+		return all
+	}
+	return all[:n]
+}
+
+// ManyCallers is how many callers meet in one moment: a thousand in a long run. Under the race detector, as many handshakes at
+// once would outlast the timeouts that notice a dead connection.
+func ManyCallers() int {
+	if Long() && Slower == 1 {
+		return 1000
+	}
+	return 200
+}
+
 // SkipUnlessLong skips a test that is only for long runs.
 func SkipUnlessLong(t testing.TB) {
 	t.Helper()

@@ -25,7 +25,7 @@ import (
 // virtual. The seed decides on the faults and on what callers do. It is printed, and can be given again; what happens in one
 // moment is the scheduler's to order, so a run is repeated as far as that goes along.
 var (
-	chaosHours = flag.Float64("chaos.hours", .2/testutil.Slower, "virtual hours of each part of TestChaos, 150 at most")
+	chaosHours = flag.Float64("chaos.hours", 0, "virtual hours of each part of TestChaos, 150 at most; default 2 in a long run, else 3 minutes")
 	chaosSeed  = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0: a new one")
 )
 
@@ -39,18 +39,22 @@ var chaosSetups = []chaosSetup{
 const chaosClients = 10
 
 func TestChaos(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes seconds")
-	}
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	t.Logf("to repeat: -run '%s' -chaos.hours=%v -chaos.seed=%d", t.Name(), *chaosHours, seed)
+	hours := *chaosHours
+	if hours == 0 {
+		hours = .05
+		if testutil.Long() {
+			hours = 2. / testutil.Slower
+		}
+	}
+	t.Logf("to repeat: -run '%s' -chaos.hours=%v -chaos.seed=%d", t.Name(), hours, seed)
 	for i, setup := range chaosSetups {
 		t.Run(setup.name, func(t *testing.T) {
 			testutil.ParallelWork(t)
-			life := time.Duration(*chaosHours * float64(time.Hour))
+			life := time.Duration(hours * float64(time.Hour))
 			var (
 				w     *chaosWorld
 				calls []chaosCall
@@ -136,7 +140,7 @@ func (w *chaosWorld) recover(random *rand.Rand) {
 // longer for an answer than they say.
 const (
 	chaosSlack = 50 * time.Millisecond
-	restExtra  = 5 * time.Second
+	restExtra  = testutil.RESTExtra
 )
 
 // judge checks that calls were answered in time, and that what they were told is legal.
@@ -210,22 +214,20 @@ func (w *chaosWorld) explain(t *testing.T, h history.History, calls []chaosCall)
 
 // TestChaosRejects: some common mistakes would be found out.
 func TestChaosRejects(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes seconds")
-	}
-	for _, mutant := range []struct {
+	type mutant struct {
 		name   string
 		tokens func(tokencache.Atlas) server.Tokens
 		finds  func(*chaosWorld, []chaosCall) bool
-	}{
+	}
+	for _, mutant := range testutil.Some([]mutant{
+		{"no fence", func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, history.ByOrg) }, (*chaosWorld).findsIllegal},
 		{"no deadline", func(a tokencache.Atlas) server.Tokens { return deaf{history.Upstream{Atlas: a}} }, func(w *chaosWorld, calls []chaosCall) bool {
 			return slices.ContainsFunc(w.late(calls), func(s string) bool { return strings.HasPrefix(s, "the service went on") })
 		}},
 		{"single flight", func(a tokencache.Atlas) server.Tokens {
 			return &history.SingleFlight{Upstream: history.Upstream{Atlas: a}, Key: history.ByOrg}
 		}, (*chaosWorld).findsIllegal},
-		{"no fence", func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, history.ByOrg) }, (*chaosWorld).findsIllegal},
-	} {
+	}, 1) {
 		t.Run(mutant.name, func(t *testing.T) {
 			testutil.ParallelWork(t)
 			for seed := range uint64(20) { // what one run does not have another has

@@ -25,9 +25,8 @@ import (
 // TestHTTP2Conformance holds both listeners, REST with and without TLS, against h2spec's 145 cases. grpc-go and net/http fail some of them by themselves, so
 // the bare library beside it is the measure: ours may fail none that it does not.
 func TestHTTP2Conformance(t *testing.T) {
-	if os.Getenv("REQUIRE_TOOLS") != "1" { //nolint:forbidigo // a switch of the tests, which is set for all of them
-		t.Skip("it builds h2spec and takes a minute: set REQUIRE_TOOLS=1 to run it")
-	}
+	testutil.SkipUnlessLong(t)
+	t.Parallel()
 	h2spec := h2specBinary(t)
 	s := testutil.Start(t, testutil.ServerTLS)
 	plain := testutil.Start(t, testutil.Plaintext)
@@ -84,7 +83,7 @@ var buildH2spec = sync.OnceValues(func() (string, error) {
 	}
 	path := filepath.Join(dir, "h2spec")
 	cmd := exec.Command("go", "build", "-modfile=tools/go.mod", "-o", path, "github.com/summerwind/h2spec/cmd/h2spec")
-	cmd.Dir = ".."
+	cmd.Dir = testutil.Path(".")
 	return path, cmd.Run()
 })
 

@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,7 +22,9 @@ import (
 
 // TestRetriesOfNode: what another implementation of gRPC makes of the same service config and of the same answers.
 func TestRetriesOfNode(t *testing.T) {
-	n := installNode(t)
+	testutil.SkipUnlessLong(t)
+	t.Parallel()
+	n := startNode(t)
 	config, err := os.ReadFile(recommendedConfig)
 	if err != nil {
 		t.Fatal(err)
@@ -80,36 +81,45 @@ func TestRetriesOfNode(t *testing.T) {
 // codeName is a code as grpc-js has it.
 func codeName(c codes.Code) string { return codepb.Code(c).String() }
 
-// node is a folder with call.js and what that needs.
-type node string
+// node is a process of call.js: it makes the calls that it reads, one a line, and prints what it saw.
+type node struct {
+	in  *json.Encoder
+	out *json.Decoder
+}
 
-// installNode has npm install exactly what the lock file names, and run none of it. Without Node, or without the packages, the
-// test is skipped, or fails if REQUIRE_TOOLS is 1.
-func installNode(t *testing.T) node {
+// startNode has npm install exactly what the lock file names, and run none of it.
+func startNode(t *testing.T) node {
 	t.Helper()
-	lacking := func(why string) {
-		if os.Getenv("REQUIRE_TOOLS") == "1" { //nolint:forbidigo // a switch of the tests, which is set for all of them
-			t.Fatal(why)
-		}
-		t.Skip(why)
-	}
-	for _, tool := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			lacking(tool + " is not installed: on Debian, apt-get install nodejs npm")
-		}
-	}
+	nodejs, npm := testutil.NeedTool(t, "node"), testutil.NeedTool(t, "npm")
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS("testdata/grpc-js")); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	npm := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1")
-	npm.Dir = dir
-	if out, err := npm.CombinedOutput(); err != nil {
-		lacking(fmt.Sprintf("npm ci: %v\n%s", err, out))
+	install := exec.CommandContext(ctx, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1")
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
+		testutil.SkipWithout(t, fmt.Sprintf("what npm ci installs (%v)\n%s", err, out))
 	}
-	return node(dir)
+	cmd := exec.CommandContext(t.Context(), nodejs, filepath.Join(dir, "call.js"))
+	cmd.Stderr = t.Output()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait() // killed with the test's context, or at the end of its input
+	})
+	return node{json.NewEncoder(in), json.NewDecoder(out)}
 }
 
 // nodeOutcome is what call.js saw.
@@ -120,39 +130,23 @@ type nodeOutcome struct {
 	Pushback string `json:"pushback"`
 }
 
-// call makes one call, by a process of its own.
+// call makes one call, over a connection of its own.
 func (n node) call(t *testing.T, s *testutil.Service, op testutil.Operation, config string) nodeOutcome {
 	t.Helper()
 	method := "CreateToken"
 	if op == testutil.Delete {
 		method = "DeleteToken"
 	}
-	var protos []string
-	for _, dir := range []string{testutil.Path("proto"), testutil.Path("third_party/googleapis")} {
-		abs, err := filepath.Abs(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		protos = append(protos, abs)
-	}
-	input, err := json.Marshal(map[string]any{
-		"address": s.GRPCAddr().String(), "protos": protos, "method": method, "jwt": s.Atlas.Org(0).JWT(), "serviceConfig": config, "seconds": 30,
+	err := n.in.Encode(map[string]any{
+		"address": s.GRPCAddr().String(), "protos": []string{testutil.Path("proto"), testutil.Path("third_party/googleapis")},
+		"method": method, "jwt": s.Atlas.Org(0).JWT(), "serviceConfig": config, "seconds": 30,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(string(n), "call.js"))
-	var stderr bytes.Buffer
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("node: %v\n%s", err, &stderr)
-	}
 	var got nodeOutcome
-	if err := json.Unmarshal(out, &got); err != nil {
-		t.Fatalf("node printed %q: %v", out, err)
+	if err := n.out.Decode(&got); err != nil {
+		t.Fatal(err)
 	}
 	return got
 }

@@ -72,6 +72,7 @@ func unavailable(d time.Duration) error {
 
 // TestRecommendedPolicy: what callers are told to configure does what they are told that it does.
 func TestRecommendedPolicy(t *testing.T) {
+	t.Parallel()
 	s, d := testutil.StartDoor(t)
 	t.Run("a create is tried again, after the pushback", func(t *testing.T) {
 		const pushback = 400 * time.Millisecond // longer than the policy's own first wait can be
@@ -141,6 +142,7 @@ func TestRecommendedPolicyGoesByHealth(t *testing.T) {
 
 // TestDeleteIsNotRepeated: not even by a caller whose own policy says to repeat everything, whatever Atlas did with it.
 func TestDeleteIsNotRepeated(t *testing.T) {
+	t.Parallel()
 	s, d := testutil.StartDoor(t, func(_ *server.Config, a *atlas.Config) { a.Timeout = 300 * time.Millisecond })
 	c := policyCaller(t, repeatEverything, s)
 	faults := append(testutil.AtlasFaults(),
@@ -192,6 +194,7 @@ func TestDeleteIsNotRepeated(t *testing.T) {
 
 // TestUselessCreateIsNotRepeated: what Atlas refuses it will refuse again, and it counts how often.
 func TestUselessCreateIsNotRepeated(t *testing.T) {
+	t.Parallel()
 	s, d := testutil.StartDoor(t)
 	c := policyCaller(t, repeatEverything, s)
 	for _, status := range []int{401, 403, 404, 409} {
@@ -211,6 +214,7 @@ func TestUselessCreateIsNotRepeated(t *testing.T) {
 
 // TestErrorsFromEveryPlace: whatever place of the chain ends a call, its error has no headers, and a pushback.
 func TestErrorsFromEveryPlace(t *testing.T) {
+	t.Parallel()
 	s, d := testutil.StartDoor(t, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 1 })
 	c := s.GRPCCaller(t)
 	t.Run("panic", func(t *testing.T) {

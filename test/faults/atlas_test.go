@@ -40,6 +40,7 @@ func TestFault22OversizedHeaders(t *testing.T) { testAtlasRow(t, "22") }
 
 func testAtlasRow(t *testing.T, row string) {
 	t.Helper()
+	t.Parallel()
 	ran := 0
 	for _, tc := range testutil.AtlasFaults() {
 		if !strings.HasPrefix(tc.Name, row+" ") {
@@ -102,6 +103,7 @@ func TestFault04OwnCap(t *testing.T) {
 }
 
 func TestFault04CallersDeadline(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		for name, fault := range map[string]emulator.Fault{
 			"slow headers":         {Delay: time.Hour},
@@ -127,6 +129,7 @@ func TestFault04CallersDeadline(t *testing.T) {
 
 // TestFault05OtherFlights: one stalled answer holds up nobody else.
 func TestFault05OtherFlights(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		s.Atlas.Inject(emulator.Fault{On: emulator.Create, Times: 1, Shape: emulator.Stall})
 		gate := s.Atlas.HoldAnswer(emulator.Create)
@@ -149,6 +152,7 @@ func TestFault05OtherFlights(t *testing.T) {
 }
 
 func TestFault06Redirect(t *testing.T) {
+	t.Parallel()
 	var followed atomic.Int32
 	elsewhere := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Add(1) }))
 	t.Cleanup(elsewhere.Close)

@@ -19,6 +19,7 @@ import (
 // TestThousandCallersOneCredential: all of them cost Atlas two calls, the one in flight and the next. What a call takes is not known
 // yet, so they do not overlap.
 func TestThousandCallersOneCredential(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
 	callers, jwt := s.CallerPool(t), testutil.Credential(s.Atlas)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -33,7 +34,7 @@ func TestThousandCallersOneCredential(t *testing.T) {
 		wg        sync.WaitGroup
 		collapsed sync.Map
 	)
-	for i := range testutil.ManyCallers {
+	for i := range testutil.ManyCallers() {
 		c := callers[i%len(callers)]
 		wg.Go(func() {
 			got := c.Call(ctx, testutil.Create, jwt...)
@@ -44,13 +45,13 @@ func TestThousandCallersOneCredential(t *testing.T) {
 		})
 	}
 	testutil.Eventually(t, func() bool {
-		return strings.Contains(s.Metrics(t), fmt.Sprintf("tokend_cache_creates_waiting %d\n", testutil.ManyCallers+1))
+		return strings.Contains(s.Metrics(t), fmt.Sprintf("tokend_cache_creates_waiting %d\n", testutil.ManyCallers()+1))
 	}, "not all calls are in progress")
 	gate.Release()
 	testutil.WantCreated.Check(t, <-first)
 	wg.Wait()
 	if n := s.Atlas.Calls(emulator.Create); n != 2 {
-		t.Errorf("%d calls of Atlas for %d callers, want 2", n, testutil.ManyCallers+1)
+		t.Errorf("%d calls of Atlas for %d callers, want 2", n, testutil.ManyCallers()+1)
 	}
 	alone := 0
 	collapsed.Range(func(_, status any) bool {
@@ -71,6 +72,7 @@ func TestThousandCallersOneCredential(t *testing.T) {
 // TestThousandCredentials: while Atlas does not answer for one, it answers for all others. Those who are refused because all
 // come at once do as they are told, and come again.
 func TestThousandCredentials(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
 	callers := s.CallerPool(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -85,7 +87,7 @@ func TestThousandCredentials(t *testing.T) {
 	}
 	gate.Release()
 	var wg sync.WaitGroup
-	for i := range testutil.ManyCallers {
+	for i := range testutil.ManyCallers() {
 		jwt := "JWT " + s.Atlas.Org(i%2).JWT() // another one each time
 		c := callers[i%len(callers)]
 		wg.Go(func() {
@@ -111,6 +113,7 @@ func TestThousandCredentials(t *testing.T) {
 
 // TestFault53LastWaiter: a shared call ends with the last of its callers, and not before.
 func TestFault53LastWaiter(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
 		for _, transport := range []string{"gRPC", "REST"} {
 			t.Run(string(mode)+"/"+transport, func(t *testing.T) {
@@ -155,6 +158,7 @@ func lastWaiter(t *testing.T, s *testutil.Service, c testutil.Caller) {
 
 // TestFault53DeleteSent: a delete that has been sent invalidates what is remembered, also if its caller does not wait.
 func TestFault53DeleteSent(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		jwt := testutil.Credential(s.Atlas)
 		var old testutil.Outcome
@@ -183,6 +187,7 @@ func TestFault53DeleteSent(t *testing.T) {
 
 // TestCacheHeaders: what is remembered is said to be, a caller can do without it, and Atlas's refusal ends it.
 func TestCacheHeaders(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		jwt := []string{"authorization", "JWT " + s.Atlas.Org(0).JWT()}
 		for _, step := range []struct{ control, status string }{

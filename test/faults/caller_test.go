@@ -17,6 +17,7 @@ func TestFault39TwoCredentials(t *testing.T) { testCredentialRow(t, "39") }
 
 func testCredentialRow(t *testing.T, row string) {
 	t.Helper()
+	t.Parallel()
 	const jwt = "eyJhbGciOiJIUzI1NiJ9.eyJvcmdfaWQiOiJ4In0.c2lnbmF0dXJl"
 	cases := []struct {
 		name    string
@@ -54,6 +55,7 @@ func testCredentialRow(t *testing.T, row string) {
 }
 
 func TestBearerMeansJWT(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		for _, scheme := range []string{"JWT", "Bearer", "jwt", "bearer"} {
 			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, "authorization", scheme+" "+s.Atlas.Org(0).JWT()))
@@ -66,6 +68,7 @@ func TestBearerMeansJWT(t *testing.T) {
 
 // TestFault38Bytes sends what no decent client would: the bytes that could split a header or name another one.
 func TestFault38Bytes(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		if _, rest := c.(testutil.RESTCaller); !rest {
 			t.Skip("a gRPC peer refuses such a value in its HTTP/2 framer; internal/auth tests the parser itself")
@@ -83,6 +86,7 @@ func TestFault38Bytes(t *testing.T) {
 }
 
 func TestFault39GatewayHeader(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		testutil.NotCalled(t, s.Atlas)
 		good := testutil.Credential(s.Atlas)
@@ -94,6 +98,7 @@ func TestFault39GatewayHeader(t *testing.T) {
 
 // TestFault54ForwardedFor: what anybody can write is not where a call came from.
 func TestFault54ForwardedFor(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		const forged = "203.0.113.7"
 		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, append(testutil.Credential(s.Atlas), "X-Forwarded-For", forged, "X-Forwarded-Host", "forged.example", "Forwarded", "for="+forged, "X-Real-Ip", forged)...))

@@ -45,6 +45,7 @@ func identityMatrix(t *testing.T, skew, lifetime time.Duration, test func(t *tes
 
 // TestFault29CallerExpired: whether a caller's JWT has expired, Atlas says, and not the exp in it.
 func TestFault29CallerExpired(t *testing.T) {
+	t.Parallel()
 	rejected := testutil.Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CREDENTIAL_REJECTED"}
 	for name, test := range map[string]struct {
 		skew             time.Duration // of Atlas's clock
@@ -79,6 +80,7 @@ func TestFault29CallerExpired(t *testing.T) {
 
 // TestFault31RefreshRefused: a refused refresh leads to one login, and nobody's call fails meanwhile.
 func TestFault31RefreshRefused(t *testing.T) {
+	t.Parallel()
 	identityMatrix(t, 0, time.Hour, func(t *testing.T, s *testutil.IdentityService, now *testutil.Clock, c testutil.Caller) {
 		count := counted(s)
 		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
@@ -114,6 +116,7 @@ func TestFault31RefreshRefused(t *testing.T) {
 // TestFault31LoginRefusedToo: then the JWT that is there serves as long as Atlas takes it, and after that calls are told
 // when to come back. Logins stay 30 s apart, lest they lock the account.
 func TestFault31LoginRefusedToo(t *testing.T) {
+	t.Parallel()
 	identityMatrix(t, 0, time.Hour, func(t *testing.T, s *testutil.IdentityService, now *testutil.Clock, c testutil.Caller) {
 		count := counted(s)
 		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
@@ -155,6 +158,7 @@ func TestFault31LoginRefusedToo(t *testing.T) {
 // TestFault32Clock: our clock is off by five minutes. A JWT says when Atlas issued it, so we know how long it lives all the same:
 // we refresh at about half of that, and log in again once it is over.
 func TestFault32Clock(t *testing.T) {
+	t.Parallel()
 	const lifetime = 15 * time.Minute // by Atlas's clock
 	for _, skew := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
 		t.Run(fmt.Sprintf("Atlas is %v ahead", skew), func(t *testing.T) {

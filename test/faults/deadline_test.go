@@ -13,6 +13,7 @@ import (
 )
 
 func TestFault52NoTimeLeft(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		testutil.NotCalled(t, s.Atlas)
 		for _, timeout := range []string{"0n", "0m", "1m"} {
@@ -57,6 +58,7 @@ func TestFault52NoTimeLeft(t *testing.T) {
 
 // TestFault53Cancel: a caller that leaves ends its call to Atlas, and no other.
 func TestFault53Cancel(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
 			t.Run(string(op), func(t *testing.T) {

@@ -194,6 +194,7 @@ func blackHole(t *testing.T, port uint16) {
 }
 
 func TestFault25Certificate(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []emulator.CertificateKind{emulator.ExpiredCertificate, emulator.OtherHostCertificate, emulator.SelfSignedCertificate} {
 		t.Run(string(kind), func(t *testing.T) {
 			em, err := emulator.Start(emulator.Config{Certificate: kind})
@@ -220,6 +221,7 @@ func TestFault25Certificate(t *testing.T) {
 
 // TestFault01Refused: no connection at all. A delete that was provably not sent says so.
 func TestFault01Refused(t *testing.T) {
+	t.Parallel()
 	em, err := emulator.Start(emulator.Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -45,6 +45,7 @@ func TestFault40OversizedHeaders(t *testing.T) {
 }
 
 func TestFault41OversizedMessage(t *testing.T) {
+	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		testutil.NotCalled(t, s.Atlas)
 		large := bytes.Repeat([]byte(" "), 64<<10+1)
@@ -68,6 +69,7 @@ func TestFault41OversizedMessage(t *testing.T) {
 }
 
 func TestFault42MalformedProtobuf(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
 	c, conn := s.GRPCCaller(t), s.GRPCConn(t)
 	t.Run("malformed", func(t *testing.T) {
@@ -95,6 +97,7 @@ func TestFault42MalformedProtobuf(t *testing.T) {
 }
 
 func TestFault43ContentType(t *testing.T) {
+	t.Parallel()
 	testutil.RestMatrix(t, func(t *testing.T, s *testutil.Service, c testutil.RESTCaller) {
 		w := testutil.Want{Code: codes.InvalidArgument, HTTP: 415, Reason: "UNSUPPORTED_MEDIA_TYPE"}
 		for _, headers := range [][]string{
@@ -121,6 +124,7 @@ func TestFault43ContentType(t *testing.T) {
 }
 
 func TestFault44JSON(t *testing.T) {
+	t.Parallel()
 	testutil.RestMatrix(t, func(t *testing.T, s *testutil.Service, c testutil.RESTCaller) {
 		deep := strings.Repeat(`{"a":`, 9) + "1" + strings.Repeat("}", 9)
 		for name, tc := range map[string]struct {
@@ -159,6 +163,7 @@ func TestFault44JSON(t *testing.T) {
 }
 
 func TestFault45Paths(t *testing.T) {
+	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
 	testutil.NotCalled(t, s.Atlas)
 	for _, path := range []string{
@@ -191,6 +196,7 @@ func TestFault45Paths(t *testing.T) {
 }
 
 func TestFault46MethodOverride(t *testing.T) {
+	t.Parallel()
 	testutil.RestMatrix(t, func(t *testing.T, s *testutil.Service, c testutil.RESTCaller) {
 		for _, contentType := range []string{"application/x-www-form-urlencoded", "application/json", ""} {
 			for _, header := range []string{"X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method"} {
@@ -210,6 +216,7 @@ func TestFault46MethodOverride(t *testing.T) {
 }
 
 func TestFault47OtherVerb(t *testing.T) {
+	t.Parallel()
 	testutil.RestMatrix(t, func(t *testing.T, s *testutil.Service, c testutil.RESTCaller) {
 		testutil.NotCalled(t, s.Atlas)
 		for _, verb := range []string{"GET", "HEAD", "PUT", "PATCH", "OPTIONS", "TRACE", "BREW"} {

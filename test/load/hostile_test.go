@@ -20,6 +20,7 @@ import (
 
 // TestFault48Slow: whoever sends slowly is gone after some seconds, whatever it is that he sends, and nobody else notices.
 func TestFault48Slow(t *testing.T) {
+	testutil.SkipUnlessLong(t)
 	t.Parallel()
 	const (
 		request = "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n"
@@ -103,7 +104,7 @@ func (s *stubbornTokens) Check() error                                          
 // TestFault49RapidReset: calls that are begun and reset (CVE-2023-44487), each with another credential, stay within the
 // limits of calls that are not.
 func TestFault49RapidReset(t *testing.T) {
-	for _, at := range floodModes {
+	for _, at := range testutil.Some(floodModes, 1) {
 		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
 			const maxCalls, conns, ahead = 50, 4, 50
 			tokens := &stubbornTokens{}
@@ -228,14 +229,19 @@ func TestFault50Frames(t *testing.T) {
 			return func(i int) error { return h.Open(uint32(2*i+1), "a.b.c", "x", strings.Repeat("x", 8000)) }
 		}, never},
 	}
-	for _, at := range floodModes {
+	frames := 2000
+	if testutil.Long() {
+		frames = 20_000
+	}
+	for _, at := range testutil.Some(floodModes, 1) {
 		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
 			t.Parallel()
 			s := testutil.Start(t, at.mode)
 			for _, f := range floods {
 				t.Run(f.name, func(t *testing.T) {
 					s := s
-					if f.ends == late { // they wait beside each other, and for connections of their own
+					if f.ends == late {
+						testutil.SkipUnlessLong(t) // they wait beside each other, and for connections of their own
 						t.Parallel()
 						s = testutil.Start(t, at.mode)
 					}
@@ -243,7 +249,7 @@ func TestFault50Frames(t *testing.T) {
 					awaitConns(t, s, at.listener, 1) // the good caller's
 					before := measureFootprint()
 					h := s.RawHTTP2(t, at.listener, f.reads, f.settings...)
-					n := h.Flood(20_000, f.frame(h))
+					n := h.Flood(frames, f.frame(h))
 					if f.ends != never {
 						awaitConns(t, s, at.listener, 1)
 					}
@@ -303,8 +309,11 @@ func TestFault51Connections(t *testing.T) {
 					t.Errorf("/metrics has no %s", want)
 				}
 			}
-			wg.Wait() // the silent ones too are closed
 			stop()
+			if !testutil.Long() {
+				return
+			}
+			wg.Wait()                           // the silent ones too are closed
 			for name, c := range s.Callers(t) { // with connections of their own
 				if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
 					t.Errorf("%s, after the flood: %v", name, got.Message)

@@ -2,7 +2,6 @@ package load
 
 import (
 	"context"
-	"flag"
 	"net"
 	"net/http"
 	"os"
@@ -24,11 +23,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-var rollingRounds = flag.Int("rolling.rounds", 1, "how often TestRollingRestart replaces each replica")
-
-// TestRollingRestart replaces three replicas one after the other while they are called, gRPC with the service config that we
-// recommend and REST over connections that are kept alive: no call fails.
+// TestRollingRestart replaces replicas one after the other while they are called, gRPC with the service config that we recommend
+// and REST over connections that are kept alive: no call fails. A long run replaces each of three replicas five times, another
+// one replica once.
 func TestRollingRestart(t *testing.T) {
+	t.Parallel()
+	rounds, replaced := 1, 1
+	if testutil.Long() {
+		rounds, replaced = 5, 3
+	}
 	em, err := emulator.Start(emulator.Config{Orgs: 4})
 	if err != nil {
 		t.Fatal(err)
@@ -36,8 +39,8 @@ func TestRollingRestart(t *testing.T) {
 	t.Cleanup(em.Close)
 	p := newPlatform(t, em, 3)
 	calls := p.startLoad(t)
-	for round := range *rollingRounds {
-		for i := range p.replicas {
+	for round := range rounds {
+		for i := range replaced {
 			p.replace(t, i)
 			if n := calls.failed.Load(); n > 0 {
 				t.Fatalf("%d calls failed in round %d", n, round+1)
@@ -48,7 +51,7 @@ func TestRollingRestart(t *testing.T) {
 	if calls.failed.Load() > 0 || calls.answered.Load() < 100 {
 		t.Errorf("%d calls answered, %d failed", calls.answered.Load(), calls.failed.Load())
 	}
-	t.Logf("%d replicas replaced, %d calls answered, none failed", *rollingRounds*len(p.replicas), calls.answered.Load())
+	t.Logf("%d replicas replaced, %d calls answered, none failed", rounds*replaced, calls.answered.Load())
 }
 
 // platform runs replicas and says where they are, as Kubernetes does: by their readiness, and somewhat late.
@@ -64,7 +67,7 @@ type platform struct {
 
 // The times of a platform. A call may be sent to a replica until propagation after it has said that it is not ready.
 const (
-	rollingDelay = time.Second * testutil.Slower
+	rollingDelay = 3 * time.Second
 	probing      = 50 * time.Millisecond
 	propagation  = 200 * time.Millisecond
 )

@@ -1,7 +1,6 @@
 package load
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -48,9 +47,9 @@ func replaceServer(t *testing.T, s *testutil.Service, cert tls.Certificate) {
 // awaitLog returns when the log has said what once more than before do.
 func awaitLog(t *testing.T, s *testutil.Service, what string, do func()) {
 	t.Helper()
-	before := strings.Count(s.Log.String(), what)
+	before := s.Log.Len()
 	do()
-	testutil.Eventually(t, func() bool { return strings.Count(s.Log.String(), what) > before }, "the log does not say: "+what)
+	testutil.Eventually(t, func() bool { return strings.Contains(s.Log.Since(before), what) }, "the log does not say: "+what)
 }
 
 func bundle(authorities ...testutil.Authority) []byte {
@@ -118,7 +117,7 @@ func startLoad(t *testing.T, s *testutil.Service, cfg *tls.Config) *load {
 			l.done.Go(func() {
 				c, hangUp := dial(t, s, transport, cfg)
 				defer func() { hangUp() }()
-				tick := time.NewTicker(3 * time.Millisecond)
+				tick := time.NewTicker(10 * time.Millisecond)
 				defer tick.Stop()
 				for {
 					select {
@@ -176,24 +175,24 @@ func TestFault64Rotation(t *testing.T) {
 	oldClient, newClient := clientOf(s.Certs.Client), clientOf(next.Issue(t, "client.test"))
 
 	old := startLoad(t, s, oldClient)
-	old.awaitCalls(t, 10)
+	old.awaitCalls(t, 5)
 	if !refuses(t, s, newClient) {
 		t.Error("an authority that nobody has named lets clients in")
 	}
 	replaceServer(t, s, s.Certs.CA.Issue(t, "localhost"))
-	old.awaitCalls(t, 10)
+	old.awaitCalls(t, 5)
 	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(s.Certs.CA, next)) })
 	both := startLoad(t, s, newClient)
-	both.awaitCalls(t, 10)
+	both.awaitCalls(t, 5)
 	replaceServer(t, s, next.Issue(t, "localhost"))
-	old.awaitCalls(t, 10)
-	both.awaitCalls(t, 10)
+	old.awaitCalls(t, 5)
+	both.awaitCalls(t, 5)
 	old.stop()
 	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(next)) })
 	if !refuses(t, s, oldClient) {
 		t.Error("the authority that was dropped still lets clients in")
 	}
-	both.awaitCalls(t, 10)
+	both.awaitCalls(t, 5)
 
 	testBadFiles(t, s, next, both, oldClient)
 	both.stop()
@@ -209,7 +208,7 @@ func TestFault64Rotation(t *testing.T) {
 	}
 }
 
-// testBadFiles puts every kind of bad file in place under load.
+// testBadFiles puts a bad file of each kind in place under load. Package reload tests what makes a file bad.
 func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l *load, untrusted *tls.Config) {
 	t.Helper()
 	content := func(path string) []byte {
@@ -219,23 +218,15 @@ func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l 
 		}
 		return data
 	}
-	cert, key, other := content(s.Certs.CertFile), content(s.Certs.KeyFile), next.Issue(t, "localhost")
+	cert, other := content(s.Certs.CertFile), next.Issue(t, "localhost")
 	intermediate := testutil.EncodePEM("CERTIFICATE", next.Cert.Raw)
 	for _, tc := range []struct {
 		name, file string
 		bad        []byte
 	}{
 		{"half a certificate", s.Certs.CertFile, cert[:len(cert)/2]},
-		{"half an intermediate", s.Certs.CertFile, append(bytes.Clone(cert), intermediate[:len(intermediate)/2]...)},
-		{"another key's certificate", s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", other.Certificate[0])},
 		{"another certificate's key", s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, other))},
-		{"half a key", s.Certs.KeyFile, key[:len(key)/2]},
-		{"an empty key", s.Certs.KeyFile, nil},
-		{"an empty client CA", s.Certs.CAFile, nil},
-		{"a client CA without any", s.Certs.CAFile, []byte("# none\n")},
 		{"half a client CA", s.Certs.CAFile, intermediate[:len(intermediate)/2]},
-		{"a client CA and a half", s.Certs.CAFile, append(bundle(s.Certs.CA), intermediate[:len(intermediate)/2]...)},
-		{"half a client CA, and one", s.Certs.CAFile, append(intermediate[:len(intermediate)/2:len(intermediate)/2], bundle(s.Certs.CA)...)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			good := content(tc.file)

@@ -135,7 +135,7 @@ func TestSVIDRotation(t *testing.T) {
 	oldClient, newClient := svidConfig(s, domain.Issue("/web")), svidConfig(s, next.Issue("/web"))
 
 	old := startLoad(t, s, oldClient)
-	old.awaitCalls(t, 10)
+	old.awaitCalls(t, 5)
 	if !refuses(t, s, newClient) {
 		t.Error("an authority that the bundle does not have lets clients in")
 	}
@@ -143,7 +143,7 @@ func TestSVIDRotation(t *testing.T) {
 		t.Helper()
 		own := of.Issue("/tokend")
 		awaitLog(t, s, `"certificate replaced","agent":"`+agent.Addr()+`","certificate":"`+replaced+`"`, func() { agent.Give(own) })
-		old.awaitCalls(t, 10)
+		old.awaitCalls(t, 5)
 		if got := expiry(t, s, "server"); got != own.Cert.NotAfter.Unix() {
 			t.Errorf("the SVID expires at %d, want %d", got, own.Cert.NotAfter.Unix())
 		}
@@ -154,14 +154,14 @@ func TestSVIDRotation(t *testing.T) {
 	give(domain, "server")
 	give(next, "client_ca") // the bundle has both
 	both := startLoad(t, s, newClient)
-	both.awaitCalls(t, 10)
+	both.awaitCalls(t, 5)
 	give(next, "server")
 	old.stop()
 	awaitLog(t, s, `"certificate":"client_ca"`, func() { agent.Give(alone.Issue("/tokend")) })
 	if !refuses(t, s, oldClient) {
 		t.Error("the authority that was dropped still lets clients in")
 	}
-	both.awaitCalls(t, 10)
+	both.awaitCalls(t, 5)
 	both.stop()
 	for name, l := range map[string]*load{"old": old, "new": both} {
 		if n := l.kept.Load(); n != 2 {
@@ -178,7 +178,7 @@ func TestSVIDAgentLeaves(t *testing.T) {
 	agent := spiffetest.StartAgent(t, own)
 	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
 	l := startLoad(t, s, svidConfig(s, domain.Issue("/web")))
-	l.awaitCalls(t, 10)
+	l.awaitCalls(t, 5)
 	told := func(status string) {
 		t.Helper()
 		testutil.Eventually(t, func() bool {
@@ -204,15 +204,15 @@ func TestSVIDAgentLeaves(t *testing.T) {
 	}
 	told("ready\n" + line("client_ca", domain.Authority) + line("server", own.Cert))
 	reloaded(0)
-	l.awaitCalls(t, 10)
+	l.awaitCalls(t, 5)
 	awaitLog(t, s, "cannot be reached", agent.Stop)
-	l.awaitCalls(t, 10)
+	l.awaitCalls(t, 5)
 	next := domain.Issue("/tokend")
 	agent.Give(next)
 	agent.Start()
 	told("ready\n")
 	reloaded(1)
-	l.awaitCalls(t, 10)
+	l.awaitCalls(t, 5)
 	l.stop()
 	if _, shown := l.servedWith.Load(next.Cert.SerialNumber.String()); !shown {
 		t.Error("handshakes do not show what the agent has now")

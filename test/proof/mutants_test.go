@@ -144,7 +144,7 @@ func TestProofRejects(t *testing.T) {
 	if testutil.Slower > 1 {
 		t.Skip("under the race detector calls are so slow that some designs go wrong too rarely to be found out")
 	}
-	for _, mutant := range slices.Concat(mutants, overlapMutants) {
+	for _, mutant := range slices.Concat(testutil.Some(mutants, 1), testutil.Some(overlapMutants, 1)) {
 		t.Run(mutant.name, func(t *testing.T) {
 			testutil.ParallelWork(t)
 			const most = 40

@@ -173,7 +173,7 @@ var overlapMutants = []mutant{
 // TestProofAcceptsOverlap: without a flaw the design passes. So what the proof finds out of the others is their flaw.
 func TestProofAcceptsOverlap(t *testing.T) {
 	testutil.ParallelWork(t)
-	for range 3 {
+	for range testutil.Some([]int{1, 2, 3}, 1) {
 		w := newWorld(t, setup{replicas: 1, orgs: 4, tokens: newOverlapping(noFlaw)(t)})
 		stopFaults := w.injectFaults(slowAnswers...)
 		h := w.run(t, mutantTraffic)

@@ -32,7 +32,7 @@ import (
 
 // The same as TestChaos with real sockets, a real clock and Redis: fewer faults, but the kernel's.
 var (
-	chaosRealTime = flag.Duration("chaos.realtime", 4*time.Second, "how long TestChaosRealTime lasts; give it a minute for a long run")
+	chaosRealTime = flag.Duration("chaos.realtime", 0, "how long TestChaosRealTime lasts; default 20 s in a long run, else 1 s")
 	chaosSeed     = flag.Uint64("chaos.seed", 0, "seed of TestChaosRealTime; 0: a new one")
 )
 
@@ -43,22 +43,25 @@ const (
 	realSettle       = 4 * time.Second * testutil.Slower
 	realTTL          = 500 * time.Millisecond
 	realPatience     = 2 * time.Second * testutil.Slower
-	realRESTExtra    = 5 * time.Second  // that a REST client waits longer than its deadline says
 	realSlack        = 10 * time.Second // of a machine that is busy with other things
 )
 
 func TestChaosRealTime(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes seconds")
-	}
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	t.Logf("the same faults again: -chaos.realtime=%v -chaos.seed=%d", *chaosRealTime, seed)
+	life := *chaosRealTime
+	if life == 0 {
+		life = time.Second
+		if testutil.Long() {
+			life = 20 * time.Second
+		}
+	}
+	t.Logf("the same faults again: -chaos.realtime=%v -chaos.seed=%d", life, seed)
 	before, others := testutil.Descriptors(t), goleak.IgnoreCurrent()
 	t.Run("faults", func(t *testing.T) {
-		w := newRealWorld(t)
+		w := newRealWorld(t, life)
 		w.live(t, rand.New(rand.NewPCG(seed, 0)))
 	})
 	goleak.VerifyNone(t, append(testutil.ToxiproxyLeaks, others)...)
@@ -69,6 +72,7 @@ func TestChaosRealTime(t *testing.T) {
 type realWorld struct {
 	*world
 
+	life    time.Duration
 	handled *history.CallLog
 	proxies []*toxiproxy.Proxy
 	log     zerolog.Logger
@@ -77,16 +81,16 @@ type realWorld struct {
 	faults map[string]int // guarded by mu; how often each was
 }
 
-func newRealWorld(t *testing.T) *realWorld {
+func newRealWorld(t *testing.T, life time.Duration) *realWorld {
 	t.Helper()
-	em, err := emulator.Start(emulator.Config{Orgs: 10 + int(*chaosRealTime/orgTime)})
+	em, err := emulator.Start(emulator.Config{Orgs: 10 + int(life/orgTime)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
 	w := &realWorld{
-		world:   &world{setup: setup{ttl: realTTL, redis: redistest.Start(t)}, atlas: em, began: time.Now()},
-		handled: &history.CallLog{Seen: map[string]history.HandledCall{}}, log: zerolog.Nop(), faults: map[string]int{},
+		world: &world{setup: setup{ttl: realTTL, redis: redistest.Start(t)}, atlas: em, began: time.Now()},
+		life:  life, handled: &history.CallLog{Seen: map[string]history.HandledCall{}}, log: zerolog.Nop(), faults: map[string]int{},
 	}
 	for _, org := range em.Orgs() {
 		w.jwts = append(w.jwts, [2]string{org.JWT(), org.JWT()})
@@ -149,7 +153,7 @@ func (w *realWorld) live(t *testing.T, random *rand.Rand) {
 		troubles.Go(func() { w.cause(t, p, own, done) })
 	}
 	all := make([][]history.Event, 8)
-	end := w.began.Add(*chaosRealTime)
+	end := w.began.Add(w.life)
 	for client := range all {
 		callers.Go(func() {
 			own := rand.New(rand.NewPCG(uint64(client), 3)) // repeatable on purpose
@@ -157,7 +161,7 @@ func (w *realWorld) live(t *testing.T, random *rand.Rand) {
 				began := time.Now()
 				org := int(began.Sub(w.began) / orgTime)
 				all[client] = append(all[client], w.call(client, org, own, traffic{deletes: .06, fresh: .1, impatient: .05}))
-				if took := time.Since(began); took > proofCeiling+realRESTExtra+realSlack {
+				if took := time.Since(began); took > proofCeiling+testutil.RESTExtra+realSlack {
 					t.Errorf("no answer after %v", took)
 				}
 				<-time.After(time.Duration(own.IntN(30)) * time.Millisecond) // as callers do

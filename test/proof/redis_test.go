@@ -14,6 +14,7 @@ import (
 
 // TestFault61DeleteHereCreateThere: either order while they overlap; after the delete's answer never the old token.
 func TestFault61DeleteHereCreateThere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t), atlasTimeout: 3 * time.Second})
 	jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
 	for _, transport := range []int{0, 1} {
