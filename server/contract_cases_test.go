@@ -266,11 +266,9 @@ func answerNoAtlas(t *testing.T, r *contractRun) {
 		r.both(t, s.RESTCaller(t), 503, "ATLAS_TLS", testutil.Credential(s.Atlas)...)
 	})
 	t.Run("slow", func(t *testing.T) {
-		r.untilSent(t, "DELETE 503 application/json ATLAS_TIMEOUT-outcome-unknown", func(limit time.Duration) {
-			s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = limit })
-			s.Atlas.Inject(emulator.Fault{Delay: time.Hour, AfterEffect: true})
-			r.both(t, s.RESTCaller(t), 503, "ATLAS_TIMEOUT", testutil.Credential(s.Atlas)...)
-		})
+		s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = 100 * time.Millisecond })
+		s.Atlas.Inject(emulator.Fault{Delay: time.Hour})
+		r.call(t, s.RESTCaller(t), testutil.Create, 503, "ATLAS_TIMEOUT", testutil.Credential(s.Atlas)...)
 	})
 	t.Run("slow to begin with", func(t *testing.T) {
 		silent, err := net.Listen("tcp", "127.0.0.1:0")

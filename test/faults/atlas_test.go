@@ -99,7 +99,7 @@ func TestFault04OwnCap(t *testing.T) {
 			w := testutil.Want{Code: codes.Unknown, HTTP: 500, Reason: "DELETE_OUTCOME_UNKNOWN", Metadata: map[string]string{"outcome": "unknown"}}
 			w.Check(t, c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...))
 		})
-	}, func(_ *server.Config, a *atlas.Config) { a.Timeout = 100 * time.Millisecond })
+	}, func(_ *server.Config, a *atlas.Config) { a.Timeout = 300 * time.Millisecond }) // enough to have sent the delete
 }
 
 func TestFault04CallersDeadline(t *testing.T) {
