@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -240,7 +241,7 @@ func answerAtlasStatuses(t *testing.T, r *contractRun) {
 	}{
 		{302, 500, 500, "ATLAS_REDIRECT", "ATLAS_REDIRECT"},
 		{401, 401, 401, "CREDENTIAL_REJECTED", "CREDENTIAL_REJECTED"},
-		{402, 500, 500, "ATLAS_INVALID_RESPONSE", "ATLAS_INVALID_RESPONSE"}, // the delete's outcome is unknown
+		{402, 500, 500, "ATLAS_INVALID_RESPONSE", "ATLAS_INVALID_RESPONSE"},
 		{403, 403, 403, "ATLAS_FORBIDDEN", "ATLAS_FORBIDDEN"},
 		{404, 501, 501, "ATLAS_ROUTE", "ATLAS_ROUTE"},
 		{409, 409, 409, "ATLAS_CONFLICT", "ATLAS_CONFLICT"},
@@ -252,6 +253,16 @@ func answerAtlasStatuses(t *testing.T, r *contractRun) {
 		r.call(t, s.RESTCaller(t), testutil.Create, tc.create, tc.ofCreate, testutil.Credential(s.Atlas)...)
 		r.call(t, s.RESTCaller(t), testutil.Delete, tc.remove, tc.ofRemove, testutil.Credential(s.Atlas)...)
 	}
+	// A status that says nothing of what was done.
+	switching := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	}))
+	t.Cleanup(switching.Close)
+	s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) {
+		a.BaseURL, a.RootCAs = switching.URL, x509.NewCertPool()
+		a.RootCAs.AddCert(switching.Certificate())
+	})
+	r.call(t, s.RESTCaller(t), testutil.Delete, 500, "ATLAS_INVALID_RESPONSE", testutil.Credential(s.Atlas)...)
 }
 
 func answerNoAtlas(t *testing.T, r *contractRun) {
