@@ -54,8 +54,8 @@ type Config struct {
 	// CallCeiling is the longest that a call may take, whatever its own deadline. It should be longer than Atlas's limit,
 	// so that a slow Atlas is told from a slow caller. Default 30 s.
 	CallCeiling time.Duration
-	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. One caller may have half of them.
-	// Default 4096.
+	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. One caller may have as many as
+	// there are free ones. Default 4096.
 	MaxCalls int64
 	// CallerRate is how many calls one caller may begin in a second; further ones are refused with OVERLOADED. A caller is whom
 	// package auth knows it to be from, else the credential. Default: no limit.

@@ -55,6 +55,7 @@ func TestContract(t *testing.T) {
 		{"callers that leave", answerCancelled},
 		{"too many calls", answerOverloaded},
 		{"open breaker", answerBreaker},
+		{"end of a drain", answerShuttingDown},
 		{"panic", answerPanic},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.run(t, r) })
@@ -396,6 +397,15 @@ func answerBreaker(t *testing.T, r *contractRun) {
 	s, d := testutil.StartDoor(t)
 	d.Expect(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnavailable, RetryAfter: 300 * time.Millisecond})
 	r.call(t, s.RESTCaller(t), testutil.Delete, 503, "ATLAS_UNAVAILABLE", testutil.Credential(s.Atlas)...)
+}
+
+// answerShuttingDown has the reason alone. TestDrainTimeout has the drain.
+func answerShuttingDown(t *testing.T, r *contractRun) {
+	s, d := testutil.StartDoor(t)
+	for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+		d.Expect(&apierror.Error{Reason: apierror.ShuttingDown})
+		r.call(t, s.RESTCaller(t), op, 503, "SHUTTING_DOWN", testutil.Credential(s.Atlas)...)
+	}
 }
 
 func answerPanic(t *testing.T, r *contractRun) {

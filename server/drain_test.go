@@ -140,7 +140,7 @@ func TestDrainTimeout(t *testing.T) {
 		gate *emulator.Gate
 		want testutil.Want
 	}{
-		testutil.Create: {em.Hold(emulator.Create), testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TIMEOUT", Retry: time.Second}},
+		testutil.Create: {em.Hold(emulator.Create), testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "SHUTTING_DOWN", Retry: time.Second}},
 		testutil.Delete: {em.Hold(emulator.Delete), testutil.WantUnknown},
 	}
 	var calls sync.WaitGroup

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -41,7 +42,7 @@ func newFailedHandshakes(log *slog.Logger) failedHandshakes {
 const plainAlert = "tls: bad record MAC"
 
 // add takes note of one. A connection that is closed before it has said anything is a probe of TCP, and no failure.
-func (f failedHandshakes) add(listener, peer, cause string) {
+func (f failedHandshakes) add(listener, peer, cause string, err error) {
 	if cause == io.EOF.Error() {
 		return
 	}
@@ -49,7 +50,8 @@ func (f failedHandshakes) add(listener, peer, cause string) {
 		cause = "the client refuses this server's certificate, most likely: " + plainAlert
 	}
 	f.WithLabelValues(listener).Inc()
-	f.log.Warn("TLS handshake failed", slog.String("listener", listener), slog.String("peer", peer), slog.String("cause", cause))
+	attrs := append([]slog.Attr{slog.String("listener", listener), slog.String("peer", peer)}, handshakeCause(cause, err)...)
+	f.log.LogAttrs(context.Background(), slog.LevelWarn, "TLS handshake failed", attrs...)
 }
 
 // grpcCredentials are those of tlsConfig for gRPC, nil for plaintext.
@@ -74,7 +76,7 @@ func (c watchedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 			cause = "the client speaks no TLS"
 		}
-		c.failed.add(onGRPC, raw.RemoteAddr().String(), cause)
+		c.failed.add(onGRPC, raw.RemoteAddr().String(), cause, err)
 	}
 	return conn, info, err
 }
@@ -99,6 +101,6 @@ func (l handshakeLines) Write(line []byte) (int, error) {
 	if cause == "client sent an HTTP request to an HTTPS server" {
 		cause = "the client speaks no TLS"
 	}
-	l.failed.add(onHTTP, peer, cause)
+	l.failed.add(onHTTP, peer, cause, nil)
 	return len(line), nil
 }

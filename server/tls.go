@@ -57,5 +57,8 @@ func (t TLS) verifyClient(state tls.ConnectionState) error {
 	if t.CheckClient == nil || len(state.PeerCertificates) == 0 {
 		return nil
 	}
-	return t.CheckClient(state.PeerCertificates)
+	if err := t.CheckClient(state.PeerCertificates); err != nil {
+		return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
+	}
+	return nil
 }

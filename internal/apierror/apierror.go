@@ -71,6 +71,7 @@ const (
 	CallerUnknown             = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_UNKNOWN
 	CallerNotPermitted        = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_NOT_PERMITTED
 	CallerCheckUnavailable    = ephemeraltokenv1.ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE
+	ShuttingDown              = ephemeraltokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN
 )
 
 // answer is what a caller is told for one reason: fixed, so that nothing of the cause can slip out.
@@ -116,10 +117,11 @@ var answers = map[Reason]answer{
 	RouteNotFound:             {codes.Unimplemented, http.StatusNotFound, false, onCaller, "there is no such route"},
 	MethodNotAllowed:          {codes.Unimplemented, http.StatusMethodNotAllowed, false, onCaller, "the route does not support this method: `Allow` lists those it does"},
 	Internal:                  {codes.Internal, http.StatusInternalServerError, false, onOperator, "internal error: it is logged under this call's request id"},
-	CallerRejected:            {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the caller's token is not valid here: get a fresh one for this service's audience"},
+	CallerRejected:            {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the caller's certificate has expired, or its token is not valid here: get a fresh one, a token for this service's audience"},
 	CallerUnknown:             {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the caller is unknown: show a client certificate or a token that this service trusts"},
 	CallerNotPermitted:        {codes.PermissionDenied, http.StatusForbidden, false, onCaller, "this service's policy does not permit the caller to do this"},
 	CallerCheckUnavailable:    {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "the caller's token cannot be checked at present"},
+	ShuttingDown:              {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "the service stops and ended the call before Atlas answered: send it again on a new connection"},
 }
 
 // Reasons are all of them.
@@ -205,6 +207,7 @@ var authReasons = []struct {
 	{auth.ErrMalformed, CredentialMalformed},
 	{auth.ErrAmbiguous, CredentialAmbiguous},
 	{auth.ErrCallerRejected, CallerRejected},
+	{auth.ErrCertificateExpired, CallerRejected},
 	{auth.ErrUnknownCaller, CallerUnknown},
 	{auth.ErrNotPermitted, CallerNotPermitted},
 	{auth.ErrCallerCheckUnavailable, CallerCheckUnavailable},

@@ -190,18 +190,11 @@ func (a *Authenticator) AllowsWithoutCertificate() bool {
 //
 // The error is one of this package's, or the context's if it ended while an issuer was asked.
 func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant, error) {
-	var room [4]Caller
-	leaf := verifiedLeaf(ctx)
-	callers := room[:0] // all that this one has been verified to be
-	if leaf != nil {
-		callers = appendCertificateCallers(callers, leaf)
-	}
-	var known Caller
-	if len(callers) > 0 {
-		known = callers[0]
-	}
+	callers, known, err := verifiedCallers(ctx)
 	refused := Grant{Caller: known}
-
+	if err != nil {
+		return refused, err
+	}
 	jwt, bearer, err := parseCredential(callCredentials(ctx))
 	isAtlas := err == nil // the JWT
 	if err != nil && !errors.Is(err, ErrMissing) {
@@ -209,7 +202,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	}
 	s := a.state.Load()
 	if s.policy == nil {
-		return a.withoutPolicy(s, leaf, known, jwt, method)
+		return a.withoutPolicy(s, known, jwt, method)
 	}
 	if bearer {
 		claimed, err := peekIssuer(string(jwt))
@@ -233,8 +226,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 		callers = append(callers, Caller{Kind: kindAtlas})
 	}
 	switch {
-	case len(callers) == 0 && leaf != nil:
-		return refused, fmt.Errorf("%w, and its client certificate names nobody: it has no DNS name, or a SPIFFE ID that is not valid", ErrMissing)
+	case len(callers) == 0 && known != (Caller{}):
+		return refused, fmt.Errorf("%w, and its client certificate names no caller: it has no DNS name, or a SPIFFE ID that is not valid", ErrMissing)
 	case len(callers) == 0:
 		return refused, ErrMissing
 	}
@@ -250,20 +243,23 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	default:
 		return s.grant(d.Caller, d.Profile, ""), nil
 	}
+	if d.Caller == (Caller{}) {
+		return refused, err
+	}
 	return Grant{Caller: d.Caller}, err
 }
 
-// withoutPolicy lets in whoever the TLS layer has verified, if there is a default profile, else everybody with an Atlas JWT.
-func (a *Authenticator) withoutPolicy(s *state, leaf *x509.Certificate, known Caller, jwt atlas.JWT, method string) (Grant, error) {
+// withoutPolicy lets in every caller with a verified certificate, if there is a default profile, else every caller with an Atlas JWT.
+func (a *Authenticator) withoutPolicy(s *state, known Caller, jwt atlas.JWT, method string) (Grant, error) {
 	profile, refused := a.cfg.DefaultProfile, Grant{Caller: known}
 	switch {
-	case jwt == "" && (leaf == nil || profile == ""):
+	case jwt == "" && (known == (Caller{}) || profile == ""):
 		return refused, ErrMissing
 	case profile == "" && known == (Caller{}):
 		return s.grant(Caller{Kind: kindAtlas}, Passthrough, jwt), nil
 	case profile == "":
 		return s.grant(known, Passthrough, jwt), nil
-	case leaf == nil:
+	case known == (Caller{}):
 		return refused, ErrUnknownCaller
 	case jwt != "":
 		return refused, fmt.Errorf("%w: callers have profile %s, and this one brings an authorization value", ErrAmbiguous, profile)

@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -186,7 +188,12 @@ func TestCallersMethodsCredentials(t *testing.T) {
 						if string(got.JWT) != wantJWT {
 							t.Errorf("the wrong JWT goes on")
 						}
-						if unnamed := caller.identified == (auth.Caller{}) && caller.state != nil && len(caller.state.VerifiedChains) > 0; errors.Is(err, auth.ErrMissing) && strings.Contains(err.Error(), "names nobody") != unnamed {
+						recorded := caller.identified
+						unnamed := recorded == (auth.Caller{}) && caller.state != nil && len(caller.state.VerifiedChains) > 0
+						if unnamed {
+							recorded = unnamedCaller(caller.state)
+						}
+						if errors.Is(err, auth.ErrMissing) && strings.Contains(err.Error(), "names no caller") != unnamed {
 							t.Errorf("the cause is %v", err)
 						}
 						if err != nil && strings.Contains(err.Error(), atlasJWT) {
@@ -195,15 +202,84 @@ func TestCallersMethodsCredentials(t *testing.T) {
 						if err == nil && got.Caller.Kind == "" {
 							t.Errorf("let in without a name")
 						}
-						// Whatever is wrong with the rest, the record of the call may name who was verified.
-						if i == 0 && err != nil && caller.name != "second DNS name" && got.Caller != caller.identified {
-							t.Errorf("the caller is %v, want %v", got.Caller, caller.identified)
+						// Whatever is wrong with the rest, the record of the call names the caller that was verified.
+						if i == 0 && err != nil && caller.name != "second DNS name" && got.Caller != recorded {
+							t.Errorf("the caller is %v, want %v", got.Caller, recorded)
 						}
 					})
 				}
 			}
 		}
 		a.Close()
+	}
+}
+
+// unnamedCaller is the caller on record for a verified certificate that names none.
+func unnamedCaller(state *tls.ConnectionState) auth.Caller {
+	leaf := state.PeerCertificates[0]
+	return auth.Caller{Kind: auth.KindCertificate, Name: fmt.Sprintf("serial:%x,sha256:%x", leaf.SerialNumber, sha256.Sum256(leaf.Raw))}
+}
+
+// TestFault92 checks that a client certificate counts until it expires, and not until its connection ends; that goes for the
+// certificates above it too.
+func TestFault92(t *testing.T) {
+	t.Parallel()
+	for name, lives := range map[string][2]time.Duration{"leaf": {time.Minute, time.Hour}, "authority": {time.Hour, time.Minute}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				chain := []*x509.Certificate{{}, {}}
+				uris(t, web)(chain[0])
+				for i, lives := range lives {
+					chain[i].NotAfter = time.Now().Add(lives)
+				}
+				state := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{chain}}
+				a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
+				passing := newAuthenticator(t, auth.Config{})
+				check := func(want error) {
+					t.Helper()
+					if got, err := a.Authenticate(call(t.Context(), state), "CreateToken"); !errors.Is(err, want) || got.Caller.Name != web {
+						t.Errorf("one profile: %v, %v; want %v", got.Caller, err, want)
+					}
+					if got, err := passing.Authenticate(call(t.Context(), state, auth.Header, "JWT "+atlasJWT), "CreateToken"); !errors.Is(err, want) || got.Caller.Name != web {
+						t.Errorf("with an Atlas JWT: %v, %v; want %v", got.Caller, err, want)
+					}
+				}
+				check(nil)
+				time.Sleep(time.Minute)
+				check(nil)
+				time.Sleep(time.Nanosecond)
+				check(auth.ErrCertificateExpired)
+			})
+		})
+	}
+}
+
+// TestFault93 checks that a verified certificate which names no caller is on record by its serial number and fingerprint, whether the
+// call is let in or not.
+func TestFault93(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	state := verified(t, ca, ca.issue(t, func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "billing"} }))
+	for name, tc := range map[string]struct {
+		cfg auth.Config
+		md  []string
+		err error
+	}{
+		"one profile":                 {auth.Config{DefaultProfile: "default", Sources: defaultSources}, nil, nil},
+		"one profile, with a JWT":     {auth.Config{DefaultProfile: "default", Sources: defaultSources}, []string{auth.Header, "JWT " + atlasJWT}, auth.ErrAmbiguous},
+		"pass-through":                {auth.Config{}, []string{auth.Header, "JWT " + atlasJWT}, nil},
+		"pass-through, without a JWT": {auth.Config{}, nil, auth.ErrMissing},
+		"policy":                      {auth.Config{Policy: mustPolicy(t, `callers: [{dns_san: billing, allow: [CreateToken], profile: passthrough}]`)}, nil, auth.ErrMissing},
+		"policy, with a JWT":          {auth.Config{Policy: mustPolicy(t, `callers: [{dns_san: billing, allow: [CreateToken], profile: passthrough}]`)}, []string{auth.Header, "JWT " + atlasJWT}, auth.ErrUnknownCaller},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := newAuthenticator(t, tc.cfg).Authenticate(call(t.Context(), state, tc.md...), "CreateToken")
+			if want := unnamedCaller(state); got.Caller != want || !errors.Is(err, tc.err) {
+				t.Errorf("got %v, %v; want %v, %v", got.Caller, err, want, tc.err)
+			}
+		})
 	}
 }
 

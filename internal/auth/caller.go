@@ -2,10 +2,13 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc/credentials"
@@ -17,14 +20,16 @@ const (
 	kindSPIFFE = "spiffe" // by the SPIFFE ID of a verified client certificate
 	kindDNS    = "dns"    // by a DNS name of a verified client certificate
 	kindOIDC   = "oidc"   // by a verified OIDC token
-	kindAtlas  = "atlas"  // brings an Atlas JWT, which only Atlas can verify: who it is, is not known
+	kindAtlas  = "atlas"  // brings an Atlas JWT, which only Atlas can verify: the caller is not known
+
+	kindCertificate = "certificate" // by the serial number and fingerprint of a verified client certificate that names no caller
 )
 
-// Caller is who is calling, as far as that has been verified. The zero Caller is nobody that is known.
+// Caller is who is calling, as far as that has been verified. The zero Caller is unknown.
 type Caller struct {
-	// Kind is spiffe, dns, oidc, atlas or, for the zero Caller, empty.
+	// Kind is spiffe, dns, oidc, atlas, certificate or, for the zero Caller, empty.
 	Kind string
-	// Name is the SPIFFE ID, the DNS name in lower case, or issuer#subject; empty for the kind atlas.
+	// Name is the SPIFFE ID, the DNS name in lower case, issuer#subject, or serial:HEX,sha256:HEX; empty for the kind atlas.
 	Name string
 }
 
@@ -66,43 +71,65 @@ func parseCaller(text string) (Caller, error) {
 	return c, nil
 }
 
-// verifiedLeaf returns the certificate with which the call's client has authenticated itself, nil if there is none. What
-// the client merely sent, PeerCertificates, is not looked at: without a verified chain anybody can have made it.
-func verifiedLeaf(ctx context.Context) *x509.Certificate {
+// ErrCertificateExpired is the error of a call over a connection that is still open although its client certificate, or the one of an
+// authority above it, has expired.
+var ErrCertificateExpired = errors.New("the caller's client certificate has expired")
+
+// verifiedCallers returns all callers that the call's client certificate has been verified to stand for, and the one to put on record,
+// which is zero if the call comes without a certificate. A certificate that names no caller is recorded by its serial number and
+// fingerprint; no rule of a policy matches that.
+//
+// The certificates that the client merely sent, PeerCertificates, are not looked at: without a verified chain, anyone can make one.
+// A connection outlives certificates, so their expiry is checked for each call.
+func verifiedCallers(ctx context.Context) (callers []Caller, recorded Caller, err error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return nil
+		return nil, Caller{}, nil
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
 	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.VerifiedChains[0]) == 0 {
-		return nil
+		return nil, Caller{}, nil
 	}
-	return info.State.VerifiedChains[0][0]
+	leaf := info.State.VerifiedChains[0][0]
+	if callers = certificateCallers(leaf); len(callers) > 0 {
+		recorded = callers[0]
+	} else {
+		recorded = Caller{Kind: kindCertificate, Name: fmt.Sprintf("serial:%x,sha256:%x", leaf.SerialNumber, sha256.Sum256(leaf.Raw))}
+	}
+	now := time.Now()
+	expired := func(cert *x509.Certificate) bool { return now.After(cert.NotAfter) }
+	for _, chain := range info.State.VerifiedChains {
+		if !slices.ContainsFunc(chain, expired) {
+			return callers, recorded, nil
+		}
+	}
+	return nil, recorded, ErrCertificateExpired
 }
 
-// appendCertificateCallers appends the callers that a verified certificate stands for: its SPIFFE ID if it has one, else
-// its DNS names. The common name is never used (RFC 9525 §2).
-func appendCertificateCallers(to []Caller, leaf *x509.Certificate) []Caller {
-	// Whoever may sign certificates is no caller (X509-SVID §5.2), and what such a certificate names is for others.
+// certificateCallers returns the callers that a verified certificate stands for: its SPIFFE ID if it has one, else its DNS names. The
+// common name is never used (RFC 9525 section 2).
+func certificateCallers(leaf *x509.Certificate) []Caller {
+	// A certificate that may sign others is no caller's (X509-SVID section 5.2).
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return to
+		return nil
 	}
 	for _, uri := range leaf.URIs {
 		if !strings.EqualFold(uri.Scheme, "spiffe") {
 			continue
 		}
-		// It means to be an X.509-SVID, so it has to be a valid one (X509-SVID §2, §4.1): one URI, with a path. One that
-		// is not, stands for nobody, rather than for its DNS names.
+		// It is meant as an X.509-SVID, so it has to be a valid one (X509-SVID sections 2 and 4.1): one URI, with a path. One that
+		// is not names no caller, rather than its DNS names.
 		id, err := x509svid.IDFromCert(leaf)
 		if err != nil || id.Path() == "" {
-			return to
+			return nil
 		}
-		return append(to, Caller{Kind: kindSPIFFE, Name: id.String()})
+		return []Caller{{Kind: kindSPIFFE, Name: id.String()}}
 	}
+	var callers []Caller
 	for _, name := range leaf.DNSNames {
 		if name = strings.ToLower(name); checkDNSName(name) == nil { // no wildcard: that is a set of names, not a caller
-			to = append(to, Caller{Kind: kindDNS, Name: name})
+			callers = append(callers, Caller{Kind: kindDNS, Name: name})
 		}
 	}
-	return to
+	return callers
 }

@@ -21,6 +21,8 @@ const (
 	KindDNS    = kindDNS
 	KindOIDC   = kindOIDC
 	KindAtlas  = kindAtlas
+
+	KindCertificate = kindCertificate
 )
 
 type (

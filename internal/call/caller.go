@@ -14,114 +14,144 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// The limits of one caller that a call can be refused for.
+// The limits that a call can be refused for.
 const (
-	callerRateLimit       = "caller_rate"
-	callerInProgressLimit = "caller_in_progress"
+	inProgressLimit        = "in_progress"         // all places are taken
+	callerInProgressLimit  = "caller_in_progress"  // the caller has its share of the places
+	unknownInProgressLimit = "unknown_in_progress" // callers that are not known yet have theirs
+	callerRateLimit        = "caller_rate"
 )
 
-// limitCaller keeps one caller from taking the places and the time of all: at most half of the calls in progress are his, and
-// perSecond of those that Atlas has to answer; 0 is no limit of the second kind. What is answered from memory, or by a call that
-// another's stands for, costs next to nothing and does not count. That is known once a call has ended, so it is charged then: who is
-// in debt is refused until it is paid off. Nothing that anybody can write into a header
-// makes a caller another one, but a credential: whoever makes one up for each call is not held up here, nor does he hold up
-// anybody; what bounds him is what bounds all calls together.
-func limitCaller(maxCalls int64, perSecond int, refused func(limit string)) grpc.UnaryServerInterceptor {
-	callers := newCallers(max(maxCalls/2, 1), perSecond)
-	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// Limits are all that a call can be refused for.
+var Limits = [...]string{inProgressLimit, callerInProgressLimit, unknownInProgressLimit, callerRateLimit}
+
+// limitCaller keeps one caller from taking the places and the time of all. It may have as many calls in progress as there are free
+// places: alone it gets half, k greedy callers get 1/(k+1) each, and there is always room for another (dynamic thresholds,
+// Choudhury and Hahne, 1998).
+//
+// A caller is the identity that was verified, else the credential. Credentials that have not had a successful call yet form one caller
+// together, because a client can invent any number of them.
+//
+// perSecond bounds the calls of one caller that Atlas has to answer; 0 is no limit. A call that is answered from the cache or
+// together with another costs next to nothing and is not counted. That is known at its end, so a call is charged then, and a caller
+// in debt is refused until the debt is paid.
+func limitCaller(places, perSecond int, refused func(limit string)) grpc.UnaryServerInterceptor {
+	callers := newCallers(places, perSecond)
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
 		rec := RecordFrom(ctx)
-		caller := callers.key(rec.grant)
-		if limit := callers.enter(caller, time.Now()); limit != "" {
+		c := callers.identify(rec.grant)
+		if limit := callers.enter(c, time.Now()); limit != "" {
 			refused(limit)
-			return nil, &apierror.Error{Reason: apierror.Overloaded, Cause: fmt.Errorf("limit of one caller: %s", limit)}
+			return nil, &apierror.Error{Reason: apierror.Overloaded, Cause: fmt.Errorf("limit of calls: %s", limit)}
 		}
-		defer func() { callers.leave(caller, rec.Free, time.Now()) }()
-		return handler(ctx, req)
+		answered := false // not after a panic either
+		defer func() { callers.leave(c, answered, rec.Free, time.Now()) }()
+		resp, err := handler(ctx, req)
+		answered = err == nil
+		return resp, err
 	}
 }
 
-// callers counts what each caller does. A caller is a hash under a key of this process's own, so nobody can make his collide
-// with another's.
+// caller is the one that a call counts for.
+type caller struct {
+	id    uint64 // a hash
+	known bool   // the identity is verified, or the credential had a successful call
+}
+
+// place is the key of the caller's share.
+func (c caller) place() uint64 {
+	if c.known {
+		return c.id
+	}
+	return 0
+}
+
+// callers counts the calls of each caller. Callers are hashed with a seed of this process, so that none can collide with another on
+// purpose.
 type callers struct {
-	seed          maphash.Seed
-	maxInProgress int64
-	perSecond     int
+	seed      maphash.Seed
+	places    int
+	perSecond int
 
 	mu         sync.Mutex
-	inProgress map[uint64]int64 // guarded by mu; those that have any
-	// Guarded by mu: who has begun a call since turned, and who in the second before that. A bucket without debt is full again a
-	// second after its last call, and so as good as new: those of before can be forgotten.
+	taken      int            // guarded by mu; places
+	inProgress map[uint64]int // guarded by mu; calls by caller, of those that have any
+	// Guarded by mu: the known callers with what is left of their rate. When there are maxKnown, those that have not called since
+	// the last time there were are forgotten.
 	recent, before map[uint64]*rate.Limiter
-	turned         time.Time
 }
 
-// maxBuckets bounds the memory of made-up credentials. Whoever comes when there is no room is let pass: no bucket that is in
-// use makes room for him, and he may have room in the next second.
-const maxBuckets = 32 << 10
+// maxKnown bounds the memory of callers: they are at most twice as many.
+const maxKnown = 32 << 10
 
-func newCallers(maxInProgress int64, perSecond int) *callers {
+func newCallers(places, perSecond int) *callers {
 	return &callers{
-		seed: maphash.MakeSeed(), maxInProgress: maxInProgress, perSecond: perSecond,
-		inProgress: make(map[uint64]int64), recent: make(map[uint64]*rate.Limiter),
+		seed: maphash.MakeSeed(), places: places, perSecond: perSecond,
+		inProgress: make(map[uint64]int), recent: make(map[uint64]*rate.Limiter),
 	}
 }
 
-// key is who makes the call: whom it was verified to be from, else whoever has its credential.
-func (c *callers) key(grant auth.Grant) uint64 {
-	if known := grant.Caller; known.Name != "" {
-		return maphash.String(c.seed, known.Kind+"\x00"+known.Name)
+// identify returns the caller of a call that was let in.
+func (c *callers) identify(grant auth.Grant) caller {
+	if grant.Caller.Name != "" {
+		return caller{maphash.String(c.seed, grant.Caller.Kind+"\x00"+grant.Caller.Name), true}
 	}
-	return maphash.String(c.seed, string(grant.JWT))
-}
-
-// enter begins a call, which leave ends, unless that would be beyond the limit that it returns.
-func (c *callers) enter(caller uint64, now time.Time) (limit string) {
+	id := maphash.String(c.seed, string(grant.JWT))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inProgress[caller] >= c.maxInProgress {
+	return caller{id, c.recent[id] != nil || c.before[id] != nil}
+}
+
+// enter begins a call, which leave ends, unless it is beyond the limit that enter returns.
+func (c *callers) enter(by caller, now time.Time) (limit string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	free := c.places - c.taken
+	switch {
+	case free <= 0:
+		return inProgressLimit
+	case c.inProgress[by.place()] < free:
+	case by.known:
 		return callerInProgressLimit
+	default:
+		return unknownInProgressLimit
 	}
-	if c.perSecond > 0 {
-		if bucket := c.bucket(caller, now); bucket != nil && bucket.TokensAt(now) < 1 {
-			return callerRateLimit
-		}
+	if by.known && c.perSecond > 0 && c.rate(by.id).TokensAt(now) < 1 {
+		return callerRateLimit
 	}
-	c.inProgress[caller]++
+	c.taken++
+	c.inProgress[by.place()]++
 	return ""
 }
 
-func (c *callers) leave(caller uint64, free bool, now time.Time) {
+// leave ends a call. One that was answered makes its caller known.
+func (c *callers) leave(by caller, answered, free bool, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.perSecond > 0 && !free {
-		if bucket := c.bucket(caller, now); bucket != nil {
-			bucket.ReserveN(now, 1)
-		}
+	c.taken--
+	if c.inProgress[by.place()]--; c.inProgress[by.place()] == 0 {
+		delete(c.inProgress, by.place())
 	}
-	if c.inProgress[caller]--; c.inProgress[caller] == 0 {
-		delete(c.inProgress, caller)
+	if !by.known && !answered {
+		return
+	}
+	if limiter := c.rate(by.id); c.perSecond > 0 && !free {
+		limiter.ReserveN(now, 1)
 	}
 }
 
-// bucket is the caller's, nil if there is no room for it. Whoever calls it holds mu.
-func (c *callers) bucket(caller uint64, now time.Time) *rate.Limiter {
-	if now.Sub(c.turned) >= time.Second {
-		if now.Sub(c.turned) >= 2*time.Second {
-			c.recent = nil
-		}
-		c.before, c.recent, c.turned = c.recent, make(map[uint64]*rate.Limiter), now
+// rate returns what is left of a known caller's rate. The caller of rate holds mu.
+func (c *callers) rate(id uint64) *rate.Limiter {
+	limiter := c.recent[id]
+	if limiter != nil {
+		return limiter
 	}
-	bucket := c.recent[caller]
-	if bucket != nil {
-		return bucket
+	if limiter = c.before[id]; limiter == nil {
+		limiter = rate.NewLimiter(rate.Limit(c.perSecond), c.perSecond) // the calls of a second may come at once
 	}
-	bucket = c.before[caller]
-	if len(c.recent) >= maxBuckets {
-		return bucket // that of before, for as long as it is there
+	if len(c.recent) >= maxKnown {
+		c.recent, c.before = make(map[uint64]*rate.Limiter), c.recent
 	}
-	if bucket == nil {
-		bucket = rate.NewLimiter(rate.Limit(c.perSecond), c.perSecond) // a second's worth may come at once
-	}
-	c.recent[caller] = bucket
-	return bucket
+	c.recent[id] = limiter
+	return limiter
 }

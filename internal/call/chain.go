@@ -53,9 +53,9 @@ func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
 		observe(cfg.Logger, cfg.Audit, cfg.Metrics, cfg.tracing()),
 		Recover,
 		mapErrors,
-		limit(cfg.MaxCalls, cfg.Ceiling, cmp.Or(cfg.CutOff, context.Background()), cfg.Refused),
+		limit(cfg.Ceiling, cmp.Or(cfg.CutOff, context.Background())),
 		authenticate(cfg.Auth),
-		limitCaller(cfg.MaxCalls, cfg.CallerRate, cfg.Refused),
+		limitCaller(int(cfg.MaxCalls), cfg.CallerRate, cfg.Refused),
 	}
 }
 

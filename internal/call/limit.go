@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
@@ -21,60 +20,51 @@ const (
 // minTimeLeft is the least time in which Atlas could answer. A call with less is not worth Atlas's effort.
 const minTimeLeft = 5 * time.Millisecond
 
-// maxMargin is the most that is kept back of a caller's time, for our answer to reach him by his deadline.
+// maxMargin is the most that is kept back of a caller's time, for our answer to arrive before its deadline.
 const maxMargin = 25 * time.Millisecond
 
-// inProgressLimit is the limit of all callers together that a call can be refused for.
-const inProgressLimit = "in_progress"
+// errShuttingDown is the cause of the end of calls that are in progress when the service stops waiting for them.
+var errShuttingDown = &apierror.Error{Reason: apierror.ShuttingDown}
 
-// Limits are all those that a call can be refused for.
-var Limits = [...]string{inProgressLimit, callerInProgressLimit, callerRateLimit}
-
-// limit bounds what is in progress: at most maxCalls calls at a time, none for longer than the ceiling, nor until its caller
-// has stopped listening. Calls beyond Atlas's connection pool wait there; those beyond maxCalls are refused at once, so the
-// queue is bounded. What is in progress when cut is done ends.
-func limit(maxCalls int64, ceiling time.Duration, cut context.Context, refused func(limit string)) grpc.UnaryServerInterceptor { //nolint:revive // it is of no call
-	inProgress := semaphore.NewWeighted(maxCalls)
+// limit bounds the time of a call: it ends at the ceiling, shortly before its caller stops listening, and when cut is done.
+func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerInterceptor { //nolint:revive // it is of no call
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		now, left := time.Now(), ceiling
+		left := ceiling
 		if deadline, ok := ctx.Deadline(); ok {
-			left = min(left, trim(deadline.Sub(now)))
+			left = min(left, trim(time.Until(deadline)))
 		}
 		if left < minTimeLeft {
 			return nil, &apierror.Error{Reason: apierror.DeadlineExceeded, Cause: context.DeadlineExceeded}
 		}
-		if !inProgress.TryAcquire(1) {
-			refused(inProgressLimit)
-			return nil, &apierror.Error{Reason: apierror.Overloaded}
-		}
-		defer inProgress.Release(1)
-		limited := withDeadline(ctx, now.Add(left), cut)
-		defer limited.stop()
-		resp, err := handler(limited, req)
-		if err != nil && cut.Err() != nil && ctx.Err() == nil {
-			err = explainCut(err)
+		ctx, end := context.WithCancelCause(ctx)
+		defer end(nil)
+		defer context.AfterFunc(cut, func() { end(errShuttingDown) })()
+		ctx, cancel := context.WithTimeout(ctx, left)
+		defer cancel()
+		resp, err := handler(ctx, req)
+		if err != nil {
+			err = explainEnd(ctx, err)
 		}
 		return resp, err
 	}
 }
 
-// errCutOff is the cause of the answer to a call that cut has ended.
-var errCutOff = errors.New("the service stops, and does not wait for Atlas any longer")
-
-// explainCut answers a call that was cancelled, but not by its caller. He may try elsewhere, unless it is a delete that may have been done.
-func explainCut(err error) error {
+// explainEnd returns the error of a call whose context ended. If the service ended it, and not the caller, the cause is an
+// *apierror.Error, and its reason replaces CANCELLED, which clients do not retry.
+func explainEnd(ctx context.Context, err error) error {
+	ended, ok := errors.AsType[*apierror.Error](context.Cause(ctx))
 	e := apierror.From(err)
-	if e.Reason != apierror.Cancelled {
+	if !ok || e.Reason != apierror.Cancelled {
 		return err
 	}
-	reason := apierror.AtlasTimeout
+	cause := fmt.Errorf("%w: %w", ended, err)
 	if e.OutcomeUnknown {
-		reason = apierror.DeleteOutcomeUnknown
+		return &apierror.Error{Reason: apierror.DeleteOutcomeUnknown, OutcomeUnknown: true, Cause: cause}
 	}
-	return &apierror.Error{Reason: reason, OutcomeUnknown: e.OutcomeUnknown, Cause: fmt.Errorf("%w: %w", errCutOff, err)}
+	return &apierror.Error{Reason: ended.Reason, Cause: cause}
 }
 
 // trim is what remains of a caller's time once some is kept back for the way of the answer.

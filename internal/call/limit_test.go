@@ -9,11 +9,11 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 )
 
-// TestGoneBeforeItBegan: a call whose caller has left takes no place and asks nothing.
+// TestGoneBeforeItBegan checks that a call whose caller has left does not begin.
 func TestGoneBeforeItBegan(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := limit(1, time.Minute, context.Background(), func(string) {})(ctx, nil, nil, func(context.Context, any) (any, error) {
+	_, err := limit(time.Minute, context.Background())(ctx, nil, nil, func(context.Context, any) (any, error) {
 		t.Error("the call began")
 		return nil, nil
 	})
@@ -22,9 +22,9 @@ func TestGoneBeforeItBegan(t *testing.T) {
 	}
 }
 
-// TestCutOff: who is cut off by the service's end may try elsewhere, unless his delete may have been done. Nothing else that goes wrong
-// is taken for that.
-func TestCutOff(t *testing.T) {
+// TestFault94 checks that a call that the service cuts off says so, unless it is a delete that may have been done, and that no other
+// failure does.
+func TestFault94(t *testing.T) {
 	forbidden := &apierror.Error{Reason: apierror.AtlasForbidden}
 	for name, tc := range map[string]struct {
 		cut, left bool // the service ends; the caller has gone
@@ -32,19 +32,19 @@ func TestCutOff(t *testing.T) {
 		want      apierror.Reason
 		unknown   bool // whether a delete was done
 	}{
-		"a create":                       {true, false, context.Canceled, apierror.AtlasTimeout, false},
-		"a delete that was sent":         {true, false, &apierror.Error{Reason: apierror.Cancelled, OutcomeUnknown: true}, apierror.DeleteOutcomeUnknown, true},
-		"refused by Atlas meanwhile":     {true, false, forbidden, apierror.AtlasForbidden, false},
-		"the caller left meanwhile":      {true, true, context.Canceled, apierror.Cancelled, false},
-		"the caller left":                {false, true, context.Canceled, apierror.Cancelled, false},
-		"cancelled, and nobody says why": {false, false, context.Canceled, apierror.Cancelled, false},
+		"a create":                      {true, false, context.Canceled, apierror.ShuttingDown, false},
+		"a delete that was sent":        {true, false, &apierror.Error{Reason: apierror.Cancelled, OutcomeUnknown: true}, apierror.DeleteOutcomeUnknown, true},
+		"refused by Atlas meanwhile":    {true, false, forbidden, apierror.AtlasForbidden, false},
+		"the caller left meanwhile":     {true, true, context.Canceled, apierror.Cancelled, false},
+		"the caller left":               {false, true, context.Canceled, apierror.Cancelled, false},
+		"cancelled for no known reason": {false, false, context.Canceled, apierror.Cancelled, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, leave := context.WithCancel(t.Context())
 			defer leave()
 			cut, end := context.WithCancel(t.Context())
 			defer end()
-			_, err := limit(1, time.Minute, cut, func(string) {})(ctx, nil, nil, func(ctx context.Context, _ any) (any, error) {
+			_, err := limit(time.Minute, cut)(ctx, nil, nil, func(ctx context.Context, _ any) (any, error) {
 				if tc.left {
 					leave()
 				}
@@ -57,14 +57,29 @@ func TestCutOff(t *testing.T) {
 				return nil, tc.err
 			})
 			e := apierror.From(err)
-			if e.Reason != tc.want || e.OutcomeUnknown != tc.unknown || errors.Is(err, errCutOff) != (tc.want == apierror.AtlasTimeout || tc.unknown) {
+			if e.Reason != tc.want || e.OutcomeUnknown != tc.unknown || errors.Is(e.Cause, errShuttingDown) != (tc.want == apierror.ShuttingDown || tc.unknown) {
 				t.Errorf("got %v (%v), want %v; whether it was done is unknown: %t", e.Reason, e.Cause, tc.want, e.OutcomeUnknown)
 			}
 		})
 	}
-	_, err := limit(1, time.Minute, canceled(t), func(string) {})(t.Context(), nil, nil, ok)
+	_, err := limit(time.Minute, canceled(t))(t.Context(), nil, nil, ok)
 	if err != nil {
 		t.Errorf("a call that was answered: %v", err)
+	}
+}
+
+// TestFault98 checks that a call that the server evicts, by the cause of its context's end, is not CANCELLED.
+func TestFault98(t *testing.T) {
+	t.Parallel()
+	ctx, evict := context.WithCancelCause(t.Context())
+	defer evict(nil)
+	_, err := limit(time.Minute, context.Background())(ctx, nil, nil, func(ctx context.Context, _ any) (any, error) {
+		evict(&apierror.Error{Reason: apierror.Overloaded})
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	if e := apierror.From(err); e.Reason != apierror.Overloaded || e.RetryDelay() == 0 {
+		t.Errorf("got %s, retry after %v, want OVERLOADED with a delay", e.ReasonName(), e.RetryDelay())
 	}
 }
 

@@ -93,8 +93,9 @@ const (
 	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 25
 	// INTERNAL / 500. The service has a bug. The cause is logged under the call's request id.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 26
-	// UNAUTHENTICATED / 401. Your OIDC token is not valid here: it has expired, is for another
-	// audience, or comes from an issuer that the service does not trust.
+	// UNAUTHENTICATED / 401. Your client certificate has expired since you connected, or your OIDC
+	// token is not valid here: it has expired, is for another audience, comes from an issuer that the
+	// service does not trust, or has a claim twice. Get a new one; for a certificate, connect again.
 	ErrorReason_ERROR_REASON_CALLER_REJECTED ErrorReason = 27
 	// UNAUTHENTICATED / 401. The service admits only callers that identify themselves. Use a client
 	// certificate or a token of an issuer that it trusts.
@@ -102,9 +103,13 @@ const (
 	// PERMISSION_DENIED / 403. The service's policy does not permit this for you. Or a browser made
 	// the call for a page of another site, with the client certificate that the browser holds.
 	ErrorReason_ERROR_REASON_CALLER_NOT_PERMITTED ErrorReason = 29
-	// UNAVAILABLE / 503. The keys of your token's issuer could not be fetched. Retry after the delay
-	// in RetryInfo.
+	// UNAVAILABLE / 503. The keys of your token's issuer could not be fetched, or too many calls wait
+	// for them. Retry after the delay in RetryInfo.
 	ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE ErrorReason = 30
+	// UNAVAILABLE / 503. The service stops and had to end your call before Atlas answered. Retry, on a
+	// new connection, which leads to another replica if there is one. A delete that was sent to Atlas
+	// is DELETE_OUTCOME_UNKNOWN instead.
+	ErrorReason_ERROR_REASON_SHUTTING_DOWN ErrorReason = 31
 )
 
 // Enum value maps for ErrorReason.
@@ -141,6 +146,7 @@ var (
 		28: "ERROR_REASON_CALLER_UNKNOWN",
 		29: "ERROR_REASON_CALLER_NOT_PERMITTED",
 		30: "ERROR_REASON_CALLER_CHECK_UNAVAILABLE",
+		31: "ERROR_REASON_SHUTTING_DOWN",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                 0,
@@ -174,6 +180,7 @@ var (
 		"ERROR_REASON_CALLER_UNKNOWN":              28,
 		"ERROR_REASON_CALLER_NOT_PERMITTED":        29,
 		"ERROR_REASON_CALLER_CHECK_UNAVAILABLE":    30,
+		"ERROR_REASON_SHUTTING_DOWN":               31,
 	}
 )
 
@@ -208,7 +215,7 @@ var File_forsta_ephemeraltoken_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_forsta_ephemeraltoken_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"+forsta/ephemeraltoken/v1/error_reason.proto\x12\x18forsta.ephemeraltoken.v1*\xd8\b\n" +
+	"+forsta/ephemeraltoken/v1/error_reason.proto\x12\x18forsta.ephemeraltoken.v1*\xf8\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12#\n" +
 	"\x1fERROR_REASON_CREDENTIAL_MISSING\x10\x01\x12%\n" +
@@ -241,7 +248,8 @@ const file_forsta_ephemeraltoken_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_CALLER_REJECTED\x10\x1b\x12\x1f\n" +
 	"\x1bERROR_REASON_CALLER_UNKNOWN\x10\x1c\x12%\n" +
 	"!ERROR_REASON_CALLER_NOT_PERMITTED\x10\x1d\x12)\n" +
-	"%ERROR_REASON_CALLER_CHECK_UNAVAILABLE\x10\x1eB]Z[github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1;ephemeraltokenv1b\x06proto3"
+	"%ERROR_REASON_CALLER_CHECK_UNAVAILABLE\x10\x1e\x12\x1e\n" +
+	"\x1aERROR_REASON_SHUTTING_DOWN\x10\x1fB]Z[github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1;ephemeraltokenv1b\x06proto3"
 
 var (
 	file_forsta_ephemeraltoken_v1_error_reason_proto_rawDescOnce sync.Once
