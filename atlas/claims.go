@@ -36,7 +36,7 @@ func (j JWT) UnverifiedClaims() Claims {
 		return Claims{}
 	}
 	return Claims{
-		OrgID:  raw.OrgID,
+		OrgID:  strings.ToLower(raw.OrgID), // one org, however it is spelled
 		Expiry: raw.Exp.time(), issuedAt: raw.Iat.time(), loggedInAt: raw.Orig.time(),
 	}
 }

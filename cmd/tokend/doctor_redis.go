@@ -6,15 +6,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redis"
 )
 
 const checkRedisLogin = "redis login"
 
 // redisCheck is a connection to Redis from its first check to the last.
 type redisCheck struct {
-	config *tokencache.RedisConfig
-	probe  *tokencache.RedisProbe
+	config redis.Config
+	probe  *redis.Probe
 }
 
 // redisChecks connect and log in, then have a script carried out. The context of a probe is that of all of them, so the second
@@ -24,7 +24,7 @@ func (c *doctorCommand) redisChecks(s *setup) []check {
 		return nil
 	}
 	settings := []string{"--cache-redis-url", "--cache-redis-ca-file", "--cache-redis-password-file"}
-	r := &redisCheck{config: s.Cache.Redis}
+	r := &redisCheck{config: *s.Cache.Redis}
 	return []check{
 		{checkRedisLogin, settings, r.findLogin},
 		{"redis scripts", append(settings, checkRedisLogin), r.findScripts},
@@ -32,7 +32,7 @@ func (c *doctorCommand) redisChecks(s *setup) []check {
 }
 
 func (r *redisCheck) findLogin(ctx context.Context) finding {
-	probe, err := r.config.Probe(context.WithoutCancel(ctx))
+	probe, err := redis.NewProbe(context.WithoutCancel(ctx), r.config)
 	if err != nil {
 		return bad(err.Error(), "Correct --cache-redis-url.")
 	}
@@ -61,9 +61,10 @@ func (r *redisCheck) findScripts(context.Context) finding {
 var redisRemedies = []struct{ word, remedy string }{
 	{"WRONGPASS", "Put Redis's password into the file of --cache-redis-password-file; a user goes into the URL, as in redis://USER@HOST:6379."},
 	{"NOAUTH", "Give --cache-redis-password-file: this Redis wants a password."},
-	{"NOPERM", "Let the user's ACL run the cache's scripts, on keys that begin with {tokend}."},
+	{"NOPERM", "Give the user's ACL the commands of the cache's scripts, +info among them, on keys that begin with {tokend} (see Redis in the operator's guide)."},
 	{"READONLY", "Have --cache-redis-url name the primary, or the sentinels with ?master_set=NAME: this is a replica."},
 	{"OOM", "Give Redis more memory, or a maxmemory-policy that evicts."},
+	{"older", "Use Redis 6 or later, or Valkey, and no proxy that does not know its commands."},
 	{"speaks", "Change the beginning of --cache-redis-url as it says."},
 	{"x509", "Put the authority that signed Redis's certificate into --cache-redis-ca-file, and use a host that the certificate names."},
 	{"it answers", "Look into Redis's log and ACL LOG for what it refuses: the cache runs scripts, on keys that begin with {tokend}."},

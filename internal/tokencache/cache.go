@@ -36,7 +36,7 @@ type Atlas interface {
 // Cache shares and caches calls. It is safe for concurrent use and must be closed.
 type Cache struct {
 	keys    *hasher
-	claims  *memo[atlas.Claims] // of the callers' own JWTs
+	claims  *recent[*atlas.Claims] // of the callers' own JWTs
 	calls   *group
 	memory  *memoryStore // for hits, which need no sharing; nil with Redis or without a cache
 	caching *caching     // nil without a cache
@@ -49,8 +49,8 @@ type layer interface {
 	create(ctx context.Context, r request) (Result, error)
 	// delete deletes that token, and returns the org: a UUID, or "" if the JWT does not say.
 	delete(ctx context.Context, r request) (org string, err error)
-	// kept returns a cached token, fresh or stale, for when Atlas does not answer.
-	kept(ctx context.Context, r request) (Result, bool)
+	// cached returns a cached token, fresh or stale, for when Atlas does not answer.
+	cached(ctx context.Context, r request) (Result, bool)
 }
 
 // New returns a Cache in front of client. It does not wait for Redis: until that answers, every create goes to Atlas.
@@ -59,7 +59,7 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	c := &Cache{keys: newHasher(), claims: newMemo[atlas.Claims](maxClaims)}
+	c := &Cache{keys: newHasher(), claims: newRecent[*atlas.Claims](maxClaims)}
 	c.calls = newGroup(newHoldOff(upstream{client}, cfg.MaxTokens), cfg.CallTimeout, cfg.StaleIfError > 0)
 	c.calls.tracer = cfg.Tracer
 	var err error
@@ -69,11 +69,7 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 	var s store
 	switch {
 	case cfg.Redis != nil:
-		if s, err = newRedisStore(cfg, c.metrics); err != nil {
-			return nil, err
-		}
-		if err := registerUp(cfg.Registerer, s.check); err != nil {
-			s.close()
+		if s, err = newRedisStore(cfg); err != nil {
 			return nil, err
 		}
 	case cfg.TTL > 0:
@@ -178,7 +174,10 @@ func (c *Cache) withClaims(r request) request {
 	if r.cred.Profile != "" { // the key is that of its secret, and goes with one JWT after the other
 		r.cred = r.cred.WithClaims()
 	} else {
-		r.cred = r.cred.WithParsedClaims(c.claims.of(r.key, r.cred.JWT.UnverifiedClaims))
+		r.cred = r.cred.WithParsedClaims(c.claims.of(r.key, func() *atlas.Claims {
+			claims := r.cred.JWT.UnverifiedClaims()
+			return &claims
+		}))
 	}
 	return r
 }

@@ -11,7 +11,7 @@ type caching struct {
 	store    store
 	next     layer
 	stale    bool          // a stale token may be returned if Atlas failed
-	timeout  time.Duration // of a delete, which has a deadline of its own because it outlives its caller
+	timeout  time.Duration // of a delete, which outlives its caller and so has its own deadline
 	accepted *recent[struct{}]
 	refusals *refusals
 
@@ -23,54 +23,57 @@ type caching struct {
 }
 
 func newCaching(s store, next layer, cfg Config) *caching {
-	r := &caching{
+	c := &caching{
 		store: s, next: next, stale: cfg.StaleIfError > 0, timeout: cfg.CallTimeout,
 		accepted: newRecent[struct{}](cfg.MaxTokens), refusals: newRefusals(),
 	}
-	r.ctx, r.cancel = context.WithCancel(context.Background())
-	return r
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
 }
 
-// create returns a cached token; else the next layer's answer; else, if Atlas failed, a stale token.
-func (m *caching) create(ctx context.Context, r request) (Result, error) {
-	found, v := m.store.get(ctx, r)
+// create returns a cached token, or else the next layer's answer. If Atlas failed, a cached
+// token comes with the error: group decides which waiter may have it.
+func (c *caching) create(ctx context.Context, r request) (Result, error) {
+	found, v := c.store.get(ctx, r)
+	defer c.store.release(v)
 	if found.usable() && !r.noCache {
 		return found.result(), nil
 	}
-	call := m.refusals.begin(r.key)
-	defer m.refusals.end(call)
-	result, err := m.next.create(ctx, r)
+	call := c.refusals.begin(r.key)
+	defer c.refusals.end(call)
+	result, err := c.next.create(ctx, r)
 	switch {
 	case isRefusal(err):
-		m.forget(ctx, r)
-	case err != nil && m.stale && !r.noCache && isFailure(err):
+		c.forget(ctx, r)
+	case err != nil && c.stale && isFailure(err):
 		// Read again: the token that was cached before the call may have been deleted since.
-		if kept, ok := m.kept(context.WithoutCancel(ctx), r); ok {
-			return kept, nil
+		if cached, ok := c.cached(context.WithoutCancel(ctx), r); ok {
+			return cached, err
 		}
 	case err == nil:
-		m.accepted.add(r.key, struct{}{})
+		c.accepted.add(r.key, struct{}{})
 		if result.Org != "" { // no org, no fence
 			call.store(func(refused bool) {
 				life := life(r)
 				if refused {
 					life = noLife
 				}
-				m.store.put(ctx, v, r, result.Token, life)
+				c.store.put(ctx, v, r, result.Token, life)
 			})
 		}
 	}
 	return result, err
 }
 
-// forget removes the credential's token from the cache, and has the answers of calls in flight not come into it.
-func (m *caching) forget(ctx context.Context, r request) {
-	m.refusals.refuse(r.key)
-	m.store.invalidate(ctx, r)
+// forget removes the credential's token from the cache, and keeps the answers of calls in flight
+// out of it.
+func (c *caching) forget(ctx context.Context, r request) {
+	c.refusals.refuse(r.key)
+	c.store.invalidate(ctx, r)
 }
 
 const (
-	// unlimited is the life of a JWT that does not say when it ends.
+	// unlimited is the life of a JWT without an exp.
 	unlimited = 100 * 365 * 24 * time.Hour
 	// noLife is over, however far two clocks drift apart during a call.
 	noLife = -time.Minute
@@ -83,26 +86,31 @@ func life(r request) time.Duration {
 	return unlimited
 }
 
-func (m *caching) kept(ctx context.Context, r request) (Result, bool) {
-	found, _ := m.store.get(ctx, r)
+func (c *caching) cached(ctx context.Context, r request) (Result, bool) {
+	found, v := c.store.get(ctx, r)
+	c.store.release(v)
 	return found.result(), found.there()
 }
 
-// delete goes on after its caller has left, because the fence depends on its outcome.
-func (m *caching) delete(ctx context.Context, r request) (string, error) {
+// delete returns when its caller leaves. The delete itself ends then only if it has not been sent:
+// the fence depends on its outcome.
+func (c *caching) delete(ctx context.Context, r request) (string, error) {
 	type ending struct {
 		org    string
 		err    error
 		panics any
 	}
 	ended := make(chan ending, 1)
-	if !m.spawn(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.timeout)
+	if !c.spawn(func() {
+		caller, leave := context.WithTimeout(ctx, c.timeout)
+		r.caller = caller
+		defer leave()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 		defer cancel()
-		defer context.AfterFunc(m.ctx, cancel)()
+		defer context.AfterFunc(c.ctx, cancel)()
 		e := ending{panics: errGoexit}
 		defer func() { ended <- e }()
-		e.panics = protect(func() { e.org, e.err = m.deleteAndInvalidate(ctx, r) })
+		e.panics = protect(func() { e.org, e.err = c.deleteAndInvalidate(ctx, r) })
 	}) {
 		return "", errClosed
 	}
@@ -117,48 +125,49 @@ func (m *caching) delete(ctx context.Context, r request) (string, error) {
 	}
 }
 
-func (m *caching) deleteAndInvalidate(ctx context.Context, r request) (org string, err error) {
-	deletion := m.store.deletion(r.org())
+func (c *caching) deleteAndInvalidate(ctx context.Context, r request) (org string, err error) {
+	deletion := c.store.deletion(r.org())
 	// A credential that Atlas has not accepted may be forged, and must not affect other callers.
-	_, accepted := m.accepted.get(r.key)
+	_, accepted := c.accepted.get(r.key)
 	held := r.org() != "" && (r.cred.Profile != "" || accepted)
 	if held {
 		deletion.begin(ctx)
 	}
-	how := outcomeUnknown // unless it returns, as after a panic
+	how := outcomeUnknown // if it panics
 	defer func() {
 		if how == outcomeDone || held {
-			if unsettled := deletion.end(ctx, how); err == nil {
+			// Only the caller waits for copies to expire: without it there is nothing left to do.
+			if unsettled := deletion.end(r.caller, how); err == nil {
 				err = unsettled
 			}
 		}
 		if isRefusal(err) || how == outcomeUnknown && !held {
-			m.forget(ctx, r)
+			c.forget(ctx, r)
 		}
 	}()
-	org, err = m.next.delete(ctx, r)
+	org, err = c.next.delete(ctx, r)
 	if how = outcomeOf(err); how == outcomeDone {
-		m.accepted.add(r.key, struct{}{})
+		c.accepted.add(r.key, struct{}{})
 	}
 	return org, err
 }
 
 // spawn runs f in the background, unless the layer is closed.
-func (m *caching) spawn(f func()) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.closed {
-		m.work.Go(f)
+func (c *caching) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.work.Go(f)
 	}
-	return !m.closed
+	return !c.closed
 }
 
-// close ends the deletes in progress and waits for them.
-func (m *caching) close() {
-	m.cancel()
-	m.mu.Lock()
-	m.closed = true
-	m.mu.Unlock()
-	m.work.Wait()
-	m.store.close()
+// close cancels the deletes in progress and waits for them.
+func (c *caching) close() {
+	c.cancel()
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.work.Wait()
+	c.store.close()
 }

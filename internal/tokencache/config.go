@@ -2,7 +2,6 @@ package tokencache
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -78,11 +77,7 @@ func (c Config) Validate() error {
 		errs = append(errs, config.Wrong("Cache.StaleIfError", errors.New("nothing would be cached: set a TTL too")))
 	}
 	if c.Redis != nil {
-		if c.Redis.Budget < 0 || c.Redis.Budget > redisTimeout {
-			errs = append(errs, config.Wrong("Cache.Redis.Budget", fmt.Errorf("%v is not within 0 to %v", c.Redis.Budget, redisTimeout)))
-		}
-		_, err := c.Redis.options()
-		errs = append(errs, config.Wrong("Cache.Redis.URL", err))
+		errs = append(errs, c.Redis.Validate())
 	}
 	return errors.Join(errs...)
 }

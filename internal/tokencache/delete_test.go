@@ -3,6 +3,8 @@ package tokencache
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http/httptrace"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,39 +46,108 @@ func begin(call func()) <-chan struct{} {
 	return done
 }
 
-func TestADeleteForgetsWhateverComesOfIt(t *testing.T) {
+// deleteAnd deletes the token of one of three credentials that have one cached, two of them of its
+// org, and wants so many to be left.
+func deleteAnd(t *testing.T, outcome error, want int) {
+	t.Helper()
+	bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
+		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
+		far := newJWT(orgB, "u", time.Time{})
+		for _, j := range []atlas.JWT{jwt, other, far} {
+			d.want(j, miss)
+		}
+		err := d.Delete(t.Context(), own(jwt), func(context.Context) (atlas.JWT, error) { return jwt, outcome })
+		if !errors.Is(err, outcome) {
+			t.Errorf("got %v, want %v", err, outcome)
+		}
+		after(time.Minute) // until an unknown outcome is settled
+		if n := d.kept(); n != want {
+			t.Errorf("%d tokens are cached, want %d", n, want)
+		}
+	})
+}
+
+// A delete that Atlas has carried out, or may have, removes what is cached for its org. A status
+// that a proxy answers with says nothing about Atlas.
+func TestDeleteInvalidatesItsOrg(t *testing.T) {
 	for name, outcome := range map[string]error{
 		"deleted": nil,
-		"401":     statusError(atlas.OpDelete, 401),
-		"404":     statusError(atlas.OpDelete, 404),
+		"408":     statusError(atlas.OpDelete, 408),
+		"425":     statusError(atlas.OpDelete, 425),
+		"499":     statusError(atlas.OpDelete, 499),
 		"502":     statusError(atlas.OpDelete, 502),
-		"never sent": &atlas.Error{
-			Op: atlas.OpDelete, Kind: atlas.KindUnreachable, Err: errors.New("refused"),
-		},
-		"else": errors.New("else"),
+		"reset":   kindError(atlas.OpDelete, atlas.KindUnreachable),
+		"else":    errors.New("else"),
 	} {
+		t.Run(name, func(t *testing.T) { deleteAnd(t, outcome, 1) })
+	}
+}
+
+// A delete that Atlas refused changes nothing. With a 401, what is cached for its credential goes.
+func TestRefusedDeleteLeavesTheCache(t *testing.T) {
+	for code, want := range map[int]int{400: 3, 401: 2, 403: 2, 404: 3, 409: 3, 429: 3} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) { deleteAnd(t, statusError(atlas.OpDelete, code), want) })
+	}
+}
+
+func TestFault88UnsentDeleteLeavesTheCache(t *testing.T) {
+	for name, outcome := range map[string]error{
+		"breaker open":    &atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnavailable, Err: errors.New("open")},
+		"no slot":         &atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindOverloaded, Err: errors.New("full")},
+		"dial failure":    &atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnreachable, Err: errors.New("refused")},
+		"login timed out": &atlas.Error{Op: atlas.OpLogIn, Kind: atlas.KindTimeout, Sent: true, Err: errors.New("slow")},
+	} {
+		t.Run(name, func(t *testing.T) { deleteAnd(t, outcome, 3) })
+	}
+}
+
+// A delete is cancelled with its caller until there is a connection to send it on, and then runs to
+// its end.
+func TestFault86UnsentDeleteIsCancelledWithItsCaller(t *testing.T) {
+	for name, sent := range map[string]bool{"not sent": false, "sent": true} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
-				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
-				far := newJWT(orgB, "u", time.Time{})
-				for _, j := range []atlas.JWT{jwt, other, far} {
-					d.want(j, miss)
+			bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+				jwt := newJWT(orgA, "u", time.Time{})
+				d.want(jwt, miss)
+				ctx, leave := context.WithTimeout(t.Context(), time.Second)
+				defer leave()
+				carriedOut := false
+				err := d.Delete(ctx, own(jwt), func(ctx context.Context) (atlas.JWT, error) {
+					if sent {
+						httptrace.ContextClientTrace(ctx).GotConn(httptrace.GotConnInfo{})
+					}
+					select {
+					case <-ctx.Done():
+						return jwt, &atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindCanceled, Sent: sent, Err: ctx.Err()}
+					case <-time.After(8 * time.Second):
+						carriedOut = true
+						return d.world.send(jwt)(ctx)
+					}
+				})
+				if _, ok := errors.AsType[*UnsettledError](err); !ok {
+					t.Errorf("got %v, want an *UnsettledError", err)
 				}
-				err := d.Delete(t.Context(), own(jwt), d.world.sendAnd(jwt, outcome))
-				if !errors.Is(err, outcome) {
-					t.Errorf("got %v, want %v", err, outcome)
+				after(10 * time.Second)
+				if carriedOut != sent {
+					t.Errorf("carried out: %t, want %t", carriedOut, sent)
 				}
-				if n := d.kept(); n != 1 {
-					t.Errorf("%d tokens are kept, want 1, the other org's", n)
-				}
-				d.want(other, miss)
-				d.want(far, hit(3600))
-				d.world.failing(statusError(atlas.OpCreate, 503))
-				if result, err := d.create(jwt); err == nil {
-					t.Errorf("served across a delete: %q", string(result.Token))
+				if n := d.kept(); (n == 0) != sent {
+					t.Errorf("%d tokens are cached", n)
 				}
 			})
 		})
+	}
+}
+
+// A caller that leaves during the login that follows a 401 has its delete not sent again.
+func TestFault86DeleteIsNotRepeatedForACallerThatLeft(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	w := newFakeAtlas()
+	r := request{cred: own(newJWT(orgA, "u", time.Time{})), caller: ctx}
+	_, err := upstream{w}.delete(t.Context(), r)
+	if e, ok := errors.AsType[*atlas.Error](err); !ok || e.Sent || !errors.Is(err, context.Canceled) || w.deletes[orgA] != 0 {
+		t.Errorf("got %v, and %d deletes", err, w.deletes[orgA])
 	}
 }
 
@@ -128,7 +199,7 @@ func TestDeletesHoldTheFenceTogether(t *testing.T) {
 }
 
 func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
-	for name, outcome := range map[string]error{"deleted": nil, "refused": statusError(atlas.OpDelete, 404)} {
+	for name, outcome := range map[string]error{"deleted": nil, "unknown": statusError(atlas.OpDelete, 504)} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 1}, func(t *testing.T, d *testCache) {
 				jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})

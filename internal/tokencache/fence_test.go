@@ -3,6 +3,7 @@ package tokencache
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,10 +30,9 @@ func TestAContradictionForgetsBoth(t *testing.T) {
 	})
 }
 
-// A fence that nothing is behind goes once no call can be left that began before it moved, and not sooner.
-func TestFencesAreSwept(t *testing.T) {
-	cfg := Config{TTL: 2 * time.Second, CallTimeout: 30 * time.Second, SettleTime: 5 * time.Second}
-	bubble(t, cfg, func(t *testing.T, d *testCache) {
+// A fence is kept as long as a call is in flight that began before it moved, and no longer.
+func TestFencesAreKeptWhileInUse(t *testing.T) {
+	bubble(t, Config{TTL: 2 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		s := newSteppedCall()
 		created := begin(func() { _, _ = d.Create(t.Context(), own(jwt), false, s.ask(d.world.ask(jwt))) })
@@ -42,17 +42,51 @@ func TestFencesAreSwept(t *testing.T) {
 		for i := range 1000 {
 			d.delete(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
 		}
-		after(29 * time.Second)
+		if n := d.fences(); n != 1 {
+			t.Errorf("%d fences are kept, want 1", n)
+		}
 		close(s.answer)
 		<-created
-		if n := d.kept(); n != 0 {
-			t.Errorf("%d tokens are kept: an old one was put", n)
-		}
-		after(time.Minute)
-		if n := d.fences(); n != 0 {
-			t.Errorf("%d fences are kept", n)
+		if n := d.kept() + d.fences(); n != 0 {
+			t.Errorf("%d tokens and fences are kept: an old token was put", n)
 		}
 	})
+}
+
+// The number of tokens bounds that of fences.
+func TestFencesAreBounded(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour, MaxTokens: 10}, func(t *testing.T, d *testCache) {
+		for i := range 1000 {
+			d.want(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}), miss)
+		}
+		if n := d.fences(); n != 10 {
+			t.Errorf("%d fences are kept, want 10", n)
+		}
+	})
+}
+
+// The org of a JWT is a UUID, whose case says nothing.
+func TestOrgInTwoSpellingsHasOneFence(t *testing.T) {
+	bubble(t, Config{TTL: time.Hour}, func(_ *testing.T, d *testCache) {
+		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(strings.ToUpper(orgA), "other", time.Time{})
+		d.want(jwt, miss)
+		d.delete(other)
+		d.want(jwt, miss)
+		d.want(jwt, hit(3600))
+	})
+}
+
+// The monotonic clock stops while a virtual machine is suspended, so the wall clock counts as well.
+func TestLeftIsThatOfTheClockThatSaysLess(t *testing.T) {
+	now := time.Now()
+	until := now.Add(time.Minute)
+	suspended := now.Round(0).Add(time.Hour) // without a monotonic reading
+	if got := left(until, suspended); got != -59*time.Minute {
+		t.Errorf("after an hour's suspension: %v, want -59m", got)
+	}
+	if got := left(until, now); got != time.Minute {
+		t.Errorf("got %v, want 1m", got)
+	}
 }
 
 // What nobody has verified takes up no memory at all.

@@ -45,7 +45,7 @@ func (h *holdOff) delete(ctx context.Context, r request) (string, error) {
 	return org, err
 }
 
-func (h *holdOff) kept(ctx context.Context, r request) (Result, bool) { return h.next.kept(ctx, r) }
+func (h *holdOff) cached(ctx context.Context, r request) (Result, bool) { return h.next.cached(ctx, r) }
 
 var errHeldOff = errors.New("not asked, because Atlas has throttled this credential, and the time that it named is not up")
 

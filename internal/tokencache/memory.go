@@ -12,47 +12,46 @@ import (
 // memoryStore is the cache in this process.
 type memoryStore struct {
 	ttl, stale, settle time.Duration
-	idle               time.Duration // how long the fence of an org without tokens is kept: longer than any call, so that no view outlives it
 	maxTokens          int
 
 	mu      sync.Mutex
 	closed  bool              // guarded by mu
-	cleared uint64            // guarded by mu; how many deletes were for every org
-	orgs    map[string]*fence // guarded by mu; only orgs of which Atlas has accepted a credential
+	cleared uint64            // guarded by mu; the number of deletes for every org
+	fences  map[string]*fence // guarded by mu; by org, those in use
 	tokens  map[key]*entry    // guarded by mu
 	oldest  list.List         // guarded by mu; *entry, the oldest first
-	sweeper *time.Timer       // guarded by mu; nil while there is nothing
+	sweeper *time.Timer       // guarded by mu; nil while there are no tokens
 }
 
-// generation counts the deletes for every org, and the moves of the org's fence. It is zero for an org without a fence.
+// generation counts the deletes for every org, and the moves of the org's fence.
 type generation struct{ cleared, moved uint64 }
 
-// fence is the fence of one org.
+// fence is the fence of one org. It is kept while a call for the org is in flight, a delete holds
+// it, or a token is cached behind it: without any of these, no view can be compared with it.
 type fence struct {
-	moved  uint64      // how often it has moved
-	holds  int         // deletes in progress, or not settled
-	token  atlas.Token // the last one that Atlas answered with
-	tokens int         // how many are cached
-	used   time.Time   // when it was last used
+	org   string
+	uses  int         // calls, holds and tokens
+	moved uint64      // how often it has moved
+	holds int         // deletes in progress or not settled
+	token atlas.Token // the last one that Atlas answered with
 }
 
 // entry is one token that is cached for one credential.
 type entry struct {
-	key   key
-	org   string
-	fence *fence
-	view  generation
-	token atlas.Token
-	since time.Time // when Atlas was asked
-	fresh time.Time // until when it is fresh
-	until time.Time // until when it is kept
-	order *list.Element
+	key        key
+	fence      *fence
+	generation generation
+	token      atlas.Token
+	since      time.Time // when Atlas was asked
+	fresh      time.Time // until when it is fresh
+	until      time.Time // until when it is kept
+	order      *list.Element
 }
 
 func newMemoryStore(cfg Config) *memoryStore {
 	return &memoryStore{
-		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime, idle: cfg.CallTimeout + cfg.SettleTime, maxTokens: cfg.MaxTokens,
-		orgs: map[string]*fence{}, tokens: map[key]*entry{},
+		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime, maxTokens: cfg.MaxTokens,
+		fences: map[string]*fence{}, tokens: map[key]*entry{},
 	}
 }
 
@@ -66,22 +65,53 @@ func (m *memoryStore) peek(k key) found {
 
 // find returns the token that may be read, if any. The caller holds mu.
 func (m *memoryStore) find(k key, now time.Time) found {
-	r := m.tokens[k]
-	if r == nil || !now.Before(r.until) || r.fence.holds > 0 || r.view != (generation{m.cleared, r.fence.moved}) {
+	e := m.tokens[k]
+	if e == nil || left(e.until, now) <= 0 || e.fence.holds > 0 || e.generation != m.generation(e.fence) {
 		return found{}
 	}
-	return found{r.token, r.org, now.Sub(r.since), r.fresh.Sub(now)}
+	return found{e.token, e.fence.org, max(0, -left(e.since, now)), left(e.fresh, now)}
 }
+
+// left returns the time from now until t. It is that of the clock that says less: the monotonic
+// clock stops while a virtual machine is suspended, and the wall clock can be set back.
+func left(t, now time.Time) time.Duration {
+	return min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
+}
+
+// generation returns the current generation of a fence. The caller holds mu.
+func (m *memoryStore) generation(f *fence) generation { return generation{m.cleared, f.moved} }
 
 func (m *memoryStore) get(_ context.Context, r request) (found, view) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := view{at: now, memory: generation{cleared: m.cleared}}
-	if f := m.orgs[r.org()]; f != nil {
-		v.memory.moved = f.moved
+	f := m.use(r.org())
+	return m.find(r.key, now), view{at: now, generation: m.generation(f), fence: f}
+}
+
+func (m *memoryStore) release(v view) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.disuse(v.fence)
+}
+
+// use returns the fence of an org, made if there is none. The caller holds mu.
+func (m *memoryStore) use(org string) *fence {
+	f := m.fences[org]
+	if f == nil {
+		f = &fence{org: org}
+		m.fences[org] = f
 	}
-	return m.find(r.key, now), v
+	f.uses++
+	return f
+}
+
+// disuse ends one use of a fence. The caller holds mu.
+func (m *memoryStore) disuse(f *fence) {
+	f.uses--
+	if f.uses == 0 {
+		delete(m.fences, f.org)
+	}
 }
 
 func (m *memoryStore) put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
@@ -91,57 +121,47 @@ func (m *memoryStore) put(_ context.Context, v view, r request, token atlas.Toke
 	if m.closed {
 		return
 	}
-	f := m.fence(r.org(), now)
+	f := v.fence
 	if f.token != token && f.token != "" {
 		f.moved++
 	}
 	f.token = token
-	fresh, until := earliest(v.at.Add(m.ttl), now.Add(life)), earliest(v.at.Add(m.ttl+m.stale), now.Add(life))
-	if !now.Before(until) || v.memory != (generation{m.cleared, f.moved}) {
+	fresh, until := earlier(v.at.Add(m.ttl), now.Add(life)), earlier(v.at.Add(m.ttl+m.stale), now.Add(life))
+	if left(until, now) <= 0 || v.generation != m.generation(f) {
 		return
 	}
-	if other := m.tokens[r.key]; other != nil && other.view == v.memory && other.since.After(v.at) {
+	old := m.tokens[r.key]
+	if old != nil && old.generation == v.generation && old.since.After(v.at) {
 		return
 	}
-	m.remove(m.tokens[r.key])
-	kept := &entry{key: r.key, org: r.org(), fence: f, view: v.memory, token: token, since: v.at, fresh: fresh, until: until}
-	kept.order = m.oldest.PushBack(kept)
-	m.tokens[r.key] = kept
-	f.tokens++
+	m.remove(old)
+	f.uses++
+	e := &entry{key: r.key, fence: f, generation: v.generation, token: token, since: v.at, fresh: fresh, until: until}
+	e.order = m.oldest.PushBack(e)
+	m.tokens[r.key] = e
 	for len(m.tokens) > m.maxTokens {
 		m.remove(m.oldest.Front().Value.(*entry))
 	}
+	if m.sweeper == nil {
+		m.sweeper = time.AfterFunc(m.sweepInterval(), m.sweep)
+	}
 }
 
-func earliest(a, b time.Time) time.Time {
+func earlier(a, b time.Time) time.Time {
 	if b.Before(a) {
 		return b
 	}
 	return a
 }
 
-// fence returns the fence of an org, made if there is none. Atlas has accepted a credential of the org. The caller holds mu.
-func (m *memoryStore) fence(org string, now time.Time) *fence {
-	f := m.orgs[org]
-	if f == nil {
-		f = &fence{}
-		m.orgs[org] = f
-	}
-	f.used = now
-	if m.sweeper == nil && !m.closed {
-		m.sweeper = time.AfterFunc(m.sweepInterval(), m.sweep)
-	}
-	return f
-}
-
 // remove removes one token, which may be nil. The caller holds mu.
-func (m *memoryStore) remove(r *entry) {
-	if r == nil {
+func (m *memoryStore) remove(e *entry) {
+	if e == nil {
 		return
 	}
-	m.oldest.Remove(r.order)
-	delete(m.tokens, r.key)
-	r.fence.tokens--
+	m.oldest.Remove(e.order)
+	delete(m.tokens, e.key)
+	m.disuse(e.fence)
 }
 
 func (m *memoryStore) invalidate(_ context.Context, r request) {
@@ -150,39 +170,30 @@ func (m *memoryStore) invalidate(_ context.Context, r request) {
 	m.remove(m.tokens[r.key])
 }
 
-// sweepInterval is the time between sweeps: at most half of a token's life.
-func (m *memoryStore) sweepInterval() time.Duration { return max((m.ttl+m.stale)/2, time.Millisecond) }
+// sweepInterval is the time between sweeps: half of a token's life, but at least a second.
+func (m *memoryStore) sweepInterval() time.Duration { return max((m.ttl+m.stale)/2, time.Second) }
 
-// sweepSteps bounds one sweep, because it holds mu.
-const sweepSteps = 4096
+// maxSweep bounds the tokens that one sweep looks at, because it holds mu.
+const maxSweep = 4096
 
-// sweep removes tokens that have expired, and the fences of orgs without tokens.
+// sweep removes tokens that cannot be read any more, so that they do not stay in memory.
 func (m *memoryStore) sweep() {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next := m.oldest.Front()
-	for range sweepSteps {
+	for range maxSweep {
 		if next == nil {
 			break
 		}
-		r := next.Value.(*entry)
+		e := next.Value.(*entry)
 		next = next.Next()
-		if !now.Before(r.until) || r.view != (generation{m.cleared, r.fence.moved}) {
-			m.remove(r)
-		}
-	}
-	steps := 0
-	for org, f := range m.orgs { // in random order, so that sweeps reach all of them
-		if f.tokens == 0 && f.holds == 0 && now.Sub(f.used) > m.idle {
-			delete(m.orgs, org)
-		}
-		if steps++; steps == sweepSteps {
-			break
+		if left(e.until, now) <= 0 || e.generation != m.generation(e.fence) {
+			m.remove(e)
 		}
 	}
 	m.sweeper = nil
-	if !m.closed && len(m.orgs) > 0 {
+	if !m.closed && len(m.tokens) > 0 {
 		m.sweeper = time.AfterFunc(m.sweepInterval(), m.sweep)
 	}
 }
@@ -192,29 +203,27 @@ func (m *memoryStore) deletion(org string) deletion { return &memoryDeletion{mem
 type memoryDeletion struct {
 	memory *memoryStore
 	org    string // "": every org, which cannot be held
-	held   bool
+	held   *fence // nil without begin
 }
 
 func (d *memoryDeletion) begin(context.Context) {
-	d.held = true
-	d.move(+1)
+	d.memory.mu.Lock()
+	defer d.memory.mu.Unlock()
+	d.held = d.memory.use(d.org)
+	d.held.holds++
 }
 
 func (d *memoryDeletion) end(_ context.Context, how outcome) error {
-	switch {
-	case !d.held:
-		d.move(0)
-	case how == outcomeUnknown:
-		d.move(0)
-		time.AfterFunc(d.memory.settle, func() { d.move(-1) })
-	default:
-		d.move(-1)
+	if d.held != nil && how == outcomeUnknown {
+		time.AfterFunc(d.memory.settle, func() { d.finish(how) })
+	} else {
+		d.finish(how)
 	}
 	return nil
 }
 
-// move starts a new generation.
-func (d *memoryDeletion) move(holds int) {
+// finish starts a new generation, unless the delete was not carried out, and ends the hold.
+func (d *memoryDeletion) finish(how outcome) {
 	m := d.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -222,10 +231,15 @@ func (d *memoryDeletion) move(holds int) {
 		m.cleared++
 		return
 	}
-	f := m.fence(d.org, time.Now())
-	f.moved++
-	f.holds += holds
-	f.token = "" // the next answer may well be another token
+	f := m.fences[d.org]
+	if f != nil && how != outcomeNotDone {
+		f.moved++
+		f.token = "" // the next answer may well be another token
+	}
+	if d.held != nil {
+		f.holds--
+		m.disuse(f)
+	}
 }
 
 func (m *memoryStore) check() error { return nil }

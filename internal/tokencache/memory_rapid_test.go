@@ -194,7 +194,7 @@ func (s *cacheMachine) check(t *rapid.T) {
 		count[r.fence]++
 		found := m.find(k, now)
 		switch {
-		case m.orgs[r.org] != r.fence:
+		case m.fences[r.fence.org] != r.fence:
 			t.Fatal("a token is behind a fence that is not its org's")
 		case found.there() && r.fence.holds > 0:
 			t.Fatal("a token is read while a delete is in progress")
@@ -204,9 +204,9 @@ func (s *cacheMachine) check(t *rapid.T) {
 			t.Fatal("a token is read that is not the last one that Atlas answered")
 		}
 	}
-	for org, f := range m.orgs {
-		if f.tokens != count[f] || f.holds < 0 {
-			t.Fatalf("%s: %d tokens counted, %d there, %d holds", org, f.tokens, count[f], f.holds)
+	for org, f := range m.fences {
+		if f.uses < count[f]+f.holds || f.holds < 0 {
+			t.Fatalf("%s: %d uses, %d tokens, %d holds", org, f.uses, count[f], f.holds)
 		}
 	}
 	if len(m.tokens) > m.maxTokens || len(m.tokens) != m.oldest.Len() {

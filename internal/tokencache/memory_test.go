@@ -18,7 +18,7 @@ func bubble(t *testing.T, cfg Config, test func(t *testing.T, d *testCache)) {
 		d := newTestCache(t, newFakeAtlas(), cfg)
 		test(t, d)
 		synctest.Wait()
-		if n := len(d.calls.calls); n != 0 {
+		if n := len(d.calls.queues); n != 0 {
 			t.Errorf("%d calls are left", n)
 		}
 	})
@@ -52,7 +52,7 @@ func (d *testCache) fences() int {
 	synctest.Wait()
 	d.memory.mu.Lock()
 	defer d.memory.mu.Unlock()
-	return len(d.memory.orgs)
+	return len(d.memory.fences)
 }
 
 func after(d time.Duration) { <-time.After(d) }
@@ -367,7 +367,7 @@ func TestCloseForgets(t *testing.T) {
 // A sweep holds up everybody, so it has an end; what is left is for the next.
 func TestASweepIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const tokens = sweepSteps + 100
+		const tokens = maxSweep + 100
 		m := newMemoryStore(Config{TTL: 2 * time.Second, MaxTokens: tokens})
 		sweeper := func() *time.Timer {
 			m.mu.Lock()
@@ -379,25 +379,22 @@ func TestASweepIsBounded(t *testing.T) {
 			_, v := m.get(t.Context(), r)
 			before := sweeper()
 			m.put(t.Context(), v, r, "token", unlimited)
+			m.release(v)
 			if before != nil && sweeper() != before {
 				t.Fatal("a second timer runs")
 			}
 		}
-		for _, sweep := range []struct{ tokens, fences int }{{tokens, tokens}, {100, 100}, {0, 0}} {
+		for _, want := range []int{tokens, 100, 0} {
 			after(time.Second)
 			synctest.Wait()
 			m.mu.Lock()
-			if len(m.tokens) != sweep.tokens || m.oldest.Len() != sweep.tokens || len(m.orgs) < sweep.fences {
-				t.Errorf("%d tokens, %d in order, and %d fences are left, want %+v", len(m.tokens), m.oldest.Len(), len(m.orgs), sweep)
+			if len(m.tokens) != want || m.oldest.Len() != want || len(m.fences) != want {
+				t.Errorf("%d tokens, %d in order, and %d fences are left, want %d", len(m.tokens), m.oldest.Len(), len(m.fences), want)
 			}
 			m.mu.Unlock()
 		}
-		after(time.Second)
-		synctest.Wait()
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if len(m.orgs) != 0 || m.sweeper != nil {
-			t.Errorf("%d fences are left in the end, and there is a timer: %t", len(m.orgs), m.sweeper != nil)
+		if sweeper() != nil {
+			t.Error("the timer runs on, and nothing is cached")
 		}
 	})
 }
@@ -426,31 +423,4 @@ func TestNothingIsKeptAfterClose(t *testing.T) {
 	if len(m.tokens) != 0 || m.sweeper != nil {
 		t.Errorf("%d tokens are kept, and there is a timer: %t", len(m.tokens), m.sweeper != nil)
 	}
-}
-
-// A delete whose org nobody knows holds no org meanwhile, so what was put during it is forgotten at its end, and again once it is settled.
-func TestDeleteOfAnUnknownOrgForgets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
-		defer m.close()
-		r := request{cred: own(newJWT(orgA, "u", time.Time{})).WithClaims(), key: key{1}}
-		fill := func() {
-			t.Helper()
-			_, v := m.get(t.Context(), r)
-			if m.put(t.Context(), v, r, "token", unlimited); m.peek(r.key).token == "" {
-				t.Fatal("nothing is kept")
-			}
-		}
-		fill()
-		d := m.deletion("")
-		d.begin(t.Context())
-		fill()
-		if err := d.end(t.Context(), outcomeUnknown); err != nil || m.peek(r.key).token != "" {
-			t.Errorf("at its end: error %v, kept %t", err, m.peek(r.key).token != "")
-		}
-		fill()
-		if after(m.settle + time.Second); m.peek(r.key).token != "" {
-			t.Error("what came before it is settled is kept")
-		}
-	})
 }

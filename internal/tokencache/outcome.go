@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redis"
 )
 
 // isRefusal reports whether Atlas no longer lets the credential in.
@@ -38,23 +39,38 @@ func isFailure(err error) bool {
 }
 
 // outcome is the outcome of a delete at Atlas.
-type outcome int
+type outcome = redis.Outcome
 
 const (
-	outcomeDone    outcome = iota // Atlas has confirmed it
-	outcomeNotDone                // Atlas has not carried it out, and will not
-	outcomeUnknown                // it may have taken effect, or may yet
+	outcomeDone    = redis.Done
+	outcomeNotDone = redis.NotDone
+	outcomeUnknown = redis.Unknown
 )
 
+// outcomeOf returns the outcome of a delete that ended with err. It is unknown unless the error says
+// that Atlas was not asked, or has refused.
 func outcomeOf(err error) outcome {
-	e, ok := errors.AsType[*atlas.Error](err)
-	switch {
-	case err == nil:
+	if err == nil {
 		return outcomeDone
-	case ok && e.Op == atlas.OpDelete && e.Sent && (e.Kind != atlas.KindStatus || e.StatusCode >= 500):
-		return outcomeUnknown
 	}
-	return outcomeNotDone
+	if _, ok := errors.AsType[*atlas.CredentialError](err); ok || errors.Is(err, atlas.ErrOrgChanged) {
+		return outcomeNotDone
+	}
+	e, ok := errors.AsType[*atlas.Error](err)
+	if ok && (e.Op != atlas.OpDelete || !e.Sent || e.Kind == atlas.KindStatus && refuses(e.StatusCode)) {
+		return outcomeNotDone
+	}
+	return outcomeUnknown
+}
+
+// refuses reports whether a status says that the request was not carried out. A proxy answers 408,
+// 425 or 499 about itself, and may have passed the request on.
+func refuses(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, 499:
+		return false
+	}
+	return status < 500
 }
 
 // UnsettledError says that the caller's deadline passed before the delete was complete: before Atlas answered, or before

@@ -2,8 +2,8 @@ package tokencache
 
 import "sync"
 
-// recent has what was added last, by key: at least size values, and less than twice as many. Anybody can make up credentials, so
-// there is a bound to what is kept of them.
+// recent has what was added last, by key: at least size values, and less than twice as many.
+// Callers can make up any number of credentials, so there is a bound to what is kept of them.
 type recent[V any] struct {
 	size int
 
@@ -18,7 +18,10 @@ func newRecent[V any](size int) *recent[V] {
 func (r *recent[V]) add(k key, v V) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.put(k, v)
+	r.young[k] = v
+	if len(r.young) >= r.size {
+		r.young, r.aged = make(map[key]V, r.size), r.young
+	}
 }
 
 func (r *recent[V]) get(k key) (v V, ok bool) {
@@ -30,10 +33,12 @@ func (r *recent[V]) get(k key) (v V, ok bool) {
 	return v, ok
 }
 
-// put makes k one of the young. The caller holds mu.
-func (r *recent[V]) put(k key, v V) {
-	r.young[k] = v
-	if len(r.young) >= r.size {
-		r.young, r.aged = make(map[key]V, r.size), r.young
+// of returns the value for k, which compute makes if there is none.
+func (r *recent[V]) of(k key, compute func() V) V {
+	v, ok := r.get(k)
+	if !ok {
+		v = compute() // two callers may do it at the same time
+		r.add(k, v)
 	}
+	return v
 }

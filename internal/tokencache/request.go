@@ -1,12 +1,12 @@
 package tokencache
 
 import (
+	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"hash"
 	"sync"
@@ -18,7 +18,8 @@ import (
 type request struct {
 	cred    atlas.Credential
 	key     key
-	noCache bool // not from the cache
+	noCache bool            // not from the cache
+	caller  context.Context // of a delete that outlives it: it is cancelled with its caller until it is sent
 }
 
 // errNoCredential says that no call can be made with the credential.
@@ -106,10 +107,4 @@ func derive(cred atlas.Credential, purpose string, n int) []byte {
 		panic(err) // cannot happen: n is far below the limit
 	}
 	return derived
-}
-
-// publicID is a name for s that does not reveal it, always of the same length.
-func publicID(purpose, s string) string {
-	sum := sha256.Sum256([]byte(purpose + "\x00" + s))
-	return hex.EncodeToString(sum[:16])
 }

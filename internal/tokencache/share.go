@@ -10,15 +10,15 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// group is the layer that shares. A caller waits for the next call for his credential, together with all callers that come
-// before that leaves, and nobody joins a call that has left. So no caller shares a call that began before the caller arrived.
-// When the next call leaves is for departure to say.
+// group is the layer that shares calls. A caller waits for the next call for its credential,
+// together with all callers that arrive before that call is sent. No caller joins a call that has
+// been sent, so no caller shares a call that began before the caller arrived. pacing decides when
+// the next call is sent.
 type group struct {
 	next    layer
-	timeout time.Duration // of a call, which has a deadline of its own because it outlives each of its waiters
+	timeout time.Duration // of a call, which outlives each of its waiters and so has its own deadline
 	stale   bool          // a waiter may get a stale token shortly before its deadline
-	caches  bool          // what a call brings is likely to be cached
-	most    int           // calls in flight at a time for a credential
+	caches  bool          // answers are cached
 	tracer  trace.Tracer  // nil: no spans
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -26,155 +26,140 @@ type group struct {
 	waiting atomic.Int64
 
 	mu      sync.Mutex
-	calls   map[key]*succession // guarded by mu; one for each credential with a call in flight
-	latency time.Duration       // guarded by mu; what calls to Atlas take, smoothed; 0: not known yet
+	queues  map[key]*queue // guarded by mu; one for each credential with a call in flight
+	latency time.Duration  // guarded by mu; moving average of what calls to Atlas take; 0: not known yet
 }
 
 // call is one shared create.
 type call struct {
-	request request // of the first waiter; noCache if any waiter's is; guarded by group.mu until the call leaves
+	request request // of the first waiter; noCache if any waiter's is; guarded by group.mu until it is sent
 	ctx     context.Context
 	cancel  context.CancelFunc
-	waiters int       // guarded by group.mu; those who have not left
-	until   time.Time // guarded by group.mu until the call leaves; when the last of them has to leave; zero: never
-	came    time.Time // when the first waiter came
-	left    time.Time // guarded by group.mu; when the call left
+	waiters int       // guarded by group.mu; those that have not left
+	until   time.Time // guarded by group.mu until it is sent; the last deadline of a waiter; zero: none
+	sent    time.Time // guarded by group.mu
 
 	trace  callTrace
 	done   chan struct{} // closed at the end
 	result Result        // valid after done
 	err    error         // valid after done
-	panics any           // valid after done; what the call panicked with
+	panics any           // valid after done; the value that the call panicked with
 }
 
 var (
-	errClosed = errors.New("the token cache is closed")
+	errClosed = errors.New("token cache closed")
 	errGoexit = errors.New("the shared call ended its goroutine")
 )
 
 func newGroup(next layer, timeout time.Duration, stale bool) *group {
-	g := &group{next: next, timeout: timeout, stale: stale, most: maxInFlight, calls: map[key]*succession{}}
+	g := &group{next: next, timeout: timeout, stale: stale, queues: map[key]*queue{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
 }
 
-// create waits for the next call for r's credential. That has its own context, which ends when the last waiter leaves.
+// create waits for the next call for r's credential. The cached token that may come with the error
+// of a failed call is for the waiters that accept one.
 func (g *group) create(ctx context.Context, r request) (Result, error) {
-	if err := ctx.Err(); err != nil { // no call for a caller that is gone
-		return Result{Status: Status{Forward: ForwardMiss}}, err
+	result, err := g.share(ctx, r)
+	switch {
+	case err == nil || !result.Status.Hit:
+		return result, err
+	case r.noCache:
+		return Result{}, err
 	}
-	c, leads, collapsed, err := g.join(ctx, r)
+	return result, nil
+}
+
+func (g *group) share(ctx context.Context, r request) (Result, error) {
+	if err := ctx.Err(); err != nil { // no call for a caller that is gone
+		return Result{}, err
+	}
+	c, collapsed, err := g.join(ctx, r)
 	if err != nil {
 		return Result{}, err
 	}
-	if !sameCaller(c.request.cred, r.cred) { // a collision of keys
+	if !sameCaller(c.request.cred, r.cred) { // the keys of two credentials collide
 		g.leave(r.key, c)
 		return g.next.create(ctx, r)
 	}
 	defer g.linkTo(ctx, c)
 	g.waiting.Add(1)
 	defer g.waiting.Add(-1)
-	if leads != nil {
-		return g.lead(ctx, leads, c)
-	}
-	nearlyUp, stop := g.nearlyUp(ctx, r)
+	lastMoment, stop := g.lastMoment(ctx, r)
 	defer stop()
 	for {
 		select {
 		case <-c.done:
 			return c.answer(collapsed)
-		case <-nearlyUp:
-			if kept, ok := g.next.kept(ctx, r); ok {
+		case <-lastMoment:
+			if cached, ok := g.next.cached(ctx, r); ok {
 				g.leave(r.key, c)
-				return kept, nil
+				return cached, nil
 			}
-			nearlyUp = nil // there is none: wait until the deadline
+			lastMoment = nil // nothing is cached: wait until the deadline
 		case <-ctx.Done():
 			g.leave(r.key, c)
-			return Result{Status: Status{Forward: ForwardMiss, Collapsed: collapsed}}, ctx.Err()
+			return Result{Status: Status{Collapsed: collapsed}}, ctx.Err()
 		}
 	}
 }
 
-// lead runs a call in the goroutine of its only waiter, and the call ends with his context. A goroutine of its own would grow a stack of
-// its own, and take two switches between goroutines.
-func (g *group) lead(ctx context.Context, s *succession, c *call) (Result, error) {
-	g.run(ctx, s, c)
-	if err := ctx.Err(); err != nil && c.err != nil {
-		return Result{Status: Status{Forward: ForwardMiss}}, err
-	}
-	return c.answer(false)
-}
-
-// answer is what a waiter gets of a call that has ended.
+// answer returns the outcome of a call that has ended.
 func (c *call) answer(collapsed bool) (Result, error) {
 	if c.panics != nil {
-		panic(c.panics) // as in a call that is not shared
+		panic(c.panics) // as if the call were not shared
 	}
 	result := c.result
 	result.Status.Collapsed = collapsed && !result.Status.Hit
 	return result, c.err
 }
 
-// lastMoment is how long before its deadline a caller gets a stale token, because an Atlas that does not answer has failed.
-// It is enough to read Redis and to send the answer. If the caller has less than four times as long, it is a quarter of that.
-const lastMoment = 150 * time.Millisecond
+// staleMargin is how long before its deadline a caller gets a stale token, because an Atlas that
+// does not answer has failed. It is enough to read Redis and to send the answer. A caller with less
+// than four times as long gets it when a quarter of its time is left.
+const staleMargin = 150 * time.Millisecond
 
-// nearlyUp fires shortly before ctx's deadline; never, if no stale token may be returned then.
-func (g *group) nearlyUp(ctx context.Context, r request) (fires <-chan time.Time, stop func() bool) {
+// lastMoment fires shortly before ctx's deadline, or never if the caller may not get a stale token.
+func (g *group) lastMoment(ctx context.Context, r request) (fires <-chan time.Time, stop func() bool) {
 	deadline, ok := ctx.Deadline()
-	if !ok || !g.mayGoStale(r) {
+	if !ok || !g.stale || r.noCache {
 		return nil, func() bool { return true }
 	}
 	left := time.Until(deadline)
-	timer := time.NewTimer(left - min(lastMoment, left/4))
+	timer := time.NewTimer(left - min(staleMargin, left/4))
 	return timer.C, timer.Stop
 }
 
-// join adds a waiter to the next call for r's credential. If that leaves now and he is alone in it, he has to run it, and leads is not
-// nil: nobody joins a call that has left. Where a stale token may be served, a waiter may have to be let go before it ends.
-func (g *group) join(ctx context.Context, r request) (c *call, leads *succession, collapsed bool, err error) {
+// join adds a waiter to the next call for r's credential, and sends that call if pacing allows it.
+func (g *group) join(ctx context.Context, r request) (c *call, collapsed bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ctx.Err() != nil {
-		return nil, nil, false, errClosed
+		return nil, false, errClosed
 	}
-	s := g.calls[r.key]
-	if s == nil {
-		s = newSuccession(r.key, g.caches)
-		g.calls[r.key] = s
+	q := g.queues[r.key]
+	if q == nil {
+		q = &queue{key: r.key}
+		g.queues[r.key] = q
 	}
-	if s.next == nil {
-		s.next = newCall(ctx, r)
+	if q.next == nil {
+		until, _ := ctx.Deadline()
+		q.next = &call{request: r, until: until, done: make(chan struct{})}
 	} else {
 		collapsed = true
-		s.next.extend(ctx)
+		q.next.extend(ctx)
 	}
-	c = s.next
+	c = q.next
 	c.waiters++
+	c.request.noCache = c.request.noCache || r.noCache
 	if g.tracer != nil {
 		c.trace.joined(ctx)
 	}
-	c.request.noCache = c.request.noCache || r.noCache
-	switch left := g.consider(s); {
-	case left == nil:
-	case left.waiters == 1 && !g.mayGoStale(r):
-		leads = s
-	default:
-		go g.run(g.ctx, s, left)
-	}
-	return c, leads, collapsed, nil
+	g.send(q)
+	return c, collapsed, nil
 }
 
-// mayGoStale reports whether a waiter may get a stale token before its call has ended.
-func (g *group) mayGoStale(r request) bool { return g.stale && !r.noCache }
-
-func newCall(ctx context.Context, r request) *call {
-	until, _ := ctx.Deadline()
-	return &call{request: r, until: until, came: time.Now(), done: make(chan struct{})}
-}
-
-// extend has the call last for another waiter. The caller holds group.mu.
+// extend makes the call last for another waiter. The caller holds group.mu.
 func (c *call) extend(ctx context.Context) {
 	until, bounded := ctx.Deadline()
 	if !bounded || c.until.IsZero() {
@@ -184,6 +169,7 @@ func (c *call) extend(ctx context.Context) {
 	}
 }
 
+// leave removes a waiter. The call is cancelled, or not sent at all, when the last one has left.
 func (g *group) leave(k key, c *call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -191,114 +177,112 @@ func (g *group) leave(k key, c *call) {
 	if c.waiters > 0 {
 		return
 	}
-	if s := g.calls[k]; s != nil && s.next == c {
-		s.next = nil // so it never begins
+	if q := g.queues[k]; q != nil && q.next == c {
+		q.next = nil
 	}
 	if c.cancel != nil {
 		c.cancel()
 	}
 }
 
-// consider lets the next call leave if it may, and returns it, to be run. Otherwise it sees to it that it is considered again when it
-// may. The caller holds mu.
-func (g *group) consider(s *succession) *call {
-	if s.next == nil {
-		return nil
+// send sends the next call of a queue, if there is one, now or as soon as pacing allows it. The
+// caller holds mu.
+func (g *group) send(q *queue) {
+	if q.next == nil || q.timer != nil {
+		return
+	}
+	wait, ok := pacing{q.inFlight, g.latency, g.caches && !q.next.request.noCache}.wait()
+	if !ok {
+		return // finish sends it
 	}
 	now := time.Now()
-	switch wait := s.departure(now, g.most, g.latency).wait(); {
-	case wait == 0:
-		g.work.Add(1)
-		return s.depart(now)
-	case wait < never:
-		s.wake(now.Add(wait), g)
+	if left := q.sent.Add(wait).Sub(now); q.inFlight > 0 && left > 0 {
+		q.timer = time.AfterFunc(left, func() { g.wake(q) })
+		return
 	}
-	return nil
+	c := q.next
+	q.next = nil
+	q.inFlight++
+	q.sent, c.sent = now, now
+	g.work.Add(1)
+	go g.run(q, c)
 }
 
-// goOn has the next call run if it may leave. The caller holds mu.
-func (g *group) goOn(s *succession) {
-	if c := g.consider(s); c != nil {
-		go g.run(g.ctx, s, c)
-	}
-}
-
-// reconsider is what a timer does. If there is a next call, others are in flight, and close waits for them.
-func (g *group) reconsider(s *succession) {
+// wake sends the next call when its timer fires. Close waits for the calls that are in flight then.
+func (g *group) wake(q *queue) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s.wakes = time.Time{}
-	g.goOn(s)
+	q.timer = nil
+	g.send(q)
 }
 
-// run is one call, which ends with ctx. It ends whatever the layers below do, also if that ends the goroutine.
-func (g *group) run(ctx context.Context, s *succession, c *call) {
+// run makes one call. It finishes the call whatever the layers below do, even if they end the
+// goroutine.
+func (g *group) run(q *queue, c *call) {
 	defer g.work.Done()
-	defer g.end(s, c)
-	r := g.begin(ctx, c)
+	defer g.finish(q, c)
+	r := g.begin(c)
 	defer c.cancel()
 	c.panics = errGoexit
 	c.panics = protect(func() { c.result, c.err = g.next.create(c.ctx, r) })
 }
 
-func (g *group) begin(ctx context.Context, c *call) request {
+func (g *group) begin(c *call) request {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// Nothing is begun, or begun again, that nobody has the time to wait for.
 	until := time.Now().Add(g.timeout)
-	if !c.until.IsZero() && c.until.Before(until) {
+	if !c.until.IsZero() && c.until.Before(until) { // no waiter has more time
 		until = c.until
 	}
-	c.ctx, c.cancel = context.WithDeadline(ctx, until)
+	c.ctx, c.cancel = context.WithDeadline(g.ctx, until)
 	c.ctx = c.trace.begin(c.ctx, g.tracer, c.waiters)
-	if c.waiters == 0 || g.ctx.Err() != nil { // they left, or all was closed, before it began
+	if c.waiters == 0 { // they left before it began
 		c.cancel()
 	}
 	return c.request
 }
 
-// end wakes the waiters, and considers the next call.
-func (g *group) end(s *succession, c *call) {
+// finish wakes the waiters of a call, and sends the next one.
+func (g *group) finish(q *queue, c *call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
-	s.land(c, now)
-	if c.err == nil && c.panics == nil && !c.result.Status.Hit { // what fails says little of what a call takes
-		g.latency = smoothed(g.latency, now.Sub(c.left))
+	q.inFlight--
+	if c.err == nil && c.panics == nil && !c.result.Status.Hit { // how long a failure takes says little
+		took := time.Since(c.sent)
+		if g.latency == 0 {
+			g.latency = took
+		}
+		g.latency += (took - g.latency) / 8
 	}
-	g.goOn(s)
-	if len(s.flights) == 0 {
-		s.stop()
-		delete(g.calls, s.key)
+	if q.timer != nil && q.inFlight == 0 {
+		q.timer.Stop()
+		q.timer = nil
+	}
+	g.send(q)
+	if q.inFlight == 0 {
+		delete(g.queues, q.key)
 	}
 	c.trace.end(c.result, c.err)
 	close(c.done)
 }
 
-// protect runs f and returns the value that it panics with. A panic in the goroutine of a shared call would end the process:
-// no caller could recover it.
+// protect runs f and returns the value that it panics with. A panic in the goroutine of a shared
+// call would end the process, because no caller could recover it.
 func protect(f func()) (panics any) {
 	defer func() { panics = recover() }()
 	f()
 	return nil
 }
 
-// delete is not shared: a shared delete could have happened before one of its callers asked for it.
+// delete does not share: a shared delete could have happened before one of its callers asked for it.
 func (g *group) delete(ctx context.Context, r request) (string, error) { return g.next.delete(ctx, r) }
 
-func (g *group) kept(ctx context.Context, r request) (Result, bool) { return g.next.kept(ctx, r) }
+func (g *group) cached(ctx context.Context, r request) (Result, bool) { return g.next.cached(ctx, r) }
 
-// close ends every call and waits for it.
+// close cancels every call and waits for it.
 func (g *group) close() {
 	g.mu.Lock()
 	g.cancel()
-	for _, s := range g.calls {
-		for _, c := range s.flights {
-			if c.cancel != nil { // it has begun, maybe with the context of the one who runs it
-				c.cancel()
-			}
-		}
-	}
 	g.mu.Unlock()
 	g.work.Wait()
 }

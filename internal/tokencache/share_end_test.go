@@ -18,11 +18,10 @@ import (
 func TestACrash(t *testing.T) {
 	for name, tc := range map[string]struct {
 		crash func()
-		first any
 		want  any
 	}{
-		"panic":  {func() { panic("boom") }, "boom", "boom"},
-		"goexit": {runtime.Goexit, nil, errGoexit},
+		"panic":  {func() { panic("boom") }, "boom"},
+		"goexit": {runtime.Goexit, errGoexit},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -39,8 +38,8 @@ func TestACrash(t *testing.T) {
 				synctest.Wait()
 				after := tg.arrive(1, tg.call)
 				tg.end <- ending{}
-				if flying.panics != tc.first {
-					t.Errorf("the first caller: panic %v, want %v", flying.panics, tc.first)
+				if flying.panics != tc.want {
+					t.Errorf("the first caller: panic %v, want %v", flying.panics, tc.want)
 				}
 				for i, p := range aboard {
 					<-p.done
@@ -94,54 +93,6 @@ func TestCloseEndsFlights(t *testing.T) {
 			t.Errorf("after close: %v, want errClosed", err)
 		}
 	})
-}
-
-// TestEndBeforeACallBegins: a call that has left, and has yet to be run, ends at once if all is closed by then, or nobody waits for it.
-func TestEndBeforeACallBegins(t *testing.T) {
-	for name, end := range map[string]func(*testGroup, *call){
-		"closed":   func(tg *testGroup, _ *call) { tg.close() },
-		"deserted": func(tg *testGroup, c *call) { tg.leave(key{1}, c) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				tg := newTestGroup(t, time.Minute)
-				r := request{cred: atlas.Credential{JWT: "a.b.c", Secret: tg.layer.bring(tg.call)}, key: key{1}}
-				c, leads, _, err := tg.group.join(t.Context(), r)
-				if leads == nil || err != nil {
-					t.Fatalf("the first caller does not lead: %v", err)
-				}
-				ended := make(chan struct{})
-				go func() {
-					defer close(ended)
-					end(tg, c)
-				}()
-				synctest.Wait()
-				if name == "closed" && isClosed(ended) {
-					t.Error("close did not wait for the call")
-				}
-				start := time.Now()
-				if _, err := tg.lead(t.Context(), leads, c); !errors.Is(err, context.Canceled) || time.Since(start) > 0 {
-					t.Errorf("got %v after %v", err, time.Since(start))
-				}
-				<-ended
-			})
-		})
-	}
-}
-
-// TestALeaderWhoLeaves: whoever runs a call himself gets its answer, even if he has left by then; if there is none, he is told that he left.
-func TestALeaderWhoLeaves(t *testing.T) {
-	tg := newTestGroup(t, time.Minute)
-	for _, tc := range []struct{ ends, want error }{{nil, nil}, {errors.New("it went away"), context.Canceled}} {
-		ctx, leave := context.WithCancel(t.Context())
-		got, err := tg.join(ctx, key{1}, false, func(context.Context, bool) (Result, error) {
-			leave()
-			return Result{Token: "one"}, tc.ends
-		})
-		if !errors.Is(err, tc.want) || (got.Token == "one") != (err == nil) {
-			t.Errorf("of a call that ended with %v: got %q, %v", tc.ends, string(got.Token), err)
-		}
-	}
 }
 
 func TestACallHasATimeout(t *testing.T) {
@@ -201,6 +152,35 @@ func TestACallHasTheLongestDeadlineOfItsWaiters(t *testing.T) {
 			if got := <-left; got != time.Minute {
 				t.Errorf("with one in a hurry first, %t: the call has %v, want the 1m0s of the group", hurriedFirst, got)
 			}
+		}
+	})
+}
+
+// The stale token goes to the callers of a shared call that accept one, and Atlas's error to those
+// that do not.
+func TestFault87StaleTokenIsForThoseThatAcceptOne(t *testing.T) {
+	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
+		jwt := newJWT(orgA, "u", time.Time{})
+		d.want(jwt, miss)
+		after(2 * time.Second)
+		s := newSteppedCall()
+		first := begin(func() { _, _ = d.Create(t.Context(), own(jwt), false, s.ask(d.world.ask(jwt))) })
+		d.world.failing(statusError(atlas.OpCreate, 503))
+		var all []<-chan struct{}
+		for i := range 10 {
+			noCache := i == 3
+			all = append(all, begin(func() {
+				result, err := d.Cache.Create(t.Context(), own(jwt), noCache)
+				if noCache != (err != nil) || noCache == result.Status.Stale || (result.Token == "") != noCache {
+					t.Errorf("no-cache %t: got %q, %s, %v", noCache, string(result.Token), result.Status, err)
+				}
+			}))
+		}
+		close(s.effect)
+		close(s.answer)
+		<-first
+		for _, done := range all {
+			<-done
 		}
 	})
 }

@@ -164,45 +164,36 @@ func (a *groupMachine) check(t *rapid.T) {
 		if (n > 0) != waiting[key{b}] {
 			t.Fatalf("key %d: %d calls are in flight; somebody waits: %v", b, n, waiting[key{b}])
 		}
-		a.checkSuccession(t, key{b}, n)
+		a.checkQueue(t, key{b}, n)
 	}
-	if len(a.group.calls) != len(waiting) {
-		t.Fatalf("%d calls for %d keys", len(a.group.calls), len(waiting))
+	if len(a.group.queues) != len(waiting) {
+		t.Fatalf("%d calls for %d keys", len(a.group.queues), len(waiting))
 	}
 }
 
-// checkSuccession looks at the next call of a key that has n calls in flight: it is there for somebody, it does not leave late, and
-// will be considered when it may leave.
-func (a *groupMachine) checkSuccession(t *rapid.T, k key, n int) {
+// checkQueue looks at the next call of a key that has n calls in flight: it has waiters, and it is
+// sent as soon as it may be.
+func (a *groupMachine) checkQueue(t *rapid.T, k key, n int) {
 	a.group.mu.Lock()
 	defer a.group.mu.Unlock()
-	s := a.group.calls[k]
-	if s == nil {
+	q := a.group.queues[k]
+	if q == nil {
 		return
 	}
-	if len(s.flights) != n {
-		t.Fatalf("%d calls are in flight, and %d are known", n, len(s.flights))
+	if q.inFlight != n {
+		t.Fatalf("%d calls are in flight, and %d are counted", n, q.inFlight)
 	}
-	for _, c := range s.flights {
-		if isClosed(c.done) {
-			t.Fatal("a call that has landed is taken for one in flight")
-		}
-	}
-	if s.next == nil {
+	if q.next == nil {
 		return
 	}
-	if s.next.waiters == 0 {
+	if q.next.waiters == 0 {
 		t.Fatal("the next call has no waiters")
 	}
-	if a.keys > 1 { // what the calls of one key take changes when those of another may leave, and they may do so a little late
-		return
+	if a.keys > 1 {
+		return // the latency is learnt from the calls of other keys as well
 	}
-	now := time.Now()
-	switch wait := s.departure(now, a.group.most, a.group.latency).wait(); {
-	case wait == 0:
-		t.Fatal("the next call could have left")
-	case wait < never && (s.wakes.IsZero() || s.wakes.After(now.Add(wait))):
-		t.Fatalf("the next call may leave in %v, and is considered in %v", wait, s.wakes.Sub(now))
+	if _, ok := (pacing{q.inFlight, a.group.latency, a.group.caches}).wait(); ok && q.timer == nil {
+		t.Fatal("the next call may be sent, and no timer is set")
 	}
 }
 

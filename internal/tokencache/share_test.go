@@ -51,7 +51,7 @@ func (l *createLayer) create(ctx context.Context, r request) (Result, error) {
 
 func (l *createLayer) delete(context.Context, request) (string, error) { return "", nil }
 
-func (l *createLayer) kept(context.Context, request) (Result, bool) { return Result{}, false }
+func (l *createLayer) cached(context.Context, request) (Result, bool) { return Result{}, false }
 
 // testGroup lets a test decide when each shared call ends.
 type testGroup struct {
@@ -67,8 +67,8 @@ func newTestGroup(t *testing.T, timeout time.Duration) *testGroup {
 	tg := &testGroup{group: newGroup(layer, timeout, false), layer: layer, end: make(chan ending)}
 	t.Cleanup(func() {
 		tg.close()
-		if len(tg.calls) != 0 {
-			t.Errorf("%d calls are left", len(tg.calls))
+		if len(tg.queues) != 0 {
+			t.Errorf("%d calls are left", len(tg.queues))
 		}
 	})
 	return tg

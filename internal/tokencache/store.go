@@ -5,29 +5,37 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redis"
 )
 
 // store caches tokens, each guarded by the fence of its org.
 //
-// A fence holds the generation of its org. A caller notes the generation before it asks Atlas (view). The answer is cached
-// under that generation, and is read only while that is the current one. So a token that was requested before a delete is
-// never read after it.
+// A fence holds the generation of its org. A caller notes the generation before it asks Atlas
+// (view). The answer is cached under that generation, and is read only while that is the current
+// one. So a token that was requested before a delete is never read after it.
 //
-// Two events start a new generation. One is a delete: it starts one before and one after the call to Atlas, and in between
-// the org is held. While an org is held, nothing is read, so nobody gets a token that may be deleted already. The other is
-// an answer with another token than the last one. Then the last one was deleted by somebody else, or this answer is the
-// older of the two. It is not known which, so neither is cached.
+// Two events start a new generation. One is a delete that Atlas has carried out, or may have: while
+// it is in progress the org is held, so nothing is read that may be deleted already, and when it
+// ends a new generation starts. A delete that Atlas has not carried out only ends its hold. A hold
+// whose replica was killed ends by itself, and starts a new generation then.
 //
-// A credential that Atlas has not accepted yet could be forged. Its delete does not hold the org, and starts a new generation
-// only once Atlas has confirmed it. That is correct for other callers too: until the delete is confirmed, they may read the
-// old token, as if they had called before the delete. But no caller gets the old token after another caller got the new one,
-// because the answer with the new one started a new generation before it was returned.
+// The other event is an answer with another token than the last one. Then the last one was deleted
+// by some other client of Atlas, or this answer is the older of the two. It is not known which, so
+// neither is cached.
+//
+// A credential that Atlas has not accepted yet could be forged. Its delete does not hold the org,
+// and starts a new generation only once Atlas has confirmed it. That is correct for other callers
+// too: until the delete is confirmed, they may read the old token, as if they had called before the
+// delete. But no caller gets the old token after another caller got the new one, because the answer
+// with the new one started a new generation before it was returned.
 type store interface {
-	// get returns the cached token, if there is one, and the view for put. If the store fails, it returns none.
+	// get returns the cached token, if there is one, and the view for put. If the store fails, it
+	// returns none. The view must be released.
 	get(context.Context, request) (found, view)
-	// put caches Atlas's answer to a call that began after the view was taken, for at most life; if that is over, not at all. Calls
-	// overlap: if the answer to one that began later is cached already, that stays. After put has returned, no other token of
-	// the org is read in any case.
+	release(view)
+	// put caches Atlas's answer to a call that began after the view was taken, for at most life; if
+	// that is over, not at all. Calls overlap: if the answer to one that began later is cached
+	// already, that stays. After put has returned, no other token of the org is read in any case.
 	put(ctx context.Context, v view, r request, token atlas.Token, life time.Duration)
 	// invalidate removes the token that is cached for one credential.
 	invalidate(context.Context, request)
@@ -41,16 +49,18 @@ type store interface {
 type deletion interface {
 	// begin holds the org until end.
 	begin(context.Context)
-	// end starts a new generation and releases the org: at once, or after the settle time if Atlas may still carry the delete
-	// out. It returns nil when the deleted token cannot be read any more, or an *UnsettledError if ctx ended before that.
+	// end starts a new generation, unless Atlas has not carried the delete out, and releases the
+	// org: at once, or after the settle time if Atlas may still carry it out. It returns nil when
+	// the deleted token cannot be read any more, or an *UnsettledError if ctx ended before that.
 	end(context.Context, outcome) error
 }
 
-// view is the state of the fences before the call to Atlas. With the zero redisView, Redis caches nothing.
+// view is the state of the fences before the call to Atlas.
 type view struct {
-	at     time.Time
-	memory generation
-	redis  redisView
+	at         time.Time
+	generation generation
+	fence      *fence     // of the store in memory
+	redis      redis.View // zero: Redis has not answered, and caches nothing
 }
 
 // found is the token that is cached for a credential.

@@ -2,6 +2,7 @@ package tokencache
 
 import (
 	"context"
+	"net/http/httptrace"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
@@ -19,6 +20,18 @@ func (u upstream) create(ctx context.Context, r request) (Result, error) {
 
 func (u upstream) delete(ctx context.Context, r request) (string, error) {
 	_, err := atlas.WithReLogin(ctx, r.cred, func(ctx context.Context, jwt atlas.JWT) (struct{}, error) {
+		if r.caller == nil {
+			return struct{}{}, u.atlas.DeleteEphemeralToken(ctx, jwt)
+		}
+		if err := r.caller.Err(); err != nil {
+			return struct{}{}, &atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindCanceled, Err: err}
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		// Until there is a connection to write the request to, the caller can take it back.
+		sent := context.AfterFunc(r.caller, cancel)
+		defer sent()
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent() }})
 		return struct{}{}, u.atlas.DeleteEphemeralToken(ctx, jwt)
 	})
 	if err != nil {
@@ -27,4 +40,4 @@ func (u upstream) delete(ctx context.Context, r request) (string, error) {
 	return r.org(), nil
 }
 
-func (upstream) kept(context.Context, request) (Result, bool) { return Result{}, false }
+func (upstream) cached(context.Context, request) (Result, bool) { return Result{}, false }

@@ -1,4 +1,4 @@
-package tokencache
+package redis
 
 import (
 	"strings"
@@ -11,10 +11,10 @@ import (
 func TestRedisProbe(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	open := func(c RedisConfig) *RedisProbe {
+	open := func(c Config) *Probe {
 		t.Helper()
 		c.URL = strings.Replace(c.URL, "HOST", server.Addr(), 1)
-		p, err := c.Probe(t.Context())
+		p, err := NewProbe(t.Context(), c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -22,16 +22,17 @@ func TestRedisProbe(t *testing.T) {
 		return p
 	}
 	server.Command("ACL", "SETUSER", "reader", "on", ">planted-password", "allkeys", "+@connection")
+	server.Command(strings.Fields("ACL SETUSER old on >planted-password ~{tokend}:* +eval +evalsha +time +pttl +pexpire +hgetall +hget +hmget +hset +hdel +get +set +del")...)
 	planted := func() string { return "planted-password" }
 	for name, tc := range map[string]struct {
-		config       RedisConfig
+		config       Config
 		connect, run string // the error, or none
 	}{
-		"fine":                   {RedisConfig{URL: "redis://HOST"}, "", ""},
-		"a user who may nothing": {RedisConfig{URL: "redis://reader@HOST", Password: planted}, "", "it answers NOPERM"},
-		"no such user":           {RedisConfig{URL: "redis://nobody@HOST", Password: planted}, "it answers WRONGPASS", ""},
-		"TLS":                    {RedisConfig{URL: "rediss://HOST"}, string(errNoTLS), ""},
-		"nobody there":           {RedisConfig{URL: "redis://127.0.0.1:1"}, "connection refused", ""},
+		"fine":                   {Config{URL: "redis://HOST"}, "", ""},
+		"a user who may nothing": {Config{URL: "redis://reader@HOST", Password: planted}, "", "it answers NOPERM"},
+		"no such user":           {Config{URL: "redis://nobody@HOST", Password: planted}, "it answers WRONGPASS", ""},
+		"a user without +info":   {Config{URL: "redis://old@HOST", Password: planted}, "", "it answers NOPERM"},
+		"nobody there":           {Config{URL: "redis://127.0.0.1:1"}, "connection refused", ""},
 	} {
 		p := open(tc.config)
 		err := p.Connect()
@@ -53,10 +54,10 @@ func TestRedisProbe(t *testing.T) {
 			t.Errorf("%s: run: %v, want %s", name, err, tc.run)
 		}
 	}
-	if keys := server.Command("KEYS", "*"); keys != "" {
-		t.Errorf("it left %s", keys)
+	if n := server.Command("EVAL", "local n = 0 for _, k in ipairs(redis.call('KEYS', '*')) do if redis.call('PTTL', k) < 0 then n = n + 1 end end return n", "0"); n != "0" {
+		t.Errorf("it left %s keys that do not expire", n)
 	}
-	if _, err := (&RedisConfig{URL: "redis://user:planted-password@h:1"}).Probe(t.Context()); err == nil || strings.Contains(err.Error(), "planted") {
+	if _, err := NewProbe(t.Context(), Config{URL: "redis://user:planted-password@h:1"}); err == nil || strings.Contains(err.Error(), "planted") {
 		t.Errorf("a password in the URL: %v", err)
 	}
 }

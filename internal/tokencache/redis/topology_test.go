@@ -1,11 +1,10 @@
-package tokencache
+package redis
 
 import (
 	"crypto/x509"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
@@ -14,24 +13,25 @@ import (
 // there are.
 func wantOneCache(t *testing.T, one, two *replica) {
 	t.Helper()
-	for _, org := range []string{orgA, orgB} { // of two slots, but for the braces
-		jwt, other := newJWT(org, "u", time.Time{}), newJWT(org, "other", time.Time{})
-		one.wantMiss(jwt)
-		two.wantHit(jwt)
+	for _, org := range []string{orgA, orgB} { // of two slots, without the braces
+		u, other := user{org, "u"}, user{org, "other"}
+		one.wantMiss(u)
+		two.wantHit(u)
 		two.wantMiss(other)
 		for range 3 {
-			two.delete(other)
-			one.wantMiss(jwt)
-			two.wantHit(jwt)
+			two.delete(org)
+			one.wantMiss(u)
+			two.wantHit(u)
 		}
 	}
-	jwt := newJWT(orgA, "u", time.Time{})
-	two.delete(newJWT("", "u", time.Time{})) // of whatever org
-	one.wantMiss(jwt)
-	two.wantHit(jwt)
+	u := user{orgA, "u"}
+	two.delete("") // of every org
+	one.wantMiss(u)
+	one.wantMiss(u) // the note of the last token is from before
+	two.wantHit(u)
 	two.eventually("Check says that all is well", func() bool { // a busy machine may have been late once
-		one.token(jwt)
-		two.token(jwt)
+		one.create(u)
+		two.create(u)
 		return one.Check() == nil && two.Check() == nil
 	})
 }
@@ -39,22 +39,23 @@ func wantOneCache(t *testing.T, one, two *replica) {
 func TestRedisCluster(t *testing.T) {
 	t.Parallel()
 	cluster, w := redistest.StartCluster(t), newFakeAtlas()
-	early := newReplica(t, w, cluster.URL(), Config{}) // the nodes are there and have no slots yet
-	early.wantMiss(newJWT(orgA, "early", time.Time{}))
+	early := newReplica(t, w, cluster.URL(), Options{}) // the nodes are there and have no slots yet
+	early.wantMiss(user{orgA, "early"})
 	cluster.Join()
-	other := newReplica(t, w, cluster.URL(), Config{}).connected()
+	other := newReplica(t, w, cluster.URL(), Options{}).connected()
 	wantOneCache(t, early.connected(), other)
-	// One node is enough to find the others.
-	newReplica(t, w, cluster.Nodes[2].URL(), Config{}).connected().wantHit(newJWT(orgA, "u", time.Time{}))
+	for _, node := range cluster.Nodes { // one is enough to find the others
+		newReplica(t, w, node.URL(), Options{}).connected().wantHit(user{orgA, "u"})
+	}
 }
 
 func TestRedisSentinel(t *testing.T) {
 	t.Parallel()
 	s, w := redistest.StartSentinel(t, nil), newFakeAtlas()
-	early := newReplica(t, w, s.URL(), Config{})
-	early.wantMiss(newJWT(orgA, "early", time.Time{}))
+	early := newReplica(t, w, s.URL(), Options{})
+	early.wantMiss(user{orgA, "early"})
 	s.Watch()
-	wantOneCache(t, early.connected(), newReplica(t, w, s.URL(), Config{}).connected())
+	wantOneCache(t, early.connected(), newReplica(t, w, s.URL(), Options{}).connected())
 }
 
 // One password is for all of them.
@@ -73,10 +74,10 @@ func TestRedisSentinelPassword(t *testing.T) {
 			t.Parallel()
 			s, w := redistest.StartSentinel(t, nodes, append(tc.config, "sentinel auth-pass main "+password)...), newFakeAtlas()
 			s.Watch(tc.secret...)
-			wantShared(t, w, RedisConfig{URL: s.URL(), Password: func() string { return password }})
-			r, book := newReplicaWith(t, w, RedisConfig{URL: s.URL(), Password: func() string { return "planted-guess" }})
+			wantShared(t, w, Config{URL: s.URL(), Password: func() string { return password }})
+			r := newReplicaWith(t, w, Config{URL: s.URL(), Password: func() string { return "planted-guess" }}, Options{})
 			r.eventually("nobody is told", func() bool { return r.Check() != nil })
-			if strings.Contains(r.Check().Error()+book.String(), "planted") {
+			if strings.Contains(r.Check().Error()+r.log.String(), "planted") {
 				t.Error("a password is in the log")
 			}
 		})
@@ -90,22 +91,20 @@ func TestRedisSentinelOverTLS(t *testing.T) {
 	ca := writeCertificate(t, dir)
 	url := redistest.StartSentinelOverTLS(t, filepath.Join(dir, "cert"), filepath.Join(dir, "key"))
 	w := newFakeAtlas()
-	wantShared(t, w, RedisConfig{URL: url, RootCAs: func() *x509.CertPool { return ca }})
-	for name, c := range map[string]RedisConfig{
+	wantShared(t, w, Config{URL: url, RootCAs: func() *x509.CertPool { return ca }})
+	for name, c := range map[string]Config{
 		"the system's authorities": {URL: url},
 		"no authority":             {URL: url, RootCAs: x509.NewCertPool},
 		"no TLS":                   {URL: strings.Replace(url, "rediss", "redis", 1)},
 	} {
-		r, book := newReplicaWith(t, w, c)
-		r.eventually(name+": nobody is told", func() bool { return strings.Contains(book.String(), "Redis fails") })
-		if r.client() {
-			t.Errorf("%s: connected all the same", name)
-		}
+		r := newReplicaWith(t, w, c, Options{})
+		r.eventually(name+": nobody is told", func() bool { return strings.Contains(r.log.String(), "Redis fails") })
 	}
 }
 
 // A cluster may tell the names of its nodes, and each has that in its certificate.
 func TestTheNameInACertificate(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca := writeCertificate(t, dir) // for 127.0.0.1
 	port := freePort(t)
@@ -119,7 +118,7 @@ func TestTheNameInACertificate(t *testing.T) {
 		{"redis.internal", "127.0.0.1", false},
 		{"127.0.0.1", "localhost", false},
 	} {
-		c := RedisConfig{URL: "rediss://" + tc.url + ":" + port, RootCAs: func() *x509.CertPool { return ca }}
+		c := Config{URL: "rediss://" + tc.url + ":" + port, RootCAs: func() *x509.CertPool { return ca }}
 		opt, err := c.options()
 		if err != nil {
 			t.Fatal(err)

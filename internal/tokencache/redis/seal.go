@@ -1,17 +1,16 @@
-package tokencache
+package redis
 
 import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
 	"errors"
-
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// sealed is the value in Redis for a token: a header in clear text, which says until when and with which fences the token may
-// be used, and the token, encrypted with a key that is derived from the credential. The encryption authenticates the header
-// and the name of the value as well, so a header cannot be changed and a value cannot be moved to another name.
+// sealed is the value in Redis for a token: a header in clear text, which says until when and with
+// which fences the token may be used, and the token, encrypted with a key that is derived from the
+// credential. The encryption authenticates the header and the name of the value as well, so a
+// header cannot be changed and a value cannot be moved to another name.
 //
 //	version 1 | since 8 | fresh 8 | until 8 | epoch of all 32 | epoch of the org 32 | nonce 12 | token | tag 16
 //
@@ -21,20 +20,26 @@ type sealed struct {
 	all, org            epoch
 }
 
-// epoch is the generation of a fence in Redis. It is random, so that an epoch that was lost never comes back.
+// epoch is the generation of a fence in Redis. It is random, so that an epoch that was lost never
+// comes back.
 type epoch string
 
 const (
 	sealVersion = 1
 	epochLen    = 32
 	headerLen   = 1 + 3*8 + 2*epochLen
+	// replayMargin is how long after its end a value counts as replayed. Redis removes it then, and
+	// may do so a moment late.
+	replayMargin = 1000 // ms
 )
 
 // Why a value is not used.
 var (
-	errMoved   = errors.New("the value is from before the fence moved")
-	errExpired = errors.New("the value has expired")
-	errSeal    = errors.New("the value does not open")
+	errVersion  = errors.New("the value has the format of another version")
+	errMoved    = errors.New("the value is from before the fence moved")
+	errExpired  = errors.New("the value has expired")
+	errReplayed = errors.New("the value is there long after it has expired")
+	errSeal     = errors.New("the value does not open")
 )
 
 func (s sealed) header() []byte {
@@ -47,16 +52,19 @@ func (s sealed) header() []byte {
 	return append(b, s.org...)
 }
 
-// seal returns the value to store under name for token, encrypted with what newAEAD returns for the credential.
-func (s sealed) seal(aead cipher.AEAD, name string, token atlas.Token) []byte {
+// seal returns the value to store under name for token.
+func (s sealed) seal(aead cipher.AEAD, name, token string) []byte {
 	header := s.header()
 	return aead.Seal(header, nil, []byte(token), append([]byte(name), header...)) //nolint:gosec // it makes its own nonce
 }
 
-// open returns the token in a value that was found under name, and until when it may be used, if it belongs to the present
-// epochs.
-func open(value []byte, aead cipher.AEAD, name string, now int64, all, org epoch) (atlas.Token, sealed, error) {
-	if len(value) < headerLen || value[0] != sealVersion {
+// open returns the token in a value that was found under name, and until when it may be used, if it
+// belongs to the present epochs.
+func open(value []byte, aead cipher.AEAD, name string, now int64, all, org epoch) (string, sealed, error) {
+	if len(value) > 0 && value[0] != sealVersion {
+		return "", sealed{}, errVersion
+	}
+	if len(value) < headerLen {
 		return "", sealed{}, errSeal
 	}
 	header := value[:headerLen:headerLen]
@@ -71,17 +79,20 @@ func open(value []byte, aead cipher.AEAD, name string, now int64, all, org epoch
 		return "", sealed{}, errSeal
 	case s.all != all || s.org != org:
 		return "", sealed{}, errMoved
+	case now-s.until > replayMargin:
+		return "", sealed{}, errReplayed
 	case now >= s.until, now < s.since: // Redis's clock may have been set back
 		return "", sealed{}, errExpired
 	}
-	return atlas.Token(token), s, nil
+	return string(token), s, nil
 }
 
-// newAEAD is AES-256-GCM with random nonces. A credential would have to store 2^32 tokens for them to be used up.
-func newAEAD(cred atlas.Credential) cipher.AEAD {
-	block, err := aes.NewCipher(derive(cred, "seal", 32))
+// newAEAD returns AES-256-GCM with random nonces. A credential would have to store 2^32 tokens for
+// them to be used up.
+func newAEAD(key []byte) cipher.AEAD {
+	block, err := aes.NewCipher(key)
 	if err != nil {
-		panic(err) // cannot happen: the key has its length
+		panic(err) // cannot happen: the key has 32 bytes
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {

@@ -1,0 +1,139 @@
+package redis
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
+)
+
+// After a restart Redis has what was written until its last snapshot, or all of it, and it cannot be
+// told which. So nothing is served.
+func TestFault82Restart(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		args []string
+		save bool
+	}{
+		"snapshot":         {nil, true},
+		"append-only file": {[]string{"--appendonly", "yes", "--appendfsync", "always"}, false},
+		"empty":            {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, w := redistest.Start(t, tc.args...), newFakeAtlas()
+			r := newReplica(t, w, server.URL(), Options{Stale: time.Hour}).connected()
+			u, far := user{orgA, "u"}, user{orgB, "u"}
+			r.wantMiss(u)
+			r.wantMiss(far)
+			r.wantHit(u)
+			if tc.save {
+				server.Command("SAVE")
+			}
+			r.delete(orgA)
+			server.Restart()
+			if there := server.Command("EXISTS", far.tokenKey()) == "1"; there != (name != "empty") {
+				t.Fatalf("the values are there after the restart: %t", there)
+			}
+			r.eventually("Redis is not used again", func() bool {
+				_, v := r.Get(t.Context(), user{"another org", "u"}.item())
+				return v.now != 0
+			})
+			for _, u := range []user{u, far} {
+				r.wantMiss(u)
+				r.create(u) // the note of the token is as old as the value was
+				r.wantHit(u)
+			}
+		})
+	}
+}
+
+// follow makes a server a replica of another, and waits until it has caught up.
+func follow(t *testing.T, replica, primary *redistest.Server) {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(primary.Addr())
+	replica.Command("REPLICAOF", host, port)
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(replica.Command("INFO", "replication"), "master_link_status:up"); {
+		if time.Now().After(deadline) {
+			t.Fatal("the replica does not follow")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// A replica that is promoted has the values of its primary, and may lack the deletes.
+func TestFault82Failover(t *testing.T) {
+	t.Parallel()
+	a, w := redistest.Start(t, "--repl-diskless-sync-delay", "0"), newFakeAtlas()
+	b := redistest.Start(t, "--repl-diskless-sync-delay", "0")
+	u := user{orgA, "u"}
+	atA := newReplica(t, w, a.URL(), Options{}).connected()
+	atA.wantMiss(u)
+	atA.wantHit(u)
+	follow(t, b, a)
+	b.Command("REPLICAOF", "NO", "ONE")
+	w.replace(orgA) // a delete that B has not heard of
+	if b.Command("EXISTS", u.tokenKey()) != "1" {
+		t.Fatal("the value is not there: this tests nothing")
+	}
+	atB := newReplica(t, w, b.URL(), Options{}).connected()
+	atB.wantMiss(u)
+	atB.wantMiss(u) // the note of the token is as old as the value was
+	atB.wantHit(u)
+
+	// And back again, to a process that has values of its own from before.
+	follow(t, a, b)
+	a.Command("REPLICAOF", "NO", "ONE")
+	w.replace(orgA)
+	atA.eventually("A is not used again", func() bool {
+		_, v := atA.Get(t.Context(), user{"another org", "u"}.item())
+		return v.now != 0
+	})
+	atA.wantMiss(u)
+	atA.wantMiss(u)
+	atA.wantHit(u)
+}
+
+// A replica of the service is connected to a Redis that is not the primary any more, or that knows
+// that it is alone. It reads nothing there, whatever the TTL, and has no delete acknowledged.
+func TestFault83DemotedOrIsolated(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		args []string
+		fall func(t *testing.T, old, other *redistest.Server)
+		word string
+	}{
+		"demoted":           {nil, follow, "READONLY"},
+		"demoted, writable": {[]string{"--replica-read-only", "no"}, follow, "READONLY"},
+		"without a replica": {nil, func(_ *testing.T, old, _ *redistest.Server) {
+			old.Command("CONFIG", "SET", "min-replicas-to-write", "1")
+		}, "NOREPLICAS"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			args := append([]string{"--repl-diskless-sync-delay", "0"}, tc.args...)
+			old, other, w := redistest.Start(t, args...), redistest.Start(t, args...), newFakeAtlas()
+			r := newReplica(t, w, old.URL(), Options{TTL: 10 * time.Hour, Stale: 10 * time.Hour}).connected()
+			u := user{orgA, "u"}
+			r.wantMiss(u)
+			r.wantHit(u)
+			follow(t, other, old)
+			other.Command("REPLICAOF", "NO", "ONE")
+			tc.fall(t, old, other)
+			if found, v := r.Get(t.Context(), u.item()); found.Token != "" || v.now != 0 {
+				t.Errorf("read from a Redis that may not be written to: %+v", found)
+			}
+			if err := r.Check(); err == nil || !strings.Contains(err.Error(), tc.word) {
+				t.Errorf("Check says %v, want %s", err, tc.word)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			if r.deleteAnd(ctx, orgA, Done, func() {}) == nil {
+				t.Error("a delete was acknowledged")
+			}
+		})
+	}
+}

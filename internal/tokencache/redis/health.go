@@ -1,0 +1,140 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+const (
+	// After restAfter failures in a row Redis is left alone for restTime, except for one call, which
+	// tries.
+	restAfter = 5
+	restTime  = time.Second
+	// quietTime is how long nothing may fail before Redis counts as well again.
+	quietTime = time.Second
+)
+
+// health is how Redis does. It logs the changes, and takes a Redis that fails now and then for one
+// that fails, or it would log every call.
+type health struct {
+	log *slog.Logger
+
+	mu       sync.Mutex
+	answered bool      // guarded by mu; Redis has answered once
+	cause    error     // guarded by mu; of the last failure, nil if all is well
+	since    time.Time // guarded by mu; of the last failure, or of the last call that tried
+	failures int       // guarded by mu; in a row
+}
+
+// resting reports whether to leave Redis alone. If not, the outcome is to be reported.
+func (h *health) resting() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failures < restAfter {
+		return false
+	}
+	if time.Since(h.since) < restTime {
+		return true
+	}
+	h.since = time.Now()
+	return false
+}
+
+// report notes how an operation ended. One late answer fails all operations that wait for it: what
+// began before the last failure is part of that.
+func (h *health) report(began time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case errors.Is(err, errClosed):
+	case err != nil:
+		if h.failures > 0 && began.Before(h.since) {
+			return
+		}
+		if h.cause == nil {
+			h.log.Warn("Redis fails: creates go straight to Atlas, and deletes wait until cached copies have expired",
+				slog.String("cause", cause(err).Error()))
+		}
+		h.cause, h.since = cause(err), time.Now()
+		h.failures++
+	default:
+		h.answered, h.failures = true, 0
+		if h.cause != nil && time.Since(h.since) >= quietTime {
+			h.cause = nil
+			h.log.Info("Redis answers again")
+		}
+	}
+}
+
+// check returns what is wrong, nil if all is well.
+func (h *health) check() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cause == nil && !h.answered {
+		return errConnecting
+	}
+	return h.cause
+}
+
+// Error is a cause that is safe to log: in our words, or in those of a failed dial.
+type Error string
+
+func (e Error) Error() string { return string(e) }
+
+// Causes.
+const (
+	ErrNoTLS      = Error("it speaks no TLS: the URL has to begin with redis://, or Redis needs a tls-port")
+	ErrClosedConn = Error("it closed the connection: if it speaks TLS, the URL has to begin with rediss://")
+	ErrOld        = Error("it does not know HELLO: it is older than Redis 6, or a proxy")
+
+	errConnecting = Error("not connected yet")
+	errSlow       = Error("no answer in time")
+	errResting    = Error("left alone after several failures")
+	errMalformed  = Error("its answer is malformed or too long")
+)
+
+// ReplyError is an error that Redis answered with: its first word, such as WRONGPASS.
+type ReplyError string
+
+func (e ReplyError) Error() string { return "it answers " + string(e) }
+
+// cause returns err as it may be logged: never in a server's words, which can quote the command,
+// and with it the password.
+func cause(err error) error {
+	if answer, ok := errors.AsType[goredis.Error](err); ok {
+		text := strings.TrimPrefix(answer.Error(), "ERR ")
+		word, _, _ := strings.Cut(text, " ")
+		switch {
+		case strings.HasPrefix(text, "unknown command"):
+			return ErrOld
+		case strings.Contains(text, "user executing the script can't run"): // Redis 7 does not say NOPERM then
+			return ReplyError("NOPERM")
+		case word == "" || strings.Trim(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "":
+			return ReplyError("with an error")
+		}
+		return ReplyError(word)
+	}
+	if ours, ok := errors.AsType[Error](err); ok {
+		return ours
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return ErrClosedConn
+	}
+	if network, ok := errors.AsType[*net.OpError](err); ok && !network.Timeout() {
+		return network
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, goredis.ErrPoolTimeout) {
+		return errSlow
+	}
+	return errMalformed
+}
