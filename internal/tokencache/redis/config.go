@@ -61,10 +61,10 @@ func (c Config) options() (*goredis.UniversalOptions, error) {
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		return wrong("not a URL: give one such as redis://HOST:6379, or rediss:// for TLS")
+		return wrong("it is not a URL: give one such as redis://HOST:6379, or rediss:// for TLS")
 	}
 	if _, has := u.User.Password(); has {
-		return wrong("it has a password, which every user who lists processes can read: give the password in a file")
+		return wrong("it has a password in it, which every user who lists processes can read: give the password in a file")
 	}
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -85,7 +85,7 @@ func (c Config) options() (*goredis.UniversalOptions, error) {
 	parsed, err := goredis.ParseURL(base.String())
 	unix := u.Scheme == "unix"
 	if err != nil || u.Fragment != "" || parsed.DB < 0 || unix != (u.Host == "") || unix && (u.Path == "" || u.RawQuery != "") || !unix && (u.Hostname() == "" || !isHostPort(parsed.Addr)) {
-		return wrong("not one of redis://HOST:PORT, rediss://HOST:PORT and unix:///PATH")
+		return wrong("it is not one of redis://HOST:PORT, rediss://HOST:PORT and unix:///PATH")
 	}
 	for _, addr := range addrs {
 		if !isHostPort(addr) {
