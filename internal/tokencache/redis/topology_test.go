@@ -13,6 +13,9 @@ import (
 // there are.
 func wantOneCache(t *testing.T, one, two *replica) {
 	t.Helper()
+	for _, r := range []*replica{one, two} { // until a client has found the nodes of a new cluster
+		r.eventually("nothing is cached", func() bool { return r.hits(user{"warm", "u"}) })
+	}
 	for _, org := range []string{orgA, orgB} { // of two slots, without the braces
 		u, other := user{org, "u"}, user{org, "other"}
 		one.wantMiss(u)
