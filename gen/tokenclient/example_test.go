@@ -81,7 +81,8 @@ func Example_clientCertificate() {
 }
 
 // OIDC: the service holds the Atlas identity, and a token of your issuer identifies you. Source is
-// where a token source such as golang.org/x/oauth2's goes; here it is a file that Kubernetes renews.
+// where a token source such as golang.org/x/oauth2's goes; here it is a file that Kubernetes
+// renews.
 func Example_oidc() {
 	serverCAs, err := readCAs(filepath.Join(dir, "ca.pem"))
 	if err != nil {

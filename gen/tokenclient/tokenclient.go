@@ -23,8 +23,8 @@ import (
 const Domain = "ephemeraltoken.forsta.io"
 
 // DialOptions returns the recommended options of a connection. Calls go round robin to the replicas
-// that report themselves healthy, and wait until there is one. CreateToken is tried up to three times
-// if the service is unavailable, DeleteToken once. No call takes longer than 30 seconds.
+// that report themselves healthy, and wait until there is one. CreateToken is tried up to three
+// times if the service is unavailable, DeleteToken once. No call takes longer than 30 seconds.
 //
 // Use a target such as dns:///tokend.internal:9090, so that grpc-go finds all replicas, and add the
 // transport credentials.
@@ -32,8 +32,8 @@ func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithDefaultServiceConfig(deploy.ServiceConfig)}
 }
 
-// JWT sends a JWT with every call: your Atlas JWT, or an OIDC token where the service holds the Atlas
-// identity. Pass it to [grpc.WithPerRPCCredentials] or [grpc.PerRPCCredentials].
+// JWT sends a JWT with every call: your Atlas JWT, or an OIDC token where the service holds the
+// Atlas identity. Pass it to [grpc.WithPerRPCCredentials] or [grpc.PerRPCCredentials].
 type JWT struct {
 	// Source returns the JWT to send. It is called for each call, so that it can return a new JWT
 	// before the last one expires; it should cache. It must be safe for concurrent use.
@@ -62,8 +62,8 @@ func (j JWT) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]st
 func (j JWT) RequireTransportSecurity() bool { return !j.AllowPlaintext }
 
 // Reason returns why a call failed. It is ERROR_REASON_UNSPECIFIED if err is nil, did not come from
-// the service, such as a failed connection, or has a reason that this version of the package does not
-// know: then branch on the code that [status.Code] returns.
+// the service, such as a failed connection, or has a reason that this version of the package does
+// not know: then branch on the code that [status.Code] returns.
 func Reason(err error) ephemeraltokenv1.ErrorReason {
 	if info := Info(err); info != nil {
 		return ephemeraltokenv1.ErrorReason(ephemeraltokenv1.ErrorReason_value["ERROR_REASON_"+info.GetReason()])
@@ -81,8 +81,8 @@ func Info(err error) *errdetails.ErrorInfo {
 	return nil
 }
 
-// RetryDelay returns how long to wait before the call is tried again. It returns false if the service
-// did not ask for a retry: it fails again, or, after a delete, may do harm.
+// RetryDelay returns how long to wait before the call is tried again. It returns false if the
+// service did not ask for a retry: it fails again, or, after a delete, may do harm.
 func RetryDelay(err error) (time.Duration, bool) {
 	for _, detail := range status.Convert(err).Details() {
 		if retry, ok := detail.(*errdetails.RetryInfo); ok {

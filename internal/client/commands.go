@@ -1,4 +1,5 @@
-// Package client provides the commands tokend create and tokend delete, which call a running tokend.
+// Package client provides the commands tokend create and tokend delete, which call a running
+// tokend.
 package client
 
 import (
@@ -37,7 +38,8 @@ Exit status:
   76  the delete failed, but the token may have been deleted: do not repeat it blindly
   77  the credential is missing, was refused or does not permit the call`
 
-// Commands returns the commands create and delete. Environ is the environment to read $ATLAS_JWT from.
+// Commands returns the commands create and delete. Environ is the environment to read $ATLAS_JWT
+// from.
 func Commands(environ []string) []*cobra.Command {
 	return []*cobra.Command{
 		newCommand(environ, "create", "Get the org's ephemeral token from a running tokend.", "It prints the token.",

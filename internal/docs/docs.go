@@ -18,8 +18,8 @@ import (
 //go:embed static
 var own embed.FS
 
-// Pages returns the handlers for GET and HEAD of each path: /docs with its parts, and /openapi.json.
-// They need no credential.
+// Pages returns the handlers for GET and HEAD of each path: /docs with its parts, and
+// /openapi.json. They need no credential.
 //
 // Swagger UI's files are copied from its Go module. The module's own handlers would add half to the
 // size of the binary.

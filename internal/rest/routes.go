@@ -54,7 +54,8 @@ func verbAndPath(rule *annotations.HttpRule) (verb, path string) {
 	return "", ""
 }
 
-// logName names a request for the log, without an unknown path or verb: either may contain a secret.
+// logName names a request for the log, without an unknown path or verb: either may contain a
+// secret.
 func (rt routes) logName(r *http.Request) string {
 	verbs, ok := rt[r.URL.EscapedPath()]
 	if !ok {

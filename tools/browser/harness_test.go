@@ -48,7 +48,8 @@ var tokendBinary = sync.OnceValues(func() (string, error) {
 	return binary, nil
 })
 
-// chromium returns the browser's path. Without it the test is skipped, or fails if REQUIRE_TOOLS is 1.
+// chromium returns the browser's path. Without it the test is skipped, or fails if REQUIRE_TOOLS is
+// 1.
 func chromium(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("chromium")

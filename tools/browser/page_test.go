@@ -58,7 +58,8 @@ func (tb *tab) tryPage(t *testing.T, at, jwt string) (status, body string) {
 	return strings.TrimSpace(status), body
 }
 
-// checkPage checks that the page shows a token, made no request to other hosts and logged no problem.
+// checkPage checks that the page shows a token, made no request to other hosts and logged no
+// problem.
 func (tb *tab) checkPage(t *testing.T, host, status, body string) {
 	t.Helper()
 	if status != "201" || !strings.Contains(body, `"token": "`) {

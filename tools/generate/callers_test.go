@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestClientDependencies checks that clients link grpc-go and protobuf, and nothing of the gateway or
-// the server.
+// TestClientDependencies checks that clients link grpc-go and protobuf, and nothing of the gateway
+// or the server.
 func TestClientDependencies(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./gen/forsta/...", "./gen/tokenclient")
 	cmd.Dir = "../.."

@@ -194,8 +194,8 @@ func commonHeaders() object {
 
 func ref(kind, name string) object { return object{"$ref": "#/components/" + kind + "/" + name} }
 
-// addFailures adds the errors of an operation to its responses: for each status, its headers and its
-// reasons with an example of each.
+// addFailures adds the errors of an operation to its responses: for each status, its headers and
+// its reasons with an example of each.
 func addFailures(responses, patches object, failures []failure) {
 	groups := byStatus(failures)
 	for _, status := range slices.Sorted(maps.Keys(groups)) {

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// imported are the files that proto/ imports and buf does not provide, and those that a client needs
-// to read an error's details.
+// imported are the files that proto/ imports and buf does not provide, and those that a client
+// needs to read an error's details.
 var imported = []protoreflect.FileDescriptor{
 	annotations.File_google_api_annotations_proto,
 	annotations.File_google_api_http_proto,

@@ -190,7 +190,8 @@ func in(node object, names ...string) object {
 	return node
 }
 
-// mergePatch is MergePatch of RFC 7396, section 2. It may change target, and shares no object with patch.
+// mergePatch is MergePatch of RFC 7396, section 2. It may change target, and shares no object with
+// patch.
 func mergePatch(target, patch any) any {
 	changes, ok := patch.(object)
 	if !ok {

@@ -9,7 +9,8 @@ import (
 )
 
 // inStep lists the modules that both the generators (tools/go.mod) and the generated code (the root
-// go.mod) use. Their versions must be equal, so that code is generated for the version it links with.
+// go.mod) use. Their versions must be equal, so that code is generated for the version it links
+// with.
 var inStep = []string{
 	"github.com/grpc-ecosystem/grpc-gateway/v2",
 	"google.golang.org/genproto/googleapis/api",
@@ -17,7 +18,8 @@ var inStep = []string{
 	"google.golang.org/protobuf",
 }
 
-// checkVersions reports every module of inStep that the two go.mod files require in different versions.
+// checkVersions reports every module of inStep that the two go.mod files require in different
+// versions.
 func checkVersions(rootMod, toolsMod string) error {
 	root, err := requirements(rootMod)
 	if err != nil {
