@@ -98,5 +98,17 @@ func (c *connection) adviceFor(cause string) string {
 			return known.advice
 		}
 	}
+	if c.established(cause) {
+		return "tokend closed the connection: if it requires a client certificate, give --cert-file and --key-file"
+	}
 	return fmt.Sprintf("check that tokend listens for gRPC at %s", c.settings.Addr)
+}
+
+// established reports whether the connection broke after the client's part of the TLS handshake. In
+// TLS 1.3 a server that misses a client certificate refuses it then, and its alert may be lost.
+func (c *connection) established(cause string) bool {
+	if c.settings.Plaintext || c.settings.CertFile != "" {
+		return false
+	}
+	return strings.Contains(cause, "broken pipe") || strings.Contains(cause, "connection reset") || strings.Contains(cause, "EOF")
 }
