@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -76,36 +75,34 @@ func TestDrain(t *testing.T) {
 // TestDrainDelay: for a while after it has said that it is not ready, the service answers new calls as before, also on new
 // connections, and has REST clients connect anew.
 func TestDrainDelay(t *testing.T) {
-	const delay = 2 * time.Second
+	const delay = 5 * time.Second
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {
 		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
-			s := testutil.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = delay })
-			before := s.Callers(t)
-			for _, c := range before {
-				if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Code != codes.OK || got.Get("connection") != "" {
-					t.Errorf("before: %+v", got)
-				}
-			}
-			start, stopped := time.Now(), make(chan error, 1)
-			go func() { stopped <- s.Stop() }()
-			testutil.Eventually(t, func() bool { code, body := s.Get(t, "/readyz"); return code == 503 && body == "draining\n" }, "/readyz does not say that it drains")
-			s.WantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
-			for _, callers := range []map[string]testutil.Caller{before, s.Callers(t), s.Callers(t)} {
-				for name, c := range callers {
-					got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)
-					if len(stopped) > 0 || time.Since(start) > delay {
-						t.Skip("the machine is too busy to call within the delay")
-					}
-					testutil.WantCreated.Check(t, got)
-					if closes := got.Get("connection") == "close"; name == "REST" && mode == testutil.Plaintext && !closes {
-						t.Error("REST: the client is not told to close its connection") // HTTP/2 has a GOAWAY instead
+			testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+				s := v.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = delay })
+				before := s.Callers(t)
+				for _, c := range before {
+					if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Code != codes.OK || got.Get("connection") != "" {
+						t.Errorf("before: %+v", got)
 					}
 				}
-			}
-			if err := <-stopped; err != nil || time.Since(start) < delay {
-				t.Errorf("it stopped after %v: %v", time.Since(start), err)
-			}
+				start, stopped := time.Now(), make(chan error, 1)
+				go func() { stopped <- s.Stop() }()
+				testutil.Eventually(t, func() bool { code, body := s.Get(t, "/readyz"); return code == 503 && body == "draining\n" }, "/readyz does not say that it drains")
+				s.WantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
+				for _, callers := range []map[string]testutil.Caller{before, s.Callers(t), s.Callers(t)} {
+					for name, c := range callers {
+						got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)
+						testutil.WantCreated.Check(t, got)
+						if closes := got.Get("connection") == "close"; name == "REST" && mode == testutil.Plaintext && !closes {
+							t.Error("REST: the client is not told to close its connection") // HTTP/2 has a GOAWAY instead
+						}
+					}
+				}
+				if err := <-stopped; err != nil || time.Since(start) < delay {
+					t.Errorf("it stopped after %v: %v", time.Since(start), err)
+				}
+			})
 		})
 	}
 }
@@ -114,40 +111,19 @@ func TestDrainDelay(t *testing.T) {
 // its caller try elsewhere, unless it is a delete, which may have been done.
 func TestDrainTimeout(t *testing.T) {
 	t.Parallel()
-	em, err := emulator.Start(emulator.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(em.Close)
-	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), Timeout: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.CloseIdleConnections)
-	log := &testutil.Buffer{}
-	srv, err := server.New(server.Config{
-		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", DrainTimeout: 50 * time.Millisecond, Atlas: client, Logger: slog.New(slog.NewTextHandler(log, nil)),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &testutil.Service{Server: srv, Atlas: em, Mode: testutil.Plaintext}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	stopped := make(chan error)
-	go func() { stopped <- srv.Run(ctx) }()
+	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, a *atlas.Config) { c.DrainTimeout, a.Timeout = 50*time.Millisecond, time.Minute })
 	cases := map[testutil.Operation]struct {
 		gate *emulator.Gate
 		want testutil.Want
 	}{
-		testutil.Create: {em.Hold(emulator.Create), testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "SHUTTING_DOWN", Retry: time.Second}},
-		testutil.Delete: {em.Hold(emulator.Delete), testutil.WantUnknown},
+		testutil.Create: {s.Atlas.Hold(emulator.Create), testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "SHUTTING_DOWN", Retry: time.Second}},
+		testutil.Delete: {s.Atlas.Hold(emulator.Delete), testutil.WantUnknown},
 	}
 	var calls sync.WaitGroup
 	for op, tc := range cases {
 		for name, c := range s.Callers(t) {
 			calls.Go(func() {
-				got := c.Call(testutil.Context(t), op, testutil.Credential(em)...)
+				got := c.Call(testutil.Context(t), op, testutil.Credential(s.Atlas)...)
 				t.Logf("%s %s: %s", name, op, got.Reason)
 				tc.want.Check(t, got)
 			})
@@ -156,20 +132,18 @@ func TestDrainTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stop()
-	if err := <-stopped; err != nil {
+	if err := s.Stop(); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	calls.Wait()
-	if !strings.Contains(log.String(), "cut off") {
-		t.Errorf("the log does not say that calls were cut off:\n%s", log)
+	if !strings.Contains(s.Log.String(), "cut off") {
+		t.Errorf("the log does not say that calls were cut off:\n%s", s.Log)
 	}
 }
 
 // TestDrainWithOpenStreams: streams that have no end of their own are let go, and a call whose message never comes is not a
 // call in progress.
 func TestDrainWithOpenStreams(t *testing.T) {
-	t.Parallel()
 	for name, tc := range map[string]struct {
 		open func(*testing.T, *testutil.Service)
 		most time.Duration // that it may hold up the stop
@@ -201,55 +175,54 @@ func TestDrainWithOpenStreams(t *testing.T) {
 		}, 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 15 * time.Second })
-			tc.open(t, s)
-			start := time.Now()
-			if err := s.Stop(); err != nil {
-				t.Errorf("stop: %v", err)
-			}
-			if took := time.Since(start); took > tc.most {
-				t.Errorf("an open stream held up the stop for %v", took)
-			}
+			testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+				s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 25 * time.Second })
+				tc.open(t, s)
+				start := time.Now()
+				if err := s.Stop(); err != nil {
+					t.Errorf("stop: %v", err)
+				}
+				if took := time.Since(start); took > tc.most {
+					t.Errorf("an open stream held up the stop for %v", took)
+				}
+			})
 		})
 	}
 }
 
-// TestDrainOfTheDeaf: a client that does not take notice of the end is cut off with the drain's timeout.
-func TestDrainOfTheDeaf(t *testing.T) {
-	t.Parallel()
-	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 50 * time.Millisecond })
-	testutil.OpenRawStreams(t, s, 1, testutil.CreateMethod) // it acknowledges nothing, for which grpc-go alone would wait for seconds
-	start := time.Now()
-	if err := s.Stop(); err != nil {
-		t.Errorf("stop: %v", err)
-	}
-	if took := time.Since(start); took > 4*time.Second {
-		t.Errorf("it held up the stop for %v", took)
-	}
+// TestDrainOfUnresponsiveClient: a client that acknowledges nothing, for which grpc-go alone would wait for seconds, is cut off
+// with the drain's timeout.
+func TestDrainOfUnresponsiveClient(t *testing.T) {
+	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+		s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 50 * time.Millisecond })
+		testutil.OpenRawStreams(t, s, 1, testutil.CreateMethod)
+		start := time.Now()
+		if err := s.Stop(); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("it held up the stop for %v", took)
+		}
+	})
 }
 
-// TestConnectionAge: a connection that has to end waits for its calls as long as a call may take, no less and not much longer.
+// TestConnectionAge: a connection that has to end waits for its calls as long as a call may take, and not much longer.
 func TestConnectionAge(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct{ ceiling, least, most time.Duration }{
-		"short": {200 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second},
-		"long":  {3 * time.Second, 3 * time.Second, 10 * time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) {
-				c.CallCeiling = tc.ceiling
-				c.ConnectionAge = 50 * time.Millisecond
+	for _, ceiling := range []time.Duration{200 * time.Millisecond, 20 * time.Second} {
+		t.Run(ceiling.String(), func(t *testing.T) {
+			testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+				s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) {
+					c.CallCeiling, c.ConnectionAge = ceiling, 50*time.Millisecond
+				})
+				start := time.Now()
+				watch, err := healthpb.NewHealthClient(s.GRPCConn(t)).Watch(testutil.Context(t), &healthpb.HealthCheckRequest{}) // it has no end
+				for err == nil {
+					_, err = watch.Recv()
+				}
+				if took := time.Since(start); took < ceiling || took > ceiling+3*time.Second {
+					t.Errorf("the connection ended after %v", took)
+				}
 			})
-			start := time.Now()
-			watch, err := healthpb.NewHealthClient(s.GRPCConn(t)).Watch(testutil.Context(t), &healthpb.HealthCheckRequest{}) // it has no end
-			for err == nil {
-				_, err = watch.Recv()
-			}
-			if took := time.Since(start); took < tc.least || took > tc.most {
-				t.Errorf("the connection ended after %v, want %v to %v", took, tc.least, tc.most)
-			}
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -167,7 +168,8 @@ func (s *Service) GRPCConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
 	if cfg != nil {
 		creds = credentials.NewTLS(cfg)
 	}
-	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(creds))
+	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(creds),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.dial(ctx, "tcp", addr) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +216,7 @@ func (s *Service) RESTCaller(t testing.TB) RESTCaller {
 
 func (s *Service) RESTCallerWith(t testing.TB, cfg *tls.Config) RESTCaller {
 	t.Helper()
-	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg}
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg, DialContext: s.dial}
 	c := RESTCaller{Base: "http://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
 	if cfg != nil {
 		c.Base = "https://" + s.HTTPAddr().String()

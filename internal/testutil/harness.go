@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime"
 	"sync"
@@ -111,6 +112,8 @@ type Service struct {
 	Stop  func() error
 
 	Resilient *resilient.Client // nil if a test brings its own Atlas
+
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Buffer collects what the server logs.
@@ -152,9 +155,18 @@ func Start(t testing.TB, mode Security, changes ...func(*server.Config, *atlas.C
 	return StartWith(t, mode, em, changes...)
 }
 
+// StartWith is Start with an Atlas of the test's own.
 func StartWith(t testing.TB, mode Security, em *emulator.Emulator, changes ...func(*server.Config, *atlas.Config)) *Service {
 	t.Helper()
-	s := &Service{Atlas: em, Log: &Buffer{}, Mode: mode}
+	s := &Service{Atlas: em, Mode: mode, dial: (&net.Dialer{}).DialContext}
+	s.start(t, changes...)
+	return s
+}
+
+func (s *Service) start(t testing.TB, changes ...func(*server.Config, *atlas.Config)) {
+	t.Helper()
+	em, mode := s.Atlas, s.Mode
+	s.Log = &Buffer{}
 	cfg := server.Config{
 		GRPCAddr:  "127.0.0.1:0",
 		HTTPAddr:  "127.0.0.1:0",
@@ -196,7 +208,6 @@ func StartWith(t testing.TB, mode Security, em *emulator.Emulator, changes ...fu
 			t.Errorf("stop: %v", err)
 		}
 	})
-	return s
 }
 
 // WantHealth asks grpc.health.v1 until it says so.
@@ -212,7 +223,9 @@ func (s *Service) WantHealth(t *testing.T, want healthpb.HealthCheckResponse_Ser
 // Get reads a page of the admin listener.
 func (s *Service) Get(t *testing.T, path string) (int, string) {
 	t.Helper()
-	resp, err := http.Get("http://" + s.AdminAddr().String() + path)
+	transport := &http.Transport{DialContext: s.dial}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("http://" + s.AdminAddr().String() + path)
 	if err != nil {
 		return 0, err.Error()
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/network"
 )
 
 // chaosCall is one call, and what is needed to judge how it was answered.
@@ -79,20 +80,20 @@ func (c *chaosClient) connect(org int) {
 		if cfg != nil {
 			creds, scheme = credentials.NewTLS(cfg), "https://"
 		}
-		dial := func(ctx context.Context, addr string) (net.Conn, error) { return r.fromCallers.dial(ctx, "tcp", addr) }
+		dial := func(ctx context.Context, addr string) (net.Conn, error) { return r.fromCallers.Dial(ctx, "tcp", addr) }
 		conn, err := grpc.NewClient("passthrough:///"+r.grpcAddr,
 			grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: 5 * time.Second},
-				MinConnectTimeout: dialPatience,
+				MinConnectTimeout: network.DialPatience,
 			}))
 		if err != nil {
 			c.world.t.Error(err)
 			return
 		}
 		transport := &http.Transport{
-			DialContext: r.fromCallers.dial, TLSClientConfig: cfg, ForceAttemptHTTP2: true, TLSHandshakeTimeout: dialPatience,
+			DialContext: r.fromCallers.Dial, TLSClientConfig: cfg, ForceAttemptHTTP2: true, TLSHandshakeTimeout: network.DialPatience,
 			IdleConnTimeout: 50 * time.Second,
 			HTTP2:           &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 3 * time.Second},
 		}
@@ -172,6 +173,6 @@ func (c *chaosClient) call(org int) chaosCall {
 		call.Replica = -int(call.Ended) // nobody knows which of them it was
 		call.disturbed = true
 	}
-	call.disturbed = call.disturbed || r.fromCallers.troubledSince(began)
+	call.disturbed = call.disturbed || r.fromCallers.TroubledSince(began)
 	return call
 }

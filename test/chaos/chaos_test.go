@@ -99,7 +99,7 @@ func (w *chaosWorld) live(random *rand.Rand) (calls []chaosCall) {
 	<-time.After(time.Minute) // what ends by itself has ended. Close waits for it behind a lock, and time stands still meanwhile
 	w.atlas.Close()
 	<-time.After(time.Minute)
-	if open, _ := w.network.counts(); open > 0 {
+	if open, _ := w.network.Counts(); open > 0 {
 		w.t.Errorf("%d ends of connections are left open", open)
 	}
 	return calls
@@ -279,7 +279,7 @@ func (w *chaosWorld) tally(calls []chaosCall) string {
 	for _, n := range w.faults {
 		faults += n
 	}
-	_, connections := w.network.counts()
+	_, connections := w.network.Counts()
 	return fmt.Sprintf("%d calls: %s; %d from memory; all well %v after the last fault\n%d connections, %d starts of replicas, %d faults: %s",
 		len(calls), history.Tally(reasons), hits, w.recovered, connections, incarnations, faults, history.Tally(w.faults))
 }

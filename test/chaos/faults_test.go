@@ -8,6 +8,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/network"
 )
 
 // chaosFault is one kind of trouble. begin starts it, and returns what ends it.
@@ -25,20 +26,20 @@ var (
 )
 
 var chaosFaults = []chaosFault{
-	{"latency", while, onLink(func(r *rand.Rand) conditions {
-		return conditions{latency: between(r, 10*time.Millisecond, time.Second)}
+	{"latency", while, onLink(func(r *rand.Rand) network.Conditions {
+		return network.Conditions{Latency: between(r, 10*time.Millisecond, time.Second)}
 	})},
-	{"stall", while, onLink(func(r *rand.Rand) conditions {
-		return conditions{until: time.Now().Add(between(r, time.Second, 15*time.Second))}
+	{"stall", while, onLink(func(r *rand.Rand) network.Conditions {
+		return network.Conditions{Until: time.Now().Add(between(r, time.Second, 15*time.Second))}
 	})},
-	{"small pieces", while, onLink(func(r *rand.Rand) conditions {
-		return conditions{pieces: 1 + r.IntN(64), latency: between(r, 0, 5*time.Millisecond)}
+	{"small pieces", while, onLink(func(r *rand.Rand) network.Conditions {
+		return network.Conditions{Pieces: 1 + r.IntN(64), Latency: between(r, 0, 5*time.Millisecond)}
 	})},
-	{"refused connections", while, onLink(func(*rand.Rand) conditions { return conditions{refused: true} })},
-	{"black hole", long, onLink(func(*rand.Rand) conditions { return conditions{silence: true} })},
-	{"resets", moment, toConnections(func(l *link, _ *rand.Rand) { l.each(.5, (*conn).reset) })},
-	{"truncation", while, toConnections(func(l *link, r *rand.Rand) { l.lose(.5, func(c *conn) { c.truncate(r.IntN(200)) }) })},
-	{"vanished connections", moment, toConnections(func(l *link, _ *rand.Rand) { l.lose(.5, (*conn).vanish) })},
+	{"refused connections", while, onLink(func(*rand.Rand) network.Conditions { return network.Conditions{Refused: true} })},
+	{"black hole", long, onLink(func(*rand.Rand) network.Conditions { return network.Conditions{Silence: true} })},
+	{"resets", moment, toConnections(func(l *network.Link, _ *rand.Rand) { l.Each(.5, (*network.Conn).Reset) })},
+	{"truncation", while, toConnections(func(l *network.Link, r *rand.Rand) { l.Lose(.5, func(c *network.Conn) { c.Truncate(r.IntN(200)) }) })},
+	{"vanished connections", moment, toConnections(func(l *network.Link, _ *rand.Rand) { l.Lose(.5, (*network.Conn).Vanish) })},
 	{"crash", while, crash},
 	{"restart", moment, restart},
 	{"crash of all", moment, crashAll},
@@ -95,7 +96,7 @@ func (w *chaosWorld) someReplica(random *rand.Rand) *chaosReplica {
 }
 
 // someLink is any way between callers, replicas and Atlas.
-func (w *chaosWorld) someLink(random *rand.Rand) *link {
+func (w *chaosWorld) someLink(random *rand.Rand) *network.Link {
 	r := w.someReplica(random)
 	if random.IntN(2) == 0 {
 		return r.toAtlas
@@ -105,11 +106,11 @@ func (w *chaosWorld) someLink(random *rand.Rand) *link {
 
 type beginning = func(w *chaosWorld, random *rand.Rand) (end func())
 
-func onLink(now func(*rand.Rand) conditions) beginning {
-	return func(w *chaosWorld, random *rand.Rand) func() { return w.someLink(random).set(now(random)) }
+func onLink(now func(*rand.Rand) network.Conditions) beginning {
+	return func(w *chaosWorld, random *rand.Rand) func() { return w.someLink(random).Set(now(random)) }
 }
 
-func toConnections(do func(*link, *rand.Rand)) beginning {
+func toConnections(do func(*network.Link, *rand.Rand)) beginning {
 	return func(w *chaosWorld, random *rand.Rand) func() {
 		do(w.someLink(random), random)
 		return func() {}

@@ -20,6 +20,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/network"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -43,7 +44,7 @@ type chaosWorld struct {
 
 	t        *testing.T
 	life     time.Duration
-	network  *network
+	network  *network.Network
 	atlas    *emulator.Emulator
 	skew     atomic.Int64 // of Atlas's clock, in ns
 	began    time.Time
@@ -72,10 +73,10 @@ const (
 func newChaosWorld(t *testing.T, s chaosSetup, life time.Duration, random *rand.Rand) *chaosWorld {
 	t.Helper()
 	w := &chaosWorld{
-		chaosSetup: s, t: t, life: life, network: newNetwork(), began: time.Now(), faults: map[string]int{},
+		chaosSetup: s, t: t, life: life, network: network.New(), began: time.Now(), faults: map[string]int{},
 		handled: &history.CallLog{Seen: map[string]history.HandledCall{}},
 	}
-	listener, err := w.network.listen("127.0.0.1:443")
+	listener, err := w.network.Listen("127.0.0.1:443")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,7 @@ func newChaosWorld(t *testing.T, s chaosSetup, life time.Duration, random *rand.
 	}
 	for i := range s.replicas {
 		r := &chaosReplica{
-			world: w, fromCallers: w.network.newLink(history.Fork(random)), toAtlas: w.network.newLink(history.Fork(random)),
+			world: w, fromCallers: w.network.NewLink(history.Fork(random)), toAtlas: w.network.NewLink(history.Fork(random)),
 			grpcAddr: fmt.Sprintf("127.0.0.1:%d", 9090+i), httpAddr: fmt.Sprintf("127.0.0.1:%d", 8080+i),
 		}
 		w.replicas = append(w.replicas, r)
@@ -119,7 +120,7 @@ func (w *chaosWorld) makeProfiles() {
 // chaosReplica is an address at which there is a server most of the time.
 type chaosReplica struct {
 	world                *chaosWorld
-	fromCallers, toAtlas *link
+	fromCallers, toAtlas *network.Link
 	grpcAddr, httpAddr   string
 	skew                 atomic.Int64 // of its clock, in ns
 
@@ -157,7 +158,7 @@ func (r *chaosReplica) start() {
 			if n.gone.Load() {
 				return nil, net.ErrClosed
 			}
-			return r.toAtlas.dial(ctx, network, addr)
+			return r.toAtlas.Dial(ctx, network, addr)
 		},
 	})
 	if err != nil {
@@ -177,7 +178,7 @@ func (r *chaosReplica) start() {
 		cfg.Tokens = w.tokens
 	}
 	cfg.Listen = func(addr string) (net.Listener, error) {
-		l, err := w.network.listen(addr)
+		l, err := w.network.Listen(addr)
 		if err == nil {
 			n.listeners = append(n.listeners, l)
 		}
@@ -192,7 +193,7 @@ func (r *chaosReplica) start() {
 	n.stop = stop
 	go func() { n.done <- srv.Run(ctx) }()
 	r.present = n
-	r.fromCallers.each(0, nil) // nobody may have been there until now
+	r.fromCallers.Each(0, nil) // nobody may have been there until now
 }
 
 func (n *incarnation) makeAuth(w *chaosWorld, r *chaosReplica) *auth.Authenticator {
@@ -243,8 +244,8 @@ func (r *chaosReplica) crash() {
 	for _, l := range n.listeners {
 		_ = l.Close() // the server closes it as well
 	}
-	for _, l := range []*link{r.fromCallers, r.toAtlas} {
-		l.each(1, (*conn).reset)
+	for _, l := range []*network.Link{r.fromCallers, r.toAtlas} {
+		l.Each(1, (*network.Conn).Reset)
 	}
 	_ = n.end() // whatever it says of listeners that are closed
 }

@@ -1,4 +1,4 @@
-package chaos
+package network
 
 import (
 	"errors"
@@ -10,12 +10,9 @@ import (
 	"time"
 )
 
-// A connection in memory that behaves like one of TCP in bad weather. net.Pipe has no buffer, so HTTP/2, which writes from both
-// sides at once, can lock up on it; and it knows no latency.
-
 // stream is one direction of a connection.
 type stream struct {
-	weather *link
+	weather *Link
 	other   *stream // the other direction
 
 	mu                          *sync.Mutex   // of both directions: what breaks one breaks the other in the same moment
@@ -37,11 +34,11 @@ type segment struct {
 	end  bool
 }
 
-// streamWindow is how much may be on its way. A writer waits beyond it.
-const streamWindow = 256 << 10
+// StreamWindow is how much may be on its way. A writer waits beyond it.
+const StreamWindow = 256 << 10
 
 // newStreams are the two directions of a connection.
-func newStreams(weather *link) (there, back *stream) {
+func newStreams(weather *Link) (there, back *stream) {
 	var mu sync.Mutex
 	there = &stream{weather: weather, mu: &mu, changed: make(chan struct{}), room: -1}
 	back = &stream{weather: weather, mu: &mu, changed: make(chan struct{}), room: -1}
@@ -78,7 +75,7 @@ func (s *stream) wait(times ...time.Time) {
 	}
 }
 
-var errReset = os.NewSyscallError("connection", syscall.ECONNRESET)
+var ErrReset = os.NewSyscallError("connection", syscall.ECONNRESET)
 
 func (s *stream) read(p []byte) (int, error) {
 	s.mu.Lock()
@@ -89,7 +86,7 @@ func (s *stream) read(p []byte) (int, error) {
 		case s.readerGone:
 			return 0, net.ErrClosed
 		case s.reset:
-			return 0, errReset
+			return 0, ErrReset
 		case !s.readDeadline.IsZero() && !now.Before(s.readDeadline):
 			return 0, os.ErrDeadlineExceeded
 		case len(p) == 0:
@@ -126,10 +123,10 @@ func (s *stream) write(p []byte) (n int, err error) {
 		case s.writerGone:
 			return n, net.ErrClosed
 		case s.reset:
-			return n, errReset
+			return n, ErrReset
 		case !s.writeDeadline.IsZero() && !time.Now().Before(s.writeDeadline):
 			return n, os.ErrDeadlineExceeded
-		case s.buffered >= streamWindow:
+		case s.buffered >= StreamWindow:
 			s.wait(s.writeDeadline)
 			continue
 		}
@@ -220,8 +217,8 @@ func (s *stream) update(change func()) {
 	s.signal()
 }
 
-// conn is one end of a connection.
-type conn struct {
+// Conn is one end of a connection.
+type Conn struct {
 	in, out       *stream
 	local, remote net.Addr
 	abrupt        bool // Close resets
@@ -229,28 +226,28 @@ type conn struct {
 	once          sync.Once
 }
 
-func (c *conn) Read(p []byte) (int, error) {
+func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.in.read(p)
 	return n, c.wrap("read", err)
 }
 
-func (c *conn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (int, error) {
 	n, err := c.out.write(p)
 	return n, c.wrap("write", err)
 }
 
-func (c *conn) wrap(op string, err error) error {
+func (c *Conn) wrap(op string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 }
 
-func (c *conn) Close() error {
+func (c *Conn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		if c.abrupt {
-			c.reset()
+			c.Reset()
 		}
 		c.out.finish()
 		c.in.leave()
@@ -260,35 +257,36 @@ func (c *conn) Close() error {
 	return err
 }
 
-// reset breaks both directions.
-func (c *conn) reset() { c.in.update(c.in.breaks) }
+// Reset breaks both directions.
+func (c *Conn) Reset() { c.in.update(c.in.breaks) }
 
-// vanish loses both directions: the other end has gone without a word, or something between has forgotten the connection.
-func (c *conn) vanish() { c.in.update(c.in.vanish) }
+// Vanish loses both directions: the other end has gone without a word, or something between has forgotten the connection.
+func (c *Conn) Vanish() { c.in.update(c.in.vanish) }
 
-// truncate cuts what is read from now on short.
-func (c *conn) truncate(after int) { c.in.update(func() { c.in.room = after }) }
+// Truncate cuts what is read from now on short.
+func (c *Conn) Truncate(after int) { c.in.update(func() { c.in.room = after }) }
 
 // SetLinger with 0 is for a Close that resets.
-func (c *conn) SetLinger(sec int) error {
+func (c *Conn) SetLinger(sec int) error {
 	c.abrupt = sec == 0
 	return nil
 }
 
-func (c *conn) LocalAddr() net.Addr  { return c.local }
-func (c *conn) RemoteAddr() net.Addr { return c.remote }
+func (c *Conn) LocalAddr() net.Addr { return c.local }
 
-func (c *conn) SetDeadline(t time.Time) error {
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+
+func (c *Conn) SetDeadline(t time.Time) error {
 	_ = c.SetReadDeadline(t) // it has no error to return
 	return c.SetWriteDeadline(t)
 }
 
-func (c *conn) SetReadDeadline(t time.Time) error {
+func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.in.update(func() { c.in.readDeadline = t })
 	return nil
 }
 
-func (c *conn) SetWriteDeadline(t time.Time) error {
+func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.out.update(func() { c.out.writeDeadline = t })
 	return nil
 }

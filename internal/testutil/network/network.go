@@ -1,0 +1,305 @@
+// Package network is a network in memory that behaves like TCP in good and bad weather, for tests in virtual time.
+package network
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Network is where everybody in a bubble listens and dials.
+type Network struct {
+	mu        sync.Mutex
+	listeners map[string]*memoryListener // guarded by mu
+	ports     int                        // guarded by mu; given to those who dial
+	open      map[*Conn]struct{}         // guarded by mu; ends that nobody has closed
+	made      int                        // guarded by mu; connections
+}
+
+func New() *Network {
+	return &Network{listeners: map[string]*memoryListener{}, open: map[*Conn]struct{}{}}
+}
+
+// Counts are how many ends of connections are open, and how many connections there have ever been.
+func (n *Network) Counts() (open, made int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.open), n.made
+}
+
+// memoryListener is a net.Listener of a network.
+type memoryListener struct {
+	network  *Network
+	addr     *net.TCPAddr
+	incoming chan *Conn
+	closed   chan struct{}
+	once     sync.Once
+}
+
+func (n *Network) Listen(addr string) (net.Listener, error) {
+	at, err := net.ResolveTCPAddr("tcp", addr) // an address of digits: nobody is asked
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listeners[addr] != nil {
+		return nil, syscall.EADDRINUSE
+	}
+	l := &memoryListener{network: n, addr: at, incoming: make(chan *Conn, 1024), closed: make(chan struct{})}
+	n.listeners[addr] = l
+	return l, nil
+}
+
+func (l *memoryListener) Accept() (net.Conn, error) {
+	select {
+	case <-l.closed:
+		return nil, net.ErrClosed
+	default:
+	}
+	select {
+	case c := <-l.incoming:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *memoryListener) Addr() net.Addr { return l.addr }
+
+// Close resets what nobody has accepted.
+func (l *memoryListener) Close() error {
+	l.once.Do(func() {
+		l.network.mu.Lock()
+		delete(l.network.listeners, l.addr.String())
+		close(l.closed)
+		l.network.mu.Unlock()
+		for {
+			select {
+			case c := <-l.incoming:
+				c.Reset()
+				_ = c.Close()
+				continue
+			default:
+			}
+			return
+		}
+	})
+	return nil
+}
+
+// connect makes a connection over a link.
+func (n *Network) connect(over *Link, addr string) (*Conn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.listeners[addr]
+	if l == nil || len(l.incoming) == cap(l.incoming) {
+		return nil, os.NewSyscallError("connect", syscall.ECONNREFUSED)
+	}
+	n.made++
+	n.ports++
+	from := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 10_000 + n.ports%50_000}
+	there, back := newStreams(over)
+	client := &Conn{in: back, out: there, local: from, remote: l.addr}
+	server := &Conn{in: there, out: back, local: l.addr, remote: from}
+	for _, c := range []*Conn{client, server} {
+		n.open[c] = struct{}{}
+		c.closed = func() { n.forget(over, client, c) }
+	}
+	over.add(client)
+	l.incoming <- server
+	return client, nil
+}
+
+func (n *Network) forget(over *Link, client, closed *Conn) {
+	n.mu.Lock()
+	delete(n.open, closed)
+	n.mu.Unlock()
+	if closed == client {
+		over.remove(client)
+	}
+}
+
+// Conditions are what happens to what is sent over a link.
+type Conditions struct {
+	Latency time.Duration // each way, and up to half of it more
+	Pieces  int           // the largest; 0: whole
+	Refused bool          // nobody can connect
+	Silence bool          // whatever is sent is lost, and with it its connection
+	Until   time.Time     // nothing arrives before
+}
+
+// Link is the way from those who dial to those who listen, with its conditions.
+type Link struct {
+	network *Network
+
+	mu       sync.Mutex
+	random   *rand.Rand         // guarded by mu
+	now      Conditions         // guarded by mu
+	conns    []*Conn            // guarded by mu; the ends of those who dialled, in the order of their making
+	troubled time.Time          // guarded by mu; until then; far ahead during a fault
+	vanished map[*Conn]struct{} // guarded by mu; those of conns that go nowhere
+}
+
+// Latency is the latency without a fault.
+const Latency = time.Millisecond
+
+func (n *Network) NewLink(random *rand.Rand) *Link {
+	return &Link{network: n, random: random, now: Conditions{Latency: Latency}, vanished: map[*Conn]struct{}{}}
+}
+
+// DialPatience is how long somebody tries to connect to who does not answer.
+const DialPatience = 4 * time.Second
+
+// Dial is for a DialContext.
+func (l *Link) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	failed := func(err error) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, DialPatience)
+	defer cancel()
+	l.mu.Lock()
+	now := l.now
+	l.mu.Unlock()
+	patience := now.Latency
+	if wait := time.Until(now.Until); wait > patience {
+		patience = wait
+	}
+	if now.Silence {
+		patience = 2 * DialPatience
+	}
+	select {
+	case <-time.After(patience):
+	case <-ctx.Done():
+		return failed(os.ErrDeadlineExceeded)
+	}
+	if now.Refused {
+		return failed(os.NewSyscallError("connect", syscall.ECONNREFUSED))
+	}
+	c, err := l.network.connect(l, addr)
+	if err != nil {
+		return failed(err)
+	}
+	return c, nil
+}
+
+// Set changes the conditions, unless they are not the usual ones as it is. The function that it returns brings those back.
+func (l *Link) Set(now Conditions) (mend func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.troubled.Equal(Endless) {
+		return func() {}
+	}
+	if now.Latency == 0 {
+		now.Latency = Latency
+	}
+	l.now, l.troubled = now, Endless
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.now, l.troubled = Conditions{Latency: Latency}, time.Now().Add(Lingering)
+	}
+}
+
+// Lingering is how long what was sent during a fault may be on its way after it, and callers may wait before they connect anew. endless is later than that.
+const Lingering = 20 * time.Second
+
+var Endless = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// TroubledSince reports whether there was a fault at any time since then, or there still are connections that go nowhere.
+func (l *Link) TroubledSince(then time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.troubled.After(then) || len(l.vanished) > 0
+}
+
+// disturbed notes that something was wrong until now. The caller holds mu.
+func (l *Link) disturbed() {
+	if until := time.Now().Add(Lingering); l.troubled.Before(until) {
+		l.troubled = until
+	}
+}
+
+// Each does something to some of the connections that are open.
+func (l *Link) Each(share float64, do func(*Conn)) (n int) {
+	l.mu.Lock()
+	var chosen []*Conn
+	for _, c := range l.conns {
+		if l.random.Float64() < share {
+			chosen = append(chosen, c)
+		}
+	}
+	l.disturbed()
+	l.mu.Unlock()
+	for _, c := range chosen {
+		do(c)
+	}
+	return len(chosen)
+}
+
+// Lose is each for what ends the use of a connection, now or later: it is trouble until it is closed.
+func (l *Link) Lose(share float64, do func(*Conn)) {
+	l.Each(share, func(c *Conn) {
+		l.markLost(c.in)
+		do(c)
+	})
+}
+
+// markLost notes that a connection, by one of its directions, goes nowhere.
+func (l *Link) markLost(s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		if c.in == s || c.out == s {
+			l.vanished[c] = struct{}{}
+		}
+	}
+}
+
+func (l *Link) add(c *Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = append(l.conns, c)
+}
+
+func (l *Link) remove(c *Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = slices.DeleteFunc(l.conns, func(other *Conn) bool { return other == c })
+	if _, was := l.vanished[c]; was {
+		delete(l.vanished, c)
+		l.disturbed()
+	}
+}
+
+// piece is how much of p goes into one segment.
+func (l *Link) piece(p []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.now.Pieces > 0 {
+		return p[:min(len(p), 1+l.random.IntN(l.now.Pieces))]
+	}
+	return p[:min(len(p), StreamWindow)]
+}
+
+func (l *Link) silent() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now.Silence
+}
+
+// arrival is when what is sent now arrives.
+func (l *Link) arrival() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := time.Now().Add(l.now.Latency + time.Duration(l.random.Int64N(int64(l.now.Latency/2)+1)))
+	if at.Before(l.now.Until) {
+		return l.now.Until
+	}
+	return at
+}
