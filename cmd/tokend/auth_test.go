@@ -62,8 +62,8 @@ func TestPolicyFile(t *testing.T) {
 	if got := certificateCall(t, s, certs, http.MethodDelete); got.status != http.StatusForbidden {
 		t.Errorf("a delete that the policy does not allow: %d %s", got.status, got.body)
 	}
-	got := grpcurl(t, "-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey, s.grpc, rpcService+"/CreateToken")
-	if grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
+	overRPC, err := rpcToken(t, s.grpc, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}})
+	if err != nil || overRPC != em.Org(0).EphemeralToken() {
 		t.Error("gRPC gave another token")
 	}
 
@@ -113,10 +113,10 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	got := tokend(t, "config", "--policy-file="+policy, "--explain=a.internal")
-	if got.code != 2 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is no caller: give spiffe://`) {
+	if got.code != 64 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is no caller: give spiffe://`) {
 		t.Errorf("what is no caller: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	if got := tokend(t, "config", "--explain=atlas_jwt"); !strings.Contains(got.stdout, "There is no policy. Everybody with an Atlas JWT") {
+	if got := tokend(t, "config", "--explain=atlas_jwt"); !strings.Contains(got.stdout, "There is no policy. Every caller with an Atlas JWT") {
 		t.Errorf("without a policy: %s%s", got.stdout, got.stderr)
 	}
 }
@@ -137,8 +137,8 @@ func TestFault35SecretFile(t *testing.T) {
 			t.Errorf("%s: %d %s", when, got.status, got.body)
 		}
 		em.Org(0).RevokeJWTs()
-		got := grpcurl(t, "-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey, s.grpc, rpcService+"/CreateToken")
-		if grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
+		overRPC, err := rpcToken(t, s.grpc, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}})
+		if err != nil || overRPC != em.Org(0).EphemeralToken() {
 			t.Errorf("%s: gRPC gave another token", when)
 		}
 	}
