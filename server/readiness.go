@@ -24,6 +24,10 @@ const (
 	stateRefused = "refused by Atlas"
 )
 
+// startInterval is the time between two looks until the first logins have ended, so that a server that could serve is not
+// held up.
+const startInterval = 10 * time.Millisecond
+
 // readiness is whether new calls should be sent here, as /readyz and grpc.health.v1 say it.
 type readiness struct {
 	auth   *auth.Authenticator
@@ -65,9 +69,12 @@ func (r *readiness) set(state string) {
 
 // watch keeps the state up to date until ctx is done.
 func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(startInterval)
 	defer tick.Stop()
 	for {
+		if r.get() != stateStarting {
+			tick.Reset(interval)
+		}
 		select {
 		case <-tick.C:
 			r.look()
@@ -79,9 +86,11 @@ func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
 
 func (r *readiness) look() {
 	r.checks.get() // so that it is known since when
-	if r.auth.Refused() {
+	switch {
+	case r.auth.Refused():
 		r.set(stateRefused)
-	} else {
+	case r.get() == stateStarting && r.auth.Starting():
+	default:
 		r.set(stateReady)
 	}
 }

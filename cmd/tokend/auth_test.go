@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -170,6 +171,40 @@ func TestFault35SecretFile(t *testing.T) {
 	if n := em.Calls(emulator.Login) - logins; n != 1 {
 		t.Errorf("%d logins with the new secret, want 1", n)
 	}
+}
+
+// TestFault77RefusedSecret: without a call, one login is made at the start. A wrong secret makes the replica unready and is named in
+// /readyz and in the metrics; a good one is used at once.
+func TestFault77RefusedSecret(t *testing.T) {
+	t.Parallel()
+	certs, em := makeCertificates(t), startAtlas(t)
+	file := writeFile(t, "secret", []byte("wrong"))
+	s := invocation{args: []string{
+		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
+		"--atlas-userauthtoken-file=" + file,
+	}}
+	serving := slices.Concat([]string{"serve", "--drain-delay=0s"}, freePorts, atlasFlags(t, em), s.args)
+	server := invocation{args: serving}.awaitServing(t, em)
+	poll(t, "/readyz to name the profile", func() bool {
+		got := server.readyz(t)
+		if strings.HasPrefix(got, "200") {
+			t.Fatalf("/readyz: %s", got)
+		}
+		return strings.HasPrefix(got, "503 refused by Atlas\nprofile default: ")
+	})
+	if metrics := probe(t, server.admin, "/metrics"); !strings.Contains(metrics, "\ntokend_identity_refused{profile=\"default\"} 1\n") {
+		t.Error("the metric does not say that the profile is refused")
+	}
+	if n := em.Calls(emulator.Login); n != 1 {
+		t.Errorf("%d logins, want 1", n)
+	}
+	replace(t, file, em.Org(0).UserAuthToken())
+	poll(t, "the new secret to be used", func() bool { return strings.Contains(server.stderr.String(), "Atlas identity renewed") })
+	client := newHTTPClient(t, nil) // one connection for all polls
+	poll(t, "/readyz to be ready", func() bool {
+		got, err := do(client, newRequest(t, http.MethodGet, "http://"+server.admin+"/readyz", ""))
+		return err == nil && got.body == "ready\n"
+	})
 }
 
 // A server certificate that does not fit its key, as in the middle of a rotation, leaves the last good pair in use, and

@@ -125,6 +125,7 @@ func (ps *profiles) use(set profileSet) {
 			ps.warn(*w)
 		}
 		ps.opened = append(ps.opened, p.source)
+		p.source.Start()
 		ctx, stop := context.WithCancel(context.Background())
 		hide := ps.files.Show(p.secret)
 		p.stop = func() {
