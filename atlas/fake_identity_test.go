@@ -15,7 +15,6 @@ type fakeIdentity struct {
 	mu                sync.Mutex
 	logins, refreshes int             // guarded by mu
 	life              time.Duration   // guarded by mu; of the JWTs
-	expiry            time.Time       // guarded by mu; of the JWTs, in place of life
 	skew              time.Duration   // guarded by mu; of its clock against ours
 	latency           time.Duration   // guarded by mu
 	loginErr          error           // guarded by mu
@@ -49,11 +48,7 @@ func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT,
 	if count == &f.logins {
 		f.loggedIn = now.Unix()
 	}
-	expiry := f.expiry
-	if expiry.IsZero() {
-		expiry = now.Add(f.life)
-	}
-	payload := fmt.Sprintf(`"exp":%d,"n":%d,"org_id":%q`, expiry.Unix(), n, f.org)
+	payload := fmt.Sprintf(`"exp":%d,"n":%d,"org_id":%q`, now.Add(f.life).Unix(), n, f.org)
 	if f.claims.iat {
 		payload += fmt.Sprintf(`,"iat":%d`, now.Unix())
 	}

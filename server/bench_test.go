@@ -19,6 +19,7 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
@@ -98,6 +99,12 @@ func benchService(tb testing.TB, cacheConfig tokencache.Config) (*service, grpc.
 	}), cfg
 }
 
+// benchGuard returns a guard that counts nothing.
+func benchGuard(tb testing.TB, cfg Config) *streams {
+	tb.Helper()
+	return &streams{refuse: call.NewRefusal(cfg.Logger, benchMetrics), refused: func(string) {}, ended: tb.Context()}
+}
+
 // benchClient calls svc over loopback.
 func benchClient(tb testing.TB, svc *service, intercept grpc.UnaryServerInterceptor, cfg Config) ephemeraltokenv1.EphemeralTokenServiceClient {
 	tb.Helper()
@@ -105,8 +112,11 @@ func benchClient(tb testing.TB, svc *service, intercept grpc.UnaryServerIntercep
 	if err != nil {
 		tb.Fatal(err)
 	}
-	grpcServer := newGRPCServer(svc, health.NewServer(), grpcOptions(tb.Context(), cfg, intercept, benchMetrics, nil))
-	go func() { _ = grpcServer.Serve(listener) }()
+	guard := benchGuard(tb, cfg)
+	grpcServer := newGRPCServer(guard, svc, intercept, health.NewServer(), grpcOptions(cfg, guard, nil))
+	go func() {
+		_ = grpcServer.Serve(listen.Track(listener, listen.Limits{Requests: listen.NewRequests(mostRequests)}))
+	}()
 	tb.Cleanup(grpcServer.Stop)
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

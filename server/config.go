@@ -16,7 +16,6 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
@@ -62,7 +61,7 @@ type Config struct {
 	// package auth knows it to be from, else the credential. Default: no limit.
 	CallerRate int
 	// MaxConns is how many connections the gRPC and the HTTP listener may each have open; one address of another machine may have
-	// half of them. Default: as many as the process's descriptors allow for, but no more than 10,000.
+	// half of them. Default: as many as fit the process's descriptors and memory, but no more than 10,000.
 	MaxConns int
 	// Logger gets one line per call (debug if it went well) and the server's own events. Default: nothing is logged.
 	Logger *slog.Logger
@@ -74,9 +73,6 @@ type Config struct {
 	// Metrics is what /metrics on the admin listener shows. New adds the server's own to it, so no two servers can share
 	// one; whatever else the program counts may be registered before or after. Default: a new one.
 	Metrics *prometheus.Registry
-	// Version and Settings are shown on the status page of the admin listener. No setting may be a secret.
-	Version  string
-	Settings []status.Setting
 	// Debug adds /debug/pprof to the admin listener.
 	Debug bool
 	// ConnectionAge is how long a gRPC connection lasts before the client has to connect again. Default 30 min.
@@ -86,6 +82,7 @@ type Config struct {
 	// Listen binds an address. Default: net.Listen.
 	Listen func(addr string) (net.Listener, error)
 
+	memoryLimit       int64         // in bytes, in place of GOMEMLIMIT; of tests
 	descriptors       int           // that the process may have open; tests have too many
 	readinessInterval time.Duration // between two looks at whether Atlas lets the service in
 }
@@ -101,7 +98,7 @@ func (c *Config) setDefaults() {
 		c.MaxCalls = 4096
 	}
 	if c.MaxConns == 0 {
-		c.MaxConns = min(mostConns, c.connsThatFit())
+		c.MaxConns = c.defaultConns()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

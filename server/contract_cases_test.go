@@ -169,7 +169,7 @@ func answerRefusedByHTTP(t *testing.T, _ *contractRun) {
 	}{
 		{400, "1.1", ""}, // no Host
 		{417, "1.1", "Host: x\r\nExpect: more\r\n"},
-		{431, "1.1", "Host: x\r\nX-Large: " + strings.Repeat("x", 64<<10) + "\r\n"},
+		{431, "1.1", "Host: x\r\nX-Large: " + strings.Repeat("x", 256<<10) + "\r\n"},
 		{501, "1.1", "Host: x\r\nTransfer-Encoding: gzip\r\n"},
 		{505, "3.0", "Host: x\r\n"},
 	} {

@@ -1,8 +1,6 @@
 package server
 
 import (
-	"context"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,9 +12,13 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-
+	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
+
+// transportHeaderBytes is how large headers may be for grpc-go and net/http. Beyond it they may end the connection, with
+// other calls on it, so it is larger than what a call may have, which is checked call by call.
+const transportHeaderBytes = 128 << 10
 
 // maxStreams is how many calls one HTTP/2 connection may have open, on either listener.
 const maxStreams = 100
@@ -33,12 +35,12 @@ const (
 // one several times on the call's way through the chain: that is a tenth of the CPU of a call. Calls beyond these get a new one.
 const streamWorkers = 64
 
-// grpcOptions are the hardened defaults of the gRPC listener. Streams of health and reflection are let go when ended is done.
-func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerInterceptor, metrics *call.Metrics, creds credentials.TransportCredentials) []grpc.ServerOption {
+// grpcOptions are the hardened defaults of the gRPC listener.
+func grpcOptions(cfg Config, guard *streams, creds credentials.TransportCredentials) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.MaxHeaderListSize(call.MaxHeaderBytes),
+		grpc.MaxHeaderListSize(transportHeaderBytes),
 		grpc.MaxRecvMsgSize(call.MaxMessageBytes),
 		// grpc-go would log the name of any other codec that a caller asks for, and that may be a secret.
 		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
@@ -61,10 +63,11 @@ func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerIn
 		}),
 		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnknownServiceHandler(call.UnknownMethod(cfg.Logger, metrics)),
-		grpc.InTapHandle(tapStreams()),
-		grpc.UnaryInterceptor(onlyCalls(intercept)),
-		grpc.ChainStreamInterceptor(endStreams(ended)),
+		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			return guard.refuse(stream.Context(), "unknown method", apierror.RouteNotFound)
+		}),
+		grpc.InTapHandle(markOversized),
+		grpc.StreamInterceptor(guard.intercept),
 		grpc.WaitForHandlers(true),
 	}
 	if creds != nil {
@@ -75,22 +78,10 @@ func grpcOptions(ended context.Context, cfg Config, intercept grpc.UnaryServerIn
 
 // newGRPCServer has the service, and health and reflection beside it: probes and grpcurl have no credential, and both tell
 // only what is public.
-func newGRPCServer(svc ephemeraltokenv1.EphemeralTokenServiceServer, h healthpb.HealthServer, opts []grpc.ServerOption) *grpc.Server {
+func newGRPCServer(guard *streams, svc ephemeraltokenv1.EphemeralTokenServiceServer, intercept grpc.UnaryServerInterceptor, h healthpb.HealthServer, opts []grpc.ServerOption) *grpc.Server {
 	s := grpc.NewServer(opts...)
-	ephemeraltokenv1.RegisterEphemeralTokenServiceServer(s, svc)
-	healthpb.RegisterHealthServer(s, h)
+	guard.register(s, ephemeraltokenv1.EphemeralTokenService_ServiceDesc, svc, intercept)
+	guard.register(s, healthpb.Health_ServiceDesc, boundedHealth{h}, call.Recover)
 	reflection.Register(s) // v1 and v1alpha
 	return s
-}
-
-// onlyCalls runs the service's own calls, whose message has arrived, inside the call chain. Health is outside of it, but for a panic.
-func onlyCalls(intercept grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
-	own := "/" + ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName + "/"
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		openStreamFrom(ctx).arrived()
-		if strings.HasPrefix(info.FullMethod, own) {
-			return intercept(ctx, req, info, handler)
-		}
-		return call.Recover(ctx, req, info, handler)
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"log" //nolint:depguard // http.Server takes no other
 	"log/slog"
 	"net"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
@@ -41,11 +41,8 @@ func newFailedHandshakes(log *slog.Logger) failedHandshakes {
 // that are not in Go, send one when they do not believe the server's certificate.
 const plainAlert = "tls: bad record MAC"
 
-// add takes note of one. A connection that is closed before it has said anything is a probe of TCP, and no failure.
+// add takes note of a failed handshake.
 func (f failedHandshakes) add(listener, peer, cause string, err error) {
-	if cause == io.EOF.Error() {
-		return
-	}
 	if strings.HasSuffix(cause, plainAlert) {
 		cause = "the client refuses this server's certificate, most likely: " + plainAlert
 	}
@@ -54,53 +51,48 @@ func (f failedHandshakes) add(listener, peer, cause string, err error) {
 	f.log.LogAttrs(context.Background(), slog.LevelWarn, "TLS handshake failed", attrs...)
 }
 
-// grpcCredentials are those of tlsConfig for gRPC, nil for plaintext.
-func (c *Config) grpcCredentials(failed failedHandshakes) credentials.TransportCredentials {
-	config := c.tlsConfig("h2")
-	if config == nil {
+// on returns the function that takes note of the failed handshakes of a listener.
+func (f failedHandshakes) on(listener string) func(peer net.Addr, err error) {
+	return func(peer net.Addr, err error) {
+		cause := err.Error()
+		if noTLS, ok := errors.AsType[tls.RecordHeaderError](err); ok && noTLS.Conn != nil {
+			cause = "the client speaks no TLS"
+			if listener == onHTTP { // which net/http answers so if it does the handshake
+				_, _ = io.WriteString(noTLS.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+			}
+		}
+		f.add(listener, peer.String(), cause, err)
+	}
+}
+
+// grpcCredentials take a connection's TLS from its listener; nil for plaintext.
+func (c *Config) grpcCredentials() credentials.TransportCredentials {
+	if c.TLS.Certificate == nil {
 		return nil
 	}
-	return watchedCredentials{credentials.NewTLS(config), failed}
+	return listenerCredentials{credentials.NewTLS(nil)}
 }
 
-type watchedCredentials struct {
+// listenerCredentials differ from those of grpc-go in that the listener has done the handshake.
+type listenerCredentials struct {
 	credentials.TransportCredentials
-	failed failedHandshakes
 }
+
+// errNoHTTP2 is that a client has not asked for HTTP/2, which gRPC needs.
+var errNoHTTP2 = errors.New("the client does not offer h2 by ALPN")
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (c watchedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
-	if err != nil {
-		cause := err.Error()
-		if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-			cause = "the client speaks no TLS"
-		}
-		c.failed.add(onGRPC, raw.RemoteAddr().String(), cause, err)
+func (listenerCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn := raw.(*listen.Conn)
+	if err := conn.Handshake(); err != nil {
+		return nil, nil, err
 	}
-	return conn, info, err
-}
-
-// errorLog is what an http.Server logs to. It tells of failed handshakes there, and nowhere else.
-func (f failedHandshakes) errorLog(other io.Writer) *log.Logger {
-	return log.New(handshakeLines{other, f}, "", 0)
-}
-
-type handshakeLines struct {
-	other  io.Writer
-	failed failedHandshakes
-}
-
-// Write takes a line of net/http.
-func (l handshakeLines) Write(line []byte) (int, error) {
-	said, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "http: TLS handshake error from ")
-	if !ok {
-		return l.other.Write(line)
+	state := conn.TLS()
+	if state.NegotiatedProtocol != "h2" {
+		return nil, nil, errNoHTTP2
 	}
-	peer, cause, _ := strings.Cut(said, ": ")
-	if cause == "client sent an HTTP request to an HTTPS server" {
-		cause = "the client speaks no TLS"
-	}
-	l.failed.add(onHTTP, peer, cause, nil)
-	return len(line), nil
+	return conn, credentials.TLSInfo{
+		State:          *state,
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+	}, nil
 }

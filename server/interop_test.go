@@ -18,6 +18,7 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
 // TestInterop has gRPC's own interop client call a server with our options and our chain. What is left out needs an identity of
@@ -73,14 +74,17 @@ func startInterop(t *testing.T) string {
 		}
 		return resp, err
 	}
-	opts := append(grpcOptions(t.Context(), cfg, intercept, benchMetrics, nil), grpc.MaxRecvMsgSize(1<<20), grpc.MaxSendMsgSize(1<<20), grpc.ChainUnaryInterceptor(around))
-	srv := newGRPCServer(ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer{}, health.NewServer(), opts)
+	guard := benchGuard(t, cfg)
+	opts := append(grpcOptions(cfg, guard, nil), grpc.MaxRecvMsgSize(1<<20), grpc.MaxSendMsgSize(1<<20), grpc.ChainUnaryInterceptor(around))
+	srv := newGRPCServer(guard, ephemeraltokenv1.UnimplementedEphemeralTokenServiceServer{}, intercept, health.NewServer(), opts)
 	testgrpc.RegisterTestServiceServer(srv, interop.NewTestServer())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = srv.Serve(listener) }()
+	go func() {
+		_ = srv.Serve(listen.Track(listener, listen.Limits{Requests: listen.NewRequests(mostRequests)}))
+	}()
 	t.Cleanup(srv.Stop)
 	return listener.Addr().String()
 }

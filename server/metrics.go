@@ -9,13 +9,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
 // registerMetrics adds the server's own metrics, and those of the Go runtime and the process. No label of any metric may have
 // a value that a caller or Atlas chooses: it could be a secret, and there is no end of them.
 func registerMetrics(registry *prometheus.Registry, own ...prometheus.Collector) error {
 	errs := []error{
-		registry.Register(collectors.NewGoCollector()),
+		// Without runtime.MemStats: in OpenMetrics its go_memstats_alloc_bytes and go_memstats_alloc_bytes_total are one family
+		// of two types, which parsers reject. The runtime's own metrics have the same figures.
+		registry.Register(collectors.NewGoCollector(
+			collectors.WithGoCollectorMemStatsMetricsDisabled(),
+			collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsMemory, collectors.MetricsGC),
+		)),
 		registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
 	}
 	for _, collector := range own {
@@ -28,9 +34,9 @@ func registerMetrics(registry *prometheus.Registry, own ...prometheus.Collector)
 func newRefusedCalls() *prometheus.CounterVec {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokend_calls_refused_total",
-		Help: "Calls refused with OVERLOADED: too many in progress, of all callers or of one, or too many of one caller in a second.",
+		Help: "Calls refused with OVERLOADED, by the limit that they exceed.",
 	}, []string{"limit"})
-	for _, limit := range call.Limits {
+	for _, limit := range append(call.Limits[:], requestsLimit, standingLimit) {
 		refused.WithLabelValues(limit)
 	}
 	return refused
@@ -41,6 +47,23 @@ func maxCallsMetric(maxCalls int64) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tokend_calls_in_flight_limit", Help: "How many calls may be in progress, over all transports.",
 	}, func() float64 { return float64(maxCalls) })
+}
+
+// registerRequests shows the requests that wait for their clients, and the streams of health and reflection.
+func registerRequests(registry *prometheus.Registry, requests *listen.Requests, guard *streams) error {
+	gauge := func(name, help string, value func() float64) error {
+		return registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	return errors.Join(
+		gauge("tokend_requests_waiting", "Requests that wait for their clients: for the rest of a message, or to read the answer. One of more than 16 KiB counts several times.",
+			func() float64 { return float64(requests.Waiting()) }),
+		gauge("tokend_requests_waiting_limit", "How many requests may wait for their clients.",
+			func() float64 { return float64(requests.Limit()) }),
+		gauge("tokend_streams_open", "Streams of health and reflection that are open.",
+			func() float64 { return float64(guard.standing.Load()) }),
+		gauge("tokend_streams_open_limit", "How many streams of health and reflection may be open.",
+			func() float64 { return maxStanding }),
+	)
 }
 
 // metric is whether calls should be sent here.

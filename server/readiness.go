@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"net/http"
 	"sync"
 	"time"
 
@@ -23,10 +22,6 @@ const (
 	// was mounted wrong. An Atlas that is down is every replica's, and taking all of them out would help nobody.
 	stateRefused = "refused by Atlas"
 )
-
-// startInterval is the time between two looks until the first logins have ended, so that a server that could serve is not
-// held up.
-const startInterval = 10 * time.Millisecond
 
 // readiness is whether new calls should be sent here, as /readyz and grpc.health.v1 say it.
 type readiness struct {
@@ -69,12 +64,9 @@ func (r *readiness) set(state string) {
 
 // watch keeps the state up to date until ctx is done.
 func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
-	tick := time.NewTicker(startInterval)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		if r.get() != stateStarting {
-			tick.Reset(interval)
-		}
 		select {
 		case <-tick.C:
 			r.look()
@@ -86,22 +78,9 @@ func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
 
 func (r *readiness) look() {
 	r.checks.get() // so that it is known since when
-	switch {
-	case r.auth.Refused():
+	if r.auth.Refused() {
 		r.set(stateRefused)
-	case r.get() == stateStarting && r.auth.Starting():
-	default:
+	} else {
 		r.set(stateReady)
 	}
-}
-
-// closeWhileDraining has clients of REST connect anew for their next request, which over HTTP/2 is a GOAWAY. To close idle
-// connections at once, as http.Server does, would fail the request that is on its way on one of them.
-func (r *readiness) closeWhileDraining(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if r.get() == stateDraining {
-			w.Header().Set("Connection", "close")
-		}
-		next.ServeHTTP(w, req)
-	})
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -28,20 +29,20 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // Server is a bound but not yet serving service. Close or Run releases what New took.
 type Server struct {
-	cfg    Config
-	ready  *readiness
-	status *status.Page
+	cfg   Config
+	ready *readiness
 
 	tokens      Tokens
 	cache       *tokencache.Cache  // what tokens is, unless a test has its own
 	endStreams  context.CancelFunc // lets go of the streams of health and reflection
 	cutOff      context.CancelFunc // ends the calls in progress
+	requests    *listen.Requests   // that wait for their clients
+	refused     func(limit string) // counts a call that is refused
 	grpcServer  *grpc.Server
 	httpServer  *http.Server
 	adminServer *http.Server
@@ -58,11 +59,13 @@ func New(cfg Config) (*Server, error) {
 	cfg.setDefaults()
 	var suppressed prometheus.Collector
 	cfg.Logger, suppressed = lograte.Limit(cfg.Logger)
-	limits, refusedConns := connectionLimits(cfg)
+	requests := listen.NewRequests(cfg.maxRequests())
+	limits, refusedConns := connectionLimits(cfg, requests)
 	refusedCalls := newRefusedCalls()
 	calls := call.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 	handshakes := newFailedHandshakes(cfg.Logger)
-	s := &Server{cfg: cfg}
+	refuse := func(limit string) { refusedCalls.WithLabelValues(limit).Inc() }
+	s := &Server{cfg: cfg, requests: requests, refused: refuse}
 	s.ready = newReadiness(cfg.Auth, newChecks(s.look))
 	if err := registerMetrics(cfg.Metrics, suppressed, refusedConns, refusedCalls, calls, maxCallsMetric(cfg.MaxCalls), handshakes, s.ready.metric(), identityMetrics{cfg.Auth}); err != nil {
 		return nil, err
@@ -72,14 +75,15 @@ func New(cfg Config) (*Server, error) {
 	}
 	cut, cutOff := context.WithCancel(context.Background())
 	s.cutOff = cutOff
-	intercept := call.New(call.Config{
+	intercept := working(call.New(call.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth, Metrics: calls,
-		CallerRate: cfg.CallerRate, Refused: func(limit string) { refusedCalls.WithLabelValues(limit).Inc() },
+		CallerRate: cfg.CallerRate, Refused: refuse,
 		CutOff: cut, Tracer: cfg.tracer(), Propagator: cfg.Propagator,
-	})
+	}))
 	svc := &service{tokens: s.tokens}
 	restHandler, err := newRESTHandler(rest.Config{
 		Service: svc, Intercept: intercept, Logger: cfg.Logger, Metrics: calls, Origins: cfg.CORSOrigins,
+		Overloaded: s.overloaded,
 	}, cfg.Docs)
 	if err != nil {
 		s.Close()
@@ -87,16 +91,16 @@ func New(cfg Config) (*Server, error) {
 	}
 	ended, endStreams := context.WithCancel(context.Background())
 	s.endStreams = endStreams
-	s.grpcServer = newGRPCServer(svc, s.ready.health, grpcOptions(ended, cfg, intercept, calls, s.cfg.grpcCredentials(handshakes)))
-	s.httpServer = newHTTPServer(s.ready.closeWhileDraining(restHandler), cfg.CallCeiling, cfg.Logger)
-	s.httpServer.ErrorLog = handshakes.errorLog(s.httpServer.ErrorLog.Writer())
-	s.httpServer.TLSConfig = s.cfg.tlsConfig("h2", "http/1.1")
-	s.httpServer.Protocols = restProtocols(s.httpServer.TLSConfig != nil)
-	s.status = status.New(status.Config{
-		Version: cfg.Version, Settings: cfg.Settings, State: s.ready.get, Checks: s.ready.checks.get, Metrics: cfg.Metrics,
-	})
-	s.adminServer = newHTTPServer(newAdminHandler(s.ready, s.status, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
-	if err := s.listen(limits); err != nil {
+	guard := &streams{refuse: call.NewRefusal(cfg.Logger, calls), refused: refuse, ended: ended}
+	s.grpcServer = newGRPCServer(guard, svc, intercept, s.ready.health, grpcOptions(cfg, guard, cfg.grpcCredentials()))
+	s.httpServer = newHTTPServer(s.restFront(restHandler), cfg.CallCeiling, cfg.Logger)
+	s.httpServer.Protocols = restProtocols()
+	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
+	if err := registerRequests(cfg.Metrics, requests, guard); err != nil {
+		s.Close()
+		return nil, err
+	}
+	if err := s.listen(limits, handshakes); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -147,7 +151,7 @@ func (s *Server) look() []auth.Check {
 	return found
 }
 
-func (s *Server) listen(limits func(listener string) listen.Limits) error {
+func (s *Server) listen(limits func(listener string) listen.Limits, handshakes failedHandshakes) error {
 	var errs []error
 	bindTo := []**listen.Listener{&s.grpcListener, &s.httpListener, &s.adminListener}
 	for i, l := range s.cfg.listeners() {
@@ -165,11 +169,17 @@ func (s *Server) listen(limits func(listener string) listen.Limits) error {
 			errs = append(errs, &config.Error{Field: l.field, Err: fmt.Errorf("%s: %w", l.addr, err), MayPass: true})
 			continue
 		}
+		if protocols := alpn[l.name]; protocols != nil && s.cfg.TLS.Certificate != nil {
+			bound.Secure(s.cfg.tlsConfig(protocols...), handshakes.on(l.name))
+		}
 		*bindTo[i] = bound
 		errs = append(errs, registerConnections(s.cfg.Metrics, l.name, bound, limit.Total))
 	}
 	return errors.Join(errs...)
 }
+
+// alpn has the protocols of the listeners that serve TLS.
+var alpn = map[string][]string{onGRPC: {"h2"}, onHTTP: {"h2", "http/1.1"}}
 
 // bind listens on an address, within limits.
 func (s *Server) bind(addr string, limits listen.Limits) (*listen.Listener, error) {
@@ -231,8 +241,8 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.adminListener != nil {
 		group.Go(func() error { return serveHTTP(s.adminServer, s.adminListener) })
 	}
-	group.Go(func() error { return s.status.Run(ctx) })
 	group.Go(func() error { return s.ready.watch(ctx, s.cfg.readinessInterval) })
+	group.Go(func() error { return s.endUnread(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		delay := s.cfg.DrainDelay
@@ -244,6 +254,23 @@ func (s *Server) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// endUnread closes the connections with a request that has been open for longer than any call takes, until ctx is done.
+func (s *Server) endUnread(ctx context.Context) error {
+	tick := time.NewTicker(unreadInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			s.requests.EndOlder(now.Add(-s.cfg.CallCeiling - grpcAnswerTimeout))
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// unreadInterval is how often the server looks for requests that are open for too long.
+const unreadInterval = 5 * time.Second
+
 // serveGRPC reports why a gRPC server stopped, unless it was asked to, be it before it began.
 func serveGRPC(srv *grpc.Server, l net.Listener) error {
 	if err := srv.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
@@ -254,14 +281,8 @@ func serveGRPC(srv *grpc.Server, l net.Listener) error {
 
 // serveHTTP reports why an HTTP server stopped, unless it was asked to.
 func serveHTTP(srv *http.Server, l net.Listener) error {
-	var err error
-	if srv.TLSConfig != nil {
-		err = srv.ServeTLS(l, "", "")
-	} else {
-		err = srv.Serve(l)
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
 	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return nil
 }

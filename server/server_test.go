@@ -335,17 +335,23 @@ func TestHeadersAloneTakeNoSlot(t *testing.T) {
 	}
 }
 
-// TestMessageTimeout: a call whose message does not come is ended after eight seconds.
-func TestMessageTimeout(t *testing.T) {
-	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
-		s := v.Start(t, testutil.Plaintext)
-		testutil.NotCalled(t, s.Atlas)
-		start := time.Now()
-		if got := testutil.RawGRPCMessage(t, s, testutil.CreateMethod, false, "authorization", testutil.Credential(s.Atlas)[1]); got == "0" || got == "closed" {
-			t.Errorf("the server answered %q", got)
-		}
-		if took := time.Since(start).Round(time.Second); took != 8*time.Second {
-			t.Errorf("it took %v, want 8 s", took)
-		}
-	})
+// TestFault98MessageTimeout: a call whose message does not come is refused after eight seconds, and not cancelled, so that its client
+// may try again.
+func TestFault98MessageTimeout(t *testing.T) {
+	for _, method := range []string{testutil.CreateMethod, healthpb.Health_Check_FullMethodName, healthpb.Health_Watch_FullMethodName} {
+		testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+			s := v.Start(t, testutil.Plaintext)
+			testutil.NotCalled(t, s.Atlas)
+			start := time.Now()
+			if got := testutil.RawGRPCMessage(t, s, method, false, "authorization", testutil.Credential(s.Atlas)[1]); got != "8" {
+				t.Errorf("%s: the server answered %q, want 8 (RESOURCE_EXHAUSTED)", method, got)
+			}
+			if took := time.Since(start).Round(time.Second); took != 8*time.Second {
+				t.Errorf("%s: it took %v, want 8 s", method, took)
+			}
+			if n := metric(t, s, `tokend_calls_failed_total{reason="OVERLOADED",transport="grpc"}`); n != 1 {
+				t.Errorf("%s: %v calls are counted", method, n)
+			}
+		})
+	}
 }

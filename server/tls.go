@@ -28,12 +28,9 @@ func (t TLS) Mode() string {
 	return "mutual"
 }
 
-// tlsConfig serves on each handshake the certificate of that time, nil for plaintext. A client certificate that is shown has
+// tlsConfig serves on each handshake the certificate of that time. A client certificate that is shown has
 // to be signed by one of the authorities of that time in any case; whether one has to be, the policy of that time says.
 func (c *Config) tlsConfig(protocols ...string) *tls.Config {
-	if c.TLS.Certificate == nil {
-		return nil
-	}
 	// Without tickets each connection of mTLS is checked against the authorities of its own time.
 	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: c.TLS.ClientCAs != nil}
 	outer := base.Clone()

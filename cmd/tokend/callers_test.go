@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -14,7 +15,6 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
@@ -94,9 +94,7 @@ func (s *service) readyz(t *testing.T) string {
 
 func probe(t *testing.T, admin, path string) string {
 	t.Helper()
-	client := newHTTPClient(t, nil)
-	defer client.CloseIdleConnections() // the admin listener has few
-	got, err := do(client, newRequest(t, http.MethodGet, "http://"+admin+path, ""))
+	got, err := do(newHTTPClient(t, nil), newRequest(t, http.MethodGet, "http://"+admin+path, ""))
 	if err != nil {
 		return err.Error()
 	}
@@ -121,18 +119,16 @@ func withJWT(ctx context.Context, jwt string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "JWT "+jwt)
 }
 
-// rpcToken makes a CreateToken call over TLS, without a JWT.
-func rpcToken(t *testing.T, addr string, config *tls.Config, headers ...string) (string, error) {
+// grpcurlToken is the token in grpcurl's output.
+func grpcurlToken(t *testing.T, got result) string {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
-	if err != nil {
-		t.Fatal(err)
+	var message struct {
+		Token string `json:"token"`
 	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), headers...), patience)
-	defer cancel()
-	resp, err := ephemeraltokenv1.NewEphemeralTokenServiceClient(conn).CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{})
-	return resp.GetToken(), err
+	if err := json.Unmarshal([]byte(got.stdout), &message); err != nil || got.code != 0 {
+		t.Fatalf("grpcurl: %v, exit status %d\n%s%s", err, got.code, got.stdout, got.stderr)
+	}
+	return message.Token
 }
 
 // accepts reports whether anybody listens on addr.
@@ -143,4 +139,14 @@ func accepts(network, addr string) bool {
 	}
 	_ = conn.Close()
 	return true
+}
+
+// compact is text without what indentation adds.
+func compact(text string) string {
+	var b bytes.Buffer
+	for _, line := range strings.Split(text, "\n") {
+		b.WriteString(strings.TrimSpace(line))
+		b.WriteByte('\n')
+	}
+	return b.String()
 }

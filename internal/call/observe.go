@@ -59,12 +59,13 @@ func sendMetadata(ctx context.Context, rec *Record, e *apierror.Error) {
 	_ = grpc.SetTrailer(ctx, rec.answer)
 }
 
-// UnknownMethod answers calls of methods that nobody has. Their names are not logged: somebody may have put a secret there.
-func UnknownMethod(log *slog.Logger, metrics *Metrics) grpc.StreamHandler {
-	observed, info := observe(log, slog.New(slog.DiscardHandler), metrics, nil), &grpc.UnaryServerInfo{FullMethod: "unknown method"}
-	return func(_ any, stream grpc.ServerStream) error {
-		_, err := observed(stream.Context(), nil, info, func(context.Context, any) (any, error) {
-			return nil, &apierror.Error{Reason: apierror.RouteNotFound}
+// NewRefusal returns a function that answers calls which do not reach the chain: it logs, counts and returns the error of
+// a reason. method is what the log calls the method; it must not come from the caller, who may have put a secret there.
+func NewRefusal(log *slog.Logger, metrics *Metrics) func(ctx context.Context, method string, reason apierror.Reason) error {
+	observed := observe(log, slog.New(slog.DiscardHandler), metrics, nil)
+	return func(ctx context.Context, method string, reason apierror.Reason) error {
+		_, err := observed(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, func(context.Context, any) (any, error) {
+			return nil, &apierror.Error{Reason: reason}
 		})
 		return err
 	}

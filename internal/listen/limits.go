@@ -5,43 +5,59 @@ import (
 	"net/netip"
 )
 
-// Limits bound the connections that a Listener has open at a time. What is beyond them is accepted and closed at once: left in
-// the kernel's queue, it would keep out whoever comes after it, and its caller would wait rather than try another replica.
+// Limits bound the connections that a Listener has open at a time. A connection beyond them is accepted and closed at
+// once: in the kernel's queue it would block those behind it, and its client would wait instead of trying another
+// replica.
 type Limits struct {
-	// Total is how many there may be; 0 is no limit.
+	// Total is the most connections that may be open; 0 is no limit.
 	Total int
-	// PerPeer is how many of them one address of another machine may have; 0 is no limit. IPv6 addresses count by their /64,
-	// since one machine has all of that. It does not hold for this machine's own: they are proxies' more often than not.
+	// PerPeer is the most connections that one address may have; 0 is no limit. IPv6 addresses count by their /64, since
+	// one machine has all of that. It does not apply to addresses of this machine, which usually belong to proxies,
+	// unless Local is set.
 	PerPeer int
-	// Refused is told of each connection that is closed for which of the limits. It must not block.
+	Local   bool
+	// EvictIdle makes room for a new connection by closing the one that has been idle longest, of the same peer if it is
+	// the peer's limit. Conn.SetBusy says which connections are not idle.
+	EvictIdle bool
+	// Requests, if not nil, bounds the requests that are open on the connections.
+	Requests *Requests
+	// Refused is called for each connection that is closed because of a limit. It must not block.
 	Refused func(limit string, peer net.Addr)
 }
 
-// The limits that a connection can be refused for.
+// The limits that a connection can be closed for.
 const (
-	TotalLimit   = "listener"
-	PerPeerLimit = "peer"
+	TotalLimit    = "listener"
+	PerPeerLimit  = "peer"
+	RequestsLimit = "requests"
 )
 
-// peerOf is whom a connection counts for: an address, or an IPv6 /64. The zero Prefix is this machine.
-func peerOf(addr net.Addr) netip.Prefix {
+func (l Limits) refused(limit string, peer net.Addr) {
+	if l.Refused != nil {
+		l.Refused(limit, peer)
+	}
+}
+
+// peerOf returns what a connection counts for: an address, or an IPv6 /64. The zero Prefix counts for nothing: a socket
+// file, and an address of this machine unless local is set.
+func peerOf(addr net.Addr, local bool) netip.Prefix {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
 		return netip.Prefix{}
 	}
 	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	if !ip.IsValid() || ip.IsLoopback() {
+	if !ip.IsValid() || ip.IsLoopback() && !local {
 		return netip.Prefix{}
 	}
 	bits := 32
 	if ip.Is6() {
 		bits = 64
 	}
-	peer, _ := ip.Prefix(bits) // cannot fail: it is valid, and that long
+	peer, _ := ip.Prefix(bits) // cannot fail: the address is valid and that long
 	return peer
 }
 
-// refuse closes a connection with a reset, so that nothing of it stays with the kernel.
+// refuse closes a connection with a reset, so that the kernel keeps nothing of it.
 func refuse(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0) // fails only if the peer was faster

@@ -118,7 +118,7 @@ func TestPlacesComeBack(t *testing.T) {
 		t.Errorf("%d connections of %d peers are left", l.Open(), len(l.peers))
 	}
 	for _, c := range []net.Conn{second, third} {
-		if c.(*conn).Conn.(*fakeConn).closed == 0 {
+		if c.(*Conn).socket.Conn.(*fakeConn).closed == 0 {
 			t.Error("a connection is not closed")
 		}
 	}
@@ -155,5 +155,50 @@ func TestRefusedAtOnce(t *testing.T) {
 	}
 	if got := <-refused; got != TotalLimit {
 		t.Errorf("refused for %q", got)
+	}
+}
+
+// TestFault73EvictIdle: a new connection takes the place of the one that is idle longest, of its own peer if that has too many.
+func TestFault73EvictIdle(t *testing.T) {
+	arriving := make(chan string, 1)
+	var reasons []string
+	l := Track(fakeListener{from: arriving}, Limits{
+		Total: 4, PerPeer: 2, Local: true, EvictIdle: true, Refused: func(limit string, _ net.Addr) { reasons = append(reasons, limit) },
+	})
+	accept := func(from string) *Conn {
+		t.Helper()
+		arriving <- from
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.(*Conn)
+	}
+	closed := func(c *Conn) bool { return c.socket.Conn.(*fakeConn).closed > 0 }
+	a, b := accept("127.0.0.1:1"), accept("127.0.0.1:2")
+	a.SetBusy(true)
+	c := accept("127.0.0.1:3")
+	if closed(a) || !closed(b) || closed(c) {
+		t.Errorf("closed: the busy one %v, the idle one %v, the new one %v", closed(a), closed(b), closed(c))
+	}
+	d, e := accept("192.0.2.1:1"), accept("192.0.2.1:2")
+	f := accept("192.0.2.2:1") // the listener is full
+	if !closed(c) || closed(d) || closed(e) || closed(f) {
+		t.Errorf("closed: the idle longest %v, others %v %v, the new one %v", closed(c), closed(d), closed(e), closed(f))
+	}
+	if l.Open() != 4 || len(reasons) != 2 || reasons[0] != PerPeerLimit || reasons[1] != TotalLimit {
+		t.Errorf("%d are open, and %q the reasons", l.Open(), reasons)
+	}
+	_ = b.Close() // by its server, later
+	if l.Open() != 4 {
+		t.Errorf("%d are open once the server has closed what was evicted", l.Open())
+	}
+	for _, c := range []*Conn{a, d, e, f} {
+		c.SetBusy(true)
+	}
+	arriving <- "192.0.2.3:1"
+	close(arriving)
+	if _, err := l.Accept(); err == nil || l.Open() != 4 || reasons[2] != TotalLimit {
+		t.Errorf("a connection came in where all are busy: %v", reasons)
 	}
 }

@@ -71,7 +71,7 @@ func On(addr string, limits Limits) (*Listener, error) {
 
 // Track returns a Listener on what is bound already.
 func Track(l net.Listener, limits Limits) *Listener {
-	return &Listener{Listener: l, limits: limits, conns: make(map[*conn]struct{}), peers: make(map[netip.Prefix]int)}
+	return &Listener{Listener: l, limits: limits, conns: make(map[*Conn]struct{}), peers: make(map[netip.Prefix]int)}
 }
 
 func bind(addr string) (net.Listener, error) {

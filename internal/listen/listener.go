@@ -1,63 +1,96 @@
 package listen
 
 import (
+	"crypto/tls"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
+	"time"
 )
 
-// Listener knows its connections, so that their number can be bounded, and a drain need not wait for those that have nothing to
-// say. Port probes and load balancers open connections and send nothing; grpc-go and net/http each wait some seconds for a
-// first byte. On and Track make one.
+// Listener accepts connections within its limits, and knows which are open. On and Track make one.
 type Listener struct {
 	net.Listener
 	limits Limits
-	mu     sync.Mutex
-	conns  map[*conn]struct{}   // guarded by mu: those that are open
-	peers  map[netip.Prefix]int // guarded by mu: how many of them are whose
+
+	tls             *tls.Config
+	handshakeFailed func(peer net.Addr, err error)
+
+	mu    sync.Mutex
+	conns map[*Conn]struct{}   // guarded by mu: those that are open
+	peers map[netip.Prefix]int // guarded by mu: how many connections each peer has
 }
 
-// Accept implements net.Listener. It returns connections within the limits only.
+// Secure makes the listener serve TLS on the connections that it accepts from then on. It calls failed, which must not
+// block, for each handshake that fails, unless the client closed the connection before it sent anything, as a TCP probe
+// does.
+func (l *Listener) Secure(config *tls.Config, failed func(peer net.Addr, err error)) {
+	l.tls, l.handshakeFailed = config, failed
+}
+
+// Accept implements net.Listener. It returns connections within the limits only, each a *Conn.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		accepted, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: accepted, listener: l, peer: peerOf(accepted.RemoteAddr())}
-		limit := l.admit(c)
-		if limit == "" {
-			return c, nil
+		c := newConn(l, accepted)
+		limit, evicted := l.admit(c)
+		if evicted != nil {
+			evicted.abort()
+			l.limits.refused(limit, evicted.peerAddr())
+		} else if limit != "" {
+			refuse(accepted)
+			l.limits.refused(limit, accepted.RemoteAddr())
+			continue
 		}
-		refuse(accepted)
-		if l.limits.Refused != nil {
-			l.limits.Refused(limit, accepted.RemoteAddr())
-		}
+		return c, nil
 	}
 }
 
-// admit counts c among the open connections, unless that would be beyond the limit that it returns.
-func (l *Listener) admit(c *conn) (limit string) {
+// admit counts c among the open connections. If that exceeds a limit, it returns the limit, and the connection to close
+// in place of c, if there is one.
+func (l *Listener) admit(c *Conn) (limit string, evicted *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.limits.Total > 0 && len(l.conns) >= l.limits.Total:
-		return TotalLimit
 	case l.limits.PerPeer > 0 && c.peer.IsValid() && l.peers[c.peer] >= l.limits.PerPeer:
-		return PerPeerLimit
+		limit, evicted = PerPeerLimit, l.longestIdle(func(other *Conn) bool { return other.peer == c.peer })
+	case l.limits.Total > 0 && len(l.conns) >= l.limits.Total:
+		limit, evicted = TotalLimit, l.longestIdle(func(*Conn) bool { return true })
+	}
+	if limit != "" && evicted == nil {
+		return limit, nil
+	}
+	if evicted != nil {
+		l.remove(evicted)
 	}
 	l.conns[c] = struct{}{}
 	if c.peer.IsValid() {
 		l.peers[c.peer]++
 	}
-	return ""
+	return limit, evicted
 }
 
-// forget is the end of what admit began; it may come twice.
-func (l *Listener) forget(c *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// longestIdle returns the eligible connection on which nothing has arrived for longest, nil if the listener evicts none.
+// The caller holds mu.
+func (l *Listener) longestIdle(eligible func(*Conn) bool) *Conn {
+	if !l.limits.EvictIdle {
+		return nil
+	}
+	var found *Conn
+	var since time.Time
+	for c := range l.conns {
+		if at := c.lastHeard(); !c.busy.Load() && eligible(c) && (found == nil || at.Before(since)) {
+			found, since = c, at
+		}
+	}
+	return found
+}
+
+// remove reverses admit; it may be called twice. The caller holds mu.
+func (l *Listener) remove(c *Conn) {
 	if _, open := l.conns[c]; !open {
 		return
 	}
@@ -70,7 +103,7 @@ func (l *Listener) forget(c *conn) {
 	}
 }
 
-// Open is how many connections are open.
+// Open returns the number of open connections.
 func (l *Listener) Open() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,14 +111,14 @@ func (l *Listener) Open() int {
 }
 
 // CloseSilent closes the connections on which nothing has arrived.
-func (l *Listener) CloseSilent() { l.closeIf(func(c *conn) bool { return !c.heard.Load() }) }
+func (l *Listener) CloseSilent() { l.closeIf(func(c *Conn) bool { return !c.heard() }) }
 
 // CloseAll closes every connection.
-func (l *Listener) CloseAll() { l.closeIf(func(*conn) bool { return true }) }
+func (l *Listener) CloseAll() { l.closeIf(func(*Conn) bool { return true }) }
 
-func (l *Listener) closeIf(choose func(*conn) bool) {
+func (l *Listener) closeIf(choose func(*Conn) bool) {
 	l.mu.Lock()
-	var chosen []*conn
+	var chosen []*Conn
 	for c := range l.conns {
 		if choose(c) {
 			chosen = append(chosen, c)
@@ -93,29 +126,6 @@ func (l *Listener) closeIf(choose func(*conn) bool) {
 	}
 	l.mu.Unlock()
 	for _, c := range chosen {
-		_ = c.Close() // its owner gets the error as well, and knows what to do
+		_ = c.Close() // the server that has the connection sees an error
 	}
-}
-
-// conn remembers whose it is, and whether anything has arrived.
-type conn struct {
-	net.Conn
-	listener *Listener
-	peer     netip.Prefix
-	heard    atomic.Bool
-}
-
-func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 && !c.heard.Load() { // a plain load, since this is on the path of every read
-		c.heard.Store(true)
-	}
-	return n, err
-}
-
-// Close frees the place last, so that there are never more descriptors than places.
-func (c *conn) Close() error {
-	err := c.Conn.Close()
-	c.listener.forget(c)
-	return err
 }

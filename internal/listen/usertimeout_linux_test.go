@@ -27,7 +27,7 @@ func TestDeadPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = accepted.Close() })
-		raw, err := accepted.(*conn).Conn.(*net.TCPConn).SyscallConn()
+		raw, err := accepted.(*Conn).socket.Conn.(*net.TCPConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,9 +48,6 @@ func Retry(err error) error {
 	return retryError{err}
 }
 
-// IsRetry reports whether Retry has marked an error.
-func IsRetry(err error) bool { return errors.As(err, new(retryError)) }
-
 type retryError struct{ error }
 
 func (e retryError) Unwrap() error { return e.error }
@@ -239,7 +236,7 @@ func (v *Value[T]) use(contents [][]byte, sum digest) error {
 		if !v.tried {
 			return err
 		}
-		if !IsRetry(err) {
+		if !errors.As(err, new(retryError)) {
 			v.pending, v.refused = digest{}, sum
 		}
 		v.fail(err)

@@ -60,7 +60,7 @@ func setHeaders(to http.Header, answer metadata.MD) {
 	}
 }
 
-// Config says what a handler serves. All of it has to be set, but for Pages and Origins.
+// Config says what a handler serves. All of it has to be set, except Pages, Origins and Overloaded.
 type Config struct {
 	Service   ephemeraltokenv1.EphemeralTokenServiceServer
 	Intercept grpc.UnaryServerInterceptor // the call chain
@@ -70,6 +70,8 @@ type Config struct {
 	Pages map[string]http.Handler
 	// Origins are those whose pages browsers let call the service and read its answers (CORS). Each has to pass ValidateOrigin.
 	Origins []string
+	// Overloaded reports whether the request with this context is to be refused, and whether the answer must have no body.
+	Overloaded func(ctx context.Context) (refuse, brief bool)
 }
 
 // NewHandler serves the service's routes. It does not dial the gRPC listener: a request becomes a call in this process and
@@ -99,7 +101,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	}
 	h := &handler{
 		routes: known, pages: cfg.Pages,
-		gateway: mux, log: cfg.Logger, metrics: cfg.Metrics, bodies: call.NewWaiting(maxBodies, 0),
+		gateway: mux, log: cfg.Logger, metrics: cfg.Metrics, overloaded: cfg.Overloaded,
 	}
 	return allowOrigins(cfg.Origins, known, h), nil
 }
@@ -155,16 +157,20 @@ func gatewayErrorHandler(log *slog.Logger, metrics *call.Metrics) runtime.ErrorH
 			metrics.CountFailure(ctx, failed)
 			call.Log(ctx, log, call.Outcome{Method: r.Method + " " + r.URL.Path, RequestID: id, Err: failed})
 		}
-		writeError(w, failed)
+		writeError(w, failed, false)
 	}
 }
 
-// writeError answers with google.rpc.Status as JSON: {"code", "message", "details"}.
-func writeError(w http.ResponseWriter, e *apierror.Error) {
+// writeError answers with google.rpc.Status as JSON: {"code", "message", "details"}. A brief answer has headers only,
+// which a client cannot keep from being sent by not reading.
+func writeError(w http.ResponseWriter, e *apierror.Error, brief bool) {
 	st := e.GRPCStatus()
 	body, err := protojson.Marshal(st.Proto())
 	if err != nil {
 		panic(err) // cannot happen: the details' types are linked in
+	}
+	if brief {
+		body = nil
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
@@ -176,5 +182,7 @@ func writeError(w http.ResponseWriter, e *apierror.Error) {
 		h.Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
 	}
 	w.WriteHeader(e.HTTPStatus())
-	_, _ = w.Write(body) // the client has gone if this fails
+	if !brief {
+		_, _ = w.Write(body) // the client has gone if this fails
+	}
 }

@@ -32,11 +32,9 @@ type handler struct {
 	gateway http.Handler
 	log     *slog.Logger
 	metrics *call.Metrics
-	bodies  *call.Waiting // those that are being read
+	// overloaded is Config.Overloaded, which may be nil.
+	overloaded func(context.Context) (refuse, brief bool)
 }
-
-// maxBodies is how many bodies may be on their way at a time. Most requests have none.
-const maxBodies = 1024
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
@@ -52,9 +50,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	w.Header()["Cache-Control"] = noStore
 	w.Header()["X-Content-Type-Options"] = noSniff
+	brief := false
 	refuse := func(e *apierror.Error) {
 		w.Header().Set(call.RequestIDHeader, record.RequestID())
-		writeError(w, e)
+		writeError(w, e, brief)
 		h.metrics.CountFailure(r.Context(), e)
 		call.Log(r.Context(), h.log, call.Outcome{Method: h.routes.logName(r), RequestID: record.RequestID(), Duration: time.Since(start), Err: e})
 	}
@@ -64,6 +63,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(call.Panicked(v))
 		}
 	}()
+	if h.overloaded != nil {
+		var overloaded bool
+		if overloaded, brief = h.overloaded(r.Context()); overloaded {
+			refuse(&apierror.Error{Reason: apierror.Overloaded})
+			return
+		}
+	}
 	if refusal := h.check(w, r); refusal != nil {
 		refuse(refusal)
 		return
@@ -105,16 +111,15 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error 
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		return &apierror.Error{Reason: apierror.MethodNotAllowed}
 	}
-	if !isPlainJSON(r.Header) {
-		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
-	}
-	body, err := h.readBody(w, r)
+	body, err := readBody(w, r)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		return &apierror.Error{Reason: apierror.RequestTooLarge}
 	case err != nil:
 		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errBodyUnreadable}
+	case len(body) > 0 && !isPlainJSON(r.Header):
+		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
 	case !isShallowJSON(body):
 		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
 	}
@@ -125,28 +130,11 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error 
 	return nil
 }
 
-// readBody reads the body, unless it is too large, too slow, or there are too many and it has taken longest.
-func (h *handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.Body == http.NoBody {
 		return nil, nil
 	}
-	body := &unreadBody{Context: r.Context(), from: w}
-	h.bodies.Add(&body.place, body)
-	defer h.bodies.Remove(&body.place)
 	return io.ReadAll(http.MaxBytesReader(w, r.Body, call.MaxMessageBytes))
-}
-
-// unreadBody is one that is being read.
-type unreadBody struct {
-	context.Context // of its request
-
-	from  http.ResponseWriter
-	place call.Place
-}
-
-// End implements call.Waiter.
-func (b *unreadBody) End() {
-	_ = http.NewResponseController(b.from).SetReadDeadline(time.Unix(1, 0)) // both of net/http's protocols have it
 }
 
 // Why a body was not read, without a word of it.
@@ -167,10 +155,12 @@ func headerBytes(r *http.Request) int {
 	return n
 }
 
-// isPlainJSON reports whether a body, if there is one, is declared as JSON that is not compressed.
+// isPlainJSON reports whether a body is declared as JSON, or not declared, and not compressed.
 func isPlainJSON(h http.Header) bool {
-	if h.Get("Content-Encoding") != "" {
-		return false
+	for _, encoding := range h.Values("Content-Encoding") {
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return false
+		}
 	}
 	declared := h.Values("Content-Type")
 	if len(declared) == 0 {

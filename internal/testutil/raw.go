@@ -179,6 +179,9 @@ func (h *RawHTTP2) Call(stream uint32, jwt string) error {
 	return h.Framer.WriteData(stream, true, message)
 }
 
+// Flush sends what has been written.
+func (h *RawHTTP2) Flush() error { return h.out.Flush() }
+
 // Flood writes with frame, again and again, until the server has ended the connection, takes nothing for a second, or has had
 // enough: n times. It returns how often.
 func (h *RawHTTP2) Flood(n int, frame func(i int) error) int {

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Checks run at the same time, one that needs a failed one does not run, and one that hangs is left behind.
+func TestDiagnosis(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		meet, never := make(chan struct{}), make(chan struct{})
+		defer close(never)
+		fine := func(context.Context) finding { return good("fine") }
+		d := &diagnosis{
+			timeout:  5 * time.Second,
+			settings: []finding{bad("no", "Mend it.").of("--tls-cert-file and --tls-key-file")},
+			checks: []check{
+				{"one", nil, func(context.Context) finding { meet <- struct{}{}; return good("met") }},
+				{"two", nil, func(context.Context) finding { <-meet; return good("met") }},
+				{"three", []string{"one"}, fine},
+				{"needs a setting", []string{"--tls-key-file"}, nil},
+				{"needs another", []string{"--tls-client-ca-file"}, fine},
+				{"waits", nil, func(ctx context.Context) finding { <-ctx.Done(); return bad(ctx.Err().Error(), "") }},
+				{"hangs", nil, func(context.Context) finding { <-never; return finding{} }},
+				{"needs that", []string{"hangs"}, nil},
+				{"needs what needs that", []string{"needs that"}, nil},
+			},
+		}
+		start := time.Now()
+		got := d.run(t.Context())
+		want := []finding{
+			d.settings[0],
+			{"one", passed, "met", ""},
+			{"two", passed, "met", ""},
+			{"three", passed, "fine", ""},
+			{"needs a setting", skipped, "not checked, because of --tls-cert-file and --tls-key-file", ""},
+			{"needs another", passed, "fine", ""},
+			{"waits", failed, "context deadline exceeded", ""},
+			{"hangs", failed, "no result within 5s", "Give it longer with --timeout, or find out what holds it up."},
+			{"needs that", skipped, "not checked, because of hangs", ""},
+			{"needs what needs that", skipped, "not checked, because of needs that", ""},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		if took := time.Since(start); took != 6*time.Second {
+			t.Errorf("it took %v, want the longest of them", took)
+		}
+	})
+}

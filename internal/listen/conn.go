@@ -1,0 +1,183 @@
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Conn is a connection that a Listener has accepted. It does its own TLS, so that both net/http and grpc-go read and
+// write through it, and it can follow the frames of HTTP/2.
+type Conn struct {
+	net.Conn // the TLS connection if there is TLS, else the socket
+
+	socket   *socket
+	listener *Listener
+	peer     netip.Prefix
+	opened   time.Time
+	busy     atomic.Bool
+
+	handshakeOnce sync.Once
+	handshakeErr  error
+	state         *tls.ConnectionState
+
+	requests openRequests
+}
+
+// socket remembers when something last arrived from the peer.
+type socket struct {
+	net.Conn
+	last atomic.Int64 // Unix nanoseconds; 0 before anything has arrived
+}
+
+// Read implements net.Conn.
+func (s *socket) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if n > 0 {
+		s.last.Store(time.Now().UnixNano())
+	}
+	return n, err
+}
+
+func newConn(l *Listener, accepted net.Conn) *Conn {
+	s := &socket{Conn: accepted}
+	c := &Conn{Conn: s, socket: s, listener: l, peer: peerOf(accepted.RemoteAddr(), l.limits.Local), opened: time.Now()}
+	if l.tls != nil {
+		c.Conn = tls.Server(s, l.tls)
+	}
+	c.requests.init(c, l.limits.Requests)
+	return c
+}
+
+// heard reports whether anything has arrived.
+func (c *Conn) heard() bool { return c.socket.last.Load() != 0 }
+
+// lastHeard returns when something last arrived, or when the connection was opened.
+func (c *Conn) lastHeard() time.Time {
+	if at := c.socket.last.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return c.opened
+}
+
+// Opened returns when the connection was accepted.
+func (c *Conn) Opened() time.Time { return c.opened }
+
+// SetBusy says whether a request is in progress. A busy connection is not evicted.
+func (c *Conn) SetBusy(busy bool) { c.busy.Store(busy) }
+
+// Handshake does the TLS handshake, once. Read and Write call it, as those of *tls.Conn do.
+func (c *Conn) Handshake() error {
+	c.handshakeOnce.Do(func() {
+		secured, ok := c.Conn.(*tls.Conn)
+		if !ok {
+			return
+		}
+		if c.handshakeErr = secured.Handshake(); c.handshakeErr == nil {
+			state := secured.ConnectionState()
+			c.state = &state
+			return
+		}
+		if gone := errors.Is(c.handshakeErr, io.EOF) || errors.Is(c.handshakeErr, syscall.ECONNRESET); !gone || c.heard() {
+			c.listener.handshakeFailed(c.peerAddr(), c.handshakeErr)
+		}
+	})
+	return c.handshakeErr
+}
+
+// TLS returns the state of the TLS connection, nil if there is no TLS. The handshake must be over.
+func (c *Conn) TLS() *tls.ConnectionState { return c.state }
+
+// agreedHTTP2 reports whether the handshake was for HTTP/2.
+func (c *Conn) agreedHTTP2() bool { return c.state != nil && c.state.NegotiatedProtocol == "h2" }
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) {
+	if err := c.Handshake(); err != nil {
+		return 0, err
+	}
+	if all := c.requests.all; all != nil {
+		all.pause()
+	}
+	n, err := c.Conn.Read(p)
+	if !c.requests.received(p[:n]) {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(p []byte) (int, error) {
+	if err := c.Handshake(); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	c.requests.sent(p[:n])
+	return n, err
+}
+
+// CloseWrite tells the peer that nothing more will be written. net/http looks for it.
+func (c *Conn) CloseWrite() error {
+	closer, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		closer, ok = c.socket.Conn.(interface{ CloseWrite() error })
+	}
+	if !ok {
+		return nil
+	}
+	return closer.CloseWrite()
+}
+
+// Close implements net.Conn. It frees the connection's place last, so that there are never more descriptors than places.
+func (c *Conn) Close() error {
+	err := c.Conn.Close()
+	c.requests.release()
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.listener.remove(c)
+	return err
+}
+
+// abort closes the socket without a word to the peer. The server that has the connection sees an error, and closes it.
+func (c *Conn) abort() {
+	c.requests.release()
+	refuse(c.socket.Conn)
+}
+
+func (c *Conn) peerAddr() net.Addr { return c.socket.RemoteAddr() }
+
+// addr is a peer's address that knows its connection.
+type addr struct {
+	net.Addr
+	conn *Conn
+}
+
+// RemoteAddr implements net.Conn. FromAddr finds the connection by it: the address is all of a connection that grpc-go
+// passes on to a call.
+func (c *Conn) RemoteAddr() net.Addr { return addr{c.peerAddr(), c} }
+
+// FromAddr returns the connection whose RemoteAddr is a, nil if a is another address.
+func FromAddr(a net.Addr) *Conn {
+	known, _ := a.(addr)
+	return known.conn
+}
+
+type connKey struct{}
+
+// NewContext returns ctx with a connection. It is an http.Server's ConnContext.
+func NewContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// FromContext returns the connection put there by NewContext, nil if there is none.
+func FromContext(ctx context.Context) *Conn {
+	c, _ := ctx.Value(connKey{}).(*Conn)
+	return c
+}

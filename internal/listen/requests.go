@@ -1,0 +1,319 @@
+package listen
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Requests bounds the requests that wait for their clients, on the connections of several listeners together: for the
+// rest of a message, or for the client to read the answer. A request waits from its first frame until the last frame of
+// its answer is written or either side resets it, whatever grpc-go or net/http have made of it, except while the server
+// works on it.
+//
+// The share of a connection is what is free: it may have as many requests waiting as there are places left (dynamic
+// thresholds, Choudhury and Hahne, 1998). A single connection gets half, k greedy ones get 1/(k+1) each, and a connection
+// with a few requests always finds a place.
+type Requests struct {
+	limit int64
+	used  atomic.Int64
+
+	mu    sync.Mutex
+	conns map[*Conn]struct{} // guarded by mu: those that speak HTTP/2
+}
+
+// unit is how many bytes of a request count as another request.
+const unit = 16 << 10
+
+// maxUnanswered is how many streams of one connection may be open at once on the wire. grpc-go and net/http allow for 100
+// and refuse the others, so a client with more does not read the refusals.
+const maxUnanswered = 1000
+
+// NewRequests returns Requests with a number of places. Each request takes one, and another for every 16 KiB of it that
+// has arrived.
+func NewRequests(limit int) *Requests {
+	return &Requests{limit: int64(limit), conns: make(map[*Conn]struct{})}
+}
+
+// Waiting returns how many places are taken.
+func (r *Requests) Waiting() int { return int(r.used.Load()) }
+
+// Limit returns how many places there are.
+func (r *Requests) Limit() int { return int(r.limit) }
+
+// pause gives the server time to refuse the requests that have arrived, while there are more than there are places. What
+// is read in the meantime would only be more of them.
+func (r *Requests) pause() {
+	for i := 0; i < 5 && r.used.Load() > r.limit; i++ {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// makeRoom closes the connection with the most waiting requests, and of several the one with the oldest request, if half
+// as many wait beyond the limit. Refusals keep within it, so only clients that do not read those, or send much of their
+// messages, get there.
+func (r *Requests) makeRoom() {
+	if r.used.Load() <= r.limit+r.limit/2 {
+		return
+	}
+	r.mu.Lock()
+	var worst *Conn
+	var most int64
+	var since time.Time
+	for c := range r.conns {
+		used, oldest := c.requests.used.Load(), c.requests.oldest()
+		if used > most || used == most && oldest.Before(since) {
+			worst, most, since = c, used, oldest
+		}
+	}
+	r.mu.Unlock()
+	if worst != nil {
+		worst.end()
+	}
+}
+
+// EndOlder closes the connections with a request that began before t and is still open, other than those that Hold allows
+// to last.
+func (r *Requests) EndOlder(t time.Time) {
+	r.mu.Lock()
+	var late []*Conn
+	for c := range r.conns {
+		if c.requests.before(t) > int(c.requests.held.Load()) {
+			late = append(late, c)
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range late {
+		c.end()
+	}
+}
+
+// end closes a connection because of its requests.
+func (c *Conn) end() {
+	c.abort()
+	c.listener.limits.refused(RequestsLimit, c.peerAddr())
+}
+
+// Few is how many requests of a connection may wait however many wait in all.
+const Few = 2
+
+// Admit reports whether a request that has just arrived is within the connection's share.
+func (c *Conn) Admit() bool {
+	all, own := c.requests.all, c.requests.used.Load()
+	return all == nil || own <= Few || own+all.used.Load() <= all.limit+1
+}
+
+// Waiting returns how many places the connection takes.
+func (c *Conn) Waiting() int { return int(c.requests.used.Load()) }
+
+// Work says that the server works on a request, which does not wait for its client until Rest is called.
+func (c *Conn) Work() { c.requests.add(-1) }
+
+// Rest says that the server has an answer to a request, or has given up on it.
+func (c *Conn) Rest() { c.requests.add(1) }
+
+// Begin counts a request of HTTP/1, with up to size bytes to come, until End is called with the same size. Requests of
+// HTTP/2 are counted by their frames.
+func (c *Conn) Begin(size int64) { c.requests.add(1 + size/unit) }
+
+// End is the end of what Begin began.
+func (c *Conn) End(size int64) { c.requests.add(-1 - size/unit) }
+
+// Hold lets one of the connection's streams stay open for as long as it likes, until the function that it returns is
+// called. It reports false if most streams of the connection are held already.
+func (c *Conn) Hold(most int) (release func(), ok bool) {
+	release = func() { c.requests.held.Add(-1) }
+	if int(c.requests.held.Add(1)) > most {
+		release()
+		return nil, false
+	}
+	return release, true
+}
+
+// openRequests are those of one connection.
+type openRequests struct {
+	conn   *Conn
+	all    *Requests    // nil: they are not counted
+	used   atomic.Int64 // places taken in all
+	held   atomic.Int64 // streams that may stay open
+	http2  atomic.Bool  // the client's preface has arrived
+	match  int          // bytes of the preface that have arrived; -1: it is another protocol
+	broken bool         // the client agreed on HTTP/2, and speaks another protocol
+
+	in, out frames
+
+	mu       sync.Mutex
+	streams  []openStream // guarded by mu; by id, and so by age
+	last     uint32       // guarded by mu; the highest id
+	released bool         // guarded by mu
+}
+
+// openStream is a request over HTTP/2.
+type openStream struct {
+	id    uint32
+	since time.Time
+	size  int
+}
+
+func (s openStream) cost() int64 { return 1 + int64(s.size/unit) }
+
+func (o *openRequests) init(c *Conn, all *Requests) { o.conn, o.all = c, all }
+
+// add takes places, or frees them if n is negative.
+func (o *openRequests) add(n int64) {
+	if o.all != nil {
+		o.used.Add(n)
+		o.all.used.Add(n)
+	}
+}
+
+// received follows what the client has sent, and reports false if that has cost it the connection. Only one goroutine of
+// a server reads.
+func (o *openRequests) received(p []byte) bool {
+	if o.all == nil || o.match < 0 {
+		return !o.broken
+	}
+	if rest := len(preface) - o.match; rest > 0 {
+		n := min(rest, len(p))
+		if string(p[:n]) != preface[o.match:o.match+n] {
+			o.match, o.broken = -1, o.conn.agreedHTTP2()
+			return !o.broken
+		}
+		o.match += n
+		if p = p[n:]; o.match < len(preface) {
+			return true
+		}
+		o.register()
+	}
+	o.in.each(p, o.receivedFrame)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.released
+}
+
+// register has all know the connection, unless it has been closed in the meantime.
+func (o *openRequests) register() {
+	o.all.mu.Lock()
+	defer o.all.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.released {
+		o.all.conns[o.conn] = struct{}{}
+	}
+	o.http2.Store(true)
+}
+
+func (o *openRequests) receivedFrame(f frame) {
+	if f.stream == 0 {
+		return
+	}
+	if f.kind == frameRSTStream {
+		o.close(f.stream)
+		return
+	}
+	o.mu.Lock()
+	grown, unanswered := o.grow(f), len(o.streams)
+	o.mu.Unlock()
+	switch {
+	case grown == 0:
+	case unanswered > maxUnanswered:
+		o.conn.end()
+	default:
+		o.all.makeRoom()
+	}
+}
+
+// grow opens the stream of a frame, or adds the frame to it, and returns how many places that took. The caller holds mu.
+func (o *openRequests) grow(f frame) int64 {
+	if o.released {
+		return 0
+	}
+	i, open := o.find(f.stream)
+	before := int64(0)
+	switch {
+	case open:
+		before = o.streams[i].cost()
+	case f.kind == frameHeaders && f.stream > o.last && f.stream%2 == 1:
+		o.last = f.stream
+		o.streams = append(o.streams, openStream{id: f.stream, since: time.Now()})
+		i = len(o.streams) - 1
+	default:
+		return 0
+	}
+	o.streams[i].size += f.length
+	grown := o.streams[i].cost() - before
+	o.add(grown)
+	return grown
+}
+
+// sent follows what the server has written. Nothing before the client's preface is of a stream.
+func (o *openRequests) sent(p []byte) {
+	if !o.http2.Load() {
+		return
+	}
+	o.out.each(p, func(f frame) {
+		ended := f.flags&flagEndStream != 0 && (f.kind == frameData || f.kind == frameHeaders)
+		if ended || f.kind == frameRSTStream {
+			o.close(f.stream)
+		}
+	})
+}
+
+// close ends a stream, if it is open.
+func (o *openRequests) close(id uint32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if i, open := o.find(id); open {
+		o.add(-o.streams[i].cost())
+		o.streams = slices.Delete(o.streams, i, i+1)
+	}
+}
+
+// lingering is how long the requests of a closed connection count. What the server has begun for them ends in its own
+// time, and a client could otherwise have it begin more by opening and closing connections.
+const lingering = time.Second
+
+// release ends all streams of a connection that is closed. It may be called twice.
+func (o *openRequests) release() {
+	if o.all == nil {
+		return
+	}
+	o.all.mu.Lock()
+	delete(o.all.conns, o.conn)
+	o.all.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	left := int64(0)
+	for _, s := range o.streams {
+		left += s.cost()
+	}
+	if left > 0 {
+		time.AfterFunc(lingering, func() { o.add(-left) })
+	}
+	o.streams, o.released = nil, true
+}
+
+// find returns the index of an open stream. The caller holds mu.
+func (o *openRequests) find(id uint32) (int, bool) {
+	return slices.BinarySearchFunc(o.streams, id, func(s openStream, id uint32) int { return cmp.Compare(s.id, id) })
+}
+
+// oldest returns when the oldest open stream began.
+func (o *openRequests) oldest() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.streams) == 0 {
+		return time.Now()
+	}
+	return o.streams[0].since
+}
+
+// before returns how many open streams began before t.
+func (o *openRequests) before(t time.Time) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.IndexFunc(append(o.streams[:len(o.streams):len(o.streams)], openStream{since: t}),
+		func(s openStream) bool { return !s.since.Before(t) })
+}

@@ -1,0 +1,388 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// TestFault70Streams: one connection may have four streams of health and reflection, and calls beside them.
+func TestFault70Streams(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.Plaintext)
+	conn := s.GRPCConn(t)
+	open, closeAll := context.WithCancel(testutil.Context(t))
+	defer closeAll()
+	for range 2 {
+		watch, err := healthpb.NewHealthClient(conn).Watch(open, &healthpb.HealthCheckRequest{})
+		if err == nil {
+			_, err = watch.Recv()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(open); err != nil { // without a message
+			t.Fatal(err)
+		}
+	}
+	testutil.Eventually(t, func() bool { return metric(t, s, "tokend_streams_open") == 4 }, "four streams are not counted")
+	for range 3 {
+		watch, err := healthpb.NewHealthClient(conn).Watch(open, &healthpb.HealthCheckRequest{})
+		if err == nil {
+			_, err = watch.Recv()
+		}
+		if status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("a fifth stream: %v", err)
+		}
+	}
+	if n := metric(t, s, `tokend_calls_refused_total{limit="streams"}`); n != 3 {
+		t.Errorf("%v streams are counted as refused, want 3", n)
+	}
+	testutil.WantCreated.Check(t, testutil.NewGRPCCaller(conn).Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
+	other, err := healthpb.NewHealthClient(s.GRPCConn(t)).Watch(open, &healthpb.HealthCheckRequest{})
+	if err == nil {
+		_, err = other.Recv()
+	}
+	if err != nil {
+		t.Errorf("a stream of another connection: %v", err)
+	}
+	closeAll()
+	testutil.Eventually(t, func() bool { return metric(t, s, "tokend_streams_open") == 0 }, "streams are counted that have ended")
+}
+
+// TestFault70LongName: nothing is kept of a long name.
+func TestFault70LongName(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.Plaintext)
+	watch, err := healthpb.NewHealthClient(s.GRPCConn(t)).Watch(testutil.Context(t), &healthpb.HealthCheckRequest{Service: strings.Repeat("s", 60<<10)})
+	if err == nil {
+		_, err = watch.Recv()
+	}
+	if status.Code(err) != codes.NotFound {
+		t.Errorf("a name of 60 KB: %v", err)
+	}
+}
+
+// TestFault71SharedConnection: a large header costs its own request, and no other on the connection.
+func TestFault71SharedConnection(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
+		for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
+			t.Run(fmt.Sprint(mode, " ", l), func(t *testing.T) {
+				s := testutil.Start(t, mode)
+				s.Atlas.Inject(emulator.Fault{Delay: 300 * time.Millisecond})
+				h := s.RawHTTP2(t, l, false)
+				h.Framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+				jwt := s.Atlas.Org(0).JWT()
+				if err := h.Call(1, jwt); err != nil {
+					t.Fatal(err)
+				}
+				block := h.Headers(jwt, "x-large", strings.Repeat("x", 60<<10))
+				_ = h.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: block[:16<<10]})
+				for block = block[16<<10:]; len(block) > 0; {
+					n := min(len(block), 16<<10)
+					_ = h.Framer.WriteContinuation(3, n == len(block), block[:n])
+					block = block[n:]
+				}
+				_ = h.Framer.WriteData(3, true, nil)
+				if err := h.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				got := statuses(t, h, 2)
+				want := map[uint32]string{1: "200 0", 3: "200 8"}
+				if l == testutil.REST {
+					want = map[uint32]string{1: "201 ", 3: "431 "}
+				}
+				for stream, status := range want {
+					if got[stream] != status {
+						t.Errorf("stream %d was answered %q, want %q", stream, got[stream], status)
+					}
+				}
+			})
+		}
+	}
+}
+
+// statuses returns the statuses of HTTP and gRPC of so many streams, once they have ended.
+func statuses(t *testing.T, h *testutil.RawHTTP2, streams int) map[uint32]string {
+	t.Helper()
+	_ = h.SetReadDeadline(time.Now().Add(20 * time.Second))
+	http, grpc := map[uint32]string{}, map[uint32]string{}
+	for ended := 0; ended < streams; {
+		frame, err := h.Framer.ReadFrame()
+		if err != nil {
+			t.Fatalf("the connection ended: %v", err)
+		}
+		if f, ok := frame.(*http2.MetaHeadersFrame); ok {
+			for _, field := range f.Fields {
+				switch field.Name {
+				case ":status":
+					http[f.StreamID] = field.Value
+				case "grpc-status":
+					grpc[f.StreamID] = field.Value
+				}
+			}
+		}
+		switch f := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			if f.StreamEnded() {
+				ended++
+			}
+		case *http2.DataFrame:
+			if f.StreamEnded() {
+				ended++
+			}
+		case *http2.GoAwayFrame:
+			t.Fatalf("the server says GOAWAY: %v", f)
+		}
+	}
+	got := map[uint32]string{}
+	for stream, status := range http {
+		got[stream] = status + " " + grpc[stream]
+	}
+	return got
+}
+
+// TestFault73AdminPeer: a probe is answered though one peer has opened as many connections as it may, and more.
+func TestFault73AdminPeer(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.Plaintext)
+	for range 100 {
+		conn, err := net.Dial("tcp", s.AdminAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+	for range 5 {
+		probe := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := probe.Get("http://" + s.AdminAddr().String() + "/healthz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	if n := metric(t, s, `tokend_connections_refused_total{limit="peer",listener="admin"}`); n < 68 {
+		t.Errorf("%v connections were closed for their peer's limit", n)
+	}
+}
+
+// TestFault92ConnectionAge: REST connections end with an answer once they are old, over HTTP/1.1 and HTTP/2.
+func TestFault92ConnectionAge(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
+		s := testutil.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.ConnectionAge = time.Nanosecond })
+		for range 2 {
+			resp := testutil.RawHTTP(t, s, "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n\r\n")
+			if !resp.Close {
+				t.Errorf("%s: HTTP/1.1: the connection goes on", mode)
+			}
+		}
+		h := s.RawHTTP2(t, testutil.REST, false)
+		_ = h.Call(1, s.Atlas.Org(0).JWT())
+		_ = h.Flush()
+		if !saysGoAway(h) {
+			t.Errorf("%s: HTTP/2: no GOAWAY", mode)
+		}
+		young := testutil.Start(t, mode)
+		if resp := testutil.RawHTTP(t, young, "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n\r\n"); resp.Close {
+			t.Errorf("%s: a young connection ends", mode)
+		}
+	}
+}
+
+func saysGoAway(h *testutil.RawHTTP2) bool {
+	_ = h.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for {
+		frame, err := h.Framer.ReadFrame()
+		if err != nil {
+			return false
+		}
+		if _, ok := frame.(*http2.GoAwayFrame); ok {
+			return true
+		}
+	}
+}
+
+// TestFault96EmptyBody: a body that is empty has no type.
+func TestFault96EmptyBody(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.Plaintext)
+	for _, header := range [][]string{
+		{"Content-Type", "application/x-www-form-urlencoded"},
+		{"Content-Type", "text/plain; charset=utf-8"},
+		{"Content-Type", "multipart/form-data; boundary=x"},
+		{"Content-Type", "no type at all"},
+		{"Content-Encoding", "identity"},
+		{"Content-Encoding", "Identity"},
+		{"Content-Encoding", "gzip"},
+	} {
+		for _, chunked := range []bool{false, true} {
+			for verb, want := range map[string]int{"POST": 201, "DELETE": 204} {
+				var body io.Reader
+				if chunked {
+					body = io.MultiReader() // of unknown length
+				}
+				req, err := http.NewRequestWithContext(testutil.Context(t), verb, "http://"+s.HTTPAddr().String()+"/v1/ephemeral-token", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Authorization", "JWT "+s.Atlas.Org(0).JWT())
+				req.Header.Set(header[0], header[1])
+				resp, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if resp.StatusCode != want {
+					t.Errorf("%s with %s, chunked %v: %d, want %d", verb, header, chunked, resp.StatusCode, want)
+				}
+			}
+		}
+	}
+}
+
+// TestFault97Unread: clients whose HTTP/2 window is closed have their share of the answers that wait, on either listener. Others are
+// served, and what is refused needs no window.
+func TestFault97Unread(t *testing.T) {
+	t.Parallel()
+	for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
+		for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
+			t.Run(fmt.Sprint(l, " ", mode), func(t *testing.T) {
+				t.Parallel()
+				s := testutil.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.SetMemory(100 * 3 * 20 << 10) }) // for 100 requests
+				if limit := metric(t, s, "tokend_requests_waiting_limit"); limit != 100 {
+					t.Fatalf("%v requests may wait", limit)
+				}
+				jwt := s.Atlas.Org(0).JWT()
+				const conns, streams = 5, 90
+				for range conns {
+					h := s.RawHTTP2(t, l, true, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+					for i := range uint32(streams) {
+						if err := h.Call(2*i+1, jwt); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if err := h.Flush(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				refused := func() float64 { return metric(t, s, `tokend_calls_refused_total{limit="requests"}`) }
+				waiting := func() float64 { return metric(t, s, "tokend_requests_waiting") }
+				// The bound of 150 is exceeded for a moment at most, which costs the connection.
+				closed := func() float64 {
+					return metric(t, s, fmt.Sprintf(`tokend_connections_refused_total{limit="requests",listener=%q}`, map[testutil.Listener]string{testutil.GRPC: "gRPC", testutil.REST: "HTTP"}[l]))
+				}
+				testutil.Eventually(t, func() bool { return refused() > 0 || closed() > 0 }, "nothing is refused")
+				testutil.Eventually(t, func() bool { n := waiting(); return n > 0 && n <= 101 }, "more wait than there are places")
+				for name, c := range s.Callers(t) {
+					for range 5 {
+						if got := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+jwt); got.Token == "" {
+							t.Errorf("%s: others are not served: %v %s", name, got.Code, got.Reason)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestDefaultLimits: they fit the memory that the process may have.
+func TestDefaultLimits(t *testing.T) {
+	for _, tc := range []struct {
+		mebibytes       int64
+		conns, requests int
+	}{
+		{230, 981, 2048}, // of a container with 256 MiB
+		{64, 273, 1092},
+		{1, 16, 64},
+		{1 << 20, 10_000, 2048},
+	} {
+		c := server.Config{GRPCAddr: ":1", HTTPAddr: ":2"}
+		c.SetMemory(tc.mebibytes << 20)
+		c.SetDescriptors(1 << 20)
+		if conns, requests := c.Limits(); conns != tc.conns || requests != tc.requests {
+			t.Errorf("with %d MiB: %d connections and %d requests, want %d and %d", tc.mebibytes, conns, requests, tc.conns, tc.requests)
+		}
+	}
+}
+
+// TestProbeReset: a TCP probe that resets its connection has not failed a handshake.
+func TestProbeReset(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.ServerTLS)
+	for _, addr := range []net.Addr{s.GRPCAddr(), s.HTTPAddr()} {
+		for _, first := range []string{"", "\x16\x03\x01"} {
+			conn, err := net.Dial("tcp", addr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, first); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(50 * time.Millisecond) // for the server to read it: a reset throws away what is unread
+			_ = conn.(*net.TCPConn).SetLinger(0)
+			_ = conn.Close()
+		}
+	}
+	for _, listener := range []string{"gRPC", "HTTP"} {
+		series := fmt.Sprintf("tokend_tls_handshake_failures_total{listener=%q}", listener)
+		testutil.Eventually(t, func() bool { return metric(t, s, series) == 1 }, series+": the one that had begun is not counted")
+		testutil.Eventually(t, func() bool {
+			return metric(t, s, fmt.Sprintf("tokend_connections_open{listener=%q}", listener)) == 0
+		}, "connections are open")
+		if n := metric(t, s, series); n != 1 {
+			t.Errorf("%s: %v", series, n)
+		}
+	}
+}
+
+// TestOpenMetrics: each family occurs once, also by the names of OpenMetrics, which have no _total.
+func TestOpenMetrics(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.Plaintext)
+	req, err := http.NewRequestWithContext(testutil.Context(t), http.MethodGet, "http://"+s.AdminAddr().String()+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/openmetrics-text;version=1.0.0")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.HasSuffix(string(body), "# EOF\n") {
+		t.Fatalf("no OpenMetrics: %v", err)
+	}
+	seen := map[string]bool{}
+	for line := range strings.SplitSeq(string(body), "\n") {
+		if family, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, _, _ := strings.Cut(family, " ")
+			if seen[name] {
+				t.Errorf("%s occurs twice", name)
+			}
+			seen[name] = true
+		}
+	}
+	if !seen["tokend_ready"] || !seen["go_goroutines"] {
+		t.Error("there are no metrics")
+	}
+}
