@@ -165,9 +165,9 @@ func (m *overlapping) Delete(ctx context.Context, cred atlas.Credential) (string
 }
 
 var overlapMutants = []mutant{
-	{"a call that takes who comes after it has left", 1, 0, newOverlapping(joinsLate)},
-	{"an older answer that replaces a younger in memory", 1, 0, newOverlapping(lastStays)},
-	{"a delete that fences only the newest call in flight", 1, 0, newOverlapping(fencesNewest)},
+	{name: "a call that takes who comes after it has left", replicas: 1, make: newOverlapping(joinsLate)},
+	{name: "an older answer that replaces a younger in memory", replicas: 1, make: newOverlapping(lastStays)},
+	{name: "a delete that fences only the newest call in flight", replicas: 1, make: newOverlapping(fencesNewest)},
 }
 
 // TestProofAcceptsOverlap: without a flaw the design passes. So what the proof finds out of the others is their flaw.

@@ -61,6 +61,8 @@ var proofRuns = []proofRun{
 	{name: "two replicas, Redis stops", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: stoppingRedis},
 	{name: "two replicas, one is killed", replicas: 1, mortal: 1, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: killing},
 	{name: "three replicas, Redis restarts empty", replicas: 3, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: restartingRedis},
+	{name: "three replicas, Redis restarts from a snapshot", replicas: 3, ttl: longTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: snapshots},
+	{name: "three replicas, Redis fails over", replicas: 3, ttl: longTTL, stale: longTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: failovers},
 }
 
 func TestProof(t *testing.T) {
@@ -107,6 +109,9 @@ func TestProof(t *testing.T) {
 			stopFaults()
 			failures := w.failedOperations(t)
 			check(t, h, run.lenient || failures > 0)
+			if n := h.Late(lateSlack); n > 0 && run.profiles == noProfiles {
+				t.Errorf("%d tokens were deleted long after their deletes were answered", n)
+			}
 			if run.redis {
 				w.checkRedis(t)
 			}
@@ -226,4 +231,33 @@ func killing(w *world) func() {
 
 func restartingRedis(w *world) func() {
 	return every(300*time.Millisecond, func() {}, w.redis.Restart)
+}
+
+// longTTL is longer than Redis takes to come back, or what it has lost would have expired.
+const longTTL = 10 * time.Second
+
+// lateSlack is longer than Atlas takes to carry out what it was sent, and less than a call may take.
+const lateSlack = time.Second * testutil.Slower
+
+// snapshots has Redis come back with what it had some time before it was killed.
+func snapshots(w *world) func() {
+	save := func() { w.redis.Command("SAVE") }
+	return every(100*time.Millisecond, func() {}, save, func() {}, func() {}, w.redis.Restart, func() {}, func() {}, func() {})
+}
+
+// failovers has the roles of two Redis servers change again and again, as planned failovers do. The
+// replicas of the service learn that one after the other, so that some are connected to the old
+// primary for a while.
+func failovers(w *world) func() {
+	primary, replica := w.redis, w.redis.Sibling()
+	replica.Follow(primary)
+	turns := []func(){func() {}, func() {}, func() {
+		replica.Promote()
+		primary.Follow(replica)
+		primary, replica = replica, primary
+	}}
+	for i := range w.replicas {
+		turns = append(turns, func() { w.replicas[i].proxy.Retarget(primary) })
+	}
+	return every(100*time.Millisecond, func() {}, turns...)
 }

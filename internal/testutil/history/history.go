@@ -3,6 +3,7 @@ package history
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
@@ -125,6 +126,28 @@ func (h History) Dead(lenient bool) int {
 			return d.CallTick < b.Deleted && (!d.OK || d.Ended > e.CallTick) && (lenient || !known(d))
 		}
 		if died && !slices.ContainsFunc(deletes[e.Org], excused) {
+			n++
+		}
+	}
+	return n
+}
+
+// Late counts the tokens that were deleted more than slack after every delete that could have done so
+// was answered: a delete that its caller has given up is not to be sent after that.
+func (h History) Late(slack time.Duration) (n int) {
+	for _, b := range h.Born {
+		if b.Deleted == 0 {
+			continue
+		}
+		before := int64(0) // a time before it was deleted
+		for _, e := range h.Events {
+			if e.Ended < b.Deleted {
+				before = max(before, e.Answer)
+			}
+		}
+		if !slices.ContainsFunc(h.Events, func(e Event) bool {
+			return e.Op == testutil.Delete && e.Org == b.Org && e.CallTick < b.Deleted && e.Answer+slack.Nanoseconds() > before
+		}) {
 			n++
 		}
 	}

@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -51,30 +50,17 @@ func TestFault82Restart(t *testing.T) {
 	}
 }
 
-// follow makes a server a replica of another, and waits until it has caught up.
-func follow(t *testing.T, replica, primary *redistest.Server) {
-	t.Helper()
-	host, port, _ := net.SplitHostPort(primary.Addr())
-	replica.Command("REPLICAOF", host, port)
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(replica.Command("INFO", "replication"), "master_link_status:up"); {
-		if time.Now().After(deadline) {
-			t.Fatal("the replica does not follow")
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-}
-
 // A replica that is promoted has the values of its primary, and may lack the deletes.
 func TestFault82Failover(t *testing.T) {
 	t.Parallel()
-	a, w := redistest.Start(t, "--repl-diskless-sync-delay", "0"), newFakeAtlas()
-	b := redistest.Start(t, "--repl-diskless-sync-delay", "0")
+	a, w := redistest.Start(t), newFakeAtlas()
+	b := redistest.Start(t)
 	u := user{orgA, "u"}
 	atA := newReplica(t, w, a.URL(), Options{}).connected()
 	atA.wantMiss(u)
 	atA.wantHit(u)
-	follow(t, b, a)
-	b.Command("REPLICAOF", "NO", "ONE")
+	b.Follow(a)
+	b.Promote()
 	w.replace(orgA) // a delete that B has not heard of
 	if b.Command("EXISTS", u.tokenKey()) != "1" {
 		t.Fatal("the value is not there: this tests nothing")
@@ -85,8 +71,8 @@ func TestFault82Failover(t *testing.T) {
 	atB.wantHit(u)
 
 	// And back again, to a process that has values of its own from before.
-	follow(t, a, b)
-	a.Command("REPLICAOF", "NO", "ONE")
+	a.Follow(b)
+	a.Promote()
 	w.replace(orgA)
 	atA.eventually("A is not used again", func() bool {
 		_, v := atA.Get(t.Context(), user{"another org", "u"}.item())
@@ -103,26 +89,25 @@ func TestFault83DemotedOrIsolated(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		args []string
-		fall func(t *testing.T, old, other *redistest.Server)
+		fall func(old, other *redistest.Server)
 		word string
 	}{
-		"demoted":           {nil, follow, "READONLY"},
-		"demoted, writable": {[]string{"--replica-read-only", "no"}, follow, "READONLY"},
-		"without a replica": {nil, func(_ *testing.T, old, _ *redistest.Server) {
+		"demoted":           {nil, (*redistest.Server).Follow, "READONLY"},
+		"demoted, writable": {[]string{"--replica-read-only", "no"}, (*redistest.Server).Follow, "READONLY"},
+		"without a replica": {nil, func(old, _ *redistest.Server) {
 			old.Command("CONFIG", "SET", "min-replicas-to-write", "1")
 		}, "NOREPLICAS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			args := append([]string{"--repl-diskless-sync-delay", "0"}, tc.args...)
-			old, other, w := redistest.Start(t, args...), redistest.Start(t, args...), newFakeAtlas()
+			old, other, w := redistest.Start(t, tc.args...), redistest.Start(t, tc.args...), newFakeAtlas()
 			r := newReplica(t, w, old.URL(), Options{TTL: 10 * time.Hour, Stale: 10 * time.Hour}).connected()
 			u := user{orgA, "u"}
 			r.wantMiss(u)
 			r.wantHit(u)
-			follow(t, other, old)
-			other.Command("REPLICAOF", "NO", "ONE")
-			tc.fall(t, old, other)
+			other.Follow(old)
+			other.Promote()
+			tc.fall(old, other)
 			if found, v := r.Get(t.Context(), u.item()); found.Token != "" || v.now != 0 {
 				t.Errorf("read from a Redis that may not be written to: %+v", found)
 			}

@@ -72,7 +72,7 @@ func (s *Server) URL() string { return "redis://" + s.addr }
 
 func (s *Server) start() {
 	s.t.Helper()
-	args := append(s.file, "--bind", "127.0.0.1", "--port", portOf(s.addr), "--save", "", "--appendonly", "no", //nolint:gocritic // file is full
+	args := append(s.file, "--bind", "127.0.0.1", "--port", portOf(s.addr), "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", //nolint:gocritic // file is full
 		"--dir", s.dir, "--logfile", filepath.Join(s.dir, "log"), "--daemonize", "no")
 	s.cmd = exec.Command("redis-server", append(args, s.args...)...) //nolint:noctx,gosec // Stop ends it
 	if err := s.cmd.Start(); err != nil {
@@ -148,6 +148,27 @@ func (s *Server) Restart() {
 	s.start()
 }
 
+// Sibling starts another server, which has nothing in it.
+func (s *Server) Sibling() *Server {
+	s.t.Helper()
+	return Start(s.t, s.args...)
+}
+
+// Follow makes it a replica of another server, and waits until it has caught up.
+func (s *Server) Follow(primary *Server) {
+	s.t.Helper()
+	s.Command("REPLICAOF", "127.0.0.1", portOf(primary.addr))
+	eventually(s.t, "the replica does not follow its primary", func() bool {
+		return strings.Contains(s.Command("INFO", "replication"), "master_link_status:up")
+	})
+}
+
+// Promote makes a replica a primary.
+func (s *Server) Promote() {
+	s.t.Helper()
+	s.Command("REPLICAOF", "NO", "ONE")
+}
+
 // Pause makes it hang, and Resume lets it go on where it was.
 func (s *Server) Pause() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
 
@@ -169,14 +190,14 @@ func (s *Server) Command(words ...string) string {
 // Proxy is a way to a server that can be slow or cut off. Each replica of a test has its own.
 type Proxy struct {
 	listener net.Listener
-	target   string
 	work     sync.WaitGroup
 
-	mu    sync.Mutex
-	delay time.Duration         // guarded by mu; before each piece from the server
-	cut   bool                  // guarded by mu
-	extra string                // guarded by mu; what follows each piece
-	conns map[net.Conn]struct{} // guarded by mu
+	mu     sync.Mutex
+	target string                // guarded by mu
+	delay  time.Duration         // guarded by mu; before each piece from the server
+	cut    bool                  // guarded by mu
+	extra  string                // guarded by mu; what follows each piece
+	conns  map[net.Conn]struct{} // guarded by mu
 }
 
 // NewProxy runs a proxy until the test ends.
@@ -223,6 +244,15 @@ func (p *Proxy) Cut() {
 	}
 }
 
+// Retarget breaks every connection and leads to another server from now on.
+func (p *Proxy) Retarget(s *Server) {
+	p.Cut()
+	p.mu.Lock()
+	p.target = s.addr
+	p.mu.Unlock()
+	p.Mend()
+}
+
 // Mend ends Cut.
 func (p *Proxy) Mend() {
 	p.mu.Lock()
@@ -266,7 +296,10 @@ func (p *Proxy) serve(client net.Conn) {
 	if !p.track(client) {
 		return
 	}
-	server, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", p.target)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", target)
 	if err != nil {
 		return
 	}
