@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
@@ -24,7 +25,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-var benchMetrics = call.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
+var benchMetrics = call.NewMetrics(prometheus.NewRegistry(), ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 
 // instantAtlas answers at once, so that what is measured is what is around it.
 type instantAtlas struct{}

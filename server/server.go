@@ -62,14 +62,14 @@ func New(cfg Config) (*Server, error) {
 	requests := listen.NewRequests(cfg.maxRequests())
 	limits, refusedConns := connectionLimits(cfg, requests)
 	refusedCalls := newRefusedCalls()
-	calls := call.NewMetrics(ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 	handshakes := newFailedHandshakes(cfg.Logger)
 	refuse := func(limit string) { refusedCalls.WithLabelValues(limit).Inc() }
 	s := &Server{cfg: cfg, requests: requests, refused: refuse}
 	s.ready = newReadiness(cfg.Auth, newChecks(s.look))
-	if err := registerMetrics(cfg.Metrics, suppressed, refusedConns, refusedCalls, calls, maxCallsMetric(cfg.MaxCalls), handshakes, s.ready.metric(), identityMetrics{cfg.Auth}); err != nil {
+	if err := registerMetrics(cfg.Metrics, suppressed, refusedConns, refusedCalls, maxCallsMetric(cfg.MaxCalls), handshakes, s.ready.metric(), identityMetrics{cfg.Auth}); err != nil {
 		return nil, err
 	}
+	calls := call.NewMetrics(cfg.Metrics, ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 	if err := s.openTokens(); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -59,31 +60,15 @@ func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
 	}
 }
 
-// join makes one interceptor of several, the first outermost. Each calls its handler once at most: there is one walk for all of them,
-// rather than a closure for each.
+// join makes one interceptor of several, the first outermost.
 func join(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		w := &walk{left: interceptors, info: info, handler: handler}
-		w.next = w.step
-		return w.step(ctx, req)
+		for _, intercept := range slices.Backward(interceptors) {
+			next := handler
+			handler = func(ctx context.Context, req any) (any, error) { return intercept(ctx, req, info, next) }
+		}
+		return handler(ctx, req)
 	}
-}
-
-// walk is a call's way through the interceptors.
-type walk struct {
-	left    []grpc.UnaryServerInterceptor
-	info    *grpc.UnaryServerInfo
-	handler grpc.UnaryHandler // behind them
-	next    grpc.UnaryHandler // step
-}
-
-func (w *walk) step(ctx context.Context, req any) (any, error) {
-	if len(w.left) == 0 {
-		return w.handler(ctx, req)
-	}
-	intercept := w.left[0]
-	w.left = w.left[1:]
-	return intercept(ctx, req, w.info, w.next)
 }
 
 // mapErrors turns whatever went wrong further in into the error of the public contract.

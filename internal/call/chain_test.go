@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -60,7 +61,7 @@ var testService = grpc.ServiceDesc{ServiceName: "s", Methods: []grpc.MethodDesc{
 // testConfig lets every Atlas JWT in and logs nothing.
 func testConfig() Config {
 	discard := slog.New(slog.DiscardHandler)
-	return Config{Logger: discard, Audit: discard, MaxCalls: 1, Ceiling: time.Minute, Auth: auth.NewPassThrough(), Refused: func(string) {}, Metrics: NewMetrics(testService)}
+	return Config{Logger: discard, Audit: discard, MaxCalls: 1, Ceiling: time.Minute, Auth: auth.NewPassThrough(), Refused: func(string) {}, Metrics: NewMetrics(prometheus.NewRegistry(), testService)}
 }
 
 // run runs handler inside the whole chain, with a credential.

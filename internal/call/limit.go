@@ -39,14 +39,11 @@ func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerIntercept
 		if left < minTimeLeft {
 			return nil, &apierror.Error{Reason: apierror.DeadlineExceeded, Cause: context.DeadlineExceeded}
 		}
-		ctx, end := context.WithCancelCause(ctx)
-		defer end(nil)
-		defer context.AfterFunc(cut, func() { end(errShuttingDown) })()
-		ctx, cancel := context.WithTimeout(ctx, left)
-		defer cancel()
-		resp, err := handler(ctx, req)
+		limited := withDeadline(ctx, time.Now().Add(left), cut)
+		defer limited.stop()
+		resp, err := handler(limited, req)
 		if err != nil {
-			err = explainEnd(ctx, err)
+			err = explainEnd(limited, err)
 		}
 		return resp, err
 	}

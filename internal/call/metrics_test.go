@@ -16,12 +16,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 )
 
-// TestMetricsOfCalls: each call is counted for the transport that it came over: when it begins, while it is in progress, and
-// when it has ended, by its code and its reason.
+// TestMetricsOfCalls checks that each call is counted for its transport: when it begins, while it is in progress, and when it has
+// ended, by its code and its reason.
 func TestMetricsOfCalls(t *testing.T) {
 	for name, mark := range map[string]func(context.Context) context.Context{
 		"grpc": func(ctx context.Context) context.Context { return ctx },
-		"rest": func(ctx context.Context) context.Context { return WithREST(ctx, http.Header{}, func(metadata.MD) {}) },
+		"rest": func(ctx context.Context) context.Context {
+			ctx, _ = WithREST(ctx, http.Header{}, func(metadata.MD) {})
+			return ctx
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig()
@@ -64,17 +67,24 @@ func TestMetricsOfCalls(t *testing.T) {
 	}
 }
 
-// TestMetricsMakeNoLabels: whatever is called and however it fails, there are no more series than at the start.
+// TestMetricsMakeNoLabels checks that no call adds a series, whatever is called and however it fails.
 func TestMetricsMakeNoLabels(t *testing.T) {
-	cfg := testConfig()
-	before := testutil.CollectAndCount(cfg.Metrics)
+	cfg, registry := testConfig(), prometheus.NewRegistry()
+	cfg.Metrics = NewMetrics(registry, testService)
+	count := func() int {
+		n, err := testutil.GatherAndCount(registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := count()
 	intercept := New(cfg)
 	for _, method := range []string{"/s/M", "/s/planted", "unknown method", ""} {
 		_, _ = intercept(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: method}, nil)
 	}
-	cfg.Metrics.CountFailure(t.Context(), &apierror.Error{Reason: 12345})
 	cfg.Metrics.CountFailure(t.Context(), apierror.From(errors.New("planted")))
-	if after := testutil.CollectAndCount(cfg.Metrics); after != before {
+	if after := count(); after != before {
 		t.Errorf("%d series, %d at the start", after, before)
 	}
 }
@@ -99,11 +109,10 @@ func TestExemplars(t *testing.T) {
 		{"00-" + trace, ""},
 		{"", ""},
 	} {
-		cfg := testConfig()
+		cfg, registry := testConfig(), prometheus.NewPedanticRegistry()
+		cfg.Metrics = NewMetrics(registry, testService)
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c", "traceparent", c.traceparent))
 		_, _ = New(cfg)(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, func(context.Context, any) (any, error) { return nil, nil })
-		registry := prometheus.NewPedanticRegistry()
-		registry.MustRegister(cfg.Metrics)
 		families, err := registry.Gather()
 		if err != nil {
 			t.Fatal(err)

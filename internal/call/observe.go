@@ -30,7 +30,7 @@ func observe(log, audit *slog.Logger, metrics *Metrics, traces *tracing) grpc.Un
 			code = failed.Code()
 			metrics.CountFailure(ctx, failed)
 		}
-		counted.end(ctx, o.Duration, code)
+		counted(o.Duration, code)
 		sendMetadata(ctx, rec, failed)
 		Log(ctx, log, o)
 		auditCall(ctx, audit, o, rec)

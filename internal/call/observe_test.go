@@ -62,7 +62,7 @@ func TestAnswerMetadata(t *testing.T) {
 
 		var got []metadata.MD
 		stream = &answerStream{}
-		rest := WithREST(grpc.NewContextWithServerTransportStream(ctx, stream), http.Header{"X-Request-Id": {"id-2"}}, func(md metadata.MD) { got = append(got, md) })
+		rest, _ := WithREST(grpc.NewContextWithServerTransportStream(ctx, stream), http.Header{"X-Request-Id": {"id-2"}}, func(md metadata.MD) { got = append(got, md) })
 		_, _ = New(testConfig())(rest, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, tc.handler)
 		if diff := cmp.Diff([]metadata.MD{metadata.Pairs(RequestIDHeader, "id-2")}, got); diff != "" || stream.header != nil || stream.trailer != nil {
 			t.Errorf("%s over REST (-want +got), and over gRPC %v %v:\n%s", name, stream.header, stream.trailer, diff)

@@ -31,7 +31,8 @@ func TestOrigin(t *testing.T) {
 		}, "grpc", "grpc-go/1.85.0"},
 		"rest": {func(ctx context.Context) context.Context {
 			ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", "JWT a.b.c"))
-			return WithREST(ctx, http.Header{"User-Agent": {"curl/8.0"}, "Traceparent": {parent}}, func(metadata.MD) {})
+			ctx, _ = WithREST(ctx, http.Header{"User-Agent": {"curl/8.0"}, "Traceparent": {parent}}, func(metadata.MD) {})
+			return ctx
 		}, "rest", "curl/8.0"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,7 +1,7 @@
 package call
 
 import (
-	"math/rand/v2"
+	"crypto/rand"
 	"strings"
 )
 
@@ -16,24 +16,7 @@ func chooseRequestID(values []string) string {
 	if len(values) == 1 && isRequestID(values[0]) {
 		return values[0]
 	}
-	return newRequestID()
-}
-
-// base32 is the alphabet of RFC 4648 §6.
-const base32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-
-// newRequestID returns 130 random bits, in the form of rand.Text of crypto/rand: an id is to be unique, and no secret, so it need not
-// cost as much.
-func newRequestID() string {
-	const perWord = 64 / 5
-	var id [26]byte
-	for i, bits := 0, uint64(0); i < len(id); i, bits = i+1, bits>>5 {
-		if i%perWord == 0 {
-			bits = rand.Uint64() //nolint:gosec // no secret
-		}
-		id[i] = base32[bits%32]
-	}
-	return string(id[:])
+	return rand.Text()
 }
 
 // isRequestID keeps an id to what UUIDs, ULIDs and trace ids are made of. A JWT has the same alphabet, and somebody will

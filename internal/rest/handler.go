@@ -45,8 +45,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	record := call.WithREST(ctx, r.Header, func(answer metadata.MD) { setHeaders(w.Header(), answer) })
-	r = r.WithContext(record)
+	ctx, record := call.WithREST(ctx, r.Header, func(answer metadata.MD) { setHeaders(w.Header(), answer) })
+	r = r.WithContext(ctx)
 
 	w.Header()["Cache-Control"] = noStore
 	w.Header()["X-Content-Type-Options"] = noSniff
