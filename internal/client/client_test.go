@@ -49,7 +49,7 @@ func TestCreateAndDelete(t *testing.T) {
 		t.Fatalf("create: status %d, %s; printed %d bytes", exit, message, len(token))
 	}
 	file := filepath.Join(t.TempDir(), "jwt")
-	if err := os.WriteFile(file, []byte(s.Atlas.Org(0).JWT()+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("\xef\xbb\xbf"+s.Atlas.Org(0).JWT()+"\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, exit, message := run(t, nil, "create", "--plaintext", addr, "--jwt-file="+file, "--json")

@@ -127,7 +127,8 @@ func (s settings) jwt() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("--jwt-file: %w", err)
 	}
-	if jwt = strings.TrimSpace(string(content)); jwt == "" {
+	const byteOrderMark = "\ufeff"
+	if jwt = strings.TrimSpace(strings.TrimPrefix(string(content), byteOrderMark)); jwt == "" {
 		return "", fmt.Errorf("--jwt-file: %s is empty", s.JWTFile)
 	}
 	return jwt, nil
