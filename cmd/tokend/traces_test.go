@@ -224,8 +224,8 @@ func checkTrace(t *testing.T, c *collector, s *service) {
 			t.Errorf("caller %d: %s below %x", n, got.GetName(), got.GetParentSpanId())
 		}
 		checkAttributes(t, callers[n], map[string]string{
-			"rpc.system": "grpc", "rpc.service": "forsta.ephemeraltoken.v1.EphemeralTokenService", "rpc.method": "CreateToken",
-			"rpc.grpc.status_code": "0", "tokend.transport": want.transport, "tokend.cache": want.cache,
+			"rpc.system.name": "grpc", "rpc.method": rpcName, "rpc.response.status_code": "OK",
+			"tokend.transport": want.transport, "tokend.cache": want.cache,
 		})
 	}
 	if got := callers[2].GetTraceState(); got != "vendor=value" {

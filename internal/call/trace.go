@@ -8,6 +8,7 @@ import (
 	otelcodes "go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	codepb "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
@@ -22,12 +23,11 @@ type tracing struct {
 	propagator propagation.TextMapPropagator
 }
 
-// Attributes by OpenTelemetry's conventions for RPC, as gRPC libraries write them by default, and our own.
+// Attributes by the stable conventions of OpenTelemetry for RPC, and our own.
 const (
-	rpcSystem     = attribute.Key("rpc.system")
-	rpcService    = attribute.Key("rpc.service")
+	rpcSystem     = attribute.Key("rpc.system.name")
 	rpcMethod     = attribute.Key("rpc.method")
-	rpcStatusCode = attribute.Key("rpc.grpc.status_code")
+	rpcStatusCode = attribute.Key("rpc.response.status_code")
 	errorType     = attribute.Key("error.type")
 	transportKey  = attribute.Key("tokend.transport")
 	cacheKey      = attribute.Key("tokend.cache")
@@ -41,9 +41,8 @@ func (t *tracing) start(ctx context.Context, fullMethod string) (context.Context
 	ctx = t.propagator.Extract(ctx, traceHeaders{ctx})
 	over, _ := transportOf(ctx)
 	name := strings.TrimPrefix(fullMethod, "/")
-	service, method, _ := strings.Cut(name, "/")
 	return t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
-		rpcSystem.String("grpc"), rpcService.String(service), rpcMethod.String(method), transportKey.String(over.String()),
+		rpcSystem.String("grpc"), rpcMethod.String(name), transportKey.String(over.String()),
 	))
 }
 
@@ -61,7 +60,7 @@ func endSpan(span trace.Span, rec *Record, err error) {
 			span.SetStatus(otelcodes.Error, e.ReasonName())
 		}
 	}
-	span.SetAttributes(rpcStatusCode.Int(int(code)))
+	span.SetAttributes(rpcStatusCode.String(codepb.Code(code).String())) //nolint:gosec // both count the same 17 codes
 	if rec.Cache != "" {
 		span.SetAttributes(cacheKey.String(rec.Cache))
 	}

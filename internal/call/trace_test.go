@@ -27,14 +27,14 @@ func TestSpan(t *testing.T) {
 		"answered": {func(ctx context.Context, _ any) (any, error) {
 			RecordFrom(ctx).Cache = "tokend; fwd=miss"
 			return nil, nil
-		}, "Unset", map[string]string{"rpc.grpc.status_code": "0", "tokend.cache": "tokend; fwd=miss"}},
+		}, "Unset", map[string]string{"rpc.response.status_code": "OK", "tokend.cache": "tokend; fwd=miss"}},
 		"the caller's to mend": {
 			func(context.Context, any) (any, error) { return nil, &apierror.Error{Reason: apierror.AtlasForbidden} },
-			"Unset", map[string]string{"rpc.grpc.status_code": "7", "error.type": "ATLAS_FORBIDDEN"},
+			"Unset", map[string]string{"rpc.response.status_code": "PERMISSION_DENIED", "error.type": "ATLAS_FORBIDDEN"},
 		},
 		"ours": {
 			func(context.Context, any) (any, error) { panic("planted") },
-			"Error", map[string]string{"rpc.grpc.status_code": "13", "error.type": "INTERNAL"},
+			"Error", map[string]string{"rpc.response.status_code": "INTERNAL", "error.type": "INTERNAL"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestSpan(t *testing.T) {
 			for _, a := range span.Attributes() {
 				got[string(a.Key)] = a.Value.String()
 			}
-			want := map[string]string{"rpc.system": "grpc", "rpc.service": "s", "rpc.method": "M", "tokend.transport": "grpc"}
+			want := map[string]string{"rpc.system.name": "grpc", "rpc.method": "s/M", "tokend.transport": "grpc"}
 			for key, value := range tc.want {
 				want[key] = value
 			}
