@@ -219,19 +219,11 @@ func explanation(failures []failure) string {
 // errorResponse returns the response for failures with the same status.
 func errorResponse(failures []failure) object {
 	examples, headers := object{}, commonHeaders()
-	waiting := 0
 	for _, f := range failures {
 		examples[f.example()] = ref("examples", f.example())
 		if f.Waits {
-			waiting++
+			headers["Retry-After"] = ref("headers", "RetryAfter")
 		}
-	}
-	switch waiting {
-	case 0:
-	case len(failures):
-		headers["Retry-After"] = ref("headers", "RetryAfter")
-	default:
-		headers["Retry-After"] = ref("headers", "RetryAfterIfSafe")
 	}
 	return object{
 		"headers": headers,

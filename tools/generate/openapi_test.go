@@ -58,7 +58,7 @@ func goodSources(t *testing.T) sources {
 			document: []object{
 				topic(`{"components":{"schemas":{"google.rpc.Status":{},"forsta.T":{"properties":{"f":{"minLength":1}}}},"headers":{
 					"AccessControlAllowOrigin":{},"AccessControlExposeHeaders":{},"Vary":{},
-					"RequestId":{},"CacheControl":{},"ContentTypeOptions":{},"RetryAfter":{},"RetryAfterIfSafe":{},"Own":{}}}}`),
+					"RequestId":{},"CacheControl":{},"ContentTypeOptions":{},"RetryAfter":{},"Own":{}}}}`),
 				topic(`{"paths":{"/t":{"parameters":[],
 					"post":{"responses":{"200":null,"201":{"description":"<t>"},"503":{"headers":{"Own":{"$ref":"#/components/headers/Own"}}}}},
 					"delete":{}}}}`),
@@ -98,7 +98,7 @@ func TestDescribe(t *testing.T) {
 			"content":{"application/json":{"schema":{"$ref":"#/components/schemas/google.rpc.Status"},
 				"examples":{"LATER":{"$ref":"#/components/examples/LATER"}}}}}`},
 		{"delete", "503", `{"description":` + string(encode(t, "later"+explanation([]failure{{Reason: "LATER", OutcomeUnknown: true}}))) + `,"headers":{
-			` + common + `,"Retry-After":{"$ref":"#/components/headers/RetryAfterIfSafe"}},
+			` + common + `,"Retry-After":{"$ref":"#/components/headers/RetryAfter"}},
 			"content":{"application/json":{"schema":{"$ref":"#/components/schemas/google.rpc.Status"},
 				"examples":{"LATER":{"$ref":"#/components/examples/LATER"},"LATER-outcome-unknown":{"$ref":"#/components/examples/LATER-outcome-unknown"}}}}}`},
 	} {
