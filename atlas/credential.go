@@ -65,6 +65,9 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 		return answer, err
 	}
 	var none T
+	if rejected := cred.source.rejected(err); rejected != nil {
+		return none, rejected
+	}
 	cred.source.Invalidate(cred.JWT)
 	next, err := cred.Renewed(ctx)
 	switch {
@@ -75,7 +78,7 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 	}
 	answer, err = call(ctx, next.JWT)
 	if Classify(err) == ClassUnauthorized {
-		return none, cred.source.reject(next.JWT, err)
+		return none, cred.source.reject(err)
 	}
 	return answer, err
 }

@@ -15,6 +15,7 @@ type fakeIdentity struct {
 	mu                sync.Mutex
 	logins, refreshes int             // guarded by mu
 	life              time.Duration   // guarded by mu; of the JWTs
+	expiry            time.Time       // guarded by mu; of the JWTs, in place of life
 	skew              time.Duration   // guarded by mu; of its clock against ours
 	latency           time.Duration   // guarded by mu
 	loginErr          error           // guarded by mu
@@ -48,7 +49,11 @@ func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT,
 	if count == &f.logins {
 		f.loggedIn = now.Unix()
 	}
-	payload := fmt.Sprintf(`"exp":%d,"n":%d,"org_id":%q`, now.Add(f.life).Unix(), n, f.org)
+	expiry := f.expiry
+	if expiry.IsZero() {
+		expiry = now.Add(f.life)
+	}
+	payload := fmt.Sprintf(`"exp":%d,"n":%d,"org_id":%q`, expiry.Unix(), n, f.org)
 	if f.claims.iat {
 		payload += fmt.Sprintf(`,"iat":%d`, now.Unix())
 	}

@@ -52,7 +52,7 @@ func (s *TokenSource) logIn(secret UserAuthToken) (*session, error) {
 // newSession is a JWT that Atlas has just issued for secret, at a login or to refresh the session before.
 func (s *TokenSource) newSession(jwt JWT, secret UserAuthToken, before *session) *session {
 	claims := jwt.UnverifiedClaims()
-	next := &session{cred: Credential{JWT: jwt, Profile: s.profile, Secret: secret, claims: &claims, source: s}}
+	next := &session{cred: Credential{JWT: jwt, Profile: s.profile, Secret: secret, claims: &claims, source: s}, refresh: before != nil}
 	// When it was issued is now, so where Atlas says when that was, the difference is our clock's.
 	issued := claims.issuedAt
 	switch {

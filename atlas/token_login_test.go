@@ -24,6 +24,7 @@ func TestFault35SecretRefused(t *testing.T) {
 				s.SecretChanged()
 			}
 			f.set(func() { f.wrong = wrong })
+			advance(minLife) // sooner than that, logins are paced
 			s.Invalidate(jwt)
 			jwt = mustToken(t, s)
 			wantCounts(t, f, want)
@@ -38,6 +39,7 @@ func TestFault35SecretRefused(t *testing.T) {
 		// If Atlas takes neither, there is nothing left to fall back on.
 		present = "bad"
 		f.set(func() { f.wrong = []UserAuthToken{"bad", "early"} })
+		advance(minLife)
 		s.Invalidate(jwt)
 		for _, want := range []string{"12 logins, 0 refreshes", "13 logins, 0 refreshes"} {
 			for range 3 {

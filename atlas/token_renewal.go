@@ -11,6 +11,8 @@ const (
 	// if our clock says less, our clock is wrong.
 	assumedLife = time.Hour
 	minLife     = time.Minute
+	// maxLife is the longest life by which a refresh is scheduled, whatever the exp says.
+	maxLife = 48 * time.Hour
 
 	// A refused login is not repeated sooner than minRefusedWait, since a series of them could lock the account.
 	minRefusedWait = 30 * time.Second
@@ -20,7 +22,13 @@ const (
 	// always after the first, since that does no account any harm, and its end should be noticed soon.
 	minFailedWait = time.Second
 	maxFailedWait = 30 * time.Second
+
+	// freeLogins is how many JWTs in a row Atlas may refuse within minLife after it has issued them. Each costs a login, and
+	// from then on logins are paced.
+	freeLogins = 10
 )
+
+var errShortLived = errors.New("Atlas keeps refusing JWTs that it has just issued")
 
 // session is a JWT with the secret that it was issued for, so that the two always belong together.
 type session struct {
@@ -28,6 +36,7 @@ type session struct {
 	ahead   time.Duration // how far Atlas's clock is ahead of ours, if a JWT has told
 	since   time.Time     // when the JWT came
 	expires time.Time     // when the JWT is no longer used, on the monotonic clock
+	refresh bool          // it came from a refresh
 }
 
 // renewal is one shared login or refresh.
@@ -35,6 +44,10 @@ type renewal struct {
 	done chan struct{} // closed at the end
 	cred Credential    // valid after done
 	err  error         // valid after done
+
+	// What happened since it began; guarded by TokenSource.mu.
+	secretChanged bool // so a refusal may be of the old secret
+	revoked       bool // Atlas refused the JWT that is being refreshed
 }
 
 // renew starts the one renewal: a refresh of the present session, or a login if there is none. The caller holds mu.
@@ -46,6 +59,12 @@ func (s *TokenSource) renew() {
 		next, err := s.obtain(present)
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		for s.isOutdated(r, next, err) {
+			r.secretChanged, r.revoked = false, false
+			s.mu.Unlock()
+			next, err = s.obtain(nil)
+			s.mu.Lock()
+		}
 		s.renewal = nil
 		if err != nil {
 			s.failed(err)
@@ -56,6 +75,18 @@ func (s *TokenSource) renew() {
 		}
 		close(r.done)
 	})
+}
+
+// isOutdated reports whether a renewal has to log in again, because of what happened since it began. The caller holds mu.
+func (s *TokenSource) isOutdated(r *renewal, next *session, err error) bool {
+	if err == nil {
+		return r.revoked && next.refresh // it was refreshed from a JWT that Atlas refuses, and may be refused like that
+	}
+	if !r.secretChanged || s.closed {
+		return false
+	}
+	secret, unreadable := s.secret()
+	return unreadable == nil && secret != s.refused
 }
 
 // succeeded takes a new session. The caller holds mu.
@@ -69,7 +100,7 @@ func (s *TokenSource) succeeded(next *session) {
 	}
 	next.since, next.expires = now, now.Add(life)
 	// Half of the life is a margin for a wrong clock, and the jitter keeps replicas that started together apart.
-	s.schedule(life * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
+	s.schedule(min(life, maxLife) * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
 }
 
 // failed notes a failure and when to try again. A JWT that is there stays: it may still work. A refused identity is tried again

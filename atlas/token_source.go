@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -83,19 +85,34 @@ type TokenSource struct {
 	closed   bool        // guarded by mu
 	retired  bool        // guarded by mu
 
+	shortLived int                     // guarded by mu; JWTs in a row that Atlas refused within minLife
+	blocked    map[Operation]time.Time // guarded by mu; until when a 401 for the operation causes no login
+
 	// Secrets. Only the renewal in progress uses them, and there is one at a time, so mu does not guard them.
 	accepted UserAuthToken // the last one that Atlas accepted; "" if it has refused that since
 	refused  UserAuthToken // the last one that Atlas refused
 }
 
-// NewTokenSource returns a TokenSource. It does no I/O: the first Credential that is asked for takes the first login.
+// NewTokenSource returns a TokenSource. It does no I/O: Start, or the first call of Credential, logs in.
 func NewTokenSource(config TokenSourceConfig) *TokenSource {
-	s := &TokenSource{profile: config.Profile, atlas: config.Client, secret: config.Secret, onEvent: config.OnEvent, clock: config.Clock.withDefaults()}
+	s := &TokenSource{
+		profile: config.Profile, atlas: config.Client, secret: config.Secret, onEvent: config.OnEvent,
+		clock: config.Clock.withDefaults(), blocked: map[Operation]time.Time{},
+	}
 	if s.onEvent == nil {
 		s.onEvent = func(TokenEvent) {}
 	}
 	s.ctx, s.cancel = context.WithCancel(WithProfile(context.Background(), config.Profile))
 	return s
+}
+
+// Start begins the first login, so that it is known whether Atlas lets the identity in before a caller needs it.
+func (s *TokenSource) Start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed && s.renewal == nil && s.present == nil && s.failedAt.IsZero() {
+		s.renew()
+	}
 }
 
 // Credential returns the current JWT at once, or waits for a login. It fails with a [*CredentialError] while Atlas refuses
@@ -150,45 +167,94 @@ func (s *TokenSource) Invalidate(jwt JWT) {
 	s.drop(jwt)
 }
 
-// drop drops jwt if it is the present one, and reports whether it was. The caller holds mu.
-func (s *TokenSource) drop(jwt JWT) bool {
+// drop drops jwt if it is the present one. The caller holds mu.
+func (s *TokenSource) drop(jwt JWT) {
 	if s.present == nil || s.present.cred.JWT != jwt {
-		return false
+		return
+	}
+	now := s.clock.Now()
+	s.shortLived++
+	if now.Sub(s.present.since) >= minLife {
+		s.shortLived = 1
 	}
 	s.present = nil
-	return true
+	if s.renewal != nil {
+		s.renewal.revoked = true
+		return
+	}
+	if n := s.shortLived - freeLogins; n > 0 {
+		wait := backOff(minFailedWait, maxRefusedWait, n)
+		s.err, s.failedAt, s.nextTry = &CredentialError{RetryAfter: wait, Err: errShortLived}, now, now.Add(wait)
+		s.schedule(wait)
+	}
 }
 
-// reject drops jwt, which Atlas has refused although it had just issued it. Another login would not help, and one for every
-// call could lock the account. So this counts as a refused login.
-func (s *TokenSource) reject(jwt JWT, err error) error {
+// reject notes that Atlas has refused an operation with a JWT that it had just issued. Another login would not help, and
+// one for every call could lock the account. The JWT stays, since other operations may work.
+func (s *TokenSource) reject(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.drop(jwt) {
-		s.failed(&CredentialError{Err: err})
+	now := s.clock.Now()
+	s.failedAt = now
+	if e, ok := errors.AsType[*Error](err); ok {
+		s.blocked[e.Op] = now.Add(minRefusedWait)
 	}
-	return &CredentialError{RetryAfter: max(s.clock.until(s.nextTry), time.Second), Err: err}
+	return &CredentialError{RetryAfter: minRefusedWait, Err: err}
 }
 
-// SecretChanged says that there is a new secret, so a login is worth trying again at once. If the last one was refused, it is.
+// rejected returns the error of an operation that was refused with err, if another login is not worth trying yet.
+func (s *TokenSource) rejected(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wait := s.clock.until(s.blocked[e.Op]); wait > 0 {
+		return &CredentialError{RetryAfter: wait, Err: err}
+	}
+	return nil
+}
+
+// SecretChanged says that there is a new secret. If Atlas has refused the last one, or is asked with it at present, the new
+// one is tried at once; otherwise with the next login.
 func (s *TokenSource) SecretChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.nextTry, s.failures = time.Time{}, 0
-	if !s.closed && s.renewal == nil && s.isRefused() {
+	if len(s.blocked) > 0 { // the JWT is of no use for some operations
+		s.present = nil
+	}
+	refused := s.isRefused() || len(s.blocked) > 0
+	s.nextTry, s.failures, s.shortLived = time.Time{}, 0, 0
+	clear(s.blocked)
+	switch {
+	case s.closed:
+	case s.renewal != nil:
+		s.renewal.secretChanged = true
+	case refused:
 		s.renew()
 	}
 }
 
-// Err is why the last login or refresh failed, nil if it did not.
+// Err returns why the last login or refresh failed, or why operations fail with its JWT; nil if all is well.
 func (s *TokenSource) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err
+	if s.err != nil {
+		return s.err
+	}
+	for _, op := range slices.Sorted(maps.Keys(s.blocked)) {
+		if wait := s.clock.until(s.blocked[op]); wait > 0 {
+			return &CredentialError{RetryAfter: wait, Err: fmt.Errorf("%s: %w", op, errBlocked)}
+		}
+	}
+	return nil
 }
 
-// Refused reports whether Atlas refuses the identity, and there is no JWT left that works. A login is tried again from time to
-// time without anybody asking, since nobody may.
+var errBlocked = errors.New("Atlas answers 401 although it has just issued the JWT")
+
+// Refused reports whether Atlas refuses the identity, so that no create can succeed. A login is tried again from time to
+// time without a call.
 func (s *TokenSource) Refused() bool { return s.Status().Refused }
 
 // isRefused reports whether the last login was refused. The caller holds mu.
@@ -197,8 +263,9 @@ func (s *TokenSource) isRefused() bool {
 	return refused
 }
 
-// TokenStatus is how a TokenSource is.
+// TokenStatus is the state of a TokenSource.
 type TokenStatus struct {
+	Starting bool      // the first login is in progress
 	Valid    bool      // there is a JWT that has not expired
 	Refused  bool      // see [TokenSource.Refused]
 	Issued   time.Time // when the JWT came; zero without one
@@ -207,16 +274,17 @@ type TokenStatus struct {
 	FailedAt time.Time // when a login or refresh last failed; zero if none ever did
 }
 
-// Status is how the source is. It logs nobody in.
+// Status returns the state of the source. It does not log in.
 func (s *TokenSource) Status() TokenStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	status, now := TokenStatus{FailedAt: s.failedAt, Refused: s.isRefused()}, s.clock.Now()
+	status.Starting = s.renewal != nil && s.present == nil && s.failedAt.IsZero() && s.nextDue.IsZero()
 	if now.Before(s.nextDue) {
 		status.NextDue = s.nextDue
 	}
 	if s.present != nil && now.Before(s.present.expires) {
-		status.Valid, status.Refused = true, false
+		status.Valid, status.Refused = true, now.Before(s.blocked[OpCreate])
 		status.Issued, status.Expires = s.present.since, s.present.expires
 	}
 	return status

@@ -339,11 +339,37 @@ func TestFault08ReLogin(t *testing.T) {
 			for range 10 {
 				_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "", unauthorized() })
 				var refused *CredentialError
-				if !errors.As(err, &refused) || refused.RetryAfter <= 0 {
-					t.Fatalf("got %v, want a CredentialError with a time to wait", err)
+				if !errors.As(err, &refused) || refused.RetryAfter <= 0 || !s.Refused() || s.Err() == nil {
+					t.Fatalf("got %v, want a CredentialError with a time to wait; refused: %t, Err returns %v", err, s.Refused(), s.Err())
 				}
 			}
 			wantCounts(t, f, "2 logins, 0 refreshes") // and not two for each call
+		})
+	})
+	t.Run("one operation is refused", func(t *testing.T) {
+		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			for range 10 {
+				_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) {
+					return "", &Error{Op: OpDelete, Kind: KindStatus, StatusCode: 401, Sent: true, Err: errors.New("401")}
+				})
+				if Classify(err) != ClassUnauthorized {
+					t.Fatalf("a delete got %v", err)
+				}
+				if _, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "done", nil }); err != nil {
+					t.Fatalf("a create got %v", err)
+				}
+			}
+			wantCounts(t, f, "2 logins, 0 refreshes")
+			if err := s.Err(); s.Refused() || err == nil || !strings.Contains(err.Error(), "delete") {
+				t.Errorf("refused: %t, Err returns %v", s.Refused(), err)
+			}
+			advance(minRefusedWait)
+			if err := s.Err(); err != nil {
+				t.Errorf("later, Err returns %v", err)
+			}
+			s.SecretChanged() // perhaps of a user that may delete
+			mustToken(t, s)
+			wantCounts(t, f, "3 logins, 0 refreshes")
 		})
 	})
 	t.Run("another error", func(t *testing.T) {

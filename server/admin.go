@@ -10,17 +10,26 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 )
 
 // newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own.
-func newAdminHandler(ready *readiness, metrics *prometheus.Registry, debug bool) http.Handler {
+func newAdminHandler(ready *readiness, page http.Handler, metrics *prometheus.Registry, debug bool) http.Handler {
 	mux := http.NewServeMux()
-	pages := "/healthz\n/readyz, also as application/json\n"
+	pages := "/ in a browser: the status page\n/healthz\n/readyz, also as application/json\n"
 	if debug {
 		pages += "/debug/pprof/\n"
 	}
 	pages += "/metrics"
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, pages) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		if accepts(req.Header, "text/html") {
+			page.ServeHTTP(w, req)
+			return
+		}
+		writePlain(w, http.StatusOK, pages)
+	})
 	// Alive: the process answers. Whether Atlas does is no reason to restart it.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", ready.serve)
@@ -41,7 +50,7 @@ func (r *readiness) serve(w http.ResponseWriter, req *http.Request) {
 	}
 	found := r.checks.get()
 	w.Header().Set("Vary", "Accept")
-	if acceptsJSON(req.Header) {
+	if accepts(req.Header, "application/json") {
 		writeJSON(w, status, state, found)
 		return
 	}
@@ -54,10 +63,10 @@ func (r *readiness) serve(w http.ResponseWriter, req *http.Request) {
 	writePlain(w, status, strings.Join(text, "\n"))
 }
 
-// acceptsJSON reports whether JSON is asked for by its name; who takes anything gets the text.
-func acceptsJSON(h http.Header) bool {
+// accepts reports whether a client asks for a media type by name. A client that takes anything gets text.
+func accepts(h http.Header, wanted string) bool {
 	for accepted := range strings.SplitSeq(strings.Join(h.Values("Accept"), ","), ",") {
-		if mediaType, _, err := mime.ParseMediaType(accepted); err == nil && mediaType == "application/json" {
+		if mediaType, _, err := mime.ParseMediaType(accepted); err == nil && mediaType == wanted {
 			return true
 		}
 	}
@@ -78,10 +87,10 @@ type checkJSON struct {
 	Why   string    `json:"why,omitempty"`
 }
 
-func writeJSON(w http.ResponseWriter, status int, state string, found []check) {
+func writeJSON(w http.ResponseWriter, status int, state string, found []status.Check) {
 	checks := make([]checkJSON, 0, len(found))
 	for _, c := range found {
-		told := checkJSON{Name: c.Name, OK: c.Err == nil, Since: c.since.UTC().Truncate(time.Second)}
+		told := checkJSON{Name: c.Name, OK: c.Err == nil, Since: c.Since.UTC().Truncate(time.Second)}
 		if c.Err != nil {
 			told.Why = c.Err.Error()
 		}

@@ -101,3 +101,38 @@ func TestProfiling(t *testing.T) {
 		testutil.WantNoRoute.Check(t, s.RESTCaller(t).Do(testutil.Context(t), http.MethodGet, "/debug/pprof/", nil))
 	}
 }
+
+// TestStatusPage checks that a browser gets the status page, with the state of the server's own checks
+// and metrics, and that it loads nothing else.
+func TestStatusPage(t *testing.T) {
+	t.Parallel()
+	s := testutil.StartIdentity(t, "")
+	for _, c := range s.Callers(t) { // they make the service log in
+		if got := c.Call(testutil.Context(t), testutil.Create); got.Token == "" {
+			t.Fatalf("%+v", got)
+		}
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/html; charset=utf-8" ||
+		!strings.HasPrefix(resp.Header.Get("Content-Security-Policy"), "default-src 'none';") {
+		t.Errorf("status %d, headers %v", resp.StatusCode, resp.Header)
+	}
+	for _, text := range []string{"profile acme", "logged in", "next renewal in", "Connections, admin"} {
+		if !strings.Contains(string(body), text) {
+			t.Errorf("the page lacks %q", text)
+		}
+	}
+}

@@ -5,37 +5,33 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 )
 
-// check is how one thing is that calls depend on, as /readyz tells it.
-type check struct {
-	auth.Check
-	since time.Time // for how long it has been well, or not
-}
-
-// checks remembers for how long each thing has been as it is. Somebody has to look from time to time.
+// checks knows since when each thing that calls depend on has been in its state. It must be asked
+// from time to time.
 type checks struct {
 	look func() []auth.Check
 	now  func() time.Time
 
 	mu   sync.Mutex
-	last map[string]check // guarded by mu; by name
+	last map[string]status.Check // guarded by mu; by name
 }
 
 func newChecks(look func() []auth.Check) *checks { return &checks{look: look, now: time.Now} }
 
 // get looks at everything.
-func (c *checks) get() []check {
+func (c *checks) get() []status.Check {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	found, now := []check{}, c.now()
-	next := map[string]check{}
+	var found []status.Check
+	next := map[string]status.Check{}
 	for _, seen := range c.look() {
-		present := check{seen, now}
-		if before, known := c.last[seen.Name]; known && (before.Err == nil) == (seen.Err == nil) {
-			present.since = before.since
+		check := status.Check{Name: seen.Name, Err: seen.Err, Since: c.now()}
+		if before, known := c.last[check.Name]; known && (before.Err == nil) == (check.Err == nil) {
+			check.Since = before.Since
 		}
-		found, next[seen.Name] = append(found, present), present
+		found, next[check.Name] = append(found, check), check
 	}
 	c.last = next
 	return found

@@ -33,8 +33,8 @@ func TestChecksSince(t *testing.T) {
 	} {
 		now, found = time.Unix(int64(second), 0), step.found
 		for _, got := range c.get() {
-			if got.since.Unix() != step.since {
-				t.Errorf("after %d s: since %d, want %d", second, got.since.Unix(), step.since)
+			if got.Since.Unix() != step.since {
+				t.Errorf("after %d s: since %d, want %d", second, got.Since.Unix(), step.since)
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
@@ -73,6 +74,9 @@ type Config struct {
 	// Metrics is what /metrics on the admin listener shows. New adds the server's own to it, so no two servers can share
 	// one; whatever else the program counts may be registered before or after. Default: a new one.
 	Metrics *prometheus.Registry
+	// Version and Settings are shown on the status page of the admin listener. No setting may be a secret.
+	Version  string
+	Settings []status.Setting
 	// Debug adds /debug/pprof to the admin listener.
 	Debug bool
 	// ConnectionAge is how long a gRPC connection lasts before the client has to connect again. Default 30 min.

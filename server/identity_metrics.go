@@ -10,9 +10,9 @@ import (
 
 var (
 	identityValid = prometheus.NewDesc("tokend_identity_valid",
-		"1 if there is an Atlas JWT for the profile. 0 until it is first needed, and while none can be had.", []string{"profile"}, nil)
+		"1 if there is an Atlas JWT for the profile.", []string{"profile"}, nil)
 	identityRefused = prometheus.NewDesc("tokend_identity_refused",
-		"1 while Atlas refuses the profile's userauthtoken, and there is no JWT left.", []string{"profile"}, nil)
+		"1 while Atlas refuses the profile's userauthtoken or its JWTs.", []string{"profile"}, nil)
 	identityIssued = prometheus.NewDesc("tokend_identity_issued_timestamp_seconds",
 		"When the JWT came, in Unix seconds.", []string{"profile"}, nil)
 	identityExpiry = prometheus.NewDesc("tokend_identity_expiry_timestamp_seconds",

@@ -23,6 +23,10 @@ const (
 	stateRefused = "refused by Atlas"
 )
 
+// startInterval is the time between two looks until the first logins have ended, so that a server that could serve is not
+// held up.
+const startInterval = 10 * time.Millisecond
+
 // readiness is whether new calls should be sent here, as /readyz and grpc.health.v1 say it.
 type readiness struct {
 	auth   *auth.Authenticator
@@ -64,9 +68,12 @@ func (r *readiness) set(state string) {
 
 // watch keeps the state up to date until ctx is done.
 func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(startInterval)
 	defer tick.Stop()
 	for {
+		if r.get() != stateStarting {
+			tick.Reset(interval)
+		}
 		select {
 		case <-tick.C:
 			r.look()
@@ -78,9 +85,11 @@ func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
 
 func (r *readiness) look() {
 	r.checks.get() // so that it is known since when
-	if r.auth.Refused() {
+	switch {
+	case r.auth.Refused():
 		r.set(stateRefused)
-	} else {
+	case r.get() == stateStarting && r.auth.Starting():
+	default:
 		r.set(stateReady)
 	}
 }

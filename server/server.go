@@ -29,13 +29,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/rest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
 // Server is a bound but not yet serving service. Close or Run releases what New took.
 type Server struct {
-	cfg   Config
-	ready *readiness
+	cfg    Config
+	ready  *readiness
+	status *status.Page
 
 	tokens      Tokens
 	cache       *tokencache.Cache  // what tokens is, unless a test has its own
@@ -95,7 +97,10 @@ func New(cfg Config) (*Server, error) {
 	s.grpcServer = newGRPCServer(guard, svc, intercept, s.ready.health, grpcOptions(cfg, guard, cfg.grpcCredentials()))
 	s.httpServer = newHTTPServer(s.restFront(restHandler), cfg.CallCeiling, cfg.Logger)
 	s.httpServer.Protocols = restProtocols()
-	s.adminServer = newHTTPServer(newAdminHandler(s.ready, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
+	s.status = status.New(status.Config{
+		Version: cfg.Version, Settings: cfg.Settings, State: s.ready.get, Checks: s.ready.checks.get, Metrics: cfg.Metrics,
+	})
+	s.adminServer = newHTTPServer(newAdminHandler(s.ready, s.status, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
 	if err := registerRequests(cfg.Metrics, requests, guard); err != nil {
 		s.Close()
 		return nil, err
@@ -241,6 +246,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.adminListener != nil {
 		group.Go(func() error { return serveHTTP(s.adminServer, s.adminListener) })
 	}
+	group.Go(func() error { return s.status.Run(ctx) })
 	group.Go(func() error { return s.ready.watch(ctx, s.cfg.readinessInterval) })
 	group.Go(func() error { return s.endUnread(ctx) })
 	group.Go(func() error {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,8 +63,8 @@ func TestPolicyFile(t *testing.T) {
 	if got := certificateCall(t, s, certs, http.MethodDelete); got.status != http.StatusForbidden {
 		t.Errorf("a delete that the policy does not allow: %d %s", got.status, got.body)
 	}
-	got := grpcurl(t, "-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey, s.grpc, rpcService+"/CreateToken")
-	if grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
+	overRPC, err := rpcToken(t, s.grpc, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}})
+	if err != nil || overRPC != em.Org(0).EphemeralToken() {
 		t.Error("gRPC gave another token")
 	}
 
@@ -113,10 +114,10 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	got := tokend(t, "config", "--policy-file="+policy, "--explain=a.internal")
-	if got.code != 2 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is no caller: give spiffe://`) {
+	if got.code != 64 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is no caller: give spiffe://`) {
 		t.Errorf("what is no caller: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	if got := tokend(t, "config", "--explain=atlas_jwt"); !strings.Contains(got.stdout, "There is no policy. Everybody with an Atlas JWT") {
+	if got := tokend(t, "config", "--explain=atlas_jwt"); !strings.Contains(got.stdout, "There is no policy. Every caller with an Atlas JWT") {
 		t.Errorf("without a policy: %s%s", got.stdout, got.stderr)
 	}
 }
@@ -137,8 +138,8 @@ func TestFault35SecretFile(t *testing.T) {
 			t.Errorf("%s: %d %s", when, got.status, got.body)
 		}
 		em.Org(0).RevokeJWTs()
-		got := grpcurl(t, "-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey, s.grpc, rpcService+"/CreateToken")
-		if grpcurlToken(t, got) != em.Org(0).EphemeralToken() {
+		overRPC, err := rpcToken(t, s.grpc, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}})
+		if err != nil || overRPC != em.Org(0).EphemeralToken() {
 			t.Errorf("%s: gRPC gave another token", when)
 		}
 	}
@@ -170,6 +171,40 @@ func TestFault35SecretFile(t *testing.T) {
 	if n := em.Calls(emulator.Login) - logins; n != 1 {
 		t.Errorf("%d logins with the new secret, want 1", n)
 	}
+}
+
+// TestFault77RefusedSecret: without a call, one login is made at the start. A wrong secret makes the replica unready and is named in
+// /readyz and in the metrics; a good one is used at once.
+func TestFault77RefusedSecret(t *testing.T) {
+	t.Parallel()
+	certs, em := makeCertificates(t), startAtlas(t)
+	file := writeFile(t, "secret", []byte("wrong"))
+	s := invocation{args: []string{
+		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
+		"--atlas-userauthtoken-file=" + file,
+	}}
+	serving := slices.Concat([]string{"serve", "--drain-delay=0s"}, freePorts, atlasFlags(t, em), s.args)
+	server := invocation{args: serving}.awaitServing(t, em)
+	poll(t, "/readyz to name the profile", func() bool {
+		got := server.readyz(t)
+		if strings.HasPrefix(got, "200") {
+			t.Fatalf("/readyz: %s", got)
+		}
+		return strings.HasPrefix(got, "503 refused by Atlas\nprofile default: ")
+	})
+	if metrics := probe(t, server.admin, "/metrics"); !strings.Contains(metrics, "\ntokend_identity_refused{profile=\"default\"} 1\n") {
+		t.Error("the metric does not say that the profile is refused")
+	}
+	if n := em.Calls(emulator.Login); n != 1 {
+		t.Errorf("%d logins, want 1", n)
+	}
+	replace(t, file, em.Org(0).UserAuthToken())
+	poll(t, "the new secret to be used", func() bool { return strings.Contains(server.stderr.String(), "Atlas identity renewed") })
+	client := newHTTPClient(t, nil) // one connection for all polls
+	poll(t, "/readyz to be ready", func() bool {
+		got, err := do(client, newRequest(t, http.MethodGet, "http://"+server.admin+"/readyz", ""))
+		return err == nil && got.body == "ready\n"
+	})
 }
 
 // A server certificate that does not fit its key, as in the middle of a rotation, leaves the last good pair in use, and

@@ -67,7 +67,9 @@ func TestFault62KilledInMidDelete(t *testing.T) {
 				t.Parallel()
 				redis, em := redistest.Start(t), startAtlas(t)
 				in := invocation{args: []string{"--cache-ttl=1m", "--cache-redis-url=" + redis.URL()}}
-				killed, other := in.startServe(t, em), in.startServe(t, em)
+				other := in.startServe(t, em)
+				in.built = true
+				killed := in.startServe(t, em)
 				jwt := "JWT " + em.Org(0).JWT()
 				poll(t, "a remembered token", func() bool {
 					rest(t, http.MethodPost, killed.http, "Authorization", jwt)

@@ -3,7 +3,6 @@
 package main_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -15,6 +14,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
@@ -94,7 +94,9 @@ func (s *service) readyz(t *testing.T) string {
 
 func probe(t *testing.T, admin, path string) string {
 	t.Helper()
-	got, err := do(newHTTPClient(t, nil), newRequest(t, http.MethodGet, "http://"+admin+path, ""))
+	client := newHTTPClient(t, nil)
+	defer client.CloseIdleConnections() // the admin listener has few
+	got, err := do(client, newRequest(t, http.MethodGet, "http://"+admin+path, ""))
 	if err != nil {
 		return err.Error()
 	}
@@ -119,16 +121,18 @@ func withJWT(ctx context.Context, jwt string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "JWT "+jwt)
 }
 
-// grpcurlToken is the token in grpcurl's output.
-func grpcurlToken(t *testing.T, got result) string {
+// rpcToken makes a CreateToken call over TLS, without a JWT.
+func rpcToken(t *testing.T, addr string, config *tls.Config, headers ...string) (string, error) {
 	t.Helper()
-	var message struct {
-		Token string `json:"token"`
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := json.Unmarshal([]byte(got.stdout), &message); err != nil || got.code != 0 {
-		t.Fatalf("grpcurl: %v, exit status %d\n%s%s", err, got.code, got.stdout, got.stderr)
-	}
-	return message.Token
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), headers...), patience)
+	defer cancel()
+	resp, err := ephemeraltokenv1.NewEphemeralTokenServiceClient(conn).CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{})
+	return resp.GetToken(), err
 }
 
 // accepts reports whether anybody listens on addr.
@@ -139,14 +143,4 @@ func accepts(network, addr string) bool {
 	}
 	_ = conn.Close()
 	return true
-}
-
-// compact is text without what indentation adds.
-func compact(text string) string {
-	var b bytes.Buffer
-	for _, line := range strings.Split(text, "\n") {
-		b.WriteString(strings.TrimSpace(line))
-		b.WriteByte('\n')
-	}
-	return b.String()
 }

@@ -3,34 +3,84 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"text/tabwriter"
 	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/cli"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/doctor"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
-// configCommand shows what serve would go by. Secrets are in files, so no setting is one.
-type configCommand struct {
-	serveFlags
-
-	Explain string
-}
-
-func (c *configCommand) declare(flags flags) {
-	c.serveFlags.declare(flags)
-	flags.text(&c.Explain, "explain", "", "CALLER", "Say only which rule of the policy this caller matches: spiffe://…, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt.")
-}
-
-func (c *configCommand) execute(ctx context.Context, in *invocation) error {
-	var warnings bytes.Buffer
-	s := c.open(in, io.Discard, warningLog(&warnings), true)
-	err := c.show(ctx, in, s)
-	s.Close() // nothing is logged any more
-	if err == nil && warnings.Len() > 0 {
-		_, err = fmt.Fprintf(in.stdout, "\n%s", &warnings)
+func configCommand(environ []string) *cobra.Command {
+	var (
+		set     setup.Settings
+		explain string
+	)
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Check the settings of serve and show them, without serving.",
+		Long:  "Check the settings of serve and show them, without serving. Secrets are in files, so no setting is one." + inEnvironment,
 	}
+	cli.ServeFlags(cmd, &set)
+	cmd.Flags().StringVar(&explain, "explain", "", "Only say which rule of the policy this `CALLER` matches: spiffe://…, dns:NAME,\noidc:ISSUER#SUBJECT or atlas_jwt.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		invalid := cli.Environment(cmd, environ, false)
+		var warnings bytes.Buffer
+		s := setup.Open(set, setup.Options{Build: build(), Environ: environ, Stdout: io.Discard, Logger: warningLog(&warnings), Trial: true})
+		defer s.Close()
+		if err := errors.Join(invalid, s.Err()); err != nil {
+			return err
+		}
+		stdout := cmd.OutOrStdout()
+		if explain != "" {
+			return explainCaller(stdout, s, explain)
+		}
+		if err := askPeers(cmd.Context(), s); err != nil {
+			return err
+		}
+		if err := cli.Show(stdout, cmd, "explain"); err != nil {
+			return err
+		}
+		fmt.Fprint(stdout, "\n", s.Describe())
+		if warnings.Len() > 0 {
+			fmt.Fprintf(stdout, "\n%s", &warnings)
+		}
+		return nil
+	}
+	return cmd
+}
+
+func explainCaller(stdout io.Writer, s *setup.Setup, caller string) error {
+	if s.Policy == nil {
+		_, err := fmt.Fprint(stdout, "There is no policy. ", s.DescribeCallers())
+		return err
+	}
+	rule, err := s.Policy.Explain(caller)
+	if err != nil {
+		return config.Wrong("--explain", err)
+	}
+	_, err = fmt.Fprintln(stdout, rule)
 	return err
+}
+
+// patience bounds the wait for the SPIFFE agent and the policy's OIDC issuers.
+const patience = 15 * time.Second
+
+// askPeers reports an agent or issuers that do not answer. serve would start without the issuers, and try again.
+func askPeers(ctx context.Context, s *setup.Setup) error {
+	var errs []error
+	for _, f := range doctor.ExaminePeers(ctx, s, patience) {
+		if f.Status == doctor.Failed {
+			errs = append(errs, fmt.Errorf("%s: %s. %s", f.Check, f.Detail, f.Remedy))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // warningLog writes what serve would warn of, without the time.
@@ -45,51 +95,4 @@ func warningLog(w io.Writer) *slog.Logger {
 		}
 		return a
 	}}))
-}
-
-// patience is how long config waits for the policy's OIDC issuers, which is more than each has for its two documents, and for the
-// SPIFFE agent.
-const patience = 15 * time.Second
-
-// ask reports issuers that do not answer as they should, and an agent. serve starts without the issuers, and tries again.
-func (c *configCommand) ask(ctx context.Context, s *setup) {
-	if len(s.errs) > 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	s.askAgent(ctx, c.SPIFFESocket)
-	s.fail("--policy-file", s.Auth.CheckIssuers(ctx))
-}
-
-func (c *configCommand) show(ctx context.Context, in *invocation, s *setup) error {
-	if c.Explain == "" {
-		c.ask(ctx, s)
-	}
-	if err := in.check(s.errs...); err != nil {
-		return err
-	}
-	switch {
-	case c.Explain != "" && s.policy == nil:
-		_, err := fmt.Fprint(in.stdout, "There is no policy. ", s.who)
-		return err
-	case c.Explain != "":
-		said, err := s.policy.Explain(c.Explain)
-		if err != nil {
-			return in.check(fmt.Errorf("--explain: %w", err))
-		}
-		_, err = fmt.Fprintln(in.stdout, said)
-		return err
-	}
-	table := tabwriter.NewWriter(in.stdout, 0, 0, 2, ' ', 0)
-	for _, set := range in.settings {
-		if set.flag != "explain" { // of config itself
-			fmt.Fprintf(table, "--%s=%s\t# %s\n", set.flag, set.value, set.source)
-		}
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	_, err := fmt.Fprint(in.stdout, "\n", s.who, s.certificates(), s.ownID, describeCache(s.Cache), s.tracesTo)
-	return err
 }

@@ -2,105 +2,122 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/spf13/cobra"
+
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/cli"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// devCommand is serve with an Atlas of its own. It has no setting of Atlas or TLS and is for this machine only, so it
-// cannot be mistaken for the real thing.
-type devCommand struct {
-	listenFlags
-	browserFlags
-
-	ServiceIdentity bool
+// devCommand serves with an emulated Atlas. It has no setting of Atlas or TLS and listens on loopback only, so that it cannot be
+// mistaken for the real service.
+func devCommand(environ []string) *cobra.Command {
+	var (
+		set      setup.Settings
+		identity bool
+	)
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Try it: serve with an emulated Atlas in the same process. Nothing in it is real.",
+		Long:  "Try it: serve with an emulated Atlas in the same process. Nothing in it is real." + strings.ReplaceAll(inEnvironment, "atlas-url is TOKEND_ATLAS_URL", "log-level is TOKEND_LOG_LEVEL"),
+	}
+	cli.DevFlags(cmd, &set)
+	cmd.Flags().BoolVar(&identity, "service-identity", false, "Hold the identity of an emulated org, for a client that has a certificate and no Atlas\nsecret. The certificates are made for the occasion.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		invalid := errors.Join(cli.Environment(cmd, environ, false), checkLoopback(&set))
+		if set.HTTPAddr == "" && !cmd.Flags().Changed("docs") {
+			set.Docs = false // on by default, which is no mistake
+		}
+		return dev(cmd.Context(), set, identity, environ, invalid, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
+	return cmd
 }
 
-func (c *devCommand) declare(flags flags) {
-	c.listenFlags.declare(flags, "0s") // nobody but its user sends it calls
-	c.browserFlags.declare(flags, true)
-	flags.boolean(&c.ServiceIdentity, "service-identity", "Hold the identity of an emulated org, for a caller that has a client certificate and no Atlas secret. The certificates are made for the occasion.")
-}
-
-// devJWTLifetime spares whoever tries it from a JWT that has expired over lunch.
+// devJWTLifetime is long enough for a JWT to be valid after lunch.
 const devJWTLifetime = 24 * time.Hour
 
-func (c *devCommand) execute(ctx context.Context, in *invocation) error {
-	c.Docs = c.Docs && c.HTTPAddr != "" // they are on by themselves, which is no mistake
+func dev(ctx context.Context, set setup.Settings, identity bool, environ []string, invalid error, stdout, stderr io.Writer) error {
 	em, err := emulator.Start(emulator.Config{JWTLifetime: devJWTLifetime})
 	if err != nil {
 		return err
 	}
 	defer em.Close()
-	open := c.passthrough
-	if c.ServiceIdentity {
-		open = c.profile
-	}
-	s, access, err := open(in, em)
+	tmp, err := filepath.Abs(os.TempDir()) // a policy wants absolute paths
 	if err != nil {
 		return err
 	}
-	c.checkLocal(s)
-	return s.serve(ctx, in, func(srv *server.Server) { fmt.Fprint(in.stdout, devGuide(srv, access, c.Docs)) })
-}
-
-// passthrough serves whoever has the JWT that it prints.
-func (c *devCommand) passthrough(in *invocation, em *emulator.Emulator) (*setup, devAccess, error) {
-	s := newSetup(&c.listenFlags, c.logger(in.stderr))
-	s.openTraces(in.otel)
-	_, client, err := s.newAtlas(0, atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool()})
+	dir, err := os.MkdirTemp(tmp, "tokend-dev-") // other users cannot read it
 	if err != nil {
-		return nil, devAccess{}, err
+		return err
 	}
-	s.Atlas, s.Plaintext = client, true // on loopback only, see checkLocal
-	c.open(s)
-	s.validate(false)
-	return s, devAccess{
-		intro:   "export ATLAS_JWT=" + em.Org(0).JWT() + "\n",
-		scheme:  "http",
-		page:    "Authorize wants the JWT from above",
-		curl:    `-H "Authorization: JWT $ATLAS_JWT" `,
-		grpcurl: `-plaintext -H "authorization: JWT $ATLAS_JWT" `,
-	}, nil
+	defer func() { _ = os.RemoveAll(dir) }() // it is in the folder of temporary files
+	use := passThrough
+	if identity {
+		use = holdIdentity
+	}
+	access, err := use(&set, dir, em)
+	if err != nil {
+		return err
+	}
+	log, out := set.Log(stderr)
+	defer out.Close()
+	s := setup.Open(set, setup.Options{Build: build(), Environ: environ, Stdout: stdout, Logger: log})
+	defer s.Close()
+	if err := errors.Join(invalid, s.Err()); err != nil {
+		return err
+	}
+	if identity {
+		access.intro = "# The service holds the Atlas identity of an emulated org. Its client has a certificate and no Atlas secret.\n" +
+			"# " + strings.ReplaceAll(strings.TrimSuffix(s.DescribeCallers(), "\n"), "\n", "\n# ") + "\n\n" + access.intro
+	}
+	return s.Serve(ctx, nil, func(srv *server.Server) { fmt.Fprint(stdout, devGuide(srv, access, set.Docs)) })
 }
 
-// checkLocal reports addresses beyond loopback.
-func (c *devCommand) checkLocal(s *setup) {
-	for _, l := range []struct{ flag, addr string }{{"grpc-addr", c.GRPCAddr}, {"http-addr", c.HTTPAddr}, {"admin-addr", c.AdminAddr}} {
+// checkLoopback reports addresses beyond loopback.
+func checkLoopback(set *setup.Settings) error {
+	var errs []error
+	for _, l := range []struct{ flag, addr string }{{"--grpc-addr", set.GRPCAddr}, {"--http-addr", set.HTTPAddr}, {"--admin-addr", set.AdminAddr}} {
 		if l.addr != "" && !listen.IsLocal(l.addr) {
-			s.fail("--"+l.flag, fmt.Errorf("tokend dev listens on loopback only, not on %s", l.addr))
+			errs = append(errs, config.Wrong(l.flag, fmt.Errorf("tokend dev listens on loopback only, not on %s", l.addr)))
 		}
 	}
+	return errors.Join(errs...)
 }
 
-// devAccess is how whoever tries it gets in.
+// devAccess is how a client gets in.
 type devAccess struct {
 	intro         string // what to read, and to paste first
 	scheme        string // of REST
-	page          string // what to do on the API's page; "" if a browser does not get there as it is
+	page          string // what to do on the API page; "" if a browser cannot open it
 	curl, grpcurl string // arguments, with a space after them
 	refused       *devAccess
 }
 
-// rest is a line for curl.
+// rest returns a line for curl.
 func (a devAccess) rest(addr net.Addr, verb string) string {
 	return fmt.Sprintf("curl -i -X %s %s%s://%s/v1/ephemeral-token", verb, a.curl, a.scheme, addr)
 }
 
-// rpc is a line for grpcurl.
+// rpc returns a line for grpcurl.
 func (a devAccess) rpc(addr net.Addr, method string) string {
 	service := ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName
 	return fmt.Sprintf("go tool -modfile=tools/go.mod grpcurl %s%s %s/%s", a.grpcurl, grpcTarget(addr), service, method)
 }
 
-// devGuide is what to paste into another terminal.
+// devGuide returns what to paste into another terminal.
 func devGuide(srv *server.Server, access devAccess, docs bool) string {
 	lines := []string{
 		"NOTHING HERE IS REAL: Atlas is an emulator in this process, and its tokens work nowhere else.",
@@ -132,7 +149,7 @@ func devGuide(srv *server.Server, access devAccess, docs bool) string {
 	return strings.Join(lines, "\n") + "\n\n"
 }
 
-// grpcTarget is how grpcurl names the address.
+// grpcTarget returns the address as grpcurl names it.
 func grpcTarget(addr net.Addr) string {
 	if addr.Network() == "unix" {
 		return "-unix " + addr.String()

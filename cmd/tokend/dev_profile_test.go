@@ -163,7 +163,7 @@ func TestDevServiceIdentityFails(t *testing.T) {
 	t.Parallel()
 	tmp := t.TempDir()
 	got := invocation{args: []string{"dev", "--service-identity", "--http-addr=0.0.0.0:0"}, env: []string{"TMPDIR=" + tmp}}.run(t)
-	if got.code != 2 || !strings.Contains(got.stderr, "--http-addr: tokend dev listens on loopback only") || strings.Count(got.stderr, "\n") != 1 {
+	if got.code != 64 || !strings.Contains(got.stderr, "--http-addr: tokend dev listens on loopback only") || strings.Count(got.stderr, "\n") != 1 {
 		t.Errorf("exit status %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	if left, err := os.ReadDir(tmp); err != nil || len(left) != 0 {

@@ -3,8 +3,6 @@
 package main_test
 
 import (
-	"encoding/json"
-	"errors"
 	"net"
 	"net/http"
 	"os/exec"
@@ -12,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
 // devService is a tokend dev and what its guide says.
@@ -52,171 +53,41 @@ func startDev(t *testing.T, args ...string) *devService {
 	return d
 }
 
-// TestDev does over gRPC with grpcurl, and over REST with plain HTTP, what somebody does who tries the service.
+// TestDev makes both calls over both transports with the JWT that dev prints, and opens the API page.
 func TestDev(t *testing.T) {
 	t.Parallel()
 	d := startDev(t)
-	auth := []string{"-H", "authorization: JWT " + d.jwt}
-	call := func(t *testing.T, method string) result {
-		t.Helper()
-		return grpcurl(t, slices.Concat([]string{"-plaintext"}, auth, []string{d.grpc, rpcService + "/" + method})...)
+	rpc := newRPCClient(t, d.grpc)
+	ctx := withJWT(t.Context(), d.jwt)
+	first, err := rpc.CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{})
+	if err != nil || first.GetToken() == "" {
+		t.Fatalf("no token: %v", err)
 	}
-
-	t.Run("list", func(t *testing.T) {
-		got := grpcurl(t, "-plaintext", d.grpc, "list")
-		want := rpcService + "\ngrpc.health.v1.Health\ngrpc.reflection.v1.ServerReflection\ngrpc.reflection.v1alpha.ServerReflection\n"
-		if got.code != 0 || got.stdout != want {
-			t.Errorf("exit status %d, services:\n%s%s", got.code, got.stdout, got.stderr)
-		}
-	})
-	t.Run("describe", func(t *testing.T) {
-		for symbol, want := range map[string][]string{
-			rpcService: {
-				"rpc CreateToken ( .forsta.ephemeraltoken.v1.CreateTokenRequest ) returns ( .forsta.ephemeraltoken.v1.CreateTokenResponse ) {",
-				`option (.google.api.http) = { post: "/v1/ephemeral-token", body: "*" };`,
-				"rpc DeleteToken ( .forsta.ephemeraltoken.v1.DeleteTokenRequest ) returns ( .forsta.ephemeraltoken.v1.DeleteTokenResponse ) {",
-				`option (.google.api.http) = { delete: "/v1/ephemeral-token" };`,
-			},
-			rpcService + ".CreateToken": {
-				"rpc CreateToken ( .forsta.ephemeraltoken.v1.CreateTokenRequest ) returns ( .forsta.ephemeraltoken.v1.CreateTokenResponse ) {",
-			},
-			"forsta.ephemeraltoken.v1.CreateTokenResponse": {"string token = 1;"},
-			"google.rpc.ErrorInfo":                         {"string reason = 1;"},
-			"google.rpc.RetryInfo":                         {".google.protobuf.Duration retry_delay = 1;"},
-		} {
-			got := grpcurl(t, "-plaintext", d.grpc, "describe", symbol)
-			for _, line := range want {
-				if got.code != 0 || !strings.Contains(compact(got.stdout), line+"\n") {
-					t.Errorf("describe %s, exit status %d, without %s:\n%s%s", symbol, got.code, line, got.stdout, got.stderr)
-				}
-			}
-		}
-	})
-	t.Run("reflection v1", func(t *testing.T) {
-		got := grpcurl(t, "-plaintext", "-d", `{"list_services": ""}`, d.grpc, "grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
-		if got.code != 0 || !strings.Contains(got.stdout, `"name": "`+rpcService+`"`) {
-			t.Errorf("exit status %d:\n%s%s", got.code, got.stdout, got.stderr)
-		}
-	})
-	t.Run("health", func(t *testing.T) {
-		for _, name := range []string{"", rpcService} {
-			got := grpcurl(t, "-plaintext", "-d", `{"service": "`+name+`"}`, d.grpc, "grpc.health.v1.Health/Check")
-			if got.code != 0 || !strings.Contains(got.stdout, `"status": "SERVING"`) {
-				t.Errorf("of %q, exit status %d:\n%s%s", name, got.code, got.stdout, got.stderr)
-			}
-		}
-		for path, want := range map[string]string{"/healthz": "200 ok", "/readyz": "200 ready"} {
-			if got := probe(t, d.admin, path); got != want {
-				t.Errorf("%s: %s, want %s", path, got, want)
-			}
-		}
-	})
-	t.Run("page", func(t *testing.T) {
-		if !strings.Contains(d.stdout.String(), "\n# or in a browser: http://"+d.http+"/docs, where ") {
-			t.Errorf("the guide does not tell of it:\n%s", d.stdout)
-		}
-		if got := probe(t, d.http, "/docs"); !strings.HasPrefix(got, "200 <!doctype html>") {
-			t.Errorf("/docs: %s", got)
-		}
-		without := startDev(t, "--docs=false")
-		if got := probe(t, without.http, "/docs"); !strings.HasPrefix(got, "404 ") || strings.Contains(without.stdout.String(), "browser") {
-			t.Errorf("with --docs=false: %s\n%s", got, without.stdout)
-		}
-		// Without REST there is no page, and by default that is no mistake.
-		withoutREST := invocation{args: slices.Concat([]string{"dev"}, freePorts, []string{"--http-addr="})}.start(t)
-		withoutREST.awaitOutput(t, withoutREST.stdout, guideEnd)
-	})
-	t.Run("both calls", func(t *testing.T) {
-		first := grpcurlToken(t, call(t, "CreateToken"))
-		if first == "" {
-			t.Fatal("the token is empty")
-		}
-		created := rest(t, http.MethodPost, d.http, "Authorization", "JWT "+d.jwt)
-		if created.token() != first {
-			t.Errorf("REST answers %d %q, gRPC had %q", created.status, created.body, first)
-		}
-		for name, want := range map[string]string{"Cache-Control": "no-store", "Content-Type": "application/json"} {
-			if got := created.header.Get(name); got != want {
-				t.Errorf("%s: %q, want %q", name, got, want)
-			}
-		}
-		deleted := rest(t, http.MethodDelete, d.http, "Authorization", "Bearer "+d.jwt)
-		if _, typed := deleted.header["Content-Type"]; deleted.status != http.StatusNoContent || deleted.body != "" || typed {
-			t.Errorf("delete over REST: %+v", deleted)
-		}
-		second := grpcurlToken(t, call(t, "CreateToken"))
-		if second == "" || second == first {
-			t.Errorf("after the delete there is %q, before it %q", second, first)
-		}
-		if got := call(t, "DeleteToken"); got.code != 0 || strings.TrimSpace(got.stdout) != "{}" {
-			t.Errorf("delete over gRPC, exit status %d:\n%s%s", got.code, got.stdout, got.stderr)
-		}
-		if third := rest(t, http.MethodPost, d.http, "Authorization", "JWT "+d.jwt).token(); third == "" || third == second {
-			t.Errorf("after the second delete there is %q, before it %q", third, second)
-		}
-	})
-	t.Run("failing call", func(t *testing.T) {
-		for _, test := range []struct {
-			name, authorization, reason string
-		}{
-			{"no credential", "", "CREDENTIAL_MISSING"},
-			{"malformed", "authorization: JWT x", "CREDENTIAL_MALFORMED"},
-			{"refused by Atlas", "authorization: JWT a.b.c", "CREDENTIAL_REJECTED"},
-		} {
-			args := []string{"-plaintext"}
-			if test.authorization != "" {
-				args = append(args, "-H", test.authorization)
-			}
-			args = append(args, d.grpc, rpcService+"/CreateToken")
-			shown := grpcurl(t, args...)
-			for _, want := range []string{"Code: Unauthenticated\n", `"@type": "type.googleapis.com/google.rpc.ErrorInfo"`, `"reason": "` + test.reason + `"`, `"domain": "ephemeraltoken.forsta.io"`} {
-				if !strings.Contains(shown.stderr, want) {
-					t.Errorf("%s: without %s:\n%s", test.name, want, shown.stderr)
-				}
-			}
-			decoded := grpcurl(t, append([]string{"-format-error"}, args...)...)
-			var status errorStatus
-			if err := json.Unmarshal([]byte(decoded.stderr), &status); err != nil || decoded.code != 64+16 {
-				t.Fatalf("%s: %v, exit status %d: %s", test.name, err, decoded.code, decoded.stderr)
-			}
-			var overREST errorStatus
-			headers := strings.SplitN(test.authorization, ": ", 2)
-			if len(headers) == 1 {
-				headers = nil
-			}
-			answer := rest(t, http.MethodPost, d.http, headers...)
-			if err := json.Unmarshal([]byte(answer.body), &overREST); err != nil || answer.status != http.StatusUnauthorized {
-				t.Fatalf("%s over REST: %v, %d %s", test.name, err, answer.status, answer.body)
-			}
-			if status.reason() != test.reason || overREST.reason() != test.reason || status.Message != overREST.Message || status.Message == "" {
-				t.Errorf("%s: %+v over gRPC, %+v over REST", test.name, status, overREST)
-			}
-			if got := answer.header.Get("WWW-Authenticate"); got != "JWT" {
-				t.Errorf("%s: WWW-Authenticate: %q", test.name, got)
-			}
-		}
-	})
-}
-
-// errorStatus is google.rpc.Status as JSON.
-type errorStatus struct {
-	Code    int    `json:"code"`
-	Message string `json:"message"`
-	Details []struct {
-		Type   string `json:"@type"`
-		Reason string `json:"reason"`
-		Domain string `json:"domain"`
-	} `json:"details"`
-}
-
-// reason is that of the ErrorInfo of our domain, "" if there is none.
-func (s errorStatus) reason() string {
-	for _, d := range s.Details {
-		if d.Type == "type.googleapis.com/google.rpc.ErrorInfo" && d.Domain == "ephemeraltoken.forsta.io" {
-			return d.Reason
-		}
+	if got := rest(t, http.MethodPost, d.http, "Authorization", "JWT "+d.jwt); got.token() != first.GetToken() {
+		t.Errorf("REST answers %d %q, gRPC had %q", got.status, got.body, first.GetToken())
 	}
-	return ""
+	if got := rest(t, http.MethodDelete, d.http, "Authorization", "Bearer "+d.jwt); got.status != http.StatusNoContent {
+		t.Errorf("delete over REST: %+v", got)
+	}
+	if _, err := rpc.DeleteToken(ctx, &ephemeraltokenv1.DeleteTokenRequest{}); err != nil {
+		t.Errorf("delete over gRPC: %v", err)
+	}
+	if got := probe(t, d.admin, "/readyz"); got != "200 ready" {
+		t.Errorf("/readyz: %s", got)
+	}
+	if !strings.Contains(d.stdout.String(), "\n# or in a browser: http://"+d.http+"/docs, where ") {
+		t.Errorf("the guide has no line about the page:\n%s", d.stdout)
+	}
+	if got := probe(t, d.http, "/docs"); !strings.HasPrefix(got, "200 <!doctype html>") {
+		t.Errorf("/docs: %s", got)
+	}
+	without := startDev(t, "--docs=false")
+	if got := probe(t, without.http, "/docs"); !strings.HasPrefix(got, "404 ") || strings.Contains(without.stdout.String(), "browser") {
+		t.Errorf("with --docs=false: %s\n%s", got, without.stdout)
+	}
+	// Without REST there is no page, and by default that is not a mistake.
+	withoutREST := invocation{args: slices.Concat([]string{"dev"}, freePorts, []string{"--http-addr="})}.start(t)
+	withoutREST.awaitOutput(t, withoutREST.stdout, guideEnd)
 }
 
 // What dev prints can be pasted as it is into a shell in the repository's root.
@@ -275,18 +146,14 @@ func pasteLine(t *testing.T, export, line, want string) {
 	}
 }
 
-// paste runs a line as a shell does in which export has been pasted before.
+// paste runs a line as a shell does in which export has been pasted before. Those that build grpcurl are for long runs.
 func paste(t *testing.T, export, line string) result {
 	t.Helper()
 	switch word, _, _ := strings.Cut(line, " "); word {
 	case "curl":
-		if _, err := exec.LookPath("curl"); err != nil {
-			missingTool(t, err)
-		}
+		testutil.NeedTool(t, "curl")
 	case "go":
-		if _, err := grpcurlBinary(); err != nil {
-			missingTool(t, errors.New("grpcurl cannot be built here"))
-		}
+		testutil.SkipUnlessLong(t)
 	}
 	return command(t, "sh", "-c", export+"\n"+line)
 }

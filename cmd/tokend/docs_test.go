@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 )
 
 // pages are those that operators paste from, by their path in the repository.
@@ -70,7 +71,7 @@ callers:
   - {dns_san: "*.internal", allow: [Create], profile: acme}
   - {atlas_jwt: true, allow: [CreateToken], profile: acme}
 `))
-	for _, err := range flatten(err) {
+	for _, err := range config.Flatten(err) {
 		said = append(said, "  --policy-file: "+err.Error())
 	}
 	if len(said) != 7 {
@@ -91,7 +92,7 @@ func TestPagesCommands(t *testing.T) {
 		for _, block := range blocks(readPage(t, page), "sh") {
 			for _, args := range tokendCommands(block) {
 				count++
-				if err := parse(args, nil, io.Discard, io.Discard).check(); err != nil {
+				if err := understand(args); err != nil {
 					t.Errorf("%s: tokend %q: %v", page, args, err)
 				}
 			}
@@ -100,6 +101,18 @@ func TestPagesCommands(t *testing.T) {
 			t.Errorf("%s has no command line of tokend", page)
 		}
 	}
+}
+
+// understand parses a command line without running it.
+func understand(args []string) error {
+	c, rest, err := newRoot(nil).Find(args)
+	if err != nil {
+		return err
+	}
+	if err := c.ParseFlags(rest); err != nil {
+		return err
+	}
+	return c.ValidateArgs(c.Flags().Args())
 }
 
 // tokendCommands are the arguments of each tokend in a block of shell.
@@ -171,7 +184,7 @@ func TestShellWords(t *testing.T) {
 		}
 	}
 	for _, wrong := range [][]string{want[2], {"server"}} {
-		if parse(wrong, nil, io.Discard, io.Discard).check() == nil {
+		if understand(wrong) == nil {
 			t.Errorf("%q is understood", wrong)
 		}
 	}
@@ -181,13 +194,14 @@ func TestShellWords(t *testing.T) {
 func TestPagesSettings(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
-	for _, command := range []string{"serve", "dev", "config", "doctor", "healthcheck", "man"} {
+	for _, command := range []string{"serve", "dev", "config", "doctor", "healthcheck", "create"} {
 		var help strings.Builder
 		if err := run(t.Context(), []string{command, "--help"}, nil, &help, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range regexp.MustCompile(`--[a-z-]+|TOKEND_[A-Z_]+`).FindAllString(help.String(), -1) {
+		for _, name := range regexp.MustCompile(`--[a-z-]+`).FindAllString(help.String(), -1) {
 			known[name] = true
+			known["TOKEND_"+strings.ToUpper(strings.ReplaceAll(name[2:], "-", "_"))] = true
 		}
 	}
 	for _, page := range pages {

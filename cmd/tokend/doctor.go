@@ -1,74 +1,54 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/cli"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/doctor"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
-// doctorCommand looks at everything that serve would need, as serve would, and says what to do about what is wrong. It serves
-// nothing and changes nothing: it logs in once for each userauthtoken, and asks Atlas for no token.
-type doctorCommand struct {
-	serveFlags
-
-	JSON    bool
-	Timeout time.Duration
-}
-
-func (c *doctorCommand) declare(flags flags) {
-	c.serveFlags.declare(flags)
-	flags.boolean(&c.JSON, "json", "Print the findings as JSON.")
-	flags.duration(&c.Timeout, true, "timeout", "5s", "How long each check may take.")
-}
-
-func (c *doctorCommand) execute(ctx context.Context, in *invocation) error {
-	if err := in.check(); err != nil {
-		return err
+func doctorCommand(environ []string) *cobra.Command {
+	var (
+		set     setup.Settings
+		asJSON  bool
+		timeout time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what is wrong with the settings of serve and with everything that they name.",
+		Long:  "Find out what is wrong with the settings of serve and with everything that they name. It serves nothing\nand changes nothing: it logs in once for each userauthtoken, and asks Atlas for no token." + inEnvironment,
 	}
-	d := &diagnosis{timeout: c.Timeout}
-	opened, ok := within(c.Timeout, func() openedToLook { return c.openToLook(in) })
-	if ok {
-		d.settings = c.findInSettings(in, opened)
-		d.checks = c.allChecks(ctx, opened.setup)
-	} else {
-		d.settings = []finding{bad("The files that the settings name cannot be read in time.", "Check the file systems that they are on.").of("settings")}
+	cli.ServeFlags(cmd, &set)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "Print the findings as JSON.")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "How long each check may take.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := cli.Environment(cmd, environ, false); err != nil {
+			return err
+		}
+		if timeout <= 0 {
+			return config.Wrong("--timeout", fmt.Errorf("%v: must be above zero", timeout))
+		}
+		findings := doctor.Examine(cmd.Context(), func() *setup.Setup {
+			return setup.Open(set, setup.Options{Build: build(), Environ: environ, Stdout: io.Discard, Logger: slog.New(slog.DiscardHandler), Trial: true})
+		}, timeout)
+		write := doctor.WriteTable
+		if asJSON {
+			write = doctor.WriteJSON
+		}
+		if err := write(cmd.OutOrStdout(), findings); err != nil {
+			return err
+		}
+		if n := doctor.Count(findings, doctor.Failed); n > 0 {
+			return fmt.Errorf("%d of %d checks failed", n, len(findings))
+		}
+		return nil
 	}
-	findings := d.run(ctx)
-	show := showTable
-	if c.JSON {
-		show = showJSON
-	}
-	if err := show(in.stdout, findings); err != nil {
-		return err
-	}
-	if n := count(findings, failed); n > 0 {
-		return fmt.Errorf("%d of %d checks failed", n, len(findings))
-	}
-	return nil
-}
-
-// allChecks are those beyond the files, in the order in which they are shown.
-func (c *doctorCommand) allChecks(ctx context.Context, s *setup) []check {
-	var all []check
-	all = append(all, c.agentChecks()...)
-	all = append(all, c.atlasChecks(s)...)
-	all = append(all, c.callerChecks(ctx, s)...)
-	all = append(all, c.redisChecks(s)...)
-	return append(all, c.listenChecks(s)...)
-}
-
-// openedToLook is what serve would make of the settings, closed again, and what it would warn of.
-type openedToLook struct {
-	setup    *setup
-	warnings []byte // a JSON object each
-}
-
-func (c *doctorCommand) openToLook(in *invocation) openedToLook {
-	var warnings bytes.Buffer
-	s := c.open(in, io.Discard, slog.New(slog.NewJSONHandler(&warnings, &slog.HandlerOptions{Level: slog.LevelWarn})), true)
-	s.Close() // nothing is logged any more
-	return openedToLook{s, warnings.Bytes()}
+	return cmd
 }

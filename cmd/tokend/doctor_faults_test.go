@@ -80,13 +80,13 @@ var illnesses = []illness{
 		infect: func(t *testing.T, p *patient) {
 			p.usePolicy(t, p.secretFile(t, "planted secret"), p.secretFile(t, p.atlas.Org(0).UserAuthToken()))
 		},
-		check: "--policy-file", detail: "profile acme: .*it must have the userauthtoken in it, and nothing else", skipped: []string{"login acme"},
+		check: "--policy-file", detail: "profile acme: .*it must contain the userauthtoken and nothing else", skipped: []string{"login acme"},
 		healthy: []string{"login other"},
 	},
 	{
 		name:   "a password of Redis on two lines",
 		infect: func(t *testing.T, p *patient) { p.useRedis(t, "planted-other\npassword") },
-		check:  "--cache-redis-password-file", detail: "it must have the password in it, on one line",
+		check:  "--cache-redis-password-file", detail: "it must contain the password, on one line",
 		skipped: []string{"redis login", "redis scripts"}, healthy: []string{"login acme"},
 	},
 	{

@@ -265,8 +265,8 @@ func TestDoctorWarnings(t *testing.T) {
 	p.settings["tls-cert-file"] = writeFile(t, "chain.pem", append(chain, stranger...))
 	_, found := p.examineJSON(t)
 	want := map[string]string{
-		"--policy-file": "everybody on this machine can change it", "--tls-key-file": "everybody on this machine can read a secret",
-		"--tls-cert-file": "has not signed the one before", "profile acme": secret + ": everybody on this machine can read a secret",
+		"--policy-file": "every user of this machine can change it", "--tls-key-file": "every user of this machine can read the secret",
+		"--tls-cert-file": "has not signed the one before", "profile acme": secret + ": every user of this machine can read the secret",
 	}
 	for _, f := range found.Checks {
 		switch text := want[f.Check]; {
@@ -305,7 +305,7 @@ func TestDoctorTellsNoSecret(t *testing.T) {
 func TestDoctorUsage(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"--no-such-flag"}, {"--timeout=0"}, {"--json=perhaps"}, {"--atlas-timeout=x"}, {"stray"}} {
-		if got := tokend(t, append([]string{"doctor"}, args...)...); got.code != 2 || got.stdout != "" {
+		if got := tokend(t, append([]string{"doctor"}, args...)...); got.code != 64 || got.stdout != "" {
 			t.Errorf("%q: %+v", args, got)
 		}
 	}

@@ -1,7 +1,7 @@
 //go:build unix
 
-// The tests of this package drive the built program as its users do: with arguments, environment, signals, curl, grpcurl
-// and its exit status.
+// The tests of this package call the program as its users do, with arguments and environment, in this process. Those about
+// signals, the process's environment or its end run the built program.
 package main_test
 
 import (
@@ -10,22 +10,26 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	tokendmain "github.com/ForstaLabs/ephemeral-token-service/cmd/tokend"
 )
 
 const (
@@ -35,47 +39,32 @@ const (
 	patience = 30 * time.Second
 )
 
-// built is the directory of the programs that the tests build.
-var built string
-
 func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // as main does
+	testscript.Main(leakChecked{m}, map[string]func(){"tokend": tokendmain.Main})
+}
+
+// leakChecked fails if the tests leave goroutines behind.
+type leakChecked struct{ *testing.M }
+
+func (m leakChecked) Run() int {
 	// Most of these tests wait for other processes rather than work, so more of them can run at a time than there are processors.
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
 		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))) // it is a number
 	}
-	var err error
-	if built, err = os.MkdirTemp("", "tokend-test"); err != nil {
-		panic(err)
+	code := m.M.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(built)
-		os.Exit(code)
-	}))
+	return code
 }
 
-// tokendBinary builds the program once: with the race detector if the tests have it.
-var tokendBinary = sync.OnceValues(func() (string, error) {
-	return buildTokend("tokend", "-ldflags=-X main.commit=0123456789ab -X main.date=2026-01-02T03:04:05Z")
-})
-
-// grpcurlBinary builds the grpcurl that tools/go.mod pins.
-var grpcurlBinary = sync.OnceValues(func() (string, error) {
-	return build("grpcurl", []string{"build", "-modfile=tools/go.mod", "-o", filepath.Join(built, "grpcurl"), "github.com/fullstorydev/grpcurl/cmd/grpcurl"})
-})
-
-func build(name string, args []string) (string, error) {
-	cmd := exec.Command("go", args...)
-	cmd.Dir = repository
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
-	}
-	return filepath.Join(built, name), nil
-}
-
-func raceEnabled() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+// TestCommandLines runs what is in testdata.
+func TestCommandLines(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{Dir: "testdata"})
 }
 
 // missingTool skips a test that needs a tool which is not here, or fails it where the tools have to be.
@@ -132,47 +121,40 @@ func (o *output) snapshot() (text string, changed <-chan struct{}) {
 	return string(o.b), o.changed
 }
 
-// process is a tokend that a test started. It is killed when the test ends, if it still runs.
+// process is a tokend that a test started. It is ended when the test ends.
 type process struct {
-	*os.Process
+	*os.Process // nil in this process
+	stop        context.CancelFunc
+
 	stdout, stderr *output
 	ended          chan struct{} // closed when it has ended and all its output is here
-	state          *os.ProcessState
+	code           int           // after that; -1 if a signal ended it
 }
 
 // invocation is how a tokend is called.
 type invocation struct {
 	args []string
-	env  []string // NAME=value, beside an environment without any TOKEND_ variable
+	env  []string // NAME=value, besides an environment without any TOKEND_ variable
 
-	hurried bool   // it is hurriedBinary
-	program string // in place of the one that is built
+	built   bool   // run it in a process of its own, as it also is if env has other variables than TOKEND_
+	program string // in place of tokend
 }
 
 func (in invocation) start(t *testing.T) *process {
 	t.Helper()
-	binary, err := in.binary()
-	if err != nil {
-		t.Fatal(err)
-	}
 	p := &process{stdout: newOutput(), stderr: newOutput(), ended: make(chan struct{})}
-	if in.program != "" {
-		binary = in.program
+	if in.built || in.program != "" || slices.ContainsFunc(in.env, func(entry string) bool { return !strings.HasPrefix(entry, "TOKEND_") }) {
+		in.startProcess(t, p)
+	} else {
+		ctx, stop := context.WithCancel(context.Background())
+		p.stop = stop
+		go func() {
+			defer close(p.ended)
+			p.code = tokendmain.Execute(ctx, in.args, append(environment(), in.env...), p.stdout, p.stderr)
+		}()
 	}
-	cmd := exec.Command(binary, in.args...)
-	cmd.Env = append(environment(), in.env...)
-	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p.Process = cmd.Process
-	go func() {
-		_ = cmd.Wait() // its state says the same
-		p.state = cmd.ProcessState
-		close(p.ended)
-	}()
 	t.Cleanup(func() {
-		_ = p.Kill() // fails if it has ended
+		p.stop()
 		<-p.ended
 		if stderr := p.stderr.String(); t.Failed() {
 			t.Logf("tokend %s:\n%s%s", strings.Join(in.args, " "), p.stdout, stderr)
@@ -181,6 +163,27 @@ func (in invocation) start(t *testing.T) *process {
 		}
 	})
 	return p
+}
+
+func (in invocation) startProcess(t *testing.T, p *process) {
+	t.Helper()
+	program := "tokend" // which testscript has put into PATH
+	if in.program != "" {
+		program = in.program
+	}
+	cmd := exec.Command(program, in.args...)
+	cmd.Env = append(environment(), in.env...)
+	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.Process = cmd.Process
+	p.stop = func() { _ = p.Kill() } // fails if it has ended
+	go func() {
+		_ = cmd.Wait() // its state says the same
+		p.code = cmd.ProcessState.ExitCode()
+		close(p.ended)
+	}()
 }
 
 // crashed finds what the Go runtime writes when a program goes wrong.
@@ -205,7 +208,7 @@ func (p *process) awaitOutput(t *testing.T, o *output, pattern *regexp.Regexp) [
 			return match
 		}
 		if ended {
-			t.Fatalf("tokend ended (%v) and never wrote %s:\n%s%s", p.state, pattern, p.stdout, p.stderr)
+			t.Fatalf("tokend ended (%d) and never wrote %s:\n%s%s", p.code, pattern, p.stdout, p.stderr)
 		}
 		select {
 		case <-changed:
@@ -222,16 +225,20 @@ func (p *process) awaitEnd(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-p.ended:
-		return p.state.ExitCode()
+		return p.code
 	case <-time.After(patience):
 		t.Fatalf("tokend does not end:\n%s%s", p.stdout, p.stderr)
 		return 0
 	}
 }
 
-// signal sends sig.
+// signal sends sig. In this process there is SIGTERM only.
 func (p *process) signal(t *testing.T, sig os.Signal) {
 	t.Helper()
+	if p.Process == nil && sig == syscall.SIGTERM {
+		p.stop()
+		return
+	}
 	if err := p.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
@@ -272,16 +279,6 @@ func command(t *testing.T, name string, args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// grpcurl runs grpcurl, and skips the test where there is none.
-func grpcurl(t *testing.T, args ...string) result {
-	t.Helper()
-	binary, err := grpcurlBinary()
-	if err != nil {
-		missingTool(t, err)
-	}
-	return command(t, binary, args...)
-}
-
 // freePorts are the flags that make the three listeners take any free port.
 var freePorts = []string{"--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"}
 
@@ -300,6 +297,12 @@ var serving = regexp.MustCompile(`msg"?[:=]"?serving.*grpc"?[:=]"?([^" ]+).*http
 func startServe(t *testing.T, args ...string) *service {
 	t.Helper()
 	return invocation{args: args}.startServe(t, startAtlas(t))
+}
+
+// startBuilt is startServe in a process of its own.
+func startBuilt(t *testing.T, args ...string) *service {
+	t.Helper()
+	return invocation{args: args, built: true}.startServe(t, startAtlas(t))
 }
 
 func startAtlas(t *testing.T) *emulator.Emulator {

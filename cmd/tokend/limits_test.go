@@ -54,7 +54,7 @@ func openMany(t *testing.T, addr string, n int) {
 // those who are connected, and for Atlas.
 func TestFault51FewDescriptors(t *testing.T) {
 	t.Parallel()
-	binary, err := tokendBinary()
+	binary, err := exec.LookPath("tokend")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestFault51FewDescriptors(t *testing.T) {
 // TestFault51NoDescriptors: with no descriptor left at all, it neither ends nor spins, and goes on when there are some again.
 func TestFault51NoDescriptors(t *testing.T) {
 	t.Parallel()
-	s := startServe(t)
+	s := startBuilt(t)
 	restore := limitDescriptors(t, s.Pid, 3)
 	openMany(t, s.grpc, 20)
 	openMany(t, s.http, 20)

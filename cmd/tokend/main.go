@@ -1,64 +1,90 @@
-// Command tokend is the ephemeral-token service as a program: flags, wiring and subcommands, and nothing else.
+// Command tokend is the ephemeral-token service.
 package main
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
+	"github.com/ForstaLabs/ephemeral-token-service/internal/cli"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/client"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
+// Release builds set these: -ldflags "-X main.version=v1.2.3 -X main.commit=… -X main.date=…".
+var version, commit, date string
+
+func build() setup.Build { return setup.Build{Version: version, Commit: commit, Date: date} }
+
 func main() {
-	// net/http prints what a broken server or proxy sends unasked, which may be a token, through this logger and offers
-	// no other way out. Nothing else uses it.
+	// net/http logs through this logger what a broken server or proxy sends unasked, which may be a token, and has no other
+	// way to turn that off. Nothing else uses it.
 	log.SetOutput(io.Discard)
 	cobra.EnableCommandSorting = false // the help begins with what matters
+	limitMemory()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal drains; a second one must end a process that hangs in its drain.
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, stop) // the first signal drains, and a second one ends a process that hangs
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	stop()
-	time.AfterFunc(time.Second, func() { os.Exit(1) }) // standard error may be a pipe whose reader has stopped
-	os.Exit(exitCode(err, os.Stderr))
+	time.AfterFunc(time.Second, func() { os.Exit(cli.Failed) }) // standard error may be a pipe whose reader has stopped
+	os.Exit(cli.Report(err, os.Stderr))
 }
 
-// exitCode reports err and chooses the process's status: 2 if what the user asked for is not valid, 1 for anything else
-// that went wrong.
-func exitCode(err error, stderr io.Writer) int {
-	if err == nil {
-		return 0
+// limitMemory sets GOMEMLIMIT and GOGC if the operator has not. A few megabytes live in the heap: at Go's default it would be
+// collected tens of times a second under load.
+func limitMemory() {
+	_, _ = memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithLogger(slog.New(slog.DiscardHandler))) // fails where there is no limit
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
 	}
-	var invalid validationErrors
-	if errors.As(err, &invalid) {
-		invalid.print(stderr)
-		return 2
-	}
-	for _, line := range flatten(err) {
-		fmt.Fprintf(stderr, "tokend: %v\n", nameFlag(line))
-	}
-	var failed *client.Error // tokend create or delete
-	if errors.As(err, &failed) {
-		return failed.ExitStatus()
-	}
-	return 1
 }
 
-// run is the whole program, but for the process around it.
+// run is the program without the process around it.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
-	in := parse(args, environ, stdout, stderr)
-	err := in.root.ExecuteContext(ctx)
-	var invalid validationErrors
-	if err != nil && !in.executing && !errors.As(err, &invalid) {
-		return validationErrors{err}
+	started := false // a command
+	root := newRoot(environ)
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetArgs(append([]string{}, args...)) // nil would be the process's own
+	err := root.ExecuteContext(ctx)
+	if err != nil && !started {
+		return cli.Usage(err)
 	}
 	return err
+}
+
+// newRoot returns the program with all its commands.
+func newRoot(environ []string) *cobra.Command {
+	root := &cobra.Command{
+		Use:     "tokend",
+		Short:   "An org's Atlas ephemeral user token over gRPC and REST.",
+		Version: build().String(),
+		RunE: func(*cobra.Command, []string) error {
+			return cli.Usage(errors.New("a command is missing; see tokend --help"))
+		},
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(cli.FlagError)
+	root.AddCommand(
+		serveCommand(environ), devCommand(environ), configCommand(environ), doctorCommand(environ),
+		healthcheckCommand(environ), versionCommand(environ),
+	)
+	root.AddCommand(client.Commands(environ)...)
+	for _, c := range root.Commands() {
+		c.Args, c.ValidArgsFunction = cobra.NoArgs, cobra.NoFileCompletions
+		c.Flags().SortFlags = false
+	}
+	return root
 }

@@ -79,7 +79,7 @@ func TestNotify(t *testing.T) {
 func TestNotifyNobody(t *testing.T) {
 	t.Parallel()
 	s := invocation{env: []string{"NOTIFY_SOCKET=/does/not/exist"}}.startServe(t, startAtlas(t))
-	s.awaitOutput(t, s.stderr, regexp.MustCompile(`"msg":"the service manager cannot be told","state":"READY=1"`))
+	s.awaitOutput(t, s.stderr, regexp.MustCompile(`"msg":"cannot notify the service manager","state":"READY=1"`))
 }
 
 // systemd is told what tokend waits for before it serves.

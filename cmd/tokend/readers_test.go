@@ -41,7 +41,7 @@ func TestFault74Process(t *testing.T) {
 	for name, out := range outputs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startServe(t, out.args...)
+			s := startBuilt(t, out.args...)
 			released := make(chan struct{})
 			release := sync.OnceFunc(func() { close(released) })
 			t.Cleanup(release)
@@ -66,7 +66,7 @@ func TestFault75Process(t *testing.T) {
 	for name, out := range outputs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startServe(t, out.args...)
+			s := startBuilt(t, out.args...)
 			out.of(s).onRead(func() error { return io.ErrClosedPipe })
 			create(t, s, 10)
 			poll(t, "lost lines are counted", func() bool {

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -22,9 +21,16 @@ import (
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-var rotationTime = flag.Duration("rotation", 7*time.Second, "how long TestRotationUnderLoad replaces files")
+// rotationTime is how long TestRotationUnderLoad replaces files.
+func rotationTime() time.Duration {
+	if testutil.Long() {
+		return 7 * time.Second
+	}
+	return time.Second
+}
 
 // serials are the serial numbers of the certificates that somebody has shown.
 type serials struct{ seen sync.Map }
@@ -92,7 +98,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	policyFile := writeFile(t, "policy.yaml", []byte(policy(0)))
 	s := invocation{args: []string{
-		"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0",
+		"serve", "--drain-delay=0s", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0",
 		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
 		"--atlas-url=" + front, "--atlas-ca-file=" + atlasCA, "--policy-file=" + policyFile,
 		"--atlas-cert-file=" + certs.clientCert, "--atlas-key-file=" + certs.clientKey,
@@ -106,7 +112,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		tick           = time.NewTicker(time.Second)
 	)
 	defer tick.Stop()
-	for end := time.Now().Add(*rotationTime); n < 2 || time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(rotationTime()); n < 2 || time.Now().Before(end); <-tick.C {
 		n++
 		server = certs.issue(t, certs.serverCert, certs.serverKey, x509.ExtKeyUsageServerAuth)
 		client = certs.issue(t, certs.clientCert, certs.clientKey, x509.ExtKeyUsageClientAuth)

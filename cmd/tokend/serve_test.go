@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
@@ -36,41 +39,27 @@ func TestTokenWorks(t *testing.T) {
 	}
 }
 
+// TestServeTLS checks who is let in with TLS and with mutual TLS, over both transports.
 func TestServeTLS(t *testing.T) {
 	t.Parallel()
-	certs := makeCertificates(t)
-	stranger := makeCertificates(t)
+	certs, stranger := makeCertificates(t), makeCertificates(t)
 	files := []string{"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey}
 	for name, test := range map[string]struct {
-		args           []string
-		grpcurl        []string // how grpcurl gets in
-		client         *tls.Config
-		refusedGRPCurl [][]string
-		refused        []*tls.Config
+		args    []string
+		client  *tls.Config
+		refused []*tls.Config
 	}{
 		"TLS": {
-			args:    files,
-			grpcurl: []string{"-cacert", certs.caFile},
-			client:  &tls.Config{RootCAs: certs.pool},
-			refusedGRPCurl: [][]string{
-				{"-plaintext"},
-				{"-cacert", stranger.caFile},
-			},
+			args:   files,
+			client: &tls.Config{RootCAs: certs.pool},
 			refused: []*tls.Config{
 				{RootCAs: stranger.pool},
 				{RootCAs: certs.pool, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10},
 			},
 		},
 		"mTLS": {
-			args:    append(files[:2:2], "--tls-client-ca-file="+certs.caFile),
-			grpcurl: []string{"-cacert", certs.caFile, "-cert", certs.clientCert, "-key", certs.clientKey},
-			client:  &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}},
-			refusedGRPCurl: [][]string{
-				{"-plaintext"},
-				{"-cacert", certs.caFile},
-				{"-cacert", certs.caFile, "-cert", stranger.clientCert, "-key", stranger.clientKey},
-				{"-cacert", certs.caFile, "-cert", certs.serverCert, "-key", certs.serverKey}, // not for clients
-			},
+			args:   append(files[:2:2], "--tls-client-ca-file="+certs.caFile),
+			client: &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}},
 			refused: []*tls.Config{
 				{RootCAs: certs.pool},
 				{RootCAs: certs.pool, GetClientCertificate: showAlways(stranger.client)},
@@ -82,34 +71,27 @@ func TestServeTLS(t *testing.T) {
 			// TLS is what permits to listen beyond loopback.
 			s := startServe(t, append(test.args, "--grpc-addr=0.0.0.0:0", "--http-addr=0.0.0.0:0")...)
 			grpcAddr, httpAddr := onLoopback(s.grpc), onLoopback(s.http)
-			jwt := s.atlas.Org(0).JWT()
-			call := func(access []string) result {
-				args := slices.Concat(access, []string{"-connect-timeout", "5", "-H", "authorization: JWT " + jwt, grpcAddr, rpcService + "/CreateToken"})
-				return grpcurl(t, args...)
-			}
+			auth := []string{"authorization", "JWT " + s.atlas.Org(0).JWT()}
 			post := func(config *tls.Config) (answer, error) {
-				return do(newHTTPClient(t, config), newRequest(t, http.MethodPost, "https://"+httpAddr+restPath, "", "Authorization", "JWT "+jwt))
+				return do(newHTTPClient(t, config.Clone()), newRequest(t, http.MethodPost, "https://"+httpAddr+restPath, "", auth...))
 			}
-
 			got, err := post(test.client)
 			if err != nil || got.token() == "" {
 				t.Errorf("HTTPS: %v, %+v", err, got)
+			}
+			if token, err := rpcToken(t, grpcAddr, test.client.Clone(), auth...); err != nil || token != got.token() {
+				t.Errorf("gRPC: %v; the token of HTTPS: %t", err, token == got.token())
 			}
 			for _, config := range test.refused {
 				if got, err := post(config); err == nil {
 					t.Errorf("HTTPS with the wrong certificates: %+v", got)
 				}
-			}
-			if got, err := do(newHTTPClient(t, nil), newRequest(t, http.MethodPost, "http://"+httpAddr+restPath, "", "Authorization", "JWT "+jwt)); err == nil && got.status != http.StatusBadRequest {
-				t.Errorf("HTTP without TLS: %+v", got)
-			}
-			if token := grpcurlToken(t, call(test.grpcurl)); token != got.token() {
-				t.Errorf("gRPC has %q, HTTPS %q", token, got.token())
-			}
-			for _, access := range test.refusedGRPCurl {
-				if got := call(access); got.code == 0 || got.stdout != "" {
-					t.Errorf("grpcurl %q: exit status %d\n%s", access, got.code, got.stdout)
+				if _, err := rpcToken(t, grpcAddr, config.Clone(), auth...); status.Code(err) != codes.Unavailable {
+					t.Errorf("gRPC with the wrong certificates: %v", err)
 				}
+			}
+			if got, err := do(newHTTPClient(t, nil), newRequest(t, http.MethodPost, "http://"+httpAddr+restPath, "", auth...)); err == nil && got.status != http.StatusBadRequest {
+				t.Errorf("HTTP without TLS: %+v", got)
 			}
 			if calls := s.atlas.Calls(emulator.Any); calls != 2 {
 				t.Errorf("Atlas was called %d times, want 2", calls)
@@ -163,25 +145,31 @@ func TestServeUnixSocket(t *testing.T) {
 	t.Parallel()
 	path := socketPath(t)
 	em := startAtlas(t)
-	start := func() *service { return invocation{args: []string{"--grpc-addr=unix:" + path}}.startServe(t, em) }
+	start := func(built bool) *service {
+		return invocation{args: []string{"--grpc-addr=unix:" + path}, built: built}.startServe(t, em)
+	}
 	call := func() string {
-		return grpcurlToken(t, grpcurl(t, "-plaintext", "-H", "authorization: JWT "+em.Org(0).JWT(), "-unix", path, rpcService+"/CreateToken"))
+		got, err := newRPCClient(t, "unix:"+path).CreateToken(withJWT(t.Context(), em.Org(0).JWT()), &ephemeraltokenv1.CreateTokenRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.GetToken()
 	}
 	refused := func(why string) {
 		got := tokend(t, slices.Concat([]string{"serve"}, freePorts, []string{"--grpc-addr=unix:" + path})...)
-		if got.code != 1 || !strings.HasPrefix(got.stderr, "tokend: --grpc-addr unix:"+path+": ") || strings.Count(got.stderr, "\n") != 1 {
+		if got.code != 1 || !strings.HasPrefix(got.stderr, "tokend: --grpc-addr: unix:"+path+": ") || strings.Count(got.stderr, "\n") != 1 {
 			t.Errorf("%s: exit status %d\n%s", why, got.code, got.stderr)
 		}
 	}
 
-	killed := start()
+	killed := start(true)
 	first := call()
 	killed.signal(t, os.Kill)
 	killed.awaitEnd(t)
 	if _, err := os.Lstat(path); err != nil {
 		t.Fatalf("a killed process should leave its socket: %v", err)
 	}
-	second := start()
+	second := start(false)
 	refused("socket in use")
 	if token := call(); token == "" || token != first {
 		t.Errorf("token %q, before %q", token, first)
@@ -214,7 +202,7 @@ func TestServeFromEnvironment(t *testing.T) {
 	}
 	jwt := em.Org(0).JWT()
 	t.Run("plaintext", func(t *testing.T) {
-		s := invocation{args: []string{"serve"}, env: append(env[:len(env):len(env)], "TOKEND_PLAINTEXT=true")}.await(t, em)
+		s := invocation{args: []string{"serve", "--drain-delay=0s"}, env: append(env[:len(env):len(env)], "TOKEND_PLAINTEXT=true")}.await(t, em)
 		if got := rest(t, http.MethodPost, onLoopback(s.http), "Authorization", "JWT "+jwt); got.token() == "" {
 			t.Errorf("%+v", got)
 		}
@@ -224,7 +212,7 @@ func TestServeFromEnvironment(t *testing.T) {
 		}
 	})
 	t.Run("mTLS", func(t *testing.T) {
-		s := invocation{args: []string{"serve"}, env: append(env[:len(env):len(env)],
+		s := invocation{args: []string{"serve", "--drain-delay=0s"}, env: append(env[:len(env):len(env)],
 			"TOKEND_TLS_CERT_FILE="+certs.serverCert, "TOKEND_TLS_KEY_FILE="+certs.serverKey, "TOKEND_TLS_CLIENT_CA_FILE="+certs.caFile)}.await(t, em)
 		client := newHTTPClient(t, &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}})
 		got, err := do(client, newRequest(t, http.MethodPost, "https://"+onLoopback(s.http)+restPath, "", "Authorization", "JWT "+jwt))
@@ -243,9 +231,9 @@ func TestServePlaintext(t *testing.T) {
 	s := startServe(t, "--plaintext", "--grpc-addr=0.0.0.0:0", "--http-addr=:0")
 	jwt := s.atlas.Org(0).JWT()
 	overREST := rest(t, http.MethodPost, onLoopback(s.http), "Authorization", "JWT "+jwt).token()
-	overGRPC := grpcurlToken(t, grpcurl(t, "-plaintext", "-H", "authorization: JWT "+jwt, onLoopback(s.grpc), rpcService+"/CreateToken"))
-	if overREST == "" || overREST != overGRPC {
-		t.Errorf("REST has %q, gRPC %q", overREST, overGRPC)
+	overGRPC, err := newRPCClient(t, onLoopback(s.grpc)).CreateToken(withJWT(t.Context(), jwt), &ephemeraltokenv1.CreateTokenRequest{})
+	if err != nil || overREST == "" || overREST != overGRPC.GetToken() {
+		t.Errorf("REST has %q, gRPC %q, %v", overREST, overGRPC.GetToken(), err)
 	}
 }
 
@@ -253,7 +241,7 @@ func TestServePlaintext(t *testing.T) {
 func TestServeWithoutListeners(t *testing.T) {
 	t.Parallel()
 	em := startAtlas(t)
-	p := invocation{args: slices.Concat([]string{"serve", "--grpc-addr=", "--http-addr=127.0.0.1:0", "--admin-addr="}, atlasFlags(t, em))}.start(t)
+	p := invocation{args: slices.Concat([]string{"serve", "--drain-delay=0s", "--grpc-addr=", "--http-addr=127.0.0.1:0", "--admin-addr="}, atlasFlags(t, em))}.start(t)
 	at := p.awaitOutput(t, p.stderr, serving)
 	if at[1] != "off" || at[3] != "off" {
 		t.Errorf("it says that it serves at %q", at[1:])

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	tokendmain "github.com/ForstaLabs/ephemeral-token-service/cmd/tokend"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
@@ -361,23 +362,33 @@ func TestTraceCollectorGone(t *testing.T) {
 	}
 }
 
-// Mistakes in the variables stop the start, all at once, without a word of what may be secret.
-func TestTraceMistakes(t *testing.T) {
+// TestTraceSettings checks which exporter the variables choose, and that those of the signal go before the general ones.
+func TestTraceSettings(t *testing.T) {
 	t.Parallel()
-	got := invocation{args: []string{"config"}, env: []string{
-		"OTEL_TRACES_EXPORTER=jaeger", "OTEL_EXPORTER_OTLP_ENDPOINT=http://planted:planted@collector:4318",
-		"OTEL_EXPORTER_OTLP_HEADERS=planted", "OTEL_TRACES_SAMPLER=traceidratio", "OTEL_TRACES_SAMPLER_ARG=2",
-	}}.run(t)
-	if got.code != 2 || strings.Contains(got.stderr, "planted") {
-		t.Errorf("exit status %d: %s", got.code, got.stderr)
-	}
-	for _, name := range []string{"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"} {
-		if !strings.Contains(got.stderr, "  "+name+" must be ") {
-			t.Errorf("nothing about %s: %s", name, got.stderr)
-		}
-	}
-	got = invocation{args: []string{"config"}, env: []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_PROPAGATORS=tracecontext,b3"}}.run(t)
-	if got.code != 0 || !strings.Contains(got.stdout, "OTEL_PROPAGATORS ignored=b3") || !strings.Contains(got.stdout, "Traces go to this machine") {
-		t.Errorf("exit status %d: %s%s", got.code, got.stdout, got.stderr)
+	for name, test := range map[string]struct {
+		env  []string
+		want string // in the output
+		code int
+	}{
+		"none":     {nil, "", 0},
+		"exporter": {[]string{"OTEL_TRACES_EXPORTER=otlp"}, "Traces go to this machine over OTLP (http/protobuf).", 0},
+		"grpc":     {[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, "Traces go to collector:4317 over OTLP (grpc).", 0},
+		"signal first": {[]string{
+			"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL=planted",
+			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:4318/v1/traces", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf",
+		}, "Traces go to 127.0.0.1:4318 over OTLP (http/protobuf).", 0},
+		"a secret":       {[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://planted:planted@collector:4318/planted"}, "Traces go to collector:4318 ", 0},
+		"other exporter": {[]string{"OTEL_TRACES_EXPORTER=jaeger"}, "OTEL_TRACES_EXPORTER: must be otlp or none", 64},
+		"other protocol": {[]string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_PROTOCOL=http/json"}, "OTEL_EXPORTER_OTLP_PROTOCOL: must be grpc or http/protobuf", 64},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := &process{stdout: newOutput(), stderr: newOutput()}
+			code := tokendmain.Execute(t.Context(), []string{"config"}, test.env, p.stdout, p.stderr)
+			out := p.stdout.String() + p.stderr.String()
+			if code != test.code || !strings.Contains(out, test.want) || test.want == "" && strings.Contains(out, "Traces") || strings.Contains(out, "planted") {
+				t.Errorf("exit status %d, want %q:\n%s", code, test.want, out)
+			}
+		})
 	}
 }

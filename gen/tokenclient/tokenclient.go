@@ -46,16 +46,26 @@ type JWT struct {
 var _ credentials.PerRPCCredentials = JWT{}
 
 // GetRequestMetadata implements [credentials.PerRPCCredentials].
-func (j JWT) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+func (j JWT) GetRequestMetadata(ctx context.Context, uri ...string) (map[string]string, error) {
+	if len(uri) > 0 && strings.HasSuffix(uri[0], "/grpc.health.v1.Health") {
+		// Health checks need no credential. If the source failed for them, the connection would never
+		// be ready, and calls would wait for it instead of failing with the source's error.
+		return nil, nil
+	}
 	jwt, err := j.Source(ctx)
 	if err != nil {
 		return nil, err
 	}
 	jwt = strings.TrimSpace(jwt) // files end with a newline
-	if jwt == "" {
-		return nil, errors.New("the source of the JWT returned an empty one")
+	if jwt == "" || strings.ContainsFunc(jwt, isNotBase64URL) {
+		return nil, errors.New("the source of the JWT returned something else: it has to be a JWT alone, without a scheme or quotes")
 	}
 	return map[string]string{"authorization": "Bearer " + jwt}, nil
+}
+
+// isNotBase64URL reports whether a character cannot be in a JWT.
+func isNotBase64URL(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.=", r))
 }
 
 // RequireTransportSecurity implements [credentials.PerRPCCredentials].

@@ -206,24 +206,34 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// TestJWT checks that a bad credential fails the call. It is that of the connection, so health
+// checks have it as well.
 func TestJWT(t *testing.T) {
-	tokens := dialFake(t, &fake{})
 	for _, tt := range []struct {
 		name string
 		jwt  tokenclient.JWT
 		want string // in the error
 	}{
-		{"plaintext", tokenclient.JWT{Source: source("a.atlas.c", nil)}, "insecure connection"},
-		{"empty", tokenclient.JWT{Source: source("\n", nil), AllowPlaintext: true}, "returned an empty one"},
+		{"empty", tokenclient.JWT{Source: source("\n", nil), AllowPlaintext: true}, "something else"},
+		{"scheme", tokenclient.JWT{Source: source("JWT a.atlas.c", nil), AllowPlaintext: true}, "without a scheme"},
+		{"newline", tokenclient.JWT{Source: source("a.at\nlas.c", nil), AllowPlaintext: true}, "something else"},
 		{"failed source", tokenclient.JWT{Source: source("", errors.New("login failed")), AllowPlaintext: true}, "login failed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := tokens.CreateToken(t.Context(), &ephemeraltokenv1.CreateTokenRequest{}, grpc.PerRPCCredentials(tt.jwt))
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
+			tokens := dialFake(t, &fake{}, grpc.WithPerRPCCredentials(tt.jwt))
+			_, err := tokens.CreateToken(t.Context(), &ephemeraltokenv1.CreateTokenRequest{})
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "las.c") {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
 		})
 	}
+	t.Run("plaintext", func(t *testing.T) {
+		jwt := grpc.PerRPCCredentials(tokenclient.JWT{Source: source("a.atlas.c", nil)})
+		_, err := dialFake(t, &fake{}).CreateToken(t.Context(), &ephemeraltokenv1.CreateTokenRequest{}, jwt)
+		if err == nil || !strings.Contains(err.Error(), "insecure connection") {
+			t.Errorf("error %v, want that the connection is insecure", err)
+		}
+	})
 }
 
 func TestErrors(t *testing.T) {

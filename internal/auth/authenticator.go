@@ -177,6 +177,20 @@ func (a *Authenticator) Refused() bool {
 	return true
 }
 
+// Starting reports whether the first login of a profile is in progress, so that it is not known yet whether all are refused.
+func (a *Authenticator) Starting() bool {
+	s := a.state.Load()
+	if s.policy != nil && s.policy.usesPassthrough() {
+		return false
+	}
+	for _, source := range s.sources {
+		if source.Status().Starting {
+			return true
+		}
+	}
+	return false
+}
+
 // AllowsWithoutCertificate reports whether the policy in force has a rule for callers without a client certificate. Without
 // a policy it is false: then, whoever asks for certificates wants one of everybody.
 func (a *Authenticator) AllowsWithoutCertificate() bool {

@@ -111,6 +111,7 @@ func TestExitStatus(t *testing.T) {
 	}{
 		{"no credential", "", emulator.Fault{}, []string{"create", addr}, 77, "CREDENTIAL_MISSING", "authorization"},
 		{"malformed", "x", emulator.Fault{}, []string{"create", addr}, 77, "CREDENTIAL_MALFORMED", ""},
+		{"with a scheme", "JWT " + jwt, emulator.Fault{}, []string{"create", addr}, 77, "", "without a scheme"},
 		{"rejected", jwt, emulator.Fault{Status: http.StatusUnauthorized}, []string{"create", addr}, 77, "CREDENTIAL_REJECTED", "log in"},
 		{"forbidden", jwt, emulator.Fault{Status: http.StatusForbidden}, []string{"delete", addr}, 77, "ATLAS_FORBIDDEN", "request id"},
 		{"wrong response", jwt, emulator.Fault{Status: http.StatusMovedPermanently}, []string{"create", addr}, 70, "ATLAS_REDIRECT", ""},

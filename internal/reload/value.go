@@ -48,6 +48,9 @@ func Retry(err error) error {
 	return retryError{err}
 }
 
+// IsRetry reports whether Retry has marked an error.
+func IsRetry(err error) bool { return errors.As(err, new(retryError)) }
+
 type retryError struct{ error }
 
 func (e retryError) Unwrap() error { return e.error }
@@ -236,7 +239,7 @@ func (v *Value[T]) use(contents [][]byte, sum digest) error {
 		if !v.tried {
 			return err
 		}
-		if !errors.As(err, new(retryError)) {
+		if !IsRetry(err) {
 			v.pending, v.refused = digest{}, sum
 		}
 		v.fail(err)

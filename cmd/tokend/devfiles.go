@@ -1,0 +1,156 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
+)
+
+// passThrough has the service pass on the JWT that it prints.
+func passThrough(set *setup.Settings, dir string, em *emulator.Emulator) (devAccess, error) {
+	set.Plaintext = true // on loopback only, see checkLoopback
+	return devAccess{
+		intro:   "export ATLAS_JWT=" + em.Org(0).JWT() + "\n",
+		scheme:  "http",
+		page:    "Authorize wants the JWT from above",
+		curl:    `-H "Authorization: JWT $ATLAS_JWT" `,
+		grpcurl: `-plaintext -H "authorization: JWT $ATLAS_JWT" `,
+	}, useEmulator(set, dir, em)
+}
+
+// useEmulator writes the emulator's authority into dir.
+func useEmulator(set *setup.Settings, dir string, em *emulator.Emulator) error {
+	set.AtlasURL, set.AtlasCAFile, set.AtlasTimeout = em.URL(), filepath.Join(dir, "atlas-ca.pem"), 10*time.Second
+	return os.WriteFile(set.AtlasCAFile, em.CAPEM(), 0o600)
+}
+
+// devCaller is the client that the one client certificate is for.
+const devCaller = "spiffe://dev.invalid/web"
+
+// holdIdentity has the service hold the identity of an emulated org, for one client with a certificate. All files are in dir.
+func holdIdentity(set *setup.Settings, dir string, em *emulator.Emulator) (devAccess, error) {
+	file := func(name string) string { return filepath.Join(dir, name) }
+	if err := makeDevCertificates(dir, loopbackIPs(set)); err != nil {
+		return devAccess{}, fmt.Errorf("make certificates: %w", err)
+	}
+	policy := fmt.Sprintf(`profiles:
+  acme: {userauthtoken_file: %s}
+callers:
+  - {spiffe_id: %s, allow: [CreateToken, DeleteToken], profile: acme}
+`, yamlText(file("userauthtoken")), yamlText(devCaller))
+	err := errors.Join(
+		useEmulator(set, dir, em),
+		os.WriteFile(file("userauthtoken"), []byte(em.Org(0).UserAuthToken()+"\n"), 0o600),
+		os.WriteFile(file("policy.yaml"), []byte(policy), 0o600),
+	)
+	set.TLSCertFile, set.TLSKeyFile, set.TLSClientCAFile = file("server.pem"), file("server-key.pem"), file("ca.pem")
+	set.PolicyFile = file("policy.yaml")
+	const files = `"$DEV_FILES/`
+	return devAccess{
+		intro:   "export DEV_FILES=" + shellText(dir) + "\n",
+		scheme:  "https",
+		curl:    `--cacert ` + files + `ca.pem" --cert ` + files + `client.pem" --key ` + files + `client-key.pem" `,
+		grpcurl: `-cacert ` + files + `ca.pem" -cert ` + files + `client.pem" -key ` + files + `client-key.pem" `,
+		// Over HTTP/2 curl often writes before it reads, and then reports a reset rather than the reason for it.
+		refused: &devAccess{scheme: "https", curl: `--http1.1 --cacert ` + files + `ca.pem" `, grpcurl: `-cacert ` + files + `ca.pem" `},
+	}, err
+}
+
+// loopbackIPs returns the addresses that the server's certificate has to be valid for.
+func loopbackIPs(set *setup.Settings) []net.IP {
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	for _, addr := range []string{set.GRPCAddr, set.HTTPAddr} {
+		host, _, _ := net.SplitHostPort(addr) // Open reports a wrong one
+		if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
+// devCertificateLifetime is short enough for the files to be worth nothing if a crash leaves them behind.
+const devCertificateLifetime = 7 * 24 * time.Hour
+
+// makeDevCertificates writes ca.pem, and server and client with their -key.pem, into dir. The authority's key is not kept, so
+// that nothing else is ever signed with it.
+func makeDevCertificates(dir string, ips []net.IP) error {
+	caller, err := url.Parse(devCaller)
+	if err != nil {
+		return err
+	}
+	ca := devTemplate("tokend dev authority (not real)")
+	ca.IsCA, ca.BasicConstraintsValid, ca.MaxPathLenZero, ca.KeyUsage = true, true, true, x509.KeyUsageCertSign
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		return err
+	}
+	server := devTemplate("tokend dev (not real)")
+	server.DNSNames, server.IPAddresses = []string{"localhost"}, ips
+	server.KeyUsage, server.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	client := devTemplate("tokend dev caller (not real)")
+	client.URIs = []*url.URL{caller}
+	client.KeyUsage, client.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	return errors.Join(
+		writePEM(filepath.Join(dir, "ca.pem"), "CERTIFICATE", der),
+		issueDev(dir, "server", server, ca, caKey),
+		issueDev(dir, "client", client, ca, caKey),
+	)
+}
+
+// devTemplate returns what all of them have. CreateCertificate makes the serial number.
+func devTemplate(name string) *x509.Certificate {
+	now := time.Now()
+	return &x509.Certificate{
+		Subject:   pkix.Name{CommonName: name},
+		NotBefore: now.Add(-time.Hour),
+		NotAfter:  now.Add(devCertificateLifetime),
+	}
+}
+
+// issueDev writes a certificate and its new key.
+func issueDev(dir, name string, template, ca *x509.Certificate, caKey *ecdsa.PrivateKey) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
+	if err != nil {
+		return err
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		writePEM(filepath.Join(dir, name+".pem"), "CERTIFICATE", der),
+		writePEM(filepath.Join(dir, name+"-key.pem"), "PRIVATE KEY", pkcs8),
+	)
+}
+
+func writePEM(path, kind string, der []byte) error {
+	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
+}
+
+// shellText is text as one word of a shell.
+func shellText(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// yamlText is text as a scalar of YAML (1.2.2, 7.3.2).
+func yamlText(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

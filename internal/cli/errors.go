@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
+)
+
+// Exit statuses. A Go program that crashes exits with 2.
+const (
+	// Failed: something went wrong that may pass, such as a file that is not there yet or an address in use.
+	Failed = 1
+	// Misused: the command line or a setting is wrong, and trying again would not help (EX_USAGE of sysexits).
+	Misused = 64
+)
+
+// UsageError is a wrong command line.
+type UsageError struct{ error }
+
+// FlagError returns pflag's error about a flag as a UsageError.
+func FlagError(_ *cobra.Command, err error) error {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() != "" {
+		err = fmt.Errorf("unknown shorthand flag: %q", unknown.GetSpecifiedName()) // pflag's text has what follows it, which may be a secret
+	}
+	return UsageError{err}
+}
+
+// Usage returns err as a UsageError.
+func Usage(err error) error { return UsageError{err} }
+
+// Report writes an error of the program, a line for each of several, and returns the exit status.
+func Report(err error, w io.Writer) int {
+	errs := config.Flatten(err)
+	if len(errs) == 0 {
+		return 0
+	}
+	status := Failed
+	if len(errs) > 1 {
+		fmt.Fprintf(w, "tokend: %d errors:\n", len(errs))
+	}
+	for _, err := range errs {
+		before := "tokend: "
+		if len(errs) > 1 {
+			before = "  "
+		}
+		fmt.Fprintf(w, "%s%v\n", before, err)
+		if wrong := config.As(err); wrong != nil && !wrong.MayPass || errors.As(err, new(UsageError)) {
+			status = Misused
+		}
+		if own, ok := errors.AsType[interface {
+			error
+			ExitStatus() int
+		}](err); ok { // of create and delete
+			status = own.ExitStatus()
+		}
+	}
+	return status
+}

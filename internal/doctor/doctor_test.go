@@ -1,0 +1,55 @@
+package doctor
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Checks run at the same time, one that needs a failed one does not run, and one that hangs is left behind.
+func TestDiagnosis(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		meet, never := make(chan struct{}), make(chan struct{})
+		defer close(never)
+		fine := func(context.Context) Finding { return good("fine") }
+		d := &diagnosis{
+			timeout:  5 * time.Second,
+			settings: []Finding{bad("no", "Correct it.").of("--tls-cert-file and --tls-key-file")},
+			checks: []check{
+				{"one", nil, func(context.Context) Finding { meet <- struct{}{}; return good("met") }},
+				{"two", nil, func(context.Context) Finding { <-meet; return good("met") }},
+				{"three", []string{"one"}, fine},
+				{"needs a setting", []string{"--tls-key-file"}, nil},
+				{"needs another", []string{"--tls-client-ca-file"}, fine},
+				{"waits", nil, func(ctx context.Context) Finding { <-ctx.Done(); return bad(ctx.Err().Error(), "") }},
+				{"hangs", nil, func(context.Context) Finding { <-never; return Finding{} }},
+				{"needs that", []string{"hangs"}, nil},
+				{"needs what needs that", []string{"needs that"}, nil},
+			},
+		}
+		start := time.Now()
+		got := d.run(t.Context())
+		want := []Finding{
+			d.settings[0],
+			{"one", Passed, "met", ""},
+			{"two", Passed, "met", ""},
+			{"three", Passed, "fine", ""},
+			{"needs a setting", Skipped, "not checked, because of --tls-cert-file and --tls-key-file", ""},
+			{"needs another", Passed, "fine", ""},
+			{"waits", Failed, "context deadline exceeded", ""},
+			{"hangs", Failed, "no result within 5s", "Give it longer with --timeout, or find out what holds it up."},
+			{"needs that", Skipped, "not checked, because of hangs", ""},
+			{"needs what needs that", Skipped, "not checked, because of needs that", ""},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		if took := time.Since(start); took != 6*time.Second {
+			t.Errorf("it took %v, want the longest of them", took)
+		}
+	})
+}

@@ -1,0 +1,170 @@
+package setup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+)
+
+// profiles are the Atlas identities that the service holds. They come and go with the policy; a call that was granted one that
+// has gone keeps its source. One goroutine at a time makes and replaces sets.
+type profiles struct {
+	client atlas.IdentityProvider
+	log    *slog.Logger
+	files  *reload.Watcher // shows the state of the secrets
+	warn   func(Warning)
+	mu     sync.Mutex // guards inUse
+	inUse  profileSet
+
+	// opened is closed by Close. A call may still have a source that is no longer in use; each is some hundred bytes.
+	opened  []*atlas.TokenSource
+	watches sync.WaitGroup
+}
+
+// profileKey identifies a profile: one of the same name with another file is another profile.
+type profileKey struct{ name, file string }
+
+// profileSet are the profiles of one policy.
+type profileSet map[profileKey]*profile
+
+// profile is a source of one Atlas user's JWTs, and what keeps its secret up to date.
+type profile struct {
+	source *atlas.TokenSource
+	secret *reload.Value[atlas.UserAuthToken]
+	stop   func() // ends the watch; nil if there is none
+}
+
+// sources returns the sources of the set, by profile.
+func (set profileSet) sources() auth.Sources {
+	sources := auth.Sources{}
+	for key, p := range set {
+		sources[key.name] = p.source
+	}
+	return sources
+}
+
+// open reads the secret in a file and makes a source of it. The file is not watched until the profile is in use.
+func (ps *profiles) open(key profileKey) (*profile, error) {
+	p := &profile{}
+	log := ps.log.With(slog.String("profile", key.name))
+	fileLog := log.With(slog.String("file", key.file))
+	secret, err := reload.New(reload.Files[atlas.UserAuthToken]{
+		Paths: []string{key.file}, What: "userauthtoken", Name: key.name, Parse: ParseSecret, Logger: fileLog,
+		OnChange: func(atlas.UserAuthToken) {
+			p.source.SecretChanged()
+			fileLog.Info("userauthtoken replaced")
+			if w := publicSecret("profile "+key.name, key.file); w != nil {
+				w.log(ps.log)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.secret = secret
+	p.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
+		Client:  ps.client,
+		Profile: key.name,
+		Secret:  func() (atlas.UserAuthToken, error) { return secret.Get(), nil },
+		OnEvent: func(e atlas.TokenEvent) {
+			switch {
+			case e.Routine():
+				log.Debug("Atlas identity can no longer be refreshed, logging in", slog.Any("cause", e.Err))
+			case e.Err != nil:
+				log.Error("Atlas identity failed", slog.String("operation", string(e.Op)), slog.Any("cause", e.Err))
+			default:
+				log.Info("Atlas identity renewed", slog.String("operation", string(e.Op)))
+			}
+		},
+	})
+	return p, nil
+}
+
+// ParseSecret returns the userauthtoken in a file: one word, with white space around it as editors leave it.
+func ParseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
+	secret := bytes.TrimSpace(contents[0])
+	if len(secret) == 0 || bytes.ContainsAny(secret, " \t\r\n\x00") {
+		return "", errors.New("it must contain the userauthtoken and nothing else")
+	}
+	return atlas.UserAuthToken(secret), nil
+}
+
+// forPolicy returns the set that a policy needs: what is in use stays, the rest is opened. A secret that cannot be read may
+// come after the policy that names it.
+func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, error) {
+	set, errs := profileSet{}, []error(nil)
+	for _, named := range policy.Profiles() {
+		key := profileKey{named.Name, named.UserauthtokenFile}
+		if set[key] = ps.inUse[key]; set[key] != nil {
+			continue
+		}
+		p, err := ps.open(key)
+		if err != nil {
+			errs = append(errs, reload.Retry(fmt.Errorf("%s:%d: profile %s: %w", file, named.Line, named.Name, err)))
+		}
+		set[key] = p
+	}
+	return set, errors.Join(errs...)
+}
+
+// use replaces the profiles in use by those of the set: their files are watched, and those of the rest no longer.
+func (ps *profiles) use(set profileSet) {
+	for key, p := range set {
+		if ps.inUse[key] == p {
+			continue
+		}
+		// Not when it is opened: a policy that names a missing secret is tried again every second.
+		if w := publicSecret("profile "+key.name, key.file); w != nil {
+			ps.warn(*w)
+		}
+		ps.opened = append(ps.opened, p.source)
+		p.source.Start()
+		ctx, stop := context.WithCancel(context.Background())
+		hide := ps.files.Show(p.secret)
+		p.stop = func() {
+			stop()
+			hide()
+		}
+		ps.watches.Go(func() { p.secret.Run(ctx, reload.Interval) })
+	}
+	for key, p := range ps.inUse {
+		if set[key] != p {
+			ps.log.Info("profile retired", slog.String("profile", key.name))
+			p.stop()
+			p.source.Retire()
+		}
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.inUse = set
+}
+
+// Look reads the secrets in use now.
+func (ps *profiles) Look() reload.Looked {
+	ps.mu.Lock()
+	set := ps.inUse
+	ps.mu.Unlock()
+	var all reload.Looked
+	for _, p := range set {
+		all = all.And(p.secret.Look())
+	}
+	return all
+}
+
+// Close ends everything and waits for it. No call may be in progress any more.
+func (ps *profiles) Close() {
+	for _, p := range ps.inUse {
+		p.stop()
+	}
+	ps.watches.Wait()
+	for _, source := range ps.opened {
+		source.Close()
+	}
+}

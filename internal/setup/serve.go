@@ -1,0 +1,169 @@
+package setup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"google.golang.org/grpc/grpclog"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
+)
+
+// Serve serves until ctx is done and the calls have ended, and follows the files meanwhile. It reads them again for each value of
+// hangups. It calls started once the addresses are bound. There must be no Errors.
+func (s *Setup) Serve(ctx context.Context, hangups <-chan os.Signal, started func(*server.Server)) error {
+	routeGRPCLog(s.log)
+	stopSVID, err := s.awaitSVID(ctx)
+	defer stopSVID()
+	if err != nil || ctx.Err() != nil { // which is not an error
+		return err
+	}
+	srv, err := server.New(s.Config)
+	if err != nil {
+		return errors.Join(nameFlags(err)...)
+	}
+	started(srv)
+	s.status = fmt.Sprintf("STATUS=Serving gRPC on %s, REST on %s.", Addr(srv.GRPCAddr()), Addr(srv.HTTPAddr()))
+	s.notify(daemon.SdNotifyReady, s.status)
+	if s.Config.Cache.TTL > 0 && s.Config.Cache.Redis == nil {
+		s.log.WarnContext(ctx, "tokens are cached in this process. "+oneReplicaOnly)
+	}
+	defer s.tracer.flush(s.stopBy(ctx))
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var watched sync.WaitGroup
+	watched.Go(func() { s.files.Run(watching) })
+	watched.Go(func() { s.rereadOn(watching, ctx, hangups) })
+	defer s.notifyStopping(ctx)()
+	defer watched.Wait()
+	defer stop()
+	return srv.Run(ctx)
+}
+
+// Addr returns a bound address in words.
+func Addr(addr net.Addr) string {
+	if addr == nil {
+		return "off"
+	}
+	return addr.String()
+}
+
+// stopBy returns a function that reports the shutdown deadline; call it after ctx is done.
+func (s *Setup) stopBy(ctx context.Context) func() time.Time {
+	asked := make(chan time.Time, 1)
+	context.AfterFunc(ctx, func() { asked <- time.Now() })
+	return func() time.Time {
+		select {
+		case at := <-asked:
+			return at.Add(s.Config.DrainDelay + s.Config.DrainTimeout)
+		default:
+			return time.Now().Add(s.Config.DrainTimeout) // a listener has failed
+		}
+	}
+}
+
+// notify tells the service manager, if there is one that wants to know ($NOTIFY_SOCKET).
+func (s *Setup) notify(state ...string) {
+	if _, err := daemon.SdNotify(false, strings.Join(state, "\n")); err != nil {
+		s.log.Warn("cannot notify the service manager", slog.String("state", state[0]), slog.Any("cause", err))
+	}
+}
+
+// notifyStopping tells the service manager once ctx is done. The function that it returns waits until that has been sent.
+func (s *Setup) notifyStopping(ctx context.Context) (wait func()) {
+	stopping := func() { s.notify(daemon.SdNotifyStopping, "STATUS=Draining.") }
+	sent := make(chan struct{})
+	forget := context.AfterFunc(ctx, func() {
+		defer close(sent)
+		stopping()
+	})
+	return func() {
+		switch {
+		case !forget():
+			<-sent
+		case ctx.Err() != nil: // a quick drain is faster than AfterFunc
+			stopping()
+		}
+	}
+}
+
+// rereadOn reads all files again at each hangup, until ctx is done. While the server stops, which serving reports, it does not
+// say that it is ready again.
+func (s *Setup) rereadOn(ctx, serving context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		if serving.Err() != nil {
+			_ = s.reread() // logs its error
+			continue
+		}
+		// The time lets the manager tell the READY=1 of this reload from an earlier one.
+		s.notify(daemon.SdNotifyReloading, strings.TrimSpace(daemon.SdNotifyMonotonicUsec()), "STATUS=Reading the files again.")
+		status := s.status
+		if err := s.reread(); err != nil {
+			status += " A file cannot be used, and the last good one stays: see the log."
+		}
+		if serving.Err() == nil {
+			s.notify(daemon.SdNotifyReady, status)
+		}
+	}
+}
+
+// reread reads the policy, secrets, certificates and authorities at once, and opens the audit file again, so that rotating it
+// takes a rename and a SIGHUP. It logs one line.
+func (s *Setup) reread() error {
+	looked := s.files.Look() // the policy first: it may bring profiles
+	looked = looked.And(s.profiles.Look())
+	if s.auditFile != nil {
+		looked = looked.And(reload.Looked{Files: []string{s.auditFile.Path()}, Err: s.auditFile.Reopen()})
+	}
+	attrs := []slog.Attr{slog.Any("files", looked.Files), slog.Any("changed", append([]string{}, looked.Changed...))}
+	level, text := slog.LevelInfo, "files read again on SIGHUP"
+	if looked.Err != nil {
+		level, text = slog.LevelError, "files read again on SIGHUP, not all can be used; the last good ones stay"
+		attrs = append(attrs, slog.String("cause", looked.Err.Error()))
+	}
+	s.log.LogAttrs(context.Background(), level, text, attrs...) //nolint:sloglint // one of two texts
+	return looked.Err
+}
+
+// grpcLog is where the warnings and errors of grpc-go and the gateway go. Peers can cause them, so they are logged at a rate.
+var grpcLog atomic.Pointer[io.Writer]
+
+// grpc-go reads its logger without a lock, so it is set before anything else runs.
+func init() {
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, grpcWarnings{}, io.Discard)) // errors are written as warnings too
+}
+
+// routeGRPCLog sends them to the log of the server that was set up last.
+func routeGRPCLog(log *slog.Logger) {
+	var w io.Writer = slog.NewLogLogger(lograte.Kind(log, "grpc").Handler(), slog.LevelWarn).Writer()
+	grpcLog.Store(&w)
+}
+
+// grpcWarnings drops lines of grpc-go: those with a caller's metadata, which may have a credential in it, and those about its own
+// attempts to connect, because package spiffe reports them once.
+type grpcWarnings struct{}
+
+func (grpcWarnings) Write(p []byte) (int, error) {
+	to := grpcLog.Load()
+	if to == nil || bytes.Contains(p, []byte("metadata")) || bytes.Contains(p, []byte("createTransport failed to connect")) {
+		return len(p), nil
+	}
+	return (*to).Write(p)
+}

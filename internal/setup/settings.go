@@ -1,0 +1,165 @@
+// Package setup makes a server of what an operator has set: it reads the files, makes the Atlas client, the profiles and the
+// log, and reports everything that is wrong with the settings at once.
+package setup
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
+)
+
+// Settings has one field for each flag and its environment variable. Package cli says what they mean.
+type Settings struct {
+	// Listeners.
+	GRPCAddr, HTTPAddr, AdminAddr string
+	GRPCSocketMode                string
+	DebugPprof                    bool
+
+	// TLS of the gRPC and REST listeners.
+	TLSCertFile, TLSKeyFile, TLSClientCAFile string
+	SPIFFESocket                             string
+	Plaintext                                bool
+
+	// Atlas.
+	AtlasURL, AtlasCAFile       string
+	AtlasTimeout                time.Duration
+	AtlasMaxCalls               int
+	AtlasCertFile, AtlasKeyFile string
+
+	// Callers.
+	UserauthtokenFile, PolicyFile, OIDCCAFile string
+
+	// Browsers.
+	Docs        bool
+	CORSOrigins []string
+
+	// Caching.
+	CacheTTL, CacheStaleIfError              time.Duration
+	RedisURL, RedisCAFile, RedisPasswordFile string
+
+	// Limits.
+	MaxConnections, CallerRate int
+
+	// Stopping.
+	DrainDelay, DrainTimeout time.Duration
+
+	// Logging.
+	LogLevel, LogFormat, AuditFile string
+}
+
+// wantsTLS reports whether there is to be TLS, whether or not the files can be used.
+func (set *Settings) wantsTLS() bool {
+	return set.TLSCertFile != "" || set.TLSKeyFile != "" || set.TLSClientCAFile != "" || set.SPIFFESocket != ""
+}
+
+// asksForCertificates reports whether callers are asked for client certificates.
+func (set *Settings) asksForCertificates() bool {
+	return set.TLSClientCAFile != "" || set.SPIFFESocket != ""
+}
+
+// LogFormats and LogLevels are the values that the settings can have.
+var (
+	LogFormats = []string{"auto", "text", "json"}
+	LogLevels  = []string{"debug", "info", "warn", "error"}
+)
+
+// Log returns a logger to w, which never waits for w, and the sink between them. A level or format that does not exist is the
+// default; Open reports it.
+func (set *Settings) Log(w io.Writer) (*slog.Logger, *sink.Sink) {
+	var level slog.Level // info
+	_ = level.UnmarshalText([]byte(set.LogLevel))
+	opts := &slog.HandlerOptions{Level: level}
+	text := set.LogFormat == "text" || set.LogFormat != "json" && isTerminal(w)
+	return sink.ForLog(w, func(w io.Writer) slog.Handler {
+		var handler slog.Handler = slog.NewJSONHandler(w, opts)
+		if text {
+			handler = slog.NewTextHandler(w, opts)
+		}
+		log, _ := lograte.Limit(slog.New(handler)) // the server adds the metric to its own
+		return log.Handler()
+	})
+}
+
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+}
+
+// longest bounds durations: more is a mistake, and a sum of several could overflow.
+const longest = 365 * 24 * time.Hour
+
+// checkRanges reports values out of range. It replaces them, so that nothing else complains about them.
+func (s *Setup) checkRanges() {
+	set := &s.Settings
+	for _, d := range []struct {
+		flag     string
+		value    *time.Duration
+		positive bool
+	}{
+		{"--atlas-timeout", &set.AtlasTimeout, true},
+		{"--cache-ttl", &set.CacheTTL, false},
+		{"--cache-stale-if-error", &set.CacheStaleIfError, false},
+		{"--drain-delay", &set.DrainDelay, false},
+		{"--drain-timeout", &set.DrainTimeout, true},
+	} {
+		switch {
+		case d.positive && *d.value <= 0:
+			s.wrong(d.flag, fmt.Errorf("%v: must be above zero, such as 500ms or 10s", *d.value))
+		case *d.value < 0:
+			s.wrong(d.flag, fmt.Errorf("%v: must not be negative", *d.value))
+		case *d.value > longest:
+			s.wrong(d.flag, fmt.Errorf("%v: must be no more than a year", *d.value))
+		default:
+			continue
+		}
+		*d.value = time.Second
+	}
+	for _, n := range []struct {
+		flag  string
+		value *int
+	}{{"--atlas-max-calls", &set.AtlasMaxCalls}, {"--max-connections", &set.MaxConnections}, {"--caller-rate", &set.CallerRate}} {
+		if *n.value < 0 {
+			s.wrong(n.flag, fmt.Errorf("%d: must not be negative", *n.value))
+			*n.value = 0
+		}
+	}
+	s.checkChoice("--log-level", set.LogLevel, LogLevels)
+	s.checkChoice("--log-format", set.LogFormat, LogFormats)
+}
+
+func (s *Setup) checkChoice(flag, value string, choices []string) {
+	for _, c := range choices {
+		if value == c {
+			return
+		}
+	}
+	s.wrong(flag, fmt.Errorf("%q: must be one of %v", value, choices))
+}
+
+// socketMode returns the mode of gRPC's socket file.
+func (s *Setup) socketMode() fs.FileMode {
+	const flag, private, othersMayWrite = "--grpc-socket-mode", 0o600, 0o002
+	mode, err := strconv.ParseUint(s.Settings.GRPCSocketMode, 8, 32)
+	switch {
+	case err != nil || mode&^0o666 != 0 || mode&private != private:
+		s.wrong(flag, fmt.Errorf("%q: must be octal, with read and write for the owner, such as 0600 or 0660", s.Settings.GRPCSocketMode))
+	case !listen.IsSocket(s.Settings.GRPCAddr) && mode != private:
+		s.wrong(flag, errors.New("it would be ignored, since --grpc-addr is not unix:/path"))
+	case mode&othersMayWrite != 0:
+		s.warn(Warning{Setting: flag, Text: "every user of this machine can connect to gRPC's socket", Mode: fs.FileMode(mode)})
+	}
+	return fs.FileMode(mode)
+}

@@ -1,0 +1,211 @@
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// view is what page.html shows.
+type view struct {
+	Version, State, Uptime, Now string
+	OK                          bool
+	Checks                      []checkView
+	Facts                       []Setting // gauges in words
+	Identities, Certificates    []dueView
+	Plots                       []plot
+	Failures                    []failureView
+	Settings                    []Setting
+}
+
+type checkView struct {
+	Name, Since, Why string
+	OK               bool
+}
+
+// dueView is something that has to happen in time: a renewal, an expiry.
+type dueView struct {
+	Name, State, Due string
+	OK               bool
+}
+
+type failureView struct{ Reason, Count string }
+
+func (p *Page) view(now time.Time) view {
+	v := view{
+		Version: p.cfg.Version, State: p.cfg.State(), Uptime: span(now.Sub(p.started)),
+		Now: now.UTC().Format(time.RFC3339), Settings: p.cfg.Settings,
+	}
+	v.OK = v.State == "ready"
+	for _, c := range p.cfg.Checks() {
+		told := checkView{Name: c.Name, OK: c.Err == nil, Since: span(now.Sub(c.Since))}
+		if c.Err != nil {
+			told.Why, v.OK = c.Err.Error(), false
+		}
+		v.Checks = append(v.Checks, told)
+	}
+	g := p.gauges()
+	v.Facts = g.facts()
+	v.Identities, v.Certificates = g.identities(now), g.certificates(now)
+
+	p.mu.Lock()
+	samples := slices.Clone(p.samples)
+	p.mu.Unlock()
+	samples = append(samples, read(p.cfg.Metrics, now))
+	v.Plots, v.Failures = plots(samples), failures(samples)
+	return v
+}
+
+// gauges has the metrics in force, by name of the family.
+type gauges map[string][]*dto.Metric
+
+func (p *Page) gauges() gauges {
+	g := gauges{}
+	families, _ := p.cfg.Metrics.Gather() // a collector that fails leaves out its own
+	for _, family := range families {
+		if family.GetType() == dto.MetricType_GAUGE {
+			g[family.GetName()] = family.GetMetric()
+		}
+	}
+	return g
+}
+
+// value returns the value of the metric whose only label has this value, and whether there is one.
+func (g gauges) value(family, labelled string) (float64, bool) {
+	for _, m := range g[family] {
+		if len(m.GetLabel()) == 0 && labelled == "" || len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == labelled {
+			return m.GetGauge().GetValue(), true
+		}
+	}
+	return 0, false
+}
+
+// facts says in words what a few gauges have.
+func (g gauges) facts() []Setting {
+	var facts []Setting
+	if open, ok := g.value("tokend_atlas_breaker_open", ""); ok {
+		state := "closed: calls go to Atlas"
+		if open == 1 {
+			state = "open: calls fail fast, and Atlas is probed once a second"
+		}
+		facts = append(facts, Setting{"Circuit breaker", state})
+	}
+	if inFlight, ok := g.value("tokend_atlas_in_flight", ""); ok {
+		text := number(inFlight) + " in flight"
+		if limit, ok := g.value("tokend_atlas_in_flight_limit", ""); ok {
+			text += " of " + number(limit)
+		}
+		if waiting, ok := g.value("tokend_atlas_waiting", ""); ok {
+			text += ", " + number(waiting) + " queued"
+		}
+		facts = append(facts, Setting{"Calls at Atlas", text})
+	}
+	if up, ok := g.value("tokend_cache_redis_up", ""); ok {
+		state := "up"
+		if up != 1 {
+			state = "down: creates go to Atlas"
+		}
+		facts = append(facts, Setting{"Redis", state})
+	}
+	for _, m := range g["tokend_connections_open"] {
+		listener := label(m, "listener")
+		text := number(m.GetGauge().GetValue()) + " open"
+		if limit, ok := g.value("tokend_connections_open_limit", listener); ok {
+			text += " of " + number(limit)
+		}
+		facts = append(facts, Setting{"Connections, " + listener, text})
+	}
+	return facts
+}
+
+// identities has one row for each profile.
+func (g gauges) identities(now time.Time) []dueView {
+	var rows []dueView
+	for _, m := range g["tokend_identity_valid"] {
+		profile := label(m, "profile")
+		row := dueView{Name: profile, State: "no JWT", OK: m.GetGauge().GetValue() == 1}
+		if row.OK {
+			row.State = "logged in"
+		}
+		if refused, _ := g.value("tokend_identity_refused", profile); refused == 1 {
+			row.State, row.OK = "refused by Atlas", false
+		}
+		if next, ok := g.value("tokend_identity_next_renewal_timestamp_seconds", profile); ok {
+			row.Due = in(unix(next).Sub(now))
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// certificates has one row for each certificate and bundle.
+func (g gauges) certificates(now time.Time) []dueView {
+	var rows []dueView
+	for _, m := range g["tokend_certificate_expiry_timestamp_seconds"] {
+		left := unix(m.GetGauge().GetValue()).Sub(now)
+		row := dueView{Name: label(m, "certificate"), State: "valid", Due: in(left), OK: left > 0}
+		if !row.OK {
+			row.State = "expired"
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// failures has the reasons of the last hour, the most frequent first.
+func failures(samples []sample) []failureView {
+	first, last := samples[0], samples[len(samples)-1]
+	type counted struct {
+		reason string
+		n      float64
+	}
+	var all []counted
+	for reason, n := range last.failures {
+		if n -= first.failures[reason]; n > 0 {
+			all = append(all, counted{reason, n})
+		}
+	}
+	slices.SortFunc(all, func(a, b counted) int {
+		return cmp.Or(cmp.Compare(b.n, a.n), strings.Compare(a.reason, b.reason))
+	})
+	var rows []failureView
+	for _, c := range all {
+		rows = append(rows, failureView{c.reason, number(c.n)})
+	}
+	return rows
+}
+
+func unix(seconds float64) time.Time { return time.UnixMilli(int64(seconds * 1000)) }
+
+func number(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+
+// in says when something is due.
+func in(d time.Duration) string {
+	if d < 0 {
+		return span(-d) + " ago"
+	}
+	return "in " + span(d)
+}
+
+// span is a duration in its two largest units at most.
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d >= 10*day:
+		return fmt.Sprintf("%d days", d/day)
+	case d >= day:
+		return fmt.Sprintf("%d d %d h", d/day, d%day/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= time.Minute:
+		return fmt.Sprintf("%d min", d/time.Minute)
+	default:
+		return fmt.Sprintf("%d s", int(math.Max(0, d.Seconds())))
+	}
+}
