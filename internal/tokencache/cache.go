@@ -1,23 +1,25 @@
-// Package tokencache shares and caches calls for an org's ephemeral token, so that many callers cost Atlas few calls. It
-// never returns a token that has been deleted.
+// Package tokencache shares and caches calls for an org's ephemeral token, so that many callers
+// cost Atlas few calls. It never returns a token that has been deleted.
 //
-// A call passes through layers with the same interface, each of which knows only the next: group (share.go) → caching
-// (caching.go) → holdOff (holdoff.go) → upstream (upstream.go), which calls Atlas.
+// A call passes through layers with the same interface, each of which knows only the next: group
+// (share.go), caching (caching.go), holdOff (holdoff.go) and upstream (upstream.go), which calls
+// Atlas.
 //
-// Sharing is always on. For each credential there is a next CreateToken, which callers join until it leaves for Atlas. So the
-// call to Atlas begins after every caller that shares its answer has arrived, and the answer is as fresh as if each had called
-// alone. Plain single flight is not: a caller that arrives after a delete can join a call that began before the delete. A few
-// such calls are in flight at a time (departure.go), and may be answered in any order.
+// Sharing is always on. For each credential there is a next CreateToken, which callers join until
+// it is sent. So the call to Atlas begins after every caller that shares its answer has arrived,
+// and the answer is as fresh as if each had called alone. Plain single flight is not: a caller that
+// arrives after a delete can join a call that began before the delete. A few such calls are in
+// flight at a time (pacing.go), and may be answered in any order.
 //
-// Caching is off unless Config.TTL is set. Each cached token is guarded by a fence of its org (store.go), and by what Atlas last
-// said to its credential (refusals.go). Tokens and fences are in the memory of this process (memory.go), or in Redis for several
-// replicas (redis.go).
+// Caching is off unless Config.TTL is set. Each cached token is guarded by a fence of its org
+// (store.go), and by what Atlas last said to its credential. Tokens and fences are in the memory of
+// this process (memory.go), or in Redis for several replicas (package redis).
 //
-// Three independent checks keep the answers of different callers apart: the key is a hash of profile, org and secret, or of
-// the caller's own JWT; callers share a call only if these values themselves are equal; and an answer for another org than
-// the caller's is not returned.
+// Three independent checks keep the answers of different callers apart: the key is a hash of
+// profile, org and secret, or of the caller's own JWT; callers share a call only if these values
+// themselves are equal; and an answer for another org than the caller's is not returned.
 //
-// The package imports atlas and nothing else of this module.
+// The package imports atlas and package redis, and nothing else of this module but config.
 package tokencache
 
 import (
@@ -53,7 +55,8 @@ type layer interface {
 	cached(ctx context.Context, r request) (Result, bool)
 }
 
-// New returns a Cache in front of client. It does not wait for Redis: until that answers, every create goes to Atlas.
+// New returns a Cache in front of client. It does not wait for Redis: until that answers, every
+// create goes to Atlas.
 func New(client Atlas, cfg Config) (*Cache, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -83,7 +86,7 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-// Close ends the calls in progress and waits for them.
+// Close cancels the calls in progress and waits for them.
 func (c *Cache) Close() {
 	c.calls.close()
 	if c.caching != nil {
@@ -99,17 +102,18 @@ func (c *Cache) Check() error {
 	return c.caching.store.check()
 }
 
-// Result is an ephemeral token, its org (a UUID; "" if the JWT does not name one) and where the token comes from. When a
-// create fails, Status still says what was tried.
+// Result is an ephemeral token, its org (a UUID; "" if the JWT does not name one) and where the
+// token comes from. When a create fails, Status still says what was tried.
 type Result struct {
 	Token  atlas.Token
 	Org    string
 	Status Status
 }
 
-// Create returns the ephemeral token of the credential's org: a cached one, or Atlas's answer to a call that begins after
-// this one, and that other callers may share. With noCache set, the cache is not used. A caller whose ctx ends stops waiting;
-// the call to Atlas is cancelled when nobody waits for it any more.
+// Create returns the ephemeral token of the credential's org: a cached one, or Atlas's answer to a
+// call that begins after this one, and that other callers may share. With noCache set, the cache is
+// not used. A caller whose ctx ends stops waiting; the call to Atlas is cancelled when its last
+// waiter has left.
 //
 // The error comes from the credential, from Atlas or from ctx.
 func (c *Cache) Create(ctx context.Context, cred atlas.Credential, noCache bool) (Result, error) {
@@ -137,15 +141,18 @@ func (c *Cache) create(ctx context.Context, cred atlas.Credential, noCache bool)
 		}
 	}
 	result, err := c.calls.create(ctx, c.withClaims(r))
-	// The third check of the package comment. Callers with a JWT of their own need none: who shares a call has the same JWT.
+	// The third check of the package comment. Callers with a JWT of their own need none: callers that
+	// share a call have the same JWT.
 	if err == nil && cred.Profile != "" && result.Org != cred.Claims().OrgID {
 		return Result{}, atlas.ErrOrgChanged
 	}
 	return result, err
 }
 
-// Delete deletes the ephemeral token of the credential's org at Atlas, and returns that org: a UUID, or "" if the JWT does
-// not name one. When it returns without an error, no copy of the deleted token can be read from a cache any more.
+// Delete deletes the ephemeral token of the credential's org at Atlas, and returns that org: a
+// UUID, or "" if the JWT does not name one. When it returns without an error, no copy of the
+// deleted token can be read from a cache any more. A delete whose ctx ends before it was sent is
+// not sent.
 //
 // The error comes from the credential or from Atlas, or is an *UnsettledError.
 func (c *Cache) Delete(ctx context.Context, cred atlas.Credential) (org string, err error) {
@@ -169,7 +176,7 @@ func (c *Cache) delete(ctx context.Context, cred atlas.Credential) (org string, 
 // maxClaims bounds the claims that are kept: some hundred bytes each.
 const maxClaims = 4096
 
-// withClaims returns r with its claims parsed. That they have been, says nothing about whether they are true.
+// withClaims returns r with its claims parsed, which does not make them true.
 func (c *Cache) withClaims(r request) request {
 	if r.cred.Profile != "" { // the key is that of its secret, and goes with one JWT after the other
 		r.cred = r.cred.WithClaims()

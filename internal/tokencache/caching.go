@@ -171,3 +171,75 @@ func (c *caching) close() {
 	c.work.Wait()
 	c.store.close()
 }
+
+// refusals keeps answers out of the cache that are older than a refusal of their credential. Calls
+// for one credential overlap, and a delete overlaps with them, so Atlas may refuse one call, and
+// the answer to another, which it accepted before, may arrive after that.
+type refusals struct {
+	mu    sync.Mutex
+	asked map[key]*asked // guarded by mu; only credentials with calls in flight
+}
+
+// asked is a credential with calls in flight.
+type asked struct {
+	calls int // guarded by refusals.mu
+
+	storing sync.RWMutex // held for reading while an answer is stored
+	refused int          // guarded by storing; the number of refusals since the first of the calls
+}
+
+// asking is one of these calls.
+type asking struct {
+	*asked
+
+	key  key
+	seen int // refusals when it began
+}
+
+func newRefusals() *refusals { return &refusals{asked: map[key]*asked{}} }
+
+// begin is called before Atlas is.
+func (s *refusals) begin(k key) asking {
+	s.mu.Lock()
+	a := s.asked[k]
+	if a == nil {
+		a = &asked{}
+		s.asked[k] = a
+	}
+	a.calls++
+	s.mu.Unlock()
+	a.storing.RLock()
+	defer a.storing.RUnlock()
+	return asking{a, k, a.refused}
+}
+
+func (s *refusals) end(a asking) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.calls--
+	if a.calls == 0 {
+		delete(s.asked, a.key)
+	}
+}
+
+// store has f store the call's answer, with whether the credential was refused since the call
+// began. A refusal waits meanwhile, so that it removes what is stored.
+func (a asking) store(f func(refused bool)) {
+	a.storing.RLock()
+	defer a.storing.RUnlock()
+	f(a.refused != a.seen)
+}
+
+// refuse notes that Atlas has refused a credential. After it, the answers of calls that began
+// before are not stored.
+func (s *refusals) refuse(k key) {
+	s.mu.Lock()
+	a := s.asked[k]
+	s.mu.Unlock()
+	if a == nil {
+		return
+	}
+	a.storing.Lock()
+	defer a.storing.Unlock()
+	a.refused++
+}

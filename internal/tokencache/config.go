@@ -11,30 +11,31 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 )
 
-// Config says how calls are shared and what is remembered. The zero value shares and remembers nothing.
+// Config says how calls are shared and what is cached. The zero value shares and caches nothing.
 type Config struct {
-	// TTL is how long a token is remembered after Atlas was asked for it, and never beyond the exp of the JWT that Atlas
-	// accepted. 0: nothing is remembered.
+	// TTL is how long a token is cached after Atlas was asked for it, and never beyond the exp of the
+	// JWT that Atlas accepted. 0: nothing is cached.
 	TTL time.Duration
-	// StaleIfError is how much longer a token is kept, to be handed out only when Atlas fails: never after a delete, nor
-	// after Atlas has answered 401 or 403. 0: it is not.
+	// StaleIfError is how much longer a token is kept, to be served only when Atlas fails: never after
+	// a delete, nor after Atlas has answered 401 or 403. 0: it is not kept.
 	StaleIfError time.Duration
-	// MaxTokens bounds the memory of this process, which forgets the oldest first. Default 10,000. Redis has bounds of
-	// its own.
+	// MaxTokens bounds the tokens in this process, which removes the oldest first. Default 10,000.
+	// Redis has bounds of its own.
 	MaxTokens int
-	// Redis is the cache that replicas share. If nil, the cache is in this process, which is correct for one replica only:
-	// another replica would go on returning a token that was deleted here.
+	// Redis is the cache that replicas share. If nil, the cache is in this process, which is correct
+	// for one replica only: another replica would go on returning a token that was deleted here.
 	Redis *RedisConfig
-	// CallTimeout bounds a shared call, and a delete. Default 30 s. It should not be less than the time that a caller may take.
+	// CallTimeout bounds a shared call, and a delete. Default 30 s. It should not be less than the
+	// time that a caller may take.
 	CallTimeout time.Duration
-	// SettleTime is how long nothing is cached for an org after a delete with an unknown outcome, because Atlas may still
-	// carry it out. Default 30 s.
+	// SettleTime is how long nothing is cached for an org after a delete with an unknown outcome,
+	// because Atlas may still carry it out. Default 30 s.
 	SettleTime time.Duration
 	// Registerer gets the metrics. If nil, there are none.
 	Registerer prometheus.Registerer
 	// Tracer makes a span of each shared call. If nil, there are none.
 	Tracer trace.Tracer
-	// Logger gets a line when Redis fails, and one when it is back. If nil, there are none.
+	// Logger gets a line when Redis fails, and one when it answers again. If nil, there are none.
 	Logger *slog.Logger
 }
 
@@ -43,7 +44,7 @@ const (
 	defaultCallTimeout = 30 * time.Second
 	defaultSettleTime  = 30 * time.Second
 
-	maxDuration = 366 * 24 * time.Hour // so that no sum of some overflows
+	maxDuration = 366 * 24 * time.Hour // sums of these do not overflow
 )
 
 func (c *Config) setDefaults() {

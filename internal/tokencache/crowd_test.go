@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// These tests are of numbers. The race detector ends the process at so many timers in a bubble (CHECK failed: tsan_rtl.cpp), and has
-// the other tests of the same code.
+// These tests are of numbers. The race detector ends the process at so many timers in a bubble
+// (CHECK failed: tsan_rtl.cpp), and has the other tests of the same code.
 
 // crowd are callers of one credential, each of whom calls again a turnaround after he is answered.
 type crowd struct {
@@ -107,7 +107,8 @@ func TestCrowdWaitsForLittleMoreThanOneCall(t *testing.T) {
 	}
 }
 
-// BenchmarkCrowd is TestCrowdWaitsForLittleMoreThanOneCall in real time: 64 callers of one credential.
+// BenchmarkCrowd is TestCrowdWaitsForLittleMoreThanOneCall in real time: 64 callers of one
+// credential.
 func BenchmarkCrowd(b *testing.B) {
 	s := &slowAtlas{latency: 20 * ms}
 	c, err := New(s, Config{})

@@ -12,7 +12,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// steppedCall is a call to Atlas that takes effect when it is told to and is answered when it is told to.
+// steppedCall is a call to Atlas that takes effect when it is told to and is answered when it is
+// told to.
 type steppedCall struct{ effect, answer chan struct{} }
 
 func newSteppedCall() steppedCall { return steppedCall{make(chan struct{}), make(chan struct{})} }
@@ -327,7 +328,8 @@ func TestADeleteHasATimeout(t *testing.T) {
 	})
 }
 
-// A JWT that names no org is of some org all the same: what Atlas confirms to it may have been any org's.
+// A JWT that names no org is of some org all the same: what Atlas confirms to it may have been any
+// org's.
 func TestADeleteOfNobodyKnowsWhichOrgForgetsEverything(t *testing.T) {
 	for name, jwt := range map[string]atlas.JWT{"org unknown": newJWT("", "u", time.Time{}), "not a JWT": "nothing"} {
 		t.Run(name, func(t *testing.T) {
@@ -346,7 +348,8 @@ func TestADeleteOfNobodyKnowsWhichOrgForgetsEverything(t *testing.T) {
 	}
 }
 
-// TestADeleteGoesOnWithoutItsCaller: who leaves is told that nobody knows, and what Atlas says then counts all the same.
+// TestADeleteGoesOnWithoutItsCaller: who leaves is told that nobody knows, and what Atlas says then
+// counts all the same.
 func TestADeleteGoesOnWithoutItsCaller(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
@@ -390,8 +393,9 @@ func TestCloseEndsDeletes(t *testing.T) {
 	})
 }
 
-// TestAMadeUpDeleteDisturbsNobody: a credential that Atlas has not accepted changes nothing for anybody else, neither while its
-// delete is in progress nor when Atlas has refused it or has not answered, whatever org it names.
+// TestAMadeUpDeleteDisturbsNobody: a credential that Atlas has not accepted changes nothing for
+// anybody else, neither while its delete is in progress nor when Atlas has refused it or has not
+// answered, whatever org it names.
 func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
 	outcomes := unknownOutcomes()
 	outcomes["401"], outcomes["403"] = statusError(atlas.OpDelete, 401), statusError(atlas.OpDelete, 403)
@@ -426,7 +430,8 @@ func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
 	}
 }
 
-// TestAFirstDeleteForgets: what Atlas confirms to a credential that it has not accepted before counts from then on.
+// TestAFirstDeleteForgets: what Atlas confirms to a credential that it has not accepted before
+// counts from then on.
 func TestAFirstDeleteForgets(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(_ *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
@@ -437,8 +442,8 @@ func TestAFirstDeleteForgets(t *testing.T) {
 	})
 }
 
-// TestAFenceOutlivesEveryCall: a call that left before a delete may be answered long after it, when nothing else is kept of the org; its
-// old token must not stay.
+// TestAFenceOutlivesEveryCall: a call that left before a delete may be answered long after it, when
+// nothing else is kept of the org; its old token must not stay.
 func TestAFenceOutlivesEveryCall(t *testing.T) {
 	bubble(t, Config{TTL: 32 * time.Second, CallTimeout: 30 * time.Second, SettleTime: 29 * time.Second}, func(t *testing.T, d *testCache) {
 		deleter, late := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "late", time.Time{})
@@ -458,8 +463,8 @@ func TestAFenceOutlivesEveryCall(t *testing.T) {
 	})
 }
 
-// TestTheNewTokenEndsTheOld: while a delete with a credential that is new to us is in progress, whoever comes may still be given
-// the old token, but nobody after one who was given the new one.
+// TestTheNewTokenEndsTheOld: while a delete with a credential that is new to us is in progress,
+// whoever comes may still be given the old token, but nobody after one who was given the new one.
 func TestTheNewTokenEndsTheOld(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other, deleter := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{}), newJWT(orgA, "new", time.Time{})

@@ -82,8 +82,8 @@ func (w *fakeAtlas) replace(org string) {
 	w.deletes[org]++
 }
 
-// hook has the next call with jwt do something else. The first to come brings what is done, as for a shared call; unhook takes
-// it back if nothing came of it.
+// hook has the next call with jwt do something else. The first to come brings what is done, as for
+// a shared call; unhook takes it back if nothing came of it.
 func (w *fakeAtlas) hook(of map[atlas.JWT]*hooked, jwt atlas.JWT, h *hooked) (unhook func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

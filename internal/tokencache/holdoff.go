@@ -10,11 +10,12 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// defaultHoldOff is for an Atlas that throttles and does not say for how long. It is also what callers are told then.
+// defaultHoldOff is used, and told to callers, when Atlas throttles and does not say for how long.
 const defaultHoldOff = time.Second
 
-// holdOff is the layer that does as Atlas says when it throttles a credential: until the time is up that it named, it is not
-// called with that any more. A profile stays the same credential when its JWT is renewed.
+// holdOff is the layer that obeys when Atlas throttles a credential: until the time that Atlas
+// named has passed, it is not called with that credential. A profile stays the same credential when
+// its JWT is renewed.
 type holdOff struct {
 	next layer
 	most int
@@ -47,9 +48,9 @@ func (h *holdOff) delete(ctx context.Context, r request) (string, error) {
 
 func (h *holdOff) cached(ctx context.Context, r request) (Result, bool) { return h.next.cached(ctx, r) }
 
-var errHeldOff = errors.New("not asked, because Atlas has throttled this credential, and the time that it named is not up")
+var errHeldOff = errors.New("Atlas has throttled this credential, and the time that it named has not passed")
 
-// throttled returns what Atlas would say to a credential, nil if it may be asked.
+// throttled returns what Atlas would answer, or nil if it may be called.
 func (h *holdOff) throttled(k key, op atlas.Operation) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -65,14 +66,14 @@ func (h *holdOff) throttled(k key, op atlas.Operation) error {
 	return &atlas.Error{Op: op, Kind: atlas.KindStatus, StatusCode: http.StatusTooManyRequests, RetryAfter: left, Err: errHeldOff}
 }
 
-// note takes note of what Atlas said to a credential.
+// note notes an answer by which Atlas throttles a credential.
 func (h *holdOff) note(k key, err error) {
 	e, ok := errors.AsType[*atlas.Error](err)
 	if !ok || e.Kind != atlas.KindStatus || e.StatusCode != http.StatusTooManyRequests {
 		return
 	}
 	if e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
-		return // that of a login is for the atlas.TokenSource, and over when it logs in
+		return // atlas.TokenSource handles that of a login
 	}
 	wait := e.RetryAfter
 	if wait == 0 {
@@ -82,7 +83,7 @@ func (h *holdOff) note(k key, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if until.Before(h.until[k]) {
-		return // of two calls at a time, the longer wait counts
+		return // the longer wait counts
 	}
 	if _, there := h.until[k]; !there && len(h.until) >= h.most {
 		h.makeRoom()
@@ -90,7 +91,7 @@ func (h *holdOff) note(k key, err error) {
 	h.until[k] = until
 }
 
-// makeRoom forgets one, if possible one whose time is up: it costs Atlas a call at most. The caller holds mu.
+// makeRoom removes one credential, if possible one whose time has passed. The caller holds mu.
 func (h *holdOff) makeRoom() {
 	var picked key
 	looked, now := 0, time.Now()

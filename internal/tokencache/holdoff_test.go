@@ -64,7 +64,8 @@ func TestHoldOff(t *testing.T) {
 	}
 }
 
-// A profile is held off whatever its JWT is at present, and its logins are no business of the cache's.
+// A profile is held off whatever its JWT is at present, and its logins are no business of the
+// cache's.
 func TestHoldOffOfAProfile(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, d *testCache) {
 		first, second := newJWT(orgA, "bot", time.Unix(1e9, 0)), newJWT(orgA, "bot", time.Unix(2e9, 0))

@@ -13,8 +13,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// cacheMachine is a state machine over a Cache in memory: calls begin, take effect at Atlas and are answered at any time, and
-// time passes. The model knows one thing: when which org's token was deleted, and when that was acknowledged.
+// cacheMachine is a state machine over a Cache in memory: calls begin, take effect at Atlas and are
+// answered at any time, and time passes. The model knows one thing: when which org's token was
+// deleted, and when that was acknowledged.
 type cacheMachine struct {
 	cache *testCache
 	calls []*callInProgress

@@ -159,8 +159,8 @@ func TestStaleIfError(t *testing.T) {
 	}
 }
 
-// TestStaleIfAtlasHangs: a caller who has less time than a call to Atlas may take is given the stale token shortly before his
-// time is up, and one for whom there is none waits to the end.
+// TestStaleIfAtlasHangs: a caller who has less time than a call to Atlas may take is given the
+// stale token shortly before his time is up, and one for whom there is none waits to the end.
 func TestStaleIfAtlasHangs(t *testing.T) {
 	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, unknown := newJWT(orgA, "u", time.Time{}), newJWT(orgB, "u", time.Time{})
@@ -273,8 +273,8 @@ func TestAnIdentityThatChangesItsOrg(t *testing.T) {
 	})
 }
 
-// Two identities whose secrets are the same are still told apart by profile and by org, and no call is made for one that has
-// none: it would look like any other that has none.
+// Two identities whose secrets are the same are still told apart by profile and by org, and no call
+// is made for one that has none: it would look like any other that has none.
 func TestProfileAndOrgAreInTheKey(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		seen := map[key]bool{}
@@ -333,7 +333,8 @@ func TestTheOldestTokenGivesWay(t *testing.T) {
 	})
 }
 
-// A sweep comes at least twice in the life of a token, so nothing is there for longer than half as much again.
+// A sweep comes at least twice in the life of a token, so nothing is there for longer than half as
+// much again.
 func TestExpiredTokensAreForgottenUnasked(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		d.want(newJWT(orgA, "u", time.Time{}), miss)

@@ -9,8 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-// A profile's secret is replaced by one of another org, and the JWT of the old one is refused: the call that finds out goes on
-// for the new org, and neither is given what is the other's.
+// A profile's secret is replaced by one of another org, and the JWT of the old one is refused: the
+// call that finds out goes on for the new org, and neither is given what is the other's.
 func TestAReLoginToAnotherOrg(t *testing.T) {
 	em, err := emulator.Start(emulator.Config{Orgs: 2})
 	if err != nil {
@@ -36,7 +36,8 @@ func TestAReLoginToAnotherOrg(t *testing.T) {
 	}
 	t.Cleanup(c.Close)
 
-	// change makes the identity one of the other org, and returns the credential that a call had just before.
+	// change makes the identity one of the other org, and returns the credential that a call had just
+	// before.
 	change := func() atlas.Credential {
 		cred, err := source.Credential(t.Context())
 		if err != nil {

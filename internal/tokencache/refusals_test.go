@@ -10,7 +10,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// overlapping is a cache that knows a call to take 32 ms, and n calls of a credential in flight, which do not ask the cache.
+// overlapping is a cache that knows a call to take 32 ms, and n calls of a credential in flight,
+// which do not ask the cache.
 func (d *testCache) overlapping(t *testing.T, jwt atlas.JWT, n int) (calls []steppedCall, ended []<-chan struct{}) {
 	t.Helper()
 	d.calls.latency = 32 * ms
@@ -108,8 +109,8 @@ func TestADeleteFencesAllCallsInFlight(t *testing.T) {
 	})
 }
 
-// A refusal of a credential, to a create or a delete, keeps out of the cache what calls bring that are in flight, and nothing
-// that is asked for later.
+// A refusal of a credential, to a create or a delete, keeps out of the cache what calls bring that
+// are in flight, and nothing that is asked for later.
 func TestARefusalKeepsOlderAnswersOut(t *testing.T) {
 	for name, refuse := range map[string]func(*testing.T, *testCache, atlas.JWT, steppedCall, <-chan struct{}){
 		"create": func(_ *testing.T, d *testCache, _ atlas.JWT, last steppedCall, ended <-chan struct{}) {

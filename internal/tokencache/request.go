@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"hash"
 	"sync"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -19,7 +18,7 @@ type request struct {
 	cred    atlas.Credential
 	key     key
 	noCache bool            // not from the cache
-	caller  context.Context // of a delete that outlives it: it is cancelled with its caller until it is sent
+	caller  context.Context // of a delete that may outlive it: until it is sent, it ends with its caller
 }
 
 // errNoCredential says that no call can be made with the credential.
@@ -32,11 +31,12 @@ func (c *Cache) request(cred atlas.Credential, noCache bool) (request, error) {
 	return request{cred: cred, key: c.keys.key(cred), noCache: noCache}, nil
 }
 
-// org is the org in the JWT: a UUID, or "" if it does not name one. If the JWT is the caller's own, do not trust it before
-// Atlas has accepted the JWT.
+// org returns the org in the JWT: a UUID, or "" if it does not name one. A caller's own JWT is not
+// to be trusted before Atlas has accepted it.
 func (r request) org() string { return r.cred.Claims().OrgID }
 
-// sameCaller reports whether two credentials are the same, so that a caller with the one may get the answer for the other.
+// sameCaller reports whether two credentials are the same, so that a caller with one of them may
+// get the answer for the other.
 func sameCaller(a, b atlas.Credential) bool {
 	if a.Profile == "" {
 		return b.Profile == "" && a.JWT == b.JWT
@@ -44,9 +44,9 @@ func sameCaller(a, b atlas.Credential) bool {
 	return a.Profile == b.Profile && a.Secret == b.Secret && a.Claims().OrgID == b.Claims().OrgID
 }
 
-// identity tells a credential from every other, in the same way in all replicas: by a secret, and by what the secret is for
-// (its kind, profile and org).
-func identity(cred atlas.Credential) (secret string, of [3]string) {
+// identity distinguishes a credential from every other, in the same way in all replicas: by a
+// secret, and by what the secret is for (its kind, profile and org).
+func identity(cred atlas.Credential) (secret string, purpose [3]string) {
 	if cred.Profile == "" {
 		return string(cred.JWT), [3]string{"jwt"}
 	}
@@ -56,37 +56,26 @@ func identity(cred atlas.Credential) (secret string, of [3]string) {
 // key identifies a credential in this process.
 type key [sha256.Size]byte
 
-// hasher makes keys. It is safe for concurrent use.
-type hasher struct{ idle sync.Pool }
+// hasher makes keys with a random secret, so that the keys in a map say nothing about the
+// credentials.
+type hasher struct{ secret [32]byte }
 
-// keyedHash is a hash with its buffers, to be used again.
-type keyedHash struct {
-	mac  hash.Hash
-	room []byte
-	sum  key
-}
-
-// newHasher returns a hasher with a random key, so that the keys in a map say nothing about the credentials.
 func newHasher() *hasher {
-	secret := make([]byte, 32)
-	_, _ = rand.Read(secret) // never fails
-	return &hasher{sync.Pool{New: func() any { return &keyedHash{mac: hmac.New(sha256.New, secret)} }}}
+	h := &hasher{}
+	_, _ = rand.Read(h.secret[:]) // never fails
+	return h
 }
 
-func (h *hasher) key(cred atlas.Credential) key {
-	k := h.idle.Get().(*keyedHash)
-	defer h.idle.Put(k)
-	secret, of := identity(cred)
-	k.room = k.room[:0]
-	for _, part := range of {
-		k.room = appendPart(k.room, part)
+func (h *hasher) key(cred atlas.Credential) (k key) {
+	secret, purpose := identity(cred)
+	var text []byte
+	for _, part := range append(purpose[:], secret) {
+		text = appendPart(text, part)
 	}
-	k.room = appendPart(k.room, secret)
-	k.mac.Reset()
-	k.mac.Write(k.room)
-	clear(k.room) // no credential stays in the pool
-	k.mac.Sum(k.sum[:0])
-	return k.sum
+	mac := hmac.New(sha256.New, h.secret[:])
+	mac.Write(text)
+	mac.Sum(k[:0])
+	return k
 }
 
 // appendPart keeps "ab", "c" apart from "a", "bc".
@@ -94,12 +83,12 @@ func appendPart(to []byte, part string) []byte {
 	return append(binary.AppendUvarint(to, uint64(len(part))), part...)
 }
 
-// derive derives n bytes from a credential for one purpose (HKDF, RFC 5869). Nobody can compute them without the credential,
-// or the credential from them.
-func derive(cred atlas.Credential, purpose string, n int) []byte {
-	secret, of := identity(cred)
-	info := appendPart([]byte("ephemeral-token-service "), purpose)
-	for _, part := range of {
+// derive derives n bytes from a credential for one purpose (HKDF, RFC 5869). They cannot be
+// computed without the credential, and the credential cannot be computed from them.
+func derive(cred atlas.Credential, use string, n int) []byte {
+	secret, purpose := identity(cred)
+	info := appendPart([]byte("ephemeral-token-service "), use)
+	for _, part := range purpose {
 		info = appendPart(info, part)
 	}
 	derived, err := hkdf.Key(sha256.New, []byte(secret), nil, string(info), n)
@@ -107,4 +96,45 @@ func derive(cred atlas.Credential, purpose string, n int) []byte {
 		panic(err) // cannot happen: n is far below the limit
 	}
 	return derived
+}
+
+// recent has what was added last, by key: at least size values, and less than twice as many.
+// Callers can make up any number of credentials, so there is a bound to what is kept of them.
+type recent[V any] struct {
+	size int
+
+	mu          sync.Mutex
+	young, aged map[key]V // guarded by mu
+}
+
+func newRecent[V any](size int) *recent[V] {
+	return &recent[V]{size: size, young: map[key]V{}}
+}
+
+func (r *recent[V]) add(k key, v V) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.young[k] = v
+	if len(r.young) >= r.size {
+		r.young, r.aged = make(map[key]V, r.size), r.young
+	}
+}
+
+func (r *recent[V]) get(k key) (v V, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v, ok = r.young[k]; !ok {
+		v, ok = r.aged[k]
+	}
+	return v, ok
+}
+
+// of returns the value for k, which compute makes if there is none.
+func (r *recent[V]) of(k key, compute func() V) V {
+	v, ok := r.get(k)
+	if !ok {
+		v = compute() // two callers may do it at the same time
+		r.add(k, v)
+	}
+	return v
 }

@@ -274,7 +274,8 @@ func protect(f func()) (panics any) {
 	return nil
 }
 
-// delete does not share: a shared delete could have happened before one of its callers asked for it.
+// delete does not share: a shared delete could have happened before one of its callers asked for
+// it.
 func (g *group) delete(ctx context.Context, r request) (string, error) { return g.next.delete(ctx, r) }
 
 func (g *group) cached(ctx context.Context, r request) (Result, bool) { return g.next.cached(ctx, r) }

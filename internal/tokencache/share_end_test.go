@@ -13,8 +13,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes on. The first caller runs his
-// call himself.
+// A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes
+// on. The first caller runs his call himself.
 func TestACrash(t *testing.T) {
 	for name, tc := range map[string]struct {
 		crash func()
@@ -107,7 +107,8 @@ func TestACallHasATimeout(t *testing.T) {
 	})
 }
 
-// What is begun for the last time that anybody has, ends with that: so what is below knows how much is left.
+// What is begun for the last time that anybody has, ends with that: so what is below knows how much
+// is left.
 func TestACallHasTheLongestDeadlineOfItsWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)

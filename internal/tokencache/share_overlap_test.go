@@ -52,7 +52,8 @@ func (f *flight) wantBegan(t *testing.T, want bool) {
 	}
 }
 
-// The next call leaves while the first is in flight, and takes nobody who comes later. Each lands when it does.
+// The next call leaves while the first is in flight, and takes nobody who comes later. Each lands
+// when it does.
 func TestCallsOverlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newOverlapGroup(t)
@@ -84,7 +85,8 @@ func TestCallsOverlap(t *testing.T) {
 	})
 }
 
-// Before it is known what a call takes, they do not overlap. Failures, and what is in the cache, do not say.
+// Before it is known what a call takes, they do not overlap. Failures, and what is in the cache, do
+// not say.
 func TestCallsDoNotOverlapBeforeTheLatencyIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Hour)
@@ -259,7 +261,8 @@ func TestOverlapWithACache(t *testing.T) {
 	}
 }
 
-// A caller who was throttled says so for all: what another call brings that left before does not change that.
+// A caller who was throttled says so for all: what another call brings that left before does not
+// change that.
 func TestAnAnswerDoesNotEndAHoldOff(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, d *testCache) {
 		d.calls.latency = 32 * ms

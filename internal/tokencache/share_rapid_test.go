@@ -16,7 +16,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// groupMachine is a state machine over a group: callers arrive and leave, time passes, and calls end in any order.
+// groupMachine is a state machine over a group: callers arrive and leave, time passes, and calls
+// end in any order.
 type groupMachine struct {
 	group   *group
 	layer   *createLayer

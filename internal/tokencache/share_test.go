@@ -23,8 +23,9 @@ type ending struct {
 // createFunc is what a shared call does.
 type createFunc = func(ctx context.Context, fresh bool) (Result, error)
 
-// createLayer is the layer below a group. What a call does is brought by its first waiter, whose request it has: the secret, in
-// which a caller's own credential has nothing, says which waiter that is.
+// createLayer is the layer below a group. What a call does is brought by its first waiter, whose
+// request it has: the secret, in which a caller's own credential has nothing, says which waiter
+// that is.
 type createLayer struct {
 	mu      sync.Mutex
 	brought map[atlas.UserAuthToken]createFunc // guarded by mu
@@ -301,7 +302,8 @@ func TestACallerWhoHasGoneBeginsNothing(t *testing.T) {
 	}
 }
 
-// TestACollisionOfKeys: should two credentials ever have the same key, neither gets the answer for the other.
+// TestACollisionOfKeys: should two credentials ever have the same key, neither gets the answer for
+// the other.
 func TestACollisionOfKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)

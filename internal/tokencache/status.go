@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"strconv"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Why a call went to Atlas (RFC 9211 §2.2).
@@ -12,14 +14,14 @@ const (
 	ForwardRequest = "request" // the caller did not want a cached token
 )
 
-// Status is how a create was answered. The zero Status is that of a miss.
+// Status says how a create was answered. The zero Status is that of a miss.
 type Status struct {
-	Hit       bool          // from memory
-	Stale     bool          // of a hit: kept beyond its TTL, because Atlas failed
+	Hit       bool          // from the cache
+	Stale     bool          // of a hit: served beyond its TTL, because Atlas failed
 	TTL       time.Duration // of a hit: how much longer it is fresh; negative if it is stale
 	Age       time.Duration // of a hit: since Atlas was asked
-	Forward   string        // if it is no hit: why Atlas was asked; "" means ForwardMiss
-	Collapsed bool          // others shared the call, and this was not the first
+	Forward   string        // of what is no hit: why Atlas was asked; "" means ForwardMiss
+	Collapsed bool          // another caller of the shared call came first
 }
 
 // String is the value of the Cache-Status header (RFC 9211).
@@ -37,3 +39,55 @@ func (s Status) String() string {
 
 // AgeSeconds is the value of the Age header of a hit (RFC 9111 §5.1).
 func (s Status) AgeSeconds() string { return strconv.FormatInt(int64(s.Age/time.Second), 10) }
+
+// metrics show an operator how creates are answered.
+type metrics struct {
+	creates *prometheus.CounterVec
+}
+
+// How a create was answered.
+const (
+	answeredHit       = "hit"
+	answeredStale     = "stale"
+	answeredMiss      = "miss"
+	answeredCollapsed = "collapsed"
+)
+
+// newMetrics registers with r, unless that is nil. waiting returns how many callers wait.
+func newMetrics(r prometheus.Registerer, waiting func() int64) (*metrics, error) {
+	m := &metrics{
+		creates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokend_cache_creates_total",
+			Help: "CreateToken calls by how they were answered: hit, stale (kept for when Atlas fails), miss (a call to Atlas of their own, or the first of a shared one), collapsed (shared another's call). Failed calls count too.",
+		}, []string{"answered"}),
+	}
+	for _, v := range []string{answeredHit, answeredStale, answeredMiss, answeredCollapsed} {
+		m.creates.WithLabelValues(v)
+	}
+	if r == nil {
+		return m, nil
+	}
+	inProgress := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tokend_cache_creates_waiting",
+		Help: "CreateToken calls that wait for a call to Atlas, their own or a shared one.",
+	}, func() float64 { return float64(waiting()) })
+	for _, c := range []prometheus.Collector{m.creates, inProgress} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) created(s Status) {
+	answered := answeredMiss
+	switch {
+	case s.Stale:
+		answered = answeredStale
+	case s.Hit:
+		answered = answeredHit
+	case s.Collapsed:
+		answered = answeredCollapsed
+	}
+	m.creates.WithLabelValues(answered).Inc()
+}

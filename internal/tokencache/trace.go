@@ -11,10 +11,10 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// callTrace is the span of a shared call, which has several causes and can have one parent only. That is the first waiter, so that
-// the trace of a call that nobody else shares is one tree from the caller to Atlas; the others the span links to, as OpenTelemetry's
-// overview has it for what several spans have initiated. The links are there at its start, for samplers to see: nobody joins later.
-// Each of the others links back to it, so that from any waiter's trace one gets to the call.
+// callTrace is the span of a shared call, which has several causes and can have one parent. That is
+// the first waiter, so that the trace of a call that is not shared is one tree from the caller to
+// Atlas; the span links to the others. The links are there at its start, for samplers to see. Each
+// of the other waiters links back to it, so that the call can be found from any waiter's trace.
 type callTrace struct {
 	waiters []trace.Link // guarded by group.mu; the parent first, and a bounded number of others
 	span    trace.Span   // guarded by group.mu; nil before the call begins, and without a tracer
@@ -23,8 +23,8 @@ type callTrace struct {
 // maxLinks is how many waiters a span links to: as many as the SDK keeps by default.
 const maxLinks = 128
 
-// joined notes another waiter. If the first is not sampled, one that is takes its place: below the other the call would not be seen,
-// and a link to it would lead nowhere. The caller holds group.mu.
+// joined notes another waiter. A waiter that is sampled takes the place of a first one that is not:
+// below that one the call would not be seen. The caller holds group.mu.
 func (t *callTrace) joined(ctx context.Context) {
 	waiter := trace.LinkFromContext(ctx)
 	sampled := waiter.SpanContext.IsSampled()
@@ -39,7 +39,7 @@ func (t *callTrace) joined(ctx context.Context) {
 	}
 }
 
-// begin begins the span of a call with the context ctx, unless tracer is nil. The caller holds group.mu.
+// begin begins the span of a call, unless tracer is nil. The caller holds group.mu.
 func (t *callTrace) begin(ctx context.Context, tracer trace.Tracer, waiters int) context.Context {
 	if tracer == nil {
 		return ctx
@@ -80,7 +80,7 @@ func (g *group) linkTo(ctx context.Context, c *call) {
 	}
 }
 
-// errorType is what kind of error it is. The error's text is for the log.
+// errorType returns the kind of an error. Its text is for the log.
 func errorType(err error) string {
 	if e, ok := errors.AsType[*atlas.Error](err); ok {
 		return e.Kind.String()

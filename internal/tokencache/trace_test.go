@@ -20,8 +20,8 @@ func waiterContext(ctx context.Context, n int, sampled bool) context.Context {
 	}))
 }
 
-// The parent of a shared call is its first waiter that is sampled, or the first at all; of the others, those that are sampled are
-// linked to, and not without bound.
+// The parent of a shared call is its first waiter that is sampled, or the first at all; of the
+// others, those that are sampled are linked to, and not without bound.
 func TestCallTrace(t *testing.T) {
 	for name, test := range map[string]struct {
 		waiters       []int // negative: not sampled
@@ -73,7 +73,8 @@ func TestCallTraceOfCrowd(t *testing.T) {
 	}
 }
 
-// Each of the calls that overlap has a span of its own, below its own first waiter and with links to its own others.
+// Each of the calls that overlap has a span of its own, below its own first waiter and with links
+// to its own others.
 func TestOverlappingCallsAreTraced(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
@@ -109,7 +110,8 @@ func TestOverlappingCallsAreTraced(t *testing.T) {
 	}
 }
 
-// Whoever shares a call finds it from his own span: the first waiter has it below that, each of the others a link to it.
+// Whoever shares a call finds it from his own span: the first waiter has it below that, each of the
+// others a link to it.
 func TestWaitersLinkToTheirCall(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("")

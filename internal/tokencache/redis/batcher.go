@@ -41,7 +41,8 @@ func newBatcher(client *client) *batcher {
 	return b
 }
 
-// read waits for the answer to one read, within the client's budget and for no longer than ctx lasts.
+// read waits for the answer to one read, within the client's budget and for no longer than ctx
+// lasts.
 func (b *batcher) read(ctx context.Context, keys []string, args []any) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.client.budget)
 	defer cancel()

@@ -53,7 +53,8 @@ func TestBrokenRedisDoesNotEndTheProcess(t *testing.T) {
 	}
 }
 
-// What is right passes in whatever pieces it comes; what is too much does not, before there is room for it.
+// What is right passes in whatever pieces it comes; what is too much does not, before there is room
+// for it.
 func TestAnAnswerIsBounded(t *testing.T) {
 	t.Parallel()
 	nested := strings.Repeat("*1\r\n", 1000)
@@ -103,7 +104,8 @@ func TestAnAnswerIsBounded(t *testing.T) {
 	}
 }
 
-// fakeRedis runs a server that answers each command with what answer returns, or closes the connection if that is nothing.
+// fakeRedis runs a server that answers each command with what answer returns, or closes the
+// connection if that is nothing.
 func fakeRedis(t *testing.T, answer func(words []string) string) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -157,7 +159,8 @@ func readCommand(r *bufio.Reader) (words []string, err error) {
 // helloAnswer is what a Redis says to HELLO.
 const helloAnswer = "*4\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n"
 
-// A server that announces more than there is memory for, or never comes to an end, costs us Redis and no more.
+// A server that announces more than there is memory for, or never comes to an end, costs us Redis
+// and no more.
 func TestAHostileRedis(t *testing.T) {
 	t.Parallel()
 	for name, says := range map[string]string{
@@ -227,8 +230,8 @@ func TestNoScriptIsSentTwice(t *testing.T) {
 	}
 }
 
-// No more is needed of a server than what the scripts do, whatever else the client library would like
-// to say. The operator's guide has this list.
+// No more is needed of a server than what the scripts do, whatever else the client library would
+// like to say. The operator's guide has this list.
 func TestNarrowACL(t *testing.T) {
 	t.Parallel()
 	const password = "planted-password"

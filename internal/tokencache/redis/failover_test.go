@@ -9,8 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// After a restart Redis has what was written until its last snapshot, or all of it, and it cannot be
-// told which. So nothing is served.
+// After a restart Redis has what was written until its last snapshot, or all of it, and it cannot
+// be told which. So nothing is served.
 func TestFault82Restart(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

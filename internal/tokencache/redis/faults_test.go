@@ -11,8 +11,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// maxWait is far more than a call may wait for Redis, and far less than Redis takes in these tests: the
-// machine may be busy.
+// maxWait is far more than a call may wait for Redis, and far less than Redis takes in these tests:
+// the machine may be busy.
 const maxWait = 2 * time.Second
 
 // mustNotWait runs a call that has no reason to take long.
@@ -78,8 +78,8 @@ func TestFault56RedisSlow(t *testing.T) {
 	}
 }
 
-// A caller with less time than the budget, or one that leaves, is answered in that, and Redis is not
-// blamed for it.
+// A caller with less time than the budget, or one that leaves, is answered in that, and Redis is
+// not blamed for it.
 func TestFault56CallersInAHurry(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

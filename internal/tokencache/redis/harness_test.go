@@ -80,8 +80,8 @@ func (l *syncLog) String() string {
 	return l.b.String()
 }
 
-// newReplica does not wait for Redis. Its budget is long unless cfg has one: a machine that is busy is
-// not a Redis in trouble.
+// newReplica does not wait for Redis. Its budget is long unless cfg has one: a machine that is busy
+// is not a Redis in trouble.
 func newReplica(t testing.TB, w *fakeAtlas, url string, o Options) *replica {
 	t.Helper()
 	return newReplicaWith(t, w, Config{URL: url, Budget: time.Second}, o)
@@ -197,8 +197,8 @@ func (r *replica) wantAnswer(u user, hit bool) {
 	}
 }
 
-// delete deletes the token of an org, or none if the outcome is NotDone. during is called before Atlas
-// carries it out.
+// delete deletes the token of an org, or none if the outcome is NotDone. during is called before
+// Atlas carries it out.
 func (r *replica) deleteAnd(ctx context.Context, org string, outcome Outcome, during func()) error {
 	d := r.Deletion(org)
 	if org != "" {

@@ -37,9 +37,9 @@ func (p *Probe) Connect() error {
 // Redis.
 const probeRuns = 5
 
-// Run has Redis carry out the cache's scripts on keys that expire by themselves, and returns how long
-// the fastest read took. Connect must have succeeded. Without the permission for a command, the error
-// is ReplyError("NOPERM").
+// Run has Redis carry out the cache's scripts on keys that expire by themselves, and returns how
+// long the fastest read took. Connect must have succeeded. Without the permission for a command,
+// the error is ReplyError("NOPERM").
 func (p *Probe) Run() (fastest time.Duration, err error) {
 	name := newEpoch()
 	all, org, value := keyOrgPrefix+"probe-all-"+name, keyOrgPrefix+"probe-"+name, keyTokenPrefix+"probe-"+name

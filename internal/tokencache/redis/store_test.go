@@ -104,8 +104,8 @@ func TestLifeBoundsAValue(t *testing.T) {
 	}
 }
 
-// A fence lives as long as the values behind it, and if there are none as long as a call: it is made
-// for an org that a caller may have made up.
+// A fence lives as long as the values behind it, and if there are none as long as a call: it is
+// made for an org that a caller may have made up.
 func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -131,8 +131,8 @@ func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
 	}
 }
 
-// A replica is killed after Atlas has carried its delete out. Nothing is read until its hold runs out,
-// and nothing from before then.
+// A replica is killed after Atlas has carried its delete out. Nothing is read until its hold runs
+// out, and nothing from before then.
 func TestFault62KilledDuringADelete(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()

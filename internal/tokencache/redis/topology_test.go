@@ -9,8 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// wantOneCache wants two replicas to share what they remember and to honour each other's deletes, however many nodes
-// there are.
+// wantOneCache wants two replicas to share what they remember and to honour each other's deletes,
+// however many nodes there are.
 func wantOneCache(t *testing.T, one, two *replica) {
 	t.Helper()
 	for _, r := range []*replica{one, two} { // until a client has found the nodes of a new cluster

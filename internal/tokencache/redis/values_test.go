@@ -88,8 +88,8 @@ func TestFault59WritesLostDuringADelete(t *testing.T) {
 	two.wantMiss(u)
 }
 
-// Somebody who can write to Redis puts an older state of everything back. That cannot be told, lasts
-// no longer than the TTL, and is counted.
+// Somebody who can write to Redis puts an older state of everything back. That cannot be told,
+// lasts no longer than the TTL, and is counted.
 func TestFault59OlderStateRestored(t *testing.T) {
 	t.Parallel()
 	const ttl = 500 * time.Millisecond

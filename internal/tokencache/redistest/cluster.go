@@ -16,8 +16,8 @@ type Cluster struct {
 // slots is how many a cluster has, always.
 const slots = 16384
 
-// StartCluster runs the nodes of a cluster until the test ends. They do not know of each other, and serve nothing, before
-// Join.
+// StartCluster runs the nodes of a cluster until the test ends. They do not know of each other, and
+// serve nothing, before Join.
 func StartCluster(t testing.TB, args ...string) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t}

@@ -28,8 +28,9 @@ type Server struct {
 	gone chan struct{}
 }
 
-// Start runs a redis-server on a loopback port until the test ends. Without one installed the test is skipped, or fails
-// if REQUIRE_TOOLS is 1. args are added to its command line, such as "--maxmemory", "1mb".
+// Start runs a redis-server on a loopback port until the test ends. Without one installed the test
+// is skipped, or fails if REQUIRE_TOOLS is 1. args are added to its command line, such as
+// "--maxmemory", "1mb".
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	s := newServer(t, args)
@@ -175,7 +176,8 @@ func (s *Server) Pause() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
 // Resume ends Pause.
 func (s *Server) Resume() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
 
-// Command runs a command with redis-cli's protocol and returns what the server answers, bulk strings as they are.
+// Command runs a command with redis-cli's protocol and returns what the server answers, bulk
+// strings as they are.
 func (s *Server) Command(words ...string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

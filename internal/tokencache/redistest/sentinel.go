@@ -8,20 +8,22 @@ import (
 	"testing"
 )
 
-// Sentinel is a primary with a replica, and a sentinel that watches over them. It finds the primary gone after half a second.
+// Sentinel is a primary with a replica, and a sentinel that watches over them. It finds the primary
+// gone after half a second.
 type Sentinel struct {
 	*Server
 	t                testing.TB
 	Primary, Replica *Server
-	// Link is how the replica hears of what is written to the primary. The sentinel replaces it after some eight seconds.
+	// Link is how the replica hears of what is written to the primary. The sentinel replaces it after
+	// some eight seconds.
 	Link *Proxy
 }
 
 // primaryName is what the sentinel calls them.
 const primaryName = "main"
 
-// StartSentinel runs primary and replica until the test ends. args are for both, and config, lines of its configuration
-// file, for the sentinel, which does not run before Watch.
+// StartSentinel runs primary and replica until the test ends. args are for both, and config, lines
+// of its configuration file, for the sentinel, which does not run before Watch.
 func StartSentinel(t testing.TB, args []string, config ...string) *Sentinel {
 	t.Helper()
 	args = append([]string{"--repl-diskless-sync-delay", "0"}, args...)
@@ -54,7 +56,8 @@ func (s *Server) watches(primary string, config []string) {
 	s.file = []string{file, "--sentinel"}
 }
 
-// StartSentinelOverTLS runs a sentinel and a primary that both have this certificate, and returns how to connect.
+// StartSentinelOverTLS runs a sentinel and a primary that both have this certificate, and returns
+// how to connect.
 func StartSentinelOverTLS(t testing.TB, cert, key string) (url string) {
 	t.Helper()
 	secure, port := freeAddr(t), freeAddr(t)
