@@ -86,7 +86,7 @@ func connectionLimits(cfg Config, requests *listen.Requests) (limits func(listen
 		Name: "tokend_connections_refused_total",
 		Help: "Connections closed because too many were open, on the listener or of one peer, or because too many of their requests were.",
 	}, []string{"listener", "limit"})
-	log := lograte.Kind(cfg.Logger, "connection")
+	log := lograte.Kind(cfg.Logger, lograte.Connection)
 	return func(listener string) listen.Limits {
 		l := listen.Limits{Total: cfg.MaxConns, PerPeer: max(cfg.MaxConns/2, 1), Requests: requests}
 		if listener == adminListener {

@@ -34,34 +34,30 @@ func newFailedHandshakes(log *slog.Logger) failedHandshakes {
 	}, []string{"listener"})
 	v.WithLabelValues(onGRPC) // at 0, so that the first one is an increase
 	v.WithLabelValues(onHTTP)
-	return failedHandshakes{v, lograte.Kind(log, "handshake")}
+	return failedHandshakes{v, lograte.Kind(log, lograte.Handshake)}
 }
 
-// plainAlert is what crypto/tls makes of an alert that is not encrypted where everything should be. OpenSSL's clients, which are most
-// that are not in Go, send one when they do not believe the server's certificate.
+// plainAlert is the error of crypto/tls for an alert that should be encrypted and is not. OpenSSL's clients send one when they do not
+// trust the server's certificate.
 const plainAlert = "tls: bad record MAC"
 
-// add takes note of a failed handshake.
-func (f failedHandshakes) add(listener, peer, cause string, err error) {
-	if strings.HasSuffix(cause, plainAlert) {
-		cause = "the client refuses this server's certificate, most likely: " + plainAlert
-	}
-	f.WithLabelValues(listener).Inc()
-	attrs := append([]slog.Attr{slog.String("listener", listener), slog.String("peer", peer)}, handshakeCause(cause, err)...)
-	f.log.LogAttrs(context.Background(), slog.LevelWarn, "TLS handshake failed", attrs...)
-}
-
-// on returns the function that takes note of the failed handshakes of a listener.
+// on returns the function that counts and logs the failed handshakes of a listener.
 func (f failedHandshakes) on(listener string) func(peer net.Addr, err error) {
 	return func(peer net.Addr, err error) {
 		cause := err.Error()
-		if noTLS, ok := errors.AsType[tls.RecordHeaderError](err); ok && noTLS.Conn != nil {
+		noTLS, ok := errors.AsType[tls.RecordHeaderError](err)
+		switch {
+		case ok && noTLS.Conn != nil:
 			cause = "the client speaks no TLS"
-			if listener == onHTTP { // which net/http answers so if it does the handshake
+			if listener == onHTTP { // as net/http answers if it does the handshake
 				_, _ = io.WriteString(noTLS.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 			}
+		case strings.HasSuffix(cause, plainAlert):
+			cause = "the client refuses this server's certificate, most likely: " + plainAlert
 		}
-		f.add(listener, peer.String(), cause, err)
+		f.WithLabelValues(listener).Inc()
+		attrs := []slog.Attr{slog.String("listener", listener), slog.String("peer", peer.String())}
+		f.log.LogAttrs(context.Background(), slog.LevelWarn, "TLS handshake failed", append(attrs, handshakeCause(cause, err)...)...)
 	}
 }
 

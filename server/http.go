@@ -27,7 +27,7 @@ const (
 func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:        handler,
-		ErrorLog:       slog.NewLogLogger(lograte.Kind(log, "net/http").Handler(), slog.LevelWarn),
+		ErrorLog:       slog.NewLogLogger(lograte.Kind(log, lograte.NetHTTP).Handler(), slog.LevelWarn),
 		MaxHeaderBytes: transportHeaderBytes,
 		ConnContext:    listen.NewContext,
 		ConnState: func(c net.Conn, state http.ConnState) {

@@ -2,6 +2,9 @@ package server_test
 
 import (
 	"context"
+	"crypto/x509"
+	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -227,7 +230,7 @@ func TestFault34FirstCallerCancels(t *testing.T) {
 	}
 }
 
-// TestForgedIdentity: a certificate of one's own making names nobody, whatever is written in it.
+// TestForgedIdentity checks that a certificate of the client's own making names no caller, and that the log shows it as unverified.
 func TestForgedIdentity(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
@@ -238,5 +241,14 @@ func TestForgedIdentity(t *testing.T) {
 	}
 	if s.Audit.String() != "" {
 		t.Error("a handshake that failed became a call")
+	}
+	leaf, err := x509.ParseCertificate(s.Certs.Untrusted.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, listener := range []string{"gRPC", "HTTP"} {
+		line := regexp.MustCompile(fmt.Sprintf(`"TLS handshake failed","listener":%q,"peer":"127\.0\.0\.1:\d+","cause":"[^"]+","unverified_certificate":{"subject":%q,"san":"[^"]*","serial":"%x"}`,
+			listener, leaf.Subject, leaf.SerialNumber))
+		testutil.Eventually(t, func() bool { return line.MatchString(s.Log.String()) }, "the log has no line like "+line.String())
 	}
 }

@@ -9,15 +9,16 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestFlood: what anybody can cause is written at a rate, whatever the flood, and the next line says how many are missing.
+// TestFlood checks that lines which anyone can cause are written at a rate, and that the next line says how many are missing.
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		log, suppressed := Limit(slog.New(slog.NewTextHandler(&out, nil)))
-		flood := WithKind(t.Context(), "FLOOD")
+		flood := WithKind(t.Context(), "CREDENTIAL_MISSING")
 		for range 10_000 { // a thousand a second
 			log.InfoContext(flood, "refused")
 			<-time.After(time.Millisecond)
@@ -34,24 +35,24 @@ func TestFlood(t *testing.T) {
 		if !strings.Contains(lines[0], "suppressed=") || strings.Contains(lines[1], "suppressed=") {
 			t.Errorf("the first line after the flood is to tell of it, and no other: %s", out.String())
 		}
-		if n, want := testutil.ToFloat64(suppressed), 10_000-written; n != float64(want) {
+		if n, want := testutil.ToFloat64(suppressed.(*prometheus.CounterVec).WithLabelValues("CREDENTIAL_MISSING")), 10_000-written; n != float64(want) {
 			t.Errorf("the metric has %v suppressed lines, want %d", n, want)
 		}
 	})
 }
 
-// TestOthersPass: a flood costs nobody else a line.
-func TestOthersPass(t *testing.T) {
+// TestUnrelatedLinesPass checks that a flood of one kind costs no other kind a line.
+func TestUnrelatedLinesPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		log, _ := Limit(slog.New(slog.NewTextHandler(&out, nil)))
 		log = log.With("a", 1).WithGroup("g")
 		for range 1000 {
-			log.InfoContext(WithKind(context.Background(), "FLOOD"), "flood")
-			Kind(log, "net/http").Info("foreign")
+			log.InfoContext(WithKind(context.Background(), "CREDENTIAL_MISSING"), "flood")
+			Kind(log, NetHTTP).Info("foreign")
 			log.Error("own")
 		}
-		log.InfoContext(WithKind(context.Background(), "OTHER"), "other")
+		log.InfoContext(WithKind(context.Background(), "OVERLOADED"), "other")
 		for line, want := range map[string]int{"msg=flood": burst, "msg=foreign": burst, "msg=own": 1000, "msg=other": 1} {
 			if n := strings.Count(out.String(), line); n != want {
 				t.Errorf("%s: %d lines, want %d", line, n, want)
@@ -60,7 +61,7 @@ func TestOthersPass(t *testing.T) {
 	})
 }
 
-// TestLimitOnce: limiting twice is limiting once, so the program and the server in it can share one budget.
+// TestLimitOnce checks that the program and the server in it can share one rate.
 func TestLimitOnce(t *testing.T) {
 	plain := slog.New(slog.DiscardHandler)
 	log, metric := Limit(plain)
@@ -68,7 +69,7 @@ func TestLimitOnce(t *testing.T) {
 	if again != log || same != metric {
 		t.Error("a limited logger is limited again")
 	}
-	if Kind(plain, "net/http") != plain {
+	if Kind(plain, NetHTTP) != plain {
 		t.Error("Kind limits a logger that is not limited")
 	}
 }
