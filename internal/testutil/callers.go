@@ -168,8 +168,7 @@ func (s *Service) GRPCConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
 	if cfg != nil {
 		creds = credentials.NewTLS(cfg)
 	}
-	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(creds),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.dial(ctx, "tcp", addr) }))
+	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(creds), s.DialOption())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,6 +176,12 @@ func (s *Service) GRPCConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
 	return conn
 }
 
+// DialOption has a client connect over the network of the service.
+func (s *Service) DialOption() grpc.DialOption {
+	return grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.dial(ctx, "tcp", addr) })
+}
+
+// GRPCCaller is a client with a connection of its own.
 func (s *Service) GRPCCaller(t testing.TB) GRPCCaller {
 	t.Helper()
 	return NewGRPCCaller(s.GRPCConn(t))

@@ -76,7 +76,12 @@ func (d *Door) Attempts() []time.Time {
 func StartDoor(t *testing.T, changes ...func(*server.Config, *atlas.Config)) (*Service, *Door) {
 	t.Helper()
 	d := &Door{}
-	return Start(t, Plaintext, append(changes, func(c *server.Config, _ *atlas.Config) {
+	return Start(t, Plaintext, append(changes, d.Guard(t))...), d
+}
+
+// Guard puts a service behind the door.
+func (d *Door) Guard(t *testing.T) func(*server.Config, *atlas.Config) {
+	return func(c *server.Config, _ *atlas.Config) {
 		c.Tokens = func(a tokencache.Atlas) server.Tokens {
 			cache, err := tokencache.New(a, tokencache.Config{})
 			if err != nil {
@@ -86,5 +91,5 @@ func StartDoor(t *testing.T, changes ...func(*server.Config, *atlas.Config)) (*S
 			d.inside = cache
 			return d
 		}
-	})...), d
+	}
 }

@@ -197,12 +197,17 @@ func (s *Service) start(t testing.TB, changes ...func(*server.Config, *atlas.Con
 	}
 	s.Server = srv
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- srv.Run(ctx) }()
-	s.Stop = sync.OnceValue(func() error {
+	var stopErr error
+	stopped := make(chan struct{})
+	go func() {
+		stopErr = srv.Run(ctx)
+		close(stopped)
+	}()
+	s.Stop = func() error {
 		cancel()
-		return <-done
-	})
+		<-stopped
+		return stopErr
+	}
 	t.Cleanup(func() {
 		if err := s.Stop(); err != nil {
 			t.Errorf("stop: %v", err)

@@ -42,7 +42,8 @@ func policyCaller(t *testing.T, config string, replicas ...*testutil.Service) te
 		found.Addresses = append(found.Addresses, resolver.Address{Addr: s.GRPCAddr().String()})
 	}
 	names.InitialState(found)
-	conn, err := grpc.NewClient("replicas:///tokend", grpc.WithResolvers(names), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultServiceConfig(config))
+	conn, err := grpc.NewClient("replicas:///tokend", grpc.WithResolvers(names), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultServiceConfig(config),
+		replicas[0].DialOption())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,30 +115,32 @@ func TestRecommendedPolicy(t *testing.T) {
 
 // TestRecommendedPolicyGoesByHealth: calls go to all replicas, and leave one that drains while it would still answer them.
 func TestRecommendedPolicyGoesByHealth(t *testing.T) {
-	t.Parallel()
-	leaving, atLeaving := testutil.StartDoor(t, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 15 * time.Second })
-	staying, atStaying := testutil.StartDoor(t)
-	c := recommendedCaller(t, leaving, staying)
-	call := func() {
-		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT a.b.c"))
-	}
-	for _, s := range []*testutil.Service{leaving, staying} {
-		s.Atlas.Inject(emulator.Fault{Status: http.StatusCreated, Body: `{"token": "t"}`}) // for whichever JWT
-	}
-	testutil.Eventually(t, func() bool {
-		call()
-		return len(atLeaving.Attempts()) > 0 && len(atStaying.Attempts()) > 0
-	}, "one of the replicas gets no call")
-
-	go func() { _ = leaving.Stop() }() // awaited, and looked at, when the test ends
-	testutil.Eventually(t, func() bool {
-		atLeaving.Expect()
-		for range 10 {
-			call()
+	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+		atLeaving, atStaying := &testutil.Door{}, &testutil.Door{}
+		leaving := v.Start(t, testutil.Plaintext, atLeaving.Guard(t), func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 15 * time.Second })
+		staying := v.Start(t, testutil.Plaintext, atStaying.Guard(t))
+		c := recommendedCaller(t, leaving, staying)
+		call := func() {
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT a.b.c"))
 		}
-		return len(atLeaving.Attempts()) == 0
-	}, "the replica that drains still gets calls")
-	testutil.WantCreated.Check(t, leaving.GRPCCaller(t).Call(testutil.Context(t), testutil.Create, "authorization", "JWT a.b.c"))
+		for _, s := range []*testutil.Service{leaving, staying} {
+			s.Atlas.Inject(emulator.Fault{Status: http.StatusCreated, Body: `{"token": "t"}`}) // for whichever JWT
+		}
+		testutil.Eventually(t, func() bool {
+			call()
+			return len(atLeaving.Attempts()) > 0 && len(atStaying.Attempts()) > 0
+		}, "one of the replicas gets no call")
+
+		go func() { _ = leaving.Stop() }() // awaited, and looked at, when the test ends
+		testutil.Eventually(t, func() bool {
+			atLeaving.Expect()
+			for range 10 {
+				call()
+			}
+			return len(atLeaving.Attempts()) == 0
+		}, "the replica that drains still gets calls")
+		testutil.WantCreated.Check(t, leaving.GRPCCaller(t).Call(testutil.Context(t), testutil.Create, "authorization", "JWT a.b.c"))
+	})
 }
 
 // TestDeleteIsNotRepeated: not even by a caller whose own policy says to repeat everything, whatever Atlas did with it.

@@ -3,7 +3,6 @@ package load
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,10 +17,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestFault48Slow: whoever sends slowly is gone after some seconds, whatever it is that he sends, and nobody else notices.
+// TestFault48Slow: a client that sends slowly is disconnected after some seconds, whatever it sends, and others do not notice.
 func TestFault48Slow(t *testing.T) {
-	testutil.SkipUnlessLong(t)
-	t.Parallel()
 	const (
 		request = "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n"
 		// HTTP/2: the preface, empty SETTINGS, and the beginnings of frames on stream 1.
@@ -33,46 +30,47 @@ func TestFault48Slow(t *testing.T) {
 	always := func(s string) func(int) string { return func(int) string { return s } }
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
 		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
-			s := testutil.Start(t, mode)
-			stop := s.GoodCalls(t)
-			var wg sync.WaitGroup
-			slow := func(l testutil.Listener, name string, protocols []string, first string, then func(i int) string) {
-				conn := s.Dial(t, l, protocols...)
-				wg.Go(func() {
-					end := make(chan struct{})
-					defer close(end)
-					go func() { // a bit every half second
-						_, err := conn.Write([]byte(first))
-						for i := 0; err == nil && then != nil; i++ {
-							select {
-							case <-time.After(500 * time.Millisecond):
-								_, err = conn.Write([]byte(then(i)))
-							case <-end:
-								return
+			testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+				s := v.Start(t, mode)
+				stop := s.GoodCalls(t)
+				var wg sync.WaitGroup
+				slow := func(l testutil.Listener, name string, protocols []string, first string, then func(i int) string) {
+					conn := s.Dial(t, l, protocols...)
+					wg.Go(func() {
+						end := make(chan struct{})
+						defer close(end)
+						go func() { // a bit every half second
+							_, err := conn.Write([]byte(first))
+							for i := 0; err == nil && then != nil; i++ {
+								select {
+								case <-time.After(500 * time.Millisecond):
+									_, err = conn.Write([]byte(then(i)))
+								case <-end:
+									return
+								}
 							}
-						}
-					}()
-					awaitEnd(t, conn, fmt.Sprint(l, ", ", name))
-				})
-			}
-			h1, h2 := []string{"http/1.1"}, []string{"h2"}
-			for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
-				slow(l, "nothing", nil, "", nil)
-				if mode != testutil.Plaintext {
-					slow(l, "a slow ClientHello", nil, "\x16\x03\x01\x02\x00\x01", always("\x00"))
-					slow(l, "nothing after the handshake", h2, "", nil)
+						}()
+						awaitEnd(t, conn, fmt.Sprint(l, ", ", name))
+					})
 				}
-				slow(l, "a slow preface", h2, "", func(i int) string { return http2.ClientPreface[i%24 : i%24+1] })
-				slow(l, "a slow frame", h2, settings+frame, always("\x00"))
-				slow(l, "an endless header block", h2, block, always(more))
-			}
-			slow(testutil.REST, "a slow request line", h1, "P", always("O"))
-			slow(testutil.REST, "slow headers", h1, request, always("A: b\r\n"))
-			slow(testutil.REST, "a slow body", h1, request+"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n", always(" "))
-			slow(testutil.REST, "a slow chunked body", h1, request+"Transfer-Encoding: chunked\r\n\r\n", always("1\r\n \r\n"))
-			wg.Wait()
-			stop()
+				h1, h2 := []string{"http/1.1"}, []string{"h2"}
+				for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
+					slow(l, "nothing", nil, "", nil)
+					if mode != testutil.Plaintext {
+						slow(l, "a slow ClientHello", nil, "\x16\x03\x01\x02\x00\x01", always("\x00"))
+						slow(l, "nothing after the handshake", h2, "", nil)
+					}
+					slow(l, "a slow preface", h2, "", func(i int) string { return http2.ClientPreface[i%24 : i%24+1] })
+					slow(l, "a slow frame", h2, settings+frame, always("\x00"))
+					slow(l, "an endless header block", h2, block, always(more))
+				}
+				slow(testutil.REST, "a slow request line", h1, "P", always("O"))
+				slow(testutil.REST, "slow headers", h1, request, always("A: b\r\n"))
+				slow(testutil.REST, "a slow body", h1, request+"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n", always(" "))
+				slow(testutil.REST, "a slow chunked body", h1, request+"Transfer-Encoding: chunked\r\n\r\n", always("1\r\n \r\n"))
+				wg.Wait()
+				stop()
+			})
 		})
 	}
 }
@@ -229,96 +227,91 @@ func TestFault50Frames(t *testing.T) {
 			return func(i int) error { return h.Open(uint32(2*i+1), "a.b.c", "x", strings.Repeat("x", 8000)) }
 		}, never},
 	}
-	frames := 2000
+	frames, modes := 2000, testutil.Some(floodModes, 1)
 	if testutil.Long() {
 		frames = 20_000
 	}
-	for _, at := range testutil.Some(floodModes, 1) {
+	flooded := func(t *testing.T, s *testutil.Service, l testutil.Listener, f flood) {
+		stop := s.GoodCalls(t)
+		awaitConns(t, s, l, 1) // the good caller's
+		before := measureFootprint()
+		h := s.RawHTTP2(t, l, f.reads, f.settings...)
+		n := h.Flood(frames, f.frame(h))
+		if f.ends != never {
+			awaitConns(t, s, l, 1)
+		}
+		_ = h.Close()
+		stop()
+		before.checkGrowth(t, 64<<20, 1000)
+		t.Logf("%d frames", n)
+	}
+	for _, at := range modes {
 		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
-			t.Parallel()
 			s := testutil.Start(t, at.mode)
 			for _, f := range floods {
 				t.Run(f.name, func(t *testing.T) {
-					s := s
 					if f.ends == late {
-						testutil.SkipUnlessLong(t) // they wait beside each other, and for connections of their own
-						t.Parallel()
-						s = testutil.Start(t, at.mode)
+						testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) { flooded(t, v.Start(t, at.mode), at.listener, f) })
+						return
 					}
-					stop := s.GoodCalls(t)
-					awaitConns(t, s, at.listener, 1) // the good caller's
-					before := measureFootprint()
-					h := s.RawHTTP2(t, at.listener, f.reads, f.settings...)
-					n := h.Flood(frames, f.frame(h))
-					if f.ends != never {
-						awaitConns(t, s, at.listener, 1)
-					}
-					_ = h.Close()
-					stop()
-					// Services run beside each other, each with its clients.
-					before.checkGrowth(t, 64<<20, 1000)
-					t.Logf("%d frames", n)
+					flooded(t, s, at.listener, f)
 				})
 			}
 		})
 	}
 }
 
-// TestFault51Connections: a flood of connections is turned away at the limit, costs those who are connected nothing, and the
-// admin listener neither. Who says nothing is closed, and the places are free again.
+// TestFault51Connections: a flood of connections is turned away at the limit, and costs neither the clients that are connected
+// anything nor the admin listener. Connections that stay silent are closed, and their places are free again.
 func TestFault51Connections(t *testing.T) {
-	t.Parallel()
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
 		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
-			const maxConns, flood = 20, 100
-			s := testutil.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.MaxConns = maxConns })
-			stop := s.GoodCalls(t)
-			for name, c := range s.Callers(t) {
-				if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
-					t.Fatalf("%s: %v", name, got.Message)
-				}
-			}
-			open := map[testutil.Listener]*atomic.Int64{testutil.GRPC: {}, testutil.REST: {}}
-			var wg sync.WaitGroup
-			for l, n := range open {
-				for range flood {
-					conn, err := net.Dial("tcp", s.Addr(l))
-					if err != nil {
-						continue // turned away at once
+			testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+				const maxConns, flood = 20, 100
+				s := v.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.MaxConns = maxConns })
+				stop := s.GoodCalls(t)
+				for name, c := range s.Callers(t) {
+					if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
+						t.Fatalf("%s: %v", name, got.Message)
 					}
-					t.Cleanup(func() { _ = conn.Close() })
-					n.Add(1)
-					wg.Go(func() {
-						awaitEnd(t, conn, fmt.Sprint(l))
-						n.Add(-1)
-					})
 				}
-			}
-			for l, n := range open {
-				testutil.Eventually(t, func() bool { return n.Load() < maxConns }, fmt.Sprint(l, ": connections beyond the limit stay open"))
-			}
-			for range 20 {
-				if code, body := s.Get(t, "/readyz"); code != 200 {
-					t.Errorf("/readyz in the flood: %d %q", code, body)
+				open := map[testutil.Listener]*atomic.Int64{testutil.GRPC: {}, testutil.REST: {}}
+				var wg sync.WaitGroup
+				for l, n := range open {
+					for range flood {
+						conn := s.Dial(t, l)
+						n.Add(1)
+						wg.Go(func() {
+							awaitEnd(t, conn, fmt.Sprint(l))
+							n.Add(-1)
+						})
+					}
 				}
-			}
-			_, metrics := s.Get(t, "/metrics")
-			for _, want := range []string{`tokend_connections_refused_total{limit="listener",listener="gRPC"}`, `tokend_connections_refused_total{limit="listener",listener="HTTP"}`} {
-				if !strings.Contains(metrics, want) {
-					t.Errorf("/metrics has no %s", want)
+				for l, n := range open {
+					testutil.Eventually(t, func() bool { return n.Load() < maxConns }, fmt.Sprint(l, ": connections beyond the limit stay open"))
 				}
-			}
-			stop()
-			if !testutil.Long() {
-				return
-			}
-			wg.Wait()                           // the silent ones too are closed
-			for name, c := range s.Callers(t) { // with connections of their own
-				if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
-					t.Errorf("%s, after the flood: %v", name, got.Message)
+				for range 20 {
+					if code, body := s.Get(t, "/readyz"); code != 200 {
+						t.Errorf("/readyz in the flood: %d %q", code, body)
+					}
 				}
-			}
+				_, metrics := s.Get(t, "/metrics")
+				for _, want := range []string{`tokend_connections_refused_total{limit="listener",listener="gRPC"}`, `tokend_connections_refused_total{limit="listener",listener="HTTP"}`} {
+					if !strings.Contains(metrics, want) {
+						t.Errorf("/metrics has no %s", want)
+					}
+				}
+				stop()
+				if !testutil.Long() {
+					return
+				}
+				wg.Wait()                           // the silent ones too are closed
+				for name, c := range s.Callers(t) { // with connections of their own
+					if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
+						t.Errorf("%s, after the flood: %v", name, got.Message)
+					}
+				}
+			})
 		})
 	}
 }
