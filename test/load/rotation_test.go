@@ -117,7 +117,7 @@ func startLoad(t *testing.T, s *testutil.Service, cfg *tls.Config) *load {
 			l.done.Go(func() {
 				c, hangUp := dial(t, s, transport, cfg)
 				defer func() { hangUp() }()
-				tick := time.NewTicker(10 * time.Millisecond)
+				tick := time.NewTicker(50 * time.Millisecond)
 				defer tick.Stop()
 				for {
 					select {
