@@ -178,7 +178,7 @@ func (s *Service) GRPCConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
 
 // DialOption has a client connect over the network of the service.
 func (s *Service) DialOption() grpc.DialOption {
-	return grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.dial(ctx, "tcp", addr) })
+	return grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.DialContext(ctx, "tcp", addr) })
 }
 
 // GRPCCaller is a client with a connection of its own.
@@ -221,7 +221,7 @@ func (s *Service) RESTCaller(t testing.TB) RESTCaller {
 
 func (s *Service) RESTCallerWith(t testing.TB, cfg *tls.Config) RESTCaller {
 	t.Helper()
-	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg, DialContext: s.dial}
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg, DialContext: s.DialContext}
 	c := RESTCaller{Base: "http://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
 	if cfg != nil {
 		c.Base = "https://" + s.HTTPAddr().String()

@@ -113,7 +113,8 @@ type Service struct {
 
 	Resilient *resilient.Client // nil if a test brings its own Atlas
 
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialContext connects over the network of the service.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Buffer collects what the server logs.
@@ -158,7 +159,7 @@ func Start(t testing.TB, mode Security, changes ...func(*server.Config, *atlas.C
 // StartWith is Start with an Atlas of the test's own.
 func StartWith(t testing.TB, mode Security, em *emulator.Emulator, changes ...func(*server.Config, *atlas.Config)) *Service {
 	t.Helper()
-	s := &Service{Atlas: em, Mode: mode, dial: (&net.Dialer{}).DialContext}
+	s := &Service{Atlas: em, Mode: mode, DialContext: (&net.Dialer{}).DialContext}
 	s.start(t, changes...)
 	return s
 }
@@ -228,7 +229,7 @@ func (s *Service) WantHealth(t *testing.T, want healthpb.HealthCheckResponse_Ser
 // Get reads a page of the admin listener.
 func (s *Service) Get(t *testing.T, path string) (int, string) {
 	t.Helper()
-	transport := &http.Transport{DialContext: s.dial}
+	transport := &http.Transport{DialContext: s.DialContext}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Get("http://" + s.AdminAddr().String() + path)
 	if err != nil {

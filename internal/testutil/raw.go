@@ -26,7 +26,7 @@ import (
 // RawHTTP writes bytes to the REST listener and reads one answer.
 func RawHTTP(t *testing.T, s *Service, request string) *http.Response {
 	t.Helper()
-	conn, err := s.dial(t.Context(), "tcp", s.HTTPAddr().String())
+	conn, err := s.DialContext(t.Context(), "tcp", s.HTTPAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ type RawHTTP2 struct {
 // Dial opens a connection that is closed when the test ends. With protocols, it is one of TLS, if the service has TLS.
 func (s *Service) Dial(t *testing.T, l Listener, protocols ...string) net.Conn {
 	t.Helper()
-	conn, err := s.dial(t.Context(), "tcp", s.Addr(l))
+	conn, err := s.DialContext(t.Context(), "tcp", s.Addr(l))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...str
 // rawGRPCConn is an HTTP/2 connection to the gRPC listener, in plaintext, that is closed when the test ends.
 func rawGRPCConn(t *testing.T, s *Service) *http2.Framer {
 	t.Helper()
-	conn, err := s.dial(t.Context(), "tcp", s.GRPCAddr().String())
+	conn, err := s.DialContext(t.Context(), "tcp", s.GRPCAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func (v *Virtual) Start(t testing.TB, mode Security, changes ...func(*server.Con
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
-	s := &Service{Atlas: em, Mode: mode, dial: v.link.Dial}
+	s := &Service{Atlas: em, Mode: mode, DialContext: v.link.Dial}
 	inMemory := func(c *server.Config, a *atlas.Config) {
 		c.GRPCAddr, c.HTTPAddr, c.AdminAddr = addr(9000), addr(8000), addr(7000)
 		c.Listen = v.network.Listen

@@ -64,10 +64,10 @@ func bundle(authorities ...testutil.Authority) []byte {
 func dial(t *testing.T, s *testutil.Service, transport string, cfg *tls.Config) (c testutil.Caller, hangUp func()) {
 	t.Helper()
 	if transport == "REST" {
-		transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg}
+		transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg, DialContext: s.DialContext}
 		return testutil.RESTCaller{Base: "https://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}, transport.CloseIdleConnections
 	}
-	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)), s.DialOption())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,49 +163,50 @@ func (l *load) awaitCalls(t *testing.T, n int64) {
 // TestFault64Rotation: server certificate and client CA are replaced under load, and no call and no handshake fails. What
 // the new files say counts; bad new files keep the old ones.
 func TestFault64Rotation(t *testing.T) {
-	t.Parallel()
-	s := testutil.Start(t, testutil.MutualTLS)
-	next := testutil.NewAuthority(t)
-	roots := x509.NewCertPool()
-	roots.AddCert(s.Certs.CA.Cert)
-	roots.AddCert(next.Cert)
-	clientOf := func(cert tls.Certificate) *tls.Config {
-		return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
-	}
-	oldClient, newClient := clientOf(s.Certs.Client), clientOf(next.Issue(t, "client.test"))
-
-	old := startLoad(t, s, oldClient)
-	old.awaitCalls(t, 5)
-	if !refuses(t, s, newClient) {
-		t.Error("an authority that nobody has named lets clients in")
-	}
-	replaceServer(t, s, s.Certs.CA.Issue(t, "localhost"))
-	old.awaitCalls(t, 5)
-	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(s.Certs.CA, next)) })
-	both := startLoad(t, s, newClient)
-	both.awaitCalls(t, 5)
-	replaceServer(t, s, next.Issue(t, "localhost"))
-	old.awaitCalls(t, 5)
-	both.awaitCalls(t, 5)
-	old.stop()
-	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(next)) })
-	if !refuses(t, s, oldClient) {
-		t.Error("the authority that was dropped still lets clients in")
-	}
-	both.awaitCalls(t, 5)
-
-	testBadFiles(t, s, next, both, oldClient)
-	both.stop()
-	for name, l := range map[string]*load{"old": old, "new": both} {
-		certificates := 0
-		l.servedWith.Range(func(any, any) bool { certificates++; return true })
-		if want := map[string]int{"old": 3, "new": 2}[name]; certificates != want {
-			t.Errorf("the %s clients met %d server certificates, want %d", name, certificates, want)
+	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+		s := v.Start(t, testutil.MutualTLS)
+		next := testutil.NewAuthority(t)
+		roots := x509.NewCertPool()
+		roots.AddCert(s.Certs.CA.Cert)
+		roots.AddCert(next.Cert)
+		clientOf := func(cert tls.Certificate) *tls.Config {
+			return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
 		}
-		if n := l.kept.Load(); n != 2 {
-			t.Errorf("the %s clients that keep their connections made %d, want one for each transport", name, n)
+		oldClient, newClient := clientOf(s.Certs.Client), clientOf(next.Issue(t, "client.test"))
+
+		old := startLoad(t, s, oldClient)
+		old.awaitCalls(t, 5)
+		if !refuses(t, s, newClient) {
+			t.Error("an authority that nobody has named lets clients in")
 		}
-	}
+		replaceServer(t, s, s.Certs.CA.Issue(t, "localhost"))
+		old.awaitCalls(t, 5)
+		awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(s.Certs.CA, next)) })
+		both := startLoad(t, s, newClient)
+		both.awaitCalls(t, 5)
+		replaceServer(t, s, next.Issue(t, "localhost"))
+		old.awaitCalls(t, 5)
+		both.awaitCalls(t, 5)
+		old.stop()
+		awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(next)) })
+		if !refuses(t, s, oldClient) {
+			t.Error("the authority that was dropped still lets clients in")
+		}
+		both.awaitCalls(t, 5)
+
+		testBadFiles(t, s, next, both, oldClient)
+		both.stop()
+		for name, l := range map[string]*load{"old": old, "new": both} {
+			certificates := 0
+			l.servedWith.Range(func(any, any) bool { certificates++; return true })
+			if want := map[string]int{"old": 3, "new": 2}[name]; certificates != want {
+				t.Errorf("the %s clients met %d server certificates, want %d", name, certificates, want)
+			}
+			if n := l.kept.Load(); n != 2 {
+				t.Errorf("the %s clients that keep their connections made %d, want one for each transport", name, n)
+			}
+		}
+	})
 }
 
 // testBadFiles puts a bad file of each kind in place under load. Package reload tests what makes a file bad.
@@ -228,16 +229,14 @@ func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l 
 		{"another certificate's key", s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, other))},
 		{"half a client CA", s.Certs.CAFile, intermediate[:len(intermediate)/2]},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			good := content(tc.file)
-			awaitLog(t, s, logRefused, func() { replaceFile(t, tc.file, tc.bad) })
-			l.awaitCalls(t, 5)
-			if !refuses(t, s, untrusted) {
-				t.Error("a client of the dropped authority gets in")
-			}
-			awaitLog(t, s, logGood, func() { replaceFile(t, tc.file, good) })
-			l.awaitCalls(t, 5)
-		})
+		good := content(tc.file)
+		awaitLog(t, s, logRefused, func() { replaceFile(t, tc.file, tc.bad) })
+		l.awaitCalls(t, 5)
+		if !refuses(t, s, untrusted) {
+			t.Errorf("%s: a client of the dropped authority gets in", tc.name)
+		}
+		awaitLog(t, s, logGood, func() { replaceFile(t, tc.file, good) })
+		l.awaitCalls(t, 5)
 	}
 }
 
@@ -262,33 +261,35 @@ func expiry(t *testing.T, s *testutil.Service, certificate string) int64 {
 
 // TestCertificateExpiry: the gauge follows what is in use, and not what is in a file that cannot be used.
 func TestCertificateExpiry(t *testing.T) {
-	s := testutil.Start(t, testutil.MutualTLS)
-	want := func(certificate string, notAfter time.Time) {
-		t.Helper()
-		if got := expiry(t, s, certificate); got != notAfter.Unix() {
-			t.Errorf("%s expires at %d, want %d", certificate, got, notAfter.Unix())
+	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+		s := v.Start(t, testutil.MutualTLS)
+		want := func(certificate string, notAfter time.Time) {
+			t.Helper()
+			if got := expiry(t, s, certificate); got != notAfter.Unix() {
+				t.Errorf("%s expires at %d, want %d", certificate, got, notAfter.Unix())
+			}
 		}
-	}
-	ca := s.Certs.CA
-	want("client_ca", ca.Cert.NotAfter)
-	later := time.Now().Add(30 * 24 * time.Hour)
-	replaceServer(t, s, ca.IssueUntil(t, "localhost", later))
-	want("server", later)
+		ca := s.Certs.CA
+		want("client_ca", ca.Cert.NotAfter)
+		later := time.Now().Add(30 * 24 * time.Hour)
+		replaceServer(t, s, ca.IssueUntil(t, "localhost", later))
+		want("server", later)
 
-	awaitLog(t, s, logRefused, func() {
-		replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", ca.IssueUntil(t, "localhost", later.Add(time.Hour)).Certificate[0]))
+		awaitLog(t, s, logRefused, func() {
+			replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", ca.IssueUntil(t, "localhost", later.Add(time.Hour)).Certificate[0]))
+		})
+		want("server", later)
+
+		// Of a bundle it is the first: whom that authority signed is refused from then on.
+		soon := testutil.NewAuthorityUntil(t, time.Now().Add(time.Minute))
+		awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca, soon)) })
+		want("client_ca", soon.Cert.NotAfter)
+		if !strings.Contains(s.Log.String(), "expires soon") {
+			t.Error("the log does not say that an authority expires within a minute")
+		}
+		awaitLog(t, s, logRefused, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)[:100]) })
+		want("client_ca", soon.Cert.NotAfter)
+		awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)) })
+		want("client_ca", ca.Cert.NotAfter)
 	})
-	want("server", later)
-
-	// Of a bundle it is the first: whom that authority signed is refused from then on.
-	soon := testutil.NewAuthorityUntil(t, time.Now().Add(time.Minute))
-	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca, soon)) })
-	want("client_ca", soon.Cert.NotAfter)
-	if !strings.Contains(s.Log.String(), "expires soon") {
-		t.Error("the log does not say that an authority expires within a minute")
-	}
-	awaitLog(t, s, logRefused, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)[:100]) })
-	want("client_ca", soon.Cert.NotAfter)
-	awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)) })
-	want("client_ca", ca.Cert.NotAfter)
 }
