@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -31,6 +32,8 @@ import (
 
 // collector is an OTLP receiver.
 type collector struct {
+	coltracepb.UnimplementedTraceServiceServer
+
 	url string
 
 	mu       sync.Mutex
@@ -55,6 +58,31 @@ func startCollector(t *testing.T) *collector {
 	t.Cleanup(overHTTP.Close)
 	c.url = overHTTP.URL
 	return c
+}
+
+// Export implements the gRPC service of a collector.
+func (c *collector) Export(ctx context.Context, req *coltracepb.ExportTraceServiceRequest) (*coltracepb.ExportTraceServiceResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	c.add(req, http.Header(md))
+	return &coltracepb.ExportTraceServiceResponse{}, nil
+}
+
+// serveGRPC makes c a collector over gRPC instead.
+func (c *collector) serveGRPC(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	coltracepb.RegisterTraceServiceServer(s, c)
+	var served sync.WaitGroup
+	served.Go(func() { _ = s.Serve(l) })
+	t.Cleanup(func() {
+		s.Stop()
+		served.Wait()
+	})
+	c.url = "http://" + l.Addr().String()
 }
 
 func (c *collector) add(req *coltracepb.ExportTraceServiceRequest, headers http.Header) {
@@ -359,6 +387,25 @@ func TestTraceCollectorGone(t *testing.T) {
 	}
 	if strings.Contains(s.stderr.String(), "planted") {
 		t.Error("the collector's answer is in the log")
+	}
+}
+
+// TestTracesOverGRPC checks that spans reach a collector over gRPC, with its headers.
+func TestTracesOverGRPC(t *testing.T) {
+	t.Parallel()
+	c := &collector{}
+	c.serveGRPC(t)
+	s := invocation{env: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.url, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_HEADERS=x-collector-key=planted-key"}}.startServe(t, startAtlas(t))
+	if got := rest(t, http.MethodPost, s.http, "Authorization", "JWT "+s.atlas.Org(0).JWT()); got.token() == "" {
+		t.Errorf("%+v", got)
+	}
+	s.signal(t, syscall.SIGTERM)
+	s.awaitEnd(t)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.find(t, "of the call", func(s *tracepb.Span) bool { return s.GetName() == rpcName })
+	if got := c.headers["x-collector-key"]; !slices.Equal(got, []string{"planted-key"}) || strings.Contains(s.stderr.String(), "planted") {
+		t.Errorf("the collector's own header: %q; log:\n%s", got, s.stderr)
 	}
 }
 

@@ -26,7 +26,7 @@ import (
 // hangups. It calls started once the addresses are bound. There must be no Errors.
 func (s *Setup) Serve(ctx context.Context, hangups <-chan os.Signal, started func(*server.Server)) error {
 	routeGRPCLog(s.log)
-	stopSVID, err := s.awaitSVID(ctx)
+	stopSVID, err := s.awaitSVID(ctx, maxSVIDWait)
 	defer stopSVID()
 	if err != nil || ctx.Err() != nil { // which is not an error
 		return err

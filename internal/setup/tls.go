@@ -78,12 +78,13 @@ func (s *Setup) openSPIFFE() {
 	s.Config.TLS = server.TLS{Certificate: s.svid.Certificate, ClientCAs: s.svid.ClientCAs, CheckClient: s.svid.CheckClient}
 }
 
-// firstSVID is how long a start waits for the agent, which may have been started at the same time and may hear of a new workload
+// maxSVIDWait is how long a start waits for the agent, which may have been started at the same time and may hear of a new workload
 // only every few seconds. Platforms wait longer for a service to start, so the reason is the last thing that they see.
-const firstSVID = 20 * time.Second
+const maxSVIDWait = 20 * time.Second
 
-// awaitSVID watches the agent until stop, if there is one, and returns once it has given an SVID or ctx is done.
-func (s *Setup) awaitSVID(ctx context.Context) (stop func(), err error) {
+// awaitSVID watches the agent until stop, if there is one, and returns once it has given an SVID, or ctx is done. That it gives
+// none within maxWait is an error.
+func (s *Setup) awaitSVID(ctx context.Context, maxWait time.Duration) (stop func(), err error) {
 	if s.svid == nil {
 		return func() {}, nil
 	}
@@ -95,10 +96,10 @@ func (s *Setup) awaitSVID(ctx context.Context) (stop func(), err error) {
 		watched.Wait()
 	}
 	s.notify("STATUS=Waiting for an X.509-SVID from the SPIFFE agent.")
-	waiting, cancel := context.WithTimeout(ctx, firstSVID)
+	waiting, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
 	if err := s.svid.Await(waiting); err != nil && ctx.Err() == nil {
-		return stop, fmt.Errorf("%s: no X.509-SVID within %v: %w. %s", spiffeFlag, firstSVID, err, AgentRemedy(err))
+		return stop, fmt.Errorf("%s: no X.509-SVID within %v: %w. %s", spiffeFlag, maxWait, err, AgentRemedy(err))
 	}
 	return stop, nil
 }
