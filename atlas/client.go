@@ -23,8 +23,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,7 +33,8 @@ import (
 )
 
 const (
-	modulePath = "github.com/ForstaLabs/ephemeral-token-service"
+	modulePath       = "github.com/ForstaLabs/ephemeral-token-service"
+	defaultUserAgent = "ephemeral-token-service (+https://" + modulePath + ")"
 
 	defaultTimeout  = 10 * time.Second
 	defaultMaxConns = 128
@@ -96,7 +95,7 @@ type Config struct {
 	// host that does not answer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// UserAgent is the User-Agent header, in printable ASCII; "" means the name and version of this module.
+	// UserAgent is the User-Agent header, in printable ASCII; "" means the name of this module.
 	UserAgent string
 }
 
@@ -114,7 +113,8 @@ type Client struct {
 
 // New returns a Client, or all that is wrong with the configuration, joined. It does not connect.
 //
-// An HTTPS proxy is taken from the environment, as [http.ProxyFromEnvironment] describes.
+// An HTTPS proxy is taken from the environment, as [http.ProxyFromEnvironment] describes. The caller has to check that it
+// is one that net/http can use.
 func New(config Config) (*Client, error) {
 	baseURL, err := parseBaseURL(config.BaseURL)
 	errs := []error{err}
@@ -127,16 +127,13 @@ func New(config Config) (*Client, error) {
 	if strings.ContainsFunc(config.UserAgent, func(r rune) bool { return r < ' ' || r > '~' }) {
 		errs = append(errs, errors.New("UserAgent has characters that a header cannot carry: give printable ASCII"))
 	}
-	if err == nil {
-		errs = append(errs, checkProxy(baseURL))
-	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 
 	c := &Client{
 		targets:   map[string]*url.URL{},
-		userAgent: []string{cmp.Or(config.UserAgent, defaultUserAgent())},
+		userAgent: []string{cmp.Or(config.UserAgent, defaultUserAgent)},
 		timeout:   cmp.Or(config.Timeout, defaultTimeout),
 		maxConns:  cmp.Or(config.MaxConns, defaultMaxConns),
 		tracing:   newTracing(config, baseURL),
@@ -170,7 +167,7 @@ func (c *Client) newTransport(roots *x509.CertPool, certificate *tls.Certificate
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		OnProxyConnectResponse: checkProxyAnswer,
-		DialContext:            metered(c.dial),
+		DialContext:            c.dial,
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    handshakeTimeout,
 		MaxConnsPerHost:        c.maxConns,
@@ -245,35 +242,10 @@ func parseBaseURL(s string) (*url.URL, error) {
 	return u, errors.Join(errs...)
 }
 
-// checkProxy finds a proxy that cannot be used while somebody is looking: net/http reads the environment once for the
-// life of the process. It cannot find a variable that is no URL at all, which net/http ignores.
-func checkProxy(target *url.URL) error {
-	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: target})
-	if err == nil && proxy == nil {
-		return nil
-	}
-	if err != nil || proxy.Host == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, proxy.Scheme) {
-		return errors.New("HTTPS_PROXY is not a proxy's URL: give one such as http://proxy.internal:3128, or unset it")
-	}
-	return nil
-}
-
 // checkProxyAnswer refuses in our words: those of net/http would be the proxy's reason phrase.
 func checkProxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode != http.StatusOK {
 		return proxyError(answer.StatusCode)
 	}
 	return nil
-}
-
-func defaultUserAgent() string {
-	version := "devel"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range append(info.Deps, &info.Main) {
-			if m.Path == modulePath && strings.HasPrefix(m.Version, "v") {
-				version = m.Version
-			}
-		}
-	}
-	return "ephemeral-token-service/" + version + " (+https://" + modulePath + ")"
 }

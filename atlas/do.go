@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -160,9 +161,6 @@ func (a *attempt) newRequest(r request) (*http.Request, error) {
 // written to.
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	a.sent.Store(true)
-	if m := meterOf(info.Conn); m != nil {
-		m.allow()
-	}
 	if !a.idempotent && a.wrote.Load() && info.Conn != a.conn {
 		a.repeats.Store(true)
 		a.cancel() // net/http's HTTP/2 looks at the context before it writes
@@ -180,11 +178,36 @@ func (a *attempt) checkStatus(resp *http.Response, any2xx bool) error {
 	case code >= 300 && code <= 399:
 		return a.error(KindRedirect, errRedirect)
 	case code >= 400:
-		a.retryAfter, _ = parseRetryAfter(resp.Header.Get("Retry-After"), a.client.now())
+		a.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), a.client.now())
 		return a.error(KindStatus, statusError(code))
 	default:
 		return a.error(KindInvalidResponse, errStatus)
 	}
+}
+
+// A Retry-After is clamped to these: never so soon that it is no wait, never so long that one wrong header stops a caller
+// for a day.
+const (
+	minRetryAfter = time.Second
+	maxRetryAfter = 5 * time.Minute
+)
+
+// parseRetryAfter returns how long a Retry-After header asks to wait from now on (RFC 9110 section 10.2.3), 0 if the value
+// is neither a number of seconds nor a date.
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	wait := maxRetryAfter
+	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil {
+		if seconds < uint64(maxRetryAfter/time.Second) {
+			wait = time.Duration(seconds) * time.Second
+		}
+	} else if !errors.Is(err, strconv.ErrRange) {
+		at, err := http.ParseTime(value)
+		if err != nil {
+			return 0
+		}
+		wait = at.Sub(now)
+	}
+	return min(max(wait, minRetryAfter), maxRetryAfter)
 }
 
 // drain reads the rest of a small body, so that the connection can be used again. What the operation returns is settled

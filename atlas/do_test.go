@@ -64,12 +64,6 @@ func TestRequestOnTheWire(t *testing.T) {
 	}
 }
 
-func TestDefaultUserAgent(t *testing.T) {
-	if got, want := defaultUserAgent(), "ephemeral-token-service/devel (+https://github.com/ForstaLabs/ephemeral-token-service)"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
 // do carries a JSON body and no credential, as a login will.
 func TestDoWithBody(t *testing.T) {
 	for _, http2 := range []bool{false, true} {

@@ -3,13 +3,10 @@ package atlas
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 )
@@ -45,35 +42,5 @@ func TestClassify(t *testing.T) {
 			t.Errorf("%v: got %v, %q, want %v, %q", tc.err, kind, cause, tc.kind, tc.text)
 		}
 		outcomeOf(t, OpCreate, &Error{Op: OpCreate, Kind: kind, Err: cause})
-	}
-}
-
-// net/http reads the proxy variables once for a process, so a mistake in them needs a process of its own.
-func TestProxyEnvironment(t *testing.T) {
-	const child = "child"
-	if flag.Arg(0) == child {
-		_, err := New(Config{BaseURL: "https://atlas.example"})
-		t.Log("New: ", err)
-		return
-	}
-	for value, valid := range map[string]bool{
-		"proxy.example:3128":                true,
-		"http://user:planted@proxy.example": true,
-		"ftp://user:planted@proxy.example":  false,
-		"user:planted@%zz":                  false,
-	} {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^TestProxyEnvironment$", child)
-		cmd.Env = append(cmd.Environ(), "HTTPS_PROXY="+value, "https_proxy=", "NO_PROXY=", "no_proxy=", "GORACE=atexit_sleep_ms=0")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		want := "New:  <nil>"
-		if !valid {
-			want = "New:  HTTPS_PROXY is not a proxy's URL"
-		}
-		if text := string(out); !strings.Contains(text, want) || strings.Contains(text, "planted") {
-			t.Errorf("HTTPS_PROXY=%s: got %s", value, text)
-		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,6 +80,9 @@ func (s *Setup) newAtlas(cfg atlas.Config) error {
 // ProxySetting is the name under which a wrong proxy is reported.
 const ProxySetting = "HTTPS_PROXY"
 
+// proxySchemes are those that net/http connects to.
+var proxySchemes = []string{"http", "https", "socks5", "socks5h"}
+
 // checkProxy reports a proxy that net/http would silently ignore, calling Atlas without it. The value may have a password in it,
 // so it is not repeated.
 func (s *Setup) checkProxy() {
@@ -90,7 +94,7 @@ func (s *Setup) checkProxy() {
 		if !strings.Contains(value, "://") {
 			value = "http://" + value // net/http takes host:port as well
 		}
-		if proxy, err := url.Parse(value); err != nil || proxy.Host == "" {
+		if proxy, err := url.Parse(value); err != nil || proxy.Host == "" || !slices.Contains(proxySchemes, proxy.Scheme) {
 			s.Errors = append(s.Errors, &config.Error{Field: ProxySetting, Err: fmt.Errorf("it is not the URL of a proxy: set one such as http://proxy.internal:3128, or unset it")})
 		}
 	}
