@@ -14,7 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// http1 writes an answer as it goes over the wire. Its reason phrase and one header hold planted secrets.
+// http1 writes an answer as it goes over the wire. Its reason phrase and one header hold planted
+// secrets.
 func http1(status int, header, body string) string {
 	return fmt.Sprintf("HTTP/1.1 %d %s\r\nX-Planted: %s\r\nContent-Length: %d\r\n%s\r\n%s",
 		status, plantedToken, plantedOther, len(body), header, body)

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Claims are claims of a JWT. Only Atlas can verify them, so trust them only if Atlas has just issued or accepted the JWT.
+// Claims are claims of a JWT. Only Atlas can verify them, so trust them only if Atlas has just
+// issued or accepted the JWT.
 type Claims struct {
 	OrgID  string    // UUID
 	Expiry time.Time // exp; zero if absent

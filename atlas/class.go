@@ -13,21 +13,23 @@ type Class int
 const (
 	// ClassOK: there is no error.
 	ClassOK Class = iota
-	// ClassOutage: the trouble is Atlas's or the network's, and says nothing about the request: 5xx, a timeout, a
-	// connection that failed.
+	// ClassOutage: the trouble is Atlas's or the network's, and says nothing about the request:
+	// 5xx, a timeout, a connection that failed.
 	ClassOutage
-	// ClassHeldBack: Atlas was not asked, because it is down or has too many calls (package resilient).
+	// ClassHeldBack: Atlas was not asked, because it is down or has too many calls (package
+	// resilient).
 	ClassHeldBack
 	// ClassThrottled: Atlas answered 429.
 	ClassThrottled
-	// ClassUnauthorized: Atlas refuses the credential: 401, and for a login or refresh also 400 and 403.
+	// ClassUnauthorized: Atlas refuses the credential: 401, and for a login or refresh also 400 and
+	// 403.
 	ClassUnauthorized
 	// ClassForbidden: Atlas answered 403: it knows the credential, and does not let it do this.
 	ClassForbidden
 	// ClassRejected: Atlas answered with another 4xx.
 	ClassRejected
-	// ClassBroken: something other than Atlas's API answered, and an operator has to look: a certificate that is not
-	// valid, a redirect, an answer that breaks the contract.
+	// ClassBroken: something other than Atlas's API answered, and an operator has to look: a
+	// certificate that is not valid, a redirect, an answer that breaks the contract.
 	ClassBroken
 	// ClassCanceled: the caller's context ended.
 	ClassCanceled
@@ -84,8 +86,8 @@ func classOfStatus(e *Error) Class {
 // statusClientClosed is how proxies log a request whose client left; some answer with it.
 const statusClientClosed = 499
 
-// OutcomeUnknown reports whether the operation is a delete that was sent and may have taken effect: no answer came, or one
-// that does not say.
+// OutcomeUnknown reports whether the operation is a delete that was sent and may have taken effect:
+// no answer came, or one that does not say.
 func (e *Error) OutcomeUnknown() bool {
 	if e.Op != OpDelete || !e.Sent {
 		return false
@@ -106,8 +108,9 @@ func (e *Error) OutcomeUnknown() bool {
 
 type profileKey struct{}
 
-// WithProfile returns a context for operations of one of the service's own identities. [WithReLogin] and a [TokenSource]
-// use it, so that what stands before a Client can tell identities apart.
+// WithProfile returns a context for operations of one of the service's own identities.
+// [WithReLogin] and a [TokenSource] use it, so that what stands before a Client can tell identities
+// apart.
 func WithProfile(ctx context.Context, profile string) context.Context {
 	return context.WithValue(ctx, profileKey{}, profile)
 }

@@ -1,16 +1,19 @@
-// Package atlas is a client of Forsta's Atlas API: it creates and deletes an org's ephemeral user token, over HTTPS.
+// Package atlas is a client of Forsta's Atlas API: it creates and deletes an org's ephemeral user
+// token, over HTTPS.
 //
-// A [Client] makes exactly one attempt per call, and keeps nothing between calls but connections; only if a connection that
-// was kept turns out to be closed, or HTTP/2 refuses a stream, net/http takes another. Retrying, sharing and caching are for
-// its callers. It validates every part of an answer, and connects to no host but the configured one. Every
-// failure is an [*Error] that says why it failed, and whether Atlas may have received the request.
+// A [Client] makes exactly one attempt per call, and keeps nothing between calls but connections;
+// only if a connection that was kept turns out to be closed, or HTTP/2 refuses a stream, net/http
+// takes another. Retrying, sharing and caching are for its callers. It validates every part of an
+// answer, and connects to no host but the configured one. Every failure is an [*Error] that says
+// why it failed, and whether Atlas may have received the request.
 //
 // A [TokenSource] has the JWT of one Atlas user: it logs in, and refreshes the JWT.
 //
-// The package imports nothing else of this module, reads no environment variables but those for proxies that net/http
-// reads, and logs nothing. But net/http does: when a server sends unexpected bytes on an idle HTTP/1.1 connection,
-// Transport writes them to the standard log package, and has no setting against it. A program that must not log any part
-// of an answer can give [log.SetOutput] a writer that discards everything.
+// The package imports nothing else of this module, reads no environment variables but those for
+// proxies that net/http reads, and logs nothing. But net/http does: when a server sends unexpected
+// bytes on an idle HTTP/1.1 connection, Transport writes them to the standard log package, and has
+// no setting against it. A program that must not log any part of an answer can give [log.SetOutput]
+// a writer that discards everything.
 package atlas
 
 import (
@@ -39,18 +42,19 @@ const (
 	defaultTimeout  = 10 * time.Second
 	defaultMaxConns = 128
 
-	// Dialing and the handshake each fail well within the default cap, so that a host that swallows packets is told
-	// apart from a slow Atlas. A dial needs no more: net.Dialer tries IPv4 300 ms after an IPv6 that does not answer
-	// (RFC 8305, Happy Eyeballs).
+	// Dialing and the handshake each fail well within the default cap, so that a host that swallows
+	// packets can be told from a slow Atlas. A dial needs no more: net.Dialer tries IPv4 300 ms
+	// after an IPv6 that does not answer (RFC 8305, Happy Eyeballs).
 	dialTimeout      = 4 * time.Second
 	handshakeTimeout = 4 * time.Second
 
-	// Load balancers close an idle connection after 60 s or more. We close ours first, because a DELETE that meets a
-	// connection as it closes has an unknown outcome.
+	// Load balancers close an idle connection after 60 s or more. We close ours first, because a
+	// DELETE that meets a connection as it closes has an unknown outcome.
 	idleTimeout = 50 * time.Second
 
-	// A connection on which nothing arrives for the first is pinged, and given up after the second: a dead one is
-	// noticed within a call's cap instead of after TCP's quarter of an hour (golang.org/issue/31643).
+	// A connection on which nothing arrives for the first is pinged, and given up after the second:
+	// a dead one is noticed within a call's cap instead of after TCP's quarter of an hour
+	// (golang.org/issue/31643).
 	pingAfter   = 5 * time.Second
 	pingTimeout = 3 * time.Second
 
@@ -66,40 +70,44 @@ const (
 
 // Config says how to reach Atlas.
 type Config struct {
-	// BaseURL is where Atlas's API begins, such as "https://atlas.forsta.io/v1". It is https only and has no user,
-	// query or fragment; slashes at its end are dropped. Required.
+	// BaseURL is where Atlas's API begins, such as "https://atlas.forsta.io/v1". It is https only
+	// and has no user, query or fragment; slashes at its end are dropped. Required.
 	BaseURL string
 
 	// RootCAs are the certificate authorities to trust; nil means the system's.
 	RootCAs *x509.CertPool
 
-	// Certificate is the client certificate, for a server that requests one, such as a proxy in front of Atlas; nil: none.
+	// Certificate is the client certificate, for a server that requests one, such as a proxy in
+	// front of Atlas; nil: none.
 	Certificate *tls.Certificate
 
-	// Timeout is the longest that one operation may take, connecting included; 0 means 10 seconds. A caller's earlier
-	// deadline goes before it.
+	// Timeout is the longest that one operation may take, connecting included; 0 means 10 seconds.
+	// A caller's earlier deadline goes before it.
 	Timeout time.Duration
 
-	// MaxConns is how many connections to Atlas are open at once, and how many are kept when idle; 0 means 128. Calls
-	// beyond them wait. It bounds HTTP/1.1, where a call occupies a connection. Over HTTP/2 calls share one, and
-	// net/http opens another whenever Atlas's limit of concurrent streams is reached.
+	// MaxConns is how many connections to Atlas are open at once, and how many are kept when idle;
+	// 0 means 128. Calls beyond them wait. It bounds HTTP/1.1, where a call occupies a connection.
+	// Over HTTP/2 calls share one, and net/http opens another whenever Atlas's limit of concurrent
+	// streams is reached.
 	MaxConns int
 
 	// Tracer makes a span of each request; nil: there are none.
 	Tracer trace.TracerProvider
 
-	// Propagator tells Atlas of the span, in headers; nil means W3C Trace Context. Without a Tracer it is not used.
+	// Propagator tells Atlas of the span, in headers; nil means W3C Trace Context. Without a Tracer
+	// it is not used.
 	Propagator propagation.TextMapPropagator
 
-	// DialContext connects to Atlas, or to the proxy in front of it; nil means a net.Dialer. It has to give up by itself a
-	// host that does not answer.
+	// DialContext connects to Atlas, or to the proxy in front of it; nil means a net.Dialer. It has
+	// to give up by itself a host that does not answer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// UserAgent is the User-Agent header, in printable ASCII; "" means the name of this module.
 	UserAgent string
 }
 
-// Client calls Atlas. It is safe for concurrent use; make one and share it, because it owns a pool of connections.
+// Client calls Atlas. It is safe for concurrent use; make one and share it, because it owns a pool
+// of connections.
 type Client struct {
 	targets   map[string]*url.URL // by the path that follows Config.BaseURL
 	userAgent []string            // the one value of the header
@@ -113,8 +121,8 @@ type Client struct {
 
 // New returns a Client, or all that is wrong with the configuration, joined. It does not connect.
 //
-// An HTTPS proxy is taken from the environment, as [http.ProxyFromEnvironment] describes. The caller has to check that it
-// is one that net/http can use.
+// An HTTPS proxy is taken from the environment, as [http.ProxyFromEnvironment] describes. The
+// caller has to check that it is one that net/http can use.
 func New(config Config) (*Client, error) {
 	baseURL, err := parseBaseURL(config.BaseURL)
 	errs := []error{err}
@@ -152,8 +160,8 @@ func New(config Config) (*Client, error) {
 	return c, nil
 }
 
-// SetTLS replaces Config's RootCAs and Certificate. Calls in progress finish on their connections. Later calls make new
-// ones, so a certificate is not trusted longer than its authority.
+// SetTLS replaces Config's RootCAs and Certificate. Calls in progress finish on their connections.
+// Later calls make new ones, so a certificate is not trusted longer than its authority.
 func (c *Client) SetTLS(roots *x509.CertPool, certificate *tls.Certificate) {
 	old := c.transport.Swap(c.newTransport(roots, certificate))
 	old.CloseIdleConnections() // those in use close as they become idle
@@ -179,15 +187,16 @@ func (c *Client) newTransport(roots *x509.CertPool, certificate *tls.Certificate
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: pingAfter,
 			PingTimeout:     pingTimeout,
-			// Flow control: an answer that we would refuse for its size is not buffered either. The default is 4 MiB
-			// for each call in progress.
+			// Flow control: an answer that we would refuse for its size is not buffered either. The
+			// default is 4 MiB for each call in progress.
 			MaxReceiveBufferPerStream: maxBodyBytes,
 		},
 	}
 }
 
-// CreateEphemeralToken returns the current ephemeral user token of the org in the JWT, which Atlas makes if there is
-// none. Calling it twice gives the same token until it is deleted, so it is safe to repeat.
+// CreateEphemeralToken returns the current ephemeral user token of the org in the JWT, which Atlas
+// makes if there is none. Calling it twice gives the same token until it is deleted, so it is safe
+// to repeat.
 //
 // Every error is an [*Error].
 func (c *Client) CreateEphemeralToken(ctx context.Context, jwt JWT) (Token, error) {
@@ -195,11 +204,11 @@ func (c *Client) CreateEphemeralToken(ctx context.Context, jwt JWT) (Token, erro
 	return do(ctx, c, r, decodeToken)
 }
 
-// DeleteEphemeralToken unsets the ephemeral user token of the org in the JWT. Any 2xx is success: what was asked for is
-// done, whatever the answer's body says.
+// DeleteEphemeralToken unsets the ephemeral user token of the org in the JWT. Any 2xx is success:
+// what was asked for is done, whatever the answer's body says.
 //
-// Every error is an [*Error]. It is safe to repeat only if the request was not sent ([Error.Sent]): a late repeat could
-// delete a token that somebody created in between.
+// Every error is an [*Error]. It is safe to repeat only if the request was not sent ([Error.Sent]):
+// a late repeat could delete a token that was created in between.
 func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt JWT) error {
 	r := request{op: OpDelete, method: http.MethodDelete, path: pathToken, jwt: &jwt}
 	_, err := do[struct{}](ctx, c, r, nil)

@@ -2,12 +2,13 @@ package atlas
 
 import "time"
 
-// Clock is a TokenSource's clock. The zero Clock is the system's; tests have one that they can move.
+// Clock is a TokenSource's clock. The zero Clock is the system's; tests have one that they can
+// move.
 type Clock struct {
 	// Now is time.Now.
 	Now func() time.Time
-	// AfterFunc is time.AfterFunc: it runs f once, in another goroutine, after d. The function that it returns keeps f
-	// from running, if it has not begun.
+	// AfterFunc is time.AfterFunc: it runs f once, in another goroutine, after d. The function that
+	// it returns keeps f from running, if it has not begun.
 	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 }
 

@@ -106,7 +106,8 @@ func TestMaxConns(t *testing.T) {
 	}
 }
 
-// When Atlas's limit of concurrent streams is reached, calls get another connection, even beyond MaxConns.
+// When Atlas's limit of concurrent streams is reached, calls get another connection, even beyond
+// MaxConns.
 func TestStreamLimitOfAtlas(t *testing.T) {
 	const calls = 6
 	var inside sync.WaitGroup

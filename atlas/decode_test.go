@@ -83,8 +83,8 @@ func TestDecodeToken(t *testing.T) {
 	}
 }
 
-// FuzzDecodeToken checks that a token that is taken is one by the rules and by a second decoder, and that an error is
-// one of the fixed ones, which can hold nothing of the body.
+// FuzzDecodeToken checks that a token that is taken is one by the rules and by a second decoder,
+// and that an error is one of the fixed ones, which can hold nothing of the body.
 func FuzzDecodeToken(f *testing.F) {
 	for _, s := range []string{
 		`{"token":"abc"}`, `{"token":"abc","token":"def"}`, `{"Token":"abc"}`, `{"\u0074oken":"a"}`, `{"token":null}`, `{}`,
@@ -130,7 +130,8 @@ func FuzzDecodeToken(f *testing.F) {
 	})
 }
 
-// decodeStrictly is a second opinion: it walks the tokens of the whole answer and knows nothing of the first.
+// decodeStrictly is a second opinion: it walks the tokens of the whole answer and knows nothing of
+// the first.
 func decodeStrictly(body []byte) (token string, valid bool) {
 	if !utf8.Valid(body) {
 		return "", false

@@ -22,8 +22,8 @@ const (
 	// maxBodyBytes bounds an answer after decompression, against endless bodies and gzip bombs.
 	maxBodyBytes = 64 << 10
 
-	// The body of an answer that nobody needs is read to its end if it takes no more than this, because net/http reuses
-	// an HTTP/1.1 connection only then.
+	// The body of an answer that is not needed is read to its end if it takes no more than this,
+	// because net/http reuses an HTTP/1.1 connection only then.
 	drainBytes = 16 << 10
 	drainTime  = 50 * time.Millisecond
 )
@@ -39,8 +39,8 @@ type request struct {
 	idempotent bool // doing it twice is the same as doing it once
 }
 
-// do makes one request and returns what decode makes of the body of its answer, a 200 or 201 with JSON in it. A nil
-// decode takes any 2xx and ignores the body. Every error is an [*Error].
+// do makes one request and returns what decode makes of the body of its answer, a 200 or 201 with
+// JSON in it. A nil decode takes any 2xx and ignores the body. Every error is an [*Error].
 func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T, error)) (answer T, err error) {
 	a := &attempt{client: c, caller: ctx, op: r.op, idempotent: r.idempotent}
 	if c.tracing != nil {
@@ -55,8 +55,9 @@ func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T
 	if err != nil {
 		return answer, err
 	}
-	// The transport itself, not an http.Client. All that a Client adds must not happen here: it follows redirects, and
-	// even when told not to it parses a Location, with an error that quotes it.
+	// The transport itself, not an http.Client. All that a Client adds must not happen here: it
+	// follows redirects, and even when told not to it parses a Location, with an error that quotes
+	// it.
 	resp, err := c.transport.Load().RoundTrip(req)
 	if err != nil {
 		return answer, a.failed(err)
@@ -110,8 +111,9 @@ type attempt struct {
 }
 
 func (a *attempt) newRequest(r request) (*http.Request, error) {
-	// http.NoBody rather than a body of no bytes: a POST then says Content-Length: 0, and net/http may move the request
-	// to another connection when HTTP/2 guarantees that it was not processed (RFC 9113 section 8.7).
+	// http.NoBody rather than a body of no bytes: a POST then says Content-Length: 0, and net/http
+	// may move the request to another connection when HTTP/2 guarantees that it was not processed
+	// (RFC 9113 section 8.7).
 	var body io.Reader = http.NoBody
 	if r.body != nil {
 		encoded, err := json.Marshal(r.body)
@@ -130,7 +132,7 @@ func (a *attempt) newRequest(r request) (*http.Request, error) {
 		return nil, a.error(KindUnreachable, errRequest)
 	}
 	req.URL, req.Host = target, target.Host
-	// The lists are the same for all requests. Nobody changes them: inject adds its own.
+	// The lists are shared by all requests and never changed: inject adds its own.
 	req.Header = http.Header{
 		"Accept":       mediaTypes,
 		"Content-Type": mediaTypes, // without a body too, as Atlas's own clients do
@@ -138,8 +140,9 @@ func (a *attempt) newRequest(r request) (*http.Request, error) {
 	}
 	a.client.tracing.inject(a.ctx, req.Header)
 	if r.idempotent {
-		// Named and without a value, it is not sent, and tells net/http that it may repeat the request when a connection
-		// that was kept open turns out to be closed. So nobody sees an error of that.
+		// Named and without a value, it is not sent, and tells net/http that it may repeat the
+		// request when a connection that was kept open turns out to be closed, which callers then
+		// do not see.
 		req.Header["Idempotency-Key"] = nil
 	}
 	if r.jwt != nil {
@@ -151,14 +154,16 @@ func (a *attempt) newRequest(r request) (*http.Request, error) {
 	return req, nil
 }
 
-// gotConn is called with a connection that is ready for the request, before any of the request is written to it. So a
-// request that never got here was not sent: look-up, dial, proxy and TLS handshake all come first.
+// gotConn is called with a connection that is ready for the request, before any of the request is
+// written to it. So a request that never got here was not sent: look-up, dial, proxy and TLS
+// handshake all come first.
 //
-// It is called again when net/http repeats the request of its own accord. Over HTTP/1.1 it does so only for one that is
-// idempotent, when a connection that was kept turns out to be closed. Over HTTP/2 it does so if the peer guarantees that it
-// did not process the stream, but also after a reset with PROTOCOL_ERROR, which guarantees nothing (golang.org/issue/47635).
-// After such a reset it takes another connection. So a request that is not idempotent stays on the connection that it was
-// written to.
+// It is called again when net/http repeats the request of its own accord. Over HTTP/1.1 it does so
+// only for one that is idempotent, when a connection that was kept turns out to be closed. Over
+// HTTP/2 it does so if the peer guarantees that it did not process the stream, but also after a
+// reset with PROTOCOL_ERROR, which guarantees nothing (golang.org/issue/47635). After such a reset
+// it takes another connection. So a request that is not idempotent stays on the connection that it
+// was written to.
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	a.sent.Store(true)
 	if !a.idempotent && a.wrote.Load() && info.Conn != a.conn {
@@ -185,15 +190,15 @@ func (a *attempt) checkStatus(resp *http.Response, any2xx bool) error {
 	}
 }
 
-// A Retry-After is clamped to these: never so soon that it is no wait, never so long that one wrong header stops a caller
-// for a day.
+// A Retry-After is clamped to these: never so soon that it is no wait, never so long that one wrong
+// header stops a caller for a day.
 const (
 	minRetryAfter = time.Second
 	maxRetryAfter = 5 * time.Minute
 )
 
-// parseRetryAfter returns how long a Retry-After header asks to wait from now on (RFC 9110 section 10.2.3), 0 if the value
-// is neither a number of seconds nor a date.
+// parseRetryAfter returns how long a Retry-After header asks to wait from now on (RFC 9110 section
+// 10.2.3), 0 if the value is neither a number of seconds nor a date.
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	wait := maxRetryAfter
 	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil {
@@ -210,8 +215,9 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 	return min(max(wait, minRetryAfter), maxRetryAfter)
 }
 
-// drain reads the rest of a small body, so that the connection can be used again. What the operation returns is settled
-// by then, so it waits for drainTime at most, and what fails costs a connection and nothing else.
+// drain reads the rest of a small body, so that the connection can be used again. What the
+// operation returns is settled by then, so it waits for drainTime at most, and what fails costs a
+// connection and nothing else.
 func (a *attempt) drain(resp *http.Response) {
 	if resp.StatusCode < 200 || resp.ContentLength > drainBytes {
 		return // 101 Switching Protocols has a body that never ends
@@ -253,8 +259,8 @@ func isJSON(contentType string) bool {
 	return err == nil && parsed == mediaType
 }
 
-// isToken68 reports whether s is a credential as RFC 9110 section 11.2 writes one. It includes each JWT, and nothing
-// that could end a header line.
+// isToken68 reports whether s is a credential as RFC 9110 section 11.2 writes one. It includes each
+// JWT, and nothing that could end a header line.
 func isToken68[T string | []byte](s T) bool {
 	n := len(s)
 	for n > 0 && s[n-1] == '=' {

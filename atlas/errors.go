@@ -33,15 +33,16 @@ type Kind int
 
 // The kinds. The zero Kind is none of them.
 const (
-	// KindUnreachable: no complete HTTP answer came, because of the network or of the protocol, such as a name that is
-	// not found, a connection refused or reset, headers too large, a body cut short.
+	// KindUnreachable: no complete HTTP answer came, because of the network or of the protocol,
+	// such as a name that is not found, a connection refused or reset, headers too large, a body
+	// cut short.
 	KindUnreachable Kind = iota + 1
 	// KindTLS: the other side's certificate or TLS is not acceptable. Trying again does not help.
 	KindTLS
 	// KindTimeout: no complete answer came within [Config.Timeout].
 	KindTimeout
-	// KindCanceled: the caller's context ended. errors.Is finds context.Canceled or context.DeadlineExceeded; it does
-	// so in no error of another kind.
+	// KindCanceled: the caller's context ended. errors.Is finds context.Canceled or
+	// context.DeadlineExceeded; it does so in no error of another kind.
 	KindCanceled
 	// KindStatus: Atlas answered with an error status, 400 or above.
 	KindStatus
@@ -51,11 +52,11 @@ const (
 	KindInvalidResponse
 	// KindInvalidCredential: the JWT has characters that no JWT has. It was not sent.
 	KindInvalidCredential
-	// KindUnavailable: Atlas was not asked, because too many of the calls just before have failed. No Client says so by
-	// itself, but what stands before one does: package resilient.
+	// KindUnavailable: Atlas was not asked, because too many of the calls just before have failed.
+	// No Client says so by itself, but what stands before one does: package resilient.
 	KindUnavailable
-	// KindOverloaded: Atlas was not asked, because it has as many calls as it can do in good time. As for the kind before,
-	// no Client says so by itself.
+	// KindOverloaded: Atlas was not asked, because it has as many calls as it can do in good time.
+	// As for the kind before, no Client says so by itself.
 	KindOverloaded
 )
 
@@ -80,8 +81,8 @@ func (k Kind) String() string {
 	return "Kind(" + strconv.Itoa(int(k)) + ")"
 }
 
-// Error is why an operation failed. It holds no JWT and no token, and nothing from the body or the header values of an
-// answer, so it can be logged as it is.
+// Error is why an operation failed. It holds no JWT and no token, and nothing from the body or the
+// header values of an answer, so it can be logged as it is.
 type Error struct {
 	// Op is the operation that failed.
 	Op Operation
@@ -89,16 +90,16 @@ type Error struct {
 	// Kind is why.
 	Kind Kind
 
-	// StatusCode is the HTTP status of Atlas's answer, 0 if none came. It is there even if the rest of the answer was
-	// no use.
+	// StatusCode is the HTTP status of Atlas's answer, 0 if none came. It is there even if the rest
+	// of the answer was not valid.
 	StatusCode int
 
-	// RetryAfter is how long to wait, 0 if nobody said. With KindStatus it is what Atlas asked for, within 1 second to 5
-	// minutes; with KindUnavailable, until Atlas is asked again.
+	// RetryAfter is how long to wait, 0 if unknown. With KindStatus it is what Atlas asked for,
+	// within 1 second to 5 minutes; with KindUnavailable, until Atlas is asked again.
 	RetryAfter time.Duration
 
-	// Sent is whether the request may have reached Atlas. It is false only if it provably did not: then nothing
-	// happened there, and any operation can be repeated.
+	// Sent is whether the request may have reached Atlas. It is false only if it provably did not:
+	// then nothing happened there, and any operation can be repeated.
 	Sent bool
 
 	// Err is the cause. It is never nil.
@@ -117,8 +118,8 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ErrProtocol is the cause, of KindUnreachable, if an answer breaks the rules of HTTP/2 or has larger headers than anybody
-// needs: the next one would too.
+// ErrProtocol is the cause, of KindUnreachable, if an answer breaks the rules of HTTP/2 or has
+// headers that are too large: the next one would too.
 var ErrProtocol = errors.New("the answer breaks HTTP's rules, or its headers are too large")
 
 // Causes. Their texts are fixed: what was received is never quoted, because it may be a secret.
@@ -155,9 +156,10 @@ func (e proxyError) Error() string {
 	return fmt.Sprintf("the proxy answered CONNECT with status %d", int(e))
 }
 
-// classify says of which kind an error of net/http is, and gives a cause that is safe to log. It lists what may be
-// told rather than what may not: net/http quotes malformed status lines and headers, reason phrases and proxy settings.
-// Nor does a cause match context.DeadlineExceeded, as the timeout of a dial would.
+// classify says of which kind an error of net/http is, and gives a cause that is safe to log. It
+// lists what may be told rather than what may not: net/http quotes malformed status lines and
+// headers, reason phrases and proxy settings. Nor does a cause match context.DeadlineExceeded, as
+// the timeout of a dial would.
 func classify(err error) (Kind, error) {
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return KindTLS, e
@@ -202,8 +204,8 @@ func classify(err error) (Kind, error) {
 	return KindUnreachable, fmt.Errorf("the answer was not valid HTTP, or the connection failed (%T)", err)
 }
 
-// Errors of net/http that have no type and hold nothing but these words. One that a later Go words differently is told
-// in general terms.
+// Errors of net/http that have no type and hold nothing but these words. One that a later Go words
+// differently is told in general terms.
 var constantTexts = []string{
 	"http: server closed idle connection",
 	"http2: client connection lost", // no answer to a ping
@@ -239,8 +241,8 @@ func errno(err error) error {
 	return nil
 }
 
-// streamError is the error of an HTTP/2 stream. Its type in net/http is not exported, but converts itself to one with
-// the same fields (golang.org/issue/53896).
+// streamError is the error of an HTTP/2 stream. Its type in net/http is not exported, but converts
+// itself to one with the same fields (golang.org/issue/53896).
 type streamError struct {
 	StreamID uint32
 	Code     uint32

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// fakeIdentity is an Atlas that logs in and refreshes as it is told.
+// fakeIdentity is an Atlas that logs in and refreshes as its fields say.
 type fakeIdentity struct {
 	mu                sync.Mutex
 	logins, refreshes int             // guarded by mu

@@ -70,7 +70,8 @@ func outcomeOf(t testing.TB, op Operation, err error) outcome {
 	return outcome{e.Kind, e.StatusCode, e.RetryAfter, e.Sent}
 }
 
-// checkNoSecret looks at an error in all the ways in which one gets into a log, and at all that it wraps.
+// checkNoSecret looks at an error in all the ways in which one gets into a log, and at all that it
+// wraps.
 func checkNoSecret(t testing.TB, err error) {
 	t.Helper()
 	for e := err; e != nil; e = errors.Unwrap(e) {
@@ -175,7 +176,8 @@ func newRawServer(t testing.TB, handle func(net.Conn)) *rawServer {
 // goodCertificate is one for all tests that do not care.
 var goodCertificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) { return newCertificate(nil) })
 
-// newRawTLS serves TLS with a good certificate and calls handle for each request of HTTP/1.1, until it returns false.
+// newRawTLS serves TLS with a good certificate and calls handle for each request of HTTP/1.1, until
+// it returns false.
 func newRawTLS(t testing.TB, handle func(conn *tls.Conn, req *http.Request) bool) (*rawServer, Config) {
 	t.Helper()
 	cert, pool := goodCertificate()

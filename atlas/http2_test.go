@@ -19,7 +19,8 @@ const (
 	frameGoAway    = 0x7
 )
 
-// newRawHTTP2 serves HTTP/2 frame by frame and calls handle with the number of each request and its stream.
+// newRawHTTP2 serves HTTP/2 frame by frame and calls handle with the number of each request and its
+// stream.
 func newRawHTTP2(t *testing.T, handle func(f framer, request int, stream uint32)) (*rawServer, *atomic.Int32, Config) {
 	t.Helper()
 	cert, pool := goodCertificate()
@@ -59,14 +60,15 @@ func (f framer) reset(stream, code uint32) {
 	f.write(frameRSTStream, 0, stream, binary.BigEndian.AppendUint32(nil, code))
 }
 
-// answer204 is a header block of one octet: entry 9 of HPACK's static table, ":status: 204" (RFC 7541 appendix A).
+// answer204 is a header block of one octet: entry 9 of HPACK's static table, ":status: 204" (RFC
+// 7541 appendix A).
 func (f framer) answer204(stream uint32) {
 	const endStream, endHeaders = 0x1, 0x4
 	f.write(frameHeaders, endStream|endHeaders, stream, []byte{0x89})
 }
 
-// A DELETE is repeated only where HTTP/2 guarantees that it was not processed, and net/http lets us see that. A create
-// may be repeated.
+// A DELETE is repeated only where HTTP/2 guarantees that it was not processed, and net/http lets us
+// see that. A create may be repeated.
 func TestHTTP2Repeats(t *testing.T) {
 	const protocolError, internalError, refusedStream = 0x1, 0x2, 0x7
 	unknown := outcome{KindUnreachable, 0, 0, true}

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// LogIn trades a bot's userauthtoken for a JWT. A refused one is an [*Error] of KindStatus with status 400.
+// LogIn trades a bot's userauthtoken for a JWT. A refused one is an [*Error] of KindStatus with
+// status 400.
 func (c *Client) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
 	body := struct {
 		UserAuthToken string `json:"userauthtoken"`
@@ -16,8 +17,9 @@ func (c *Client) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
 	return do(ctx, c, r, decodeJWT)
 }
 
-// RefreshJWT trades a JWT that has not expired for one with a later exp. Atlas refuses it, as an [*Error] of KindStatus
-// with status 400, once the login behind it is older than Atlas's refresh window.
+// RefreshJWT trades a JWT that has not expired for one with a later exp. Atlas refuses it, as an
+// [*Error] of KindStatus with status 400, once the login behind it is older than Atlas's refresh
+// window.
 func (c *Client) RefreshJWT(ctx context.Context, jwt JWT) (JWT, error) {
 	body := struct {
 		Token string `json:"token"`

@@ -9,20 +9,22 @@ import (
 
 // Probed is how a server answered a probe.
 type Probed struct {
-	// StatusCode is the HTTP status. Atlas refuses a probe: 401, or 405 since there is nothing to GET.
+	// StatusCode is the HTTP status. Atlas refuses a probe: 401, or 405 since there is nothing to
+	// GET.
 	StatusCode int
 	// Protocol is HTTP's version.
 	Protocol string
-	// Certificate is the server's own. It is for the host, and signed by an authority that the Client trusts.
+	// Certificate is the server's own. It is for the host, and signed by an authority that the
+	// Client trusts.
 	Certificate *x509.Certificate
-	// Clock is how far the server's clock is ahead of this machine's, by its Date header, which has whole seconds. HasClock is
-	// false if there is no such header.
+	// Clock is how far the server's clock is ahead of this machine's, by its Date header, which has
+	// whole seconds. HasClock is false if there is no such header.
 	Clock    time.Duration
 	HasClock bool
 }
 
-// Probe asks for what changes nothing, without a credential: GET /ephemeral-token. Any answer will do, of whatever status;
-// every error is an [*Error].
+// Probe asks for what changes nothing, without a credential: GET /ephemeral-token. Any answer will
+// do, of whatever status; every error is an [*Error].
 func (c *Client) Probe(ctx context.Context) (Probed, error) {
 	a := &attempt{client: c, caller: ctx, op: OpProbe, idempotent: true}
 	a.ctx, a.cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
@@ -51,8 +53,8 @@ func (c *Client) Probe(ctx context.Context) (Probed, error) {
 	return probed, nil
 }
 
-// clockAhead is how far a clock that showed date, cut off to the second, at some time between before and after is ahead at
-// least; negative if it is behind.
+// clockAhead is how far a clock that showed date, cut off to the second, at some time between
+// before and after is ahead at least; negative if it is behind.
 func clockAhead(date, before, after time.Time) time.Duration {
 	switch {
 	case date.After(after):

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// A proxy sees where the connection goes, and neither the credential nor the token. Its own password stays out of errors.
+// A proxy sees where the connection goes, and neither the credential nor the token. Its own
+// password stays out of errors.
 func TestProxy(t *testing.T) {
 	conns, config := newHTTPServer(t, true, func(w http.ResponseWriter, _ *http.Request) { answerToken(w) })
 

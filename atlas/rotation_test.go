@@ -10,7 +10,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-// TestSetTLS: the authorities are replaced over and over under load and no call fails; once Atlas's is gone, none succeeds.
+// TestSetTLS: the authorities are replaced over and over under load and no call fails; once Atlas's
+// is gone, none succeeds.
 func TestSetTLS(t *testing.T) {
 	em, err := emulator.Start(emulator.Config{})
 	if err != nil {

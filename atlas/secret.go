@@ -11,10 +11,11 @@ const redacted = "[redacted]"
 
 // JWT is an Atlas JSON Web Token, the credential of one Atlas user.
 //
-// It is a secret: it prints as "[redacted]" under the fmt verbs, in log/slog and when marshalled as text or JSON; a
-// conversion, string(jwt), is the one way to its characters. Three holes cannot be closed in a string type, so keep out
-// of them: %p, an unexported struct field (fmt does not call the methods of one), and the key of a map that is
-// marshalled (encoding/json takes string keys as they are).
+// It is a secret: it prints as "[redacted]" under the fmt verbs, in log/slog and when marshalled as
+// text or JSON; a conversion, string(jwt), is the one way to its characters. Three holes cannot be
+// closed in a string type, so keep out of them: %p, an unexported struct field (fmt does not call
+// the methods of one), and the key of a map that is marshalled (encoding/json takes string keys as
+// they are).
 type JWT string
 
 // Token is an ephemeral user token. It is a secret and prints like [JWT].
@@ -26,7 +27,8 @@ func (JWT) String() string { return redacted }
 // GoString returns "[redacted]".
 func (JWT) GoString() string { return redacted }
 
-// Format writes "[redacted]" whatever the verb: with String alone, %x and %d would print the characters.
+// Format writes "[redacted]" whatever the verb: with String alone, %x and %d would print the
+// characters.
 func (JWT) Format(s fmt.State, _ rune) { writeRedacted(s) }
 
 // LogValue returns "[redacted]".

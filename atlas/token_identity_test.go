@@ -64,8 +64,8 @@ func TestFault85FarExpiry(t *testing.T) {
 	}
 }
 
-// TestFault89SecretChangedDuringLogin: a secret that comes during a login with the old one is tried as soon as that is refused, for
-// the callers that wait as well.
+// TestFault89SecretChangedDuringLogin: a secret that comes during a login with the old one is tried
+// as soon as that is refused, for the callers that wait as well.
 func TestFault89SecretChangedDuringLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, latency: time.Second, wrong: []UserAuthToken{"old"}}
@@ -102,7 +102,8 @@ func TestFault89SecretChangedDuringLogin(t *testing.T) {
 	})
 }
 
-// TestLoginPace: an Atlas that refuses each JWT when it is used for the second time gets a few logins, and not one per call.
+// TestLoginPace: an Atlas that refuses each JWT when it is used for the second time gets a few
+// logins, and not one per call.
 func TestLoginPace(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		used := map[JWT]int{}
@@ -133,8 +134,8 @@ func TestLoginPace(t *testing.T) {
 	})
 }
 
-// TestRevokedDuringRefresh: JWTs are revoked while a refresh is in flight. What the refresh brings is revoked too, so the
-// callers get a JWT of a login instead of an error.
+// TestRevokedDuringRefresh: JWTs are revoked while a refresh is in flight. What the refresh brings
+// is revoked too, so the callers get a JWT of a login instead of an error.
 func TestRevokedDuringRefresh(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		old := mustToken(t, s)

@@ -16,7 +16,8 @@ func (s *TokenSource) obtain(present *session) (*session, error) {
 	if err != nil {
 		return nil, &CredentialError{Err: err}
 	}
-	// A secret that has just come may be half of one, or a wrong one. The one before is not worse for that.
+	// A secret that has just come may be half of one, or a wrong one. The one before is not worse
+	// for that.
 	first, second := secret, s.accepted
 	if second != "" && secret == s.refused {
 		first, second = second, first
@@ -31,8 +32,8 @@ func (s *TokenSource) obtain(present *session) (*session, error) {
 	return next, err
 }
 
-// logIn tries one secret. One that was refused is not tried beside another again, so no two refused logins follow each other
-// more than once.
+// logIn tries one secret. One that was refused is not tried beside another again, so no two refused
+// logins follow each other more than once.
 func (s *TokenSource) logIn(secret UserAuthToken) (*session, error) {
 	jwt, err := s.atlas.LogIn(s.ctx, secret)
 	s.onEvent(TokenEvent{OpLogIn, err})
@@ -49,7 +50,8 @@ func (s *TokenSource) logIn(secret UserAuthToken) (*session, error) {
 	return s.newSession(jwt, secret, nil), nil
 }
 
-// newSession is a JWT that Atlas has just issued for secret, at a login or to refresh the session before.
+// newSession is a JWT that Atlas has just issued for secret, at a login or to refresh the session
+// before.
 func (s *TokenSource) newSession(jwt JWT, secret UserAuthToken, before *session) *session {
 	claims := jwt.UnverifiedClaims()
 	next := &session{cred: Credential{JWT: jwt, Profile: s.profile, Secret: secret, claims: &claims, source: s}, refresh: before != nil}

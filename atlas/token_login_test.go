@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestFault35SecretRefused: a new secret that Atlas does not take, as a half-written one, leaves the one before in use, and is
-// not tried over and over.
+// TestFault35SecretRefused: a new secret that Atlas does not take, as a half-written one, leaves
+// the one before in use, and is not tried over and over.
 func TestFault35SecretRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
@@ -53,8 +53,9 @@ func TestFault35SecretRefused(t *testing.T) {
 	})
 }
 
-// TestSecretStaysWithItsJWT: while Atlas refuses refresh and login for a time, the JWT stays and so does the secret that it was
-// traded for. To forget the one and keep the other made every profile in that state look like the same one.
+// TestSecretStaysWithItsJWT: while Atlas refuses refresh and login for a time, the JWT stays and so
+// does the secret that it was traded for. To forget the one and keep the other made every profile
+// in that state look like the same one.
 func TestSecretStaysWithItsJWT(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
@@ -76,7 +77,8 @@ func TestSecretStaysWithItsJWT(t *testing.T) {
 	})
 }
 
-// TestOrgChanged: what was begun for one org does not go on for another that the secret has come to be of.
+// TestOrgChanged: what was begun for one org does not go on for another that the secret has come to
+// be of.
 func TestOrgChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, org: "one"}
@@ -97,8 +99,8 @@ func TestOrgChanged(t *testing.T) {
 	})
 }
 
-// TestLoginAfterOutage: an outage is no refusal. A login is tried again about once a second however long it lasts, or as soon as
-// whoever stands before Atlas says.
+// TestLoginAfterOutage: an outage is no refusal. A login is tried again about once a second however
+// long it lasts, or as soon as the circuit breaker in front of Atlas says.
 func TestLoginAfterOutage(t *testing.T) {
 	for _, outage := range []*Error{
 		{Op: OpLogIn, Kind: KindUnreachable, Err: errCutShort},

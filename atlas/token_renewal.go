@@ -7,24 +7,26 @@ import (
 )
 
 const (
-	// assumedLife is the assumed life of a JWT without an exp. minLife is the least life of a JWT that Atlas has just issued:
-	// if our clock says less, our clock is wrong.
+	// assumedLife is the assumed life of a JWT without an exp. minLife is the least life of a JWT
+	// that Atlas has just issued: if our clock says less, our clock is wrong.
 	assumedLife = time.Hour
 	minLife     = time.Minute
 	// maxLife is the longest life by which a refresh is scheduled, whatever the exp says.
 	maxLife = 48 * time.Hour
 
-	// A refused login is not repeated sooner than minRefusedWait, since a series of them could lock the account.
+	// A refused login is not repeated sooner than minRefusedWait, since a series of them could lock
+	// the account.
 	minRefusedWait = 30 * time.Second
 	maxRefusedWait = 5 * time.Minute
 
-	// A login or refresh that failed for another reason than a refusal is repeated after these; after an outage of Atlas
-	// always after the first, since that does no account any harm, and its end should be noticed soon.
+	// A login or refresh that failed for another reason than a refusal is repeated after these;
+	// after an outage of Atlas always after the first, since that does no account any harm, and its
+	// end should be noticed soon.
 	minFailedWait = time.Second
 	maxFailedWait = 30 * time.Second
 
-	// freeLogins is how many JWTs in a row Atlas may refuse within minLife after it has issued them. Each costs a login, and
-	// from then on logins are paced.
+	// freeLogins is how many JWTs in a row Atlas may refuse within minLife after it has issued
+	// them. Each costs a login, and from then on logins are paced.
 	freeLogins = 10
 )
 
@@ -50,7 +52,8 @@ type renewal struct {
 	revoked       bool // Atlas refused the JWT that is being refreshed
 }
 
-// renew starts the one renewal: a refresh of the present session, or a login if there is none. The caller holds mu.
+// renew starts the one renewal: a refresh of the present session, or a login if there is none. The
+// caller holds mu.
 func (s *TokenSource) renew() {
 	r := &renewal{done: make(chan struct{})}
 	s.renewal = r
@@ -77,7 +80,8 @@ func (s *TokenSource) renew() {
 	})
 }
 
-// isOutdated reports whether a renewal has to log in again, because of what happened since it began. The caller holds mu.
+// isOutdated reports whether a renewal has to log in again, because of what happened since it
+// began. The caller holds mu.
 func (s *TokenSource) isOutdated(r *renewal, next *session, err error) bool {
 	if err == nil {
 		return r.revoked && next.refresh // it was refreshed from a JWT that Atlas refuses, and may be refused like that
@@ -99,12 +103,14 @@ func (s *TokenSource) succeeded(next *session) {
 		life = max(expiry.Sub(now.Add(next.ahead)), minLife)
 	}
 	next.since, next.expires = now, now.Add(life)
-	// Half of the life is a margin for a wrong clock, and the jitter keeps replicas that started together apart.
+	// Half of the life is a margin for a wrong clock, and the jitter keeps replicas that started
+	// together apart.
 	s.schedule(min(life, maxLife) * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
 }
 
-// failed notes a failure and when to try again. A JWT that is there stays: it may still work. A refused identity is tried again
-// without being asked for, since nobody may call a service that has no other. The caller holds mu.
+// failed notes a failure and when to try again. A JWT that is there stays: it may still work. A
+// refused identity is tried again without a call, since none may come while the service is not
+// ready. The caller holds mu.
 func (s *TokenSource) failed(err error) {
 	var wait time.Duration
 	refused, isRefused := errors.AsType[*CredentialError](err)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// TestRetire: nothing is refreshed any more, whenever it is said, and whoever asks all the same is answered, by a login once
-// the JWT has expired.
+// TestRetire: a retired source refreshes nothing any more. Its callers are still answered, by a
+// login once the JWT has expired.
 func TestRetire(t *testing.T) {
 	for _, during := range []bool{false, true} {
 		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {

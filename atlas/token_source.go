@@ -13,7 +13,8 @@ import (
 // ErrClosed is returned by a TokenSource after Close.
 var ErrClosed = errors.New("the token source is closed")
 
-// CredentialError says that Atlas refuses the credential that a TokenSource holds. No caller can do anything about it.
+// CredentialError says that Atlas refuses the credential that a TokenSource holds. No caller can do
+// anything about it.
 type CredentialError struct {
 	RetryAfter time.Duration // until the next login is tried
 	Err        error         // what Atlas said, safe to log
@@ -35,10 +36,12 @@ type IdentityProvider interface {
 type TokenSourceConfig struct {
 	// Client logs in and refreshes. Required.
 	Client IdentityProvider
-	// Profile is the Profile of every Credential. It must be unique among the sources that are in use. Required.
+	// Profile is the Profile of every Credential. It must be unique among the sources that are in
+	// use. Required.
 	Profile string
-	// Secret returns the bot's userauthtoken. It is called for each login, so that a replaced secret is used. If Atlas refuses
-	// that, the last secret that Atlas accepted is used as long as Atlas accepts it. Required.
+	// Secret returns the bot's userauthtoken. It is called for each login, so that a replaced
+	// secret is used. If Atlas refuses that, the last secret that Atlas accepted is used as long as
+	// Atlas accepts it. Required.
 	Secret func() (UserAuthToken, error)
 	// OnEvent, if set, is called after each login and refresh. It must not block.
 	OnEvent func(TokenEvent)
@@ -52,16 +55,16 @@ type TokenEvent struct {
 	Err error
 }
 
-// Routine reports whether the failure is expected: Atlas refuses a refresh once the login behind the JWT is too old. A login
-// follows.
+// Routine reports whether the failure is expected: Atlas refuses a refresh once the login behind
+// the JWT is too old. A login follows.
 func (e TokenEvent) Routine() bool { return e.Op == OpRefresh && Classify(e.Err) == ClassUnauthorized }
 
-// TokenSource has the JWT of one Atlas identity: it logs in when first asked, refreshes at about half of the JWT's
-// remaining life, and logs in anew when a refresh is refused. All callers share one login; each waits no longer than its
-// own context allows, and none ends it for the others.
+// TokenSource has the JWT of one Atlas identity: it logs in when first asked, refreshes at about
+// half of the JWT's remaining life, and logs in anew when a refresh is refused. All callers share
+// one login; each waits no longer than its own context allows, and none ends it for the others.
 //
-// Atlas decides whether a JWT still works. A wrong clock here leads to an early refresh, or to a 401 after which
-// [WithReLogin] logs in again, but not to a failed call.
+// Atlas decides whether a JWT still works. A wrong clock here leads to an early refresh, or to a
+// 401 after which [WithReLogin] logs in again, but not to a failed call.
 type TokenSource struct {
 	profile string
 	atlas   IdentityProvider
@@ -88,12 +91,14 @@ type TokenSource struct {
 	shortLived int                     // guarded by mu; JWTs in a row that Atlas refused within minLife
 	blocked    map[Operation]time.Time // guarded by mu; until when a 401 for the operation causes no login
 
-	// Secrets. Only the renewal in progress uses them, and there is one at a time, so mu does not guard them.
+	// Secrets. Only the renewal in progress uses them, and there is one at a time, so mu does not
+	// guard them.
 	accepted UserAuthToken // the last one that Atlas accepted; "" if it has refused that since
 	refused  UserAuthToken // the last one that Atlas refused
 }
 
-// NewTokenSource returns a TokenSource. It does no I/O: Start, or the first call of Credential, logs in.
+// NewTokenSource returns a TokenSource. It does no I/O: Start, or the first call of Credential,
+// logs in.
 func NewTokenSource(config TokenSourceConfig) *TokenSource {
 	s := &TokenSource{
 		profile: config.Profile, atlas: config.Client, secret: config.Secret, onEvent: config.OnEvent,
@@ -106,7 +111,8 @@ func NewTokenSource(config TokenSourceConfig) *TokenSource {
 	return s
 }
 
-// Start begins the first login, so that it is known whether Atlas lets the identity in before a caller needs it.
+// Start begins the first login, so that it is known whether Atlas lets the identity in before a
+// caller needs it.
 func (s *TokenSource) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,8 +121,9 @@ func (s *TokenSource) Start() {
 	}
 }
 
-// Credential returns the current JWT at once, or waits for a login. It fails with a [*CredentialError] while Atlas refuses
-// the identity, with the [*Error] of the last login until the next one may be tried, or with ctx's error.
+// Credential returns the current JWT at once, or waits for a login. It fails with a
+// [*CredentialError] while Atlas refuses the identity, with the [*Error] of the last login until
+// the next one may be tried, or with ctx's error.
 func (s *TokenSource) Credential(ctx context.Context) (Credential, error) {
 	s.mu.Lock()
 	if s.closed {
@@ -159,8 +166,8 @@ func (s *TokenSource) waitError(wait time.Duration) error {
 	return s.err
 }
 
-// Invalidate drops jwt, which Atlas has refused, if it is still the present one. So a thousand callers that were refused
-// with the same JWT cause one login.
+// Invalidate drops jwt, which Atlas has refused, if it is still the present one. So a thousand
+// callers that were refused with the same JWT cause one login.
 func (s *TokenSource) Invalidate(jwt JWT) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,8 +196,9 @@ func (s *TokenSource) drop(jwt JWT) {
 	}
 }
 
-// reject notes that Atlas has refused an operation with a JWT that it had just issued. Another login would not help, and
-// one for every call could lock the account. The JWT stays, since other operations may work.
+// reject notes that Atlas has refused an operation with a JWT that it had just issued. Another
+// login would not help, and one for every call could lock the account. The JWT stays, since other
+// operations may work.
 func (s *TokenSource) reject(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +210,8 @@ func (s *TokenSource) reject(err error) error {
 	return &CredentialError{RetryAfter: minRefusedWait, Err: err}
 }
 
-// rejected returns the error of an operation that was refused with err, if another login is not worth trying yet.
+// rejected returns the error of an operation that was refused with err, if another login is not
+// worth trying yet.
 func (s *TokenSource) rejected(err error) error {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
@@ -216,8 +225,8 @@ func (s *TokenSource) rejected(err error) error {
 	return nil
 }
 
-// SecretChanged says that there is a new secret. If Atlas has refused the last one, or is asked with it at present, the new
-// one is tried at once; otherwise with the next login.
+// SecretChanged says that there is a new secret. If Atlas has refused the last one, or is asked
+// with it at present, the new one is tried at once; otherwise with the next login.
 func (s *TokenSource) SecretChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -236,7 +245,8 @@ func (s *TokenSource) SecretChanged() {
 	}
 }
 
-// Err returns why the last login or refresh failed, or why operations fail with its JWT; nil if all is well.
+// Err returns why the last login or refresh failed, or why operations fail with its JWT; nil if all
+// is well.
 func (s *TokenSource) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,8 +263,8 @@ func (s *TokenSource) Err() error {
 
 var errBlocked = errors.New("Atlas answers 401 although it has just issued the JWT")
 
-// Refused reports whether Atlas refuses the identity, so that no create can succeed. A login is tried again from time to
-// time without a call.
+// Refused reports whether Atlas refuses the identity, so that no create can succeed. A login is
+// tried again from time to time without a call.
 func (s *TokenSource) Refused() bool { return s.Status().Refused }
 
 // isRefused reports whether the last login was refused. The caller holds mu.
@@ -290,8 +300,8 @@ func (s *TokenSource) Status() TokenStatus {
 	return status
 }
 
-// Retire says that no new call will ask: no refresh is scheduled any more. Calls that have the source already are answered
-// as before, by a login if need be.
+// Retire says that no new call will ask: no refresh is scheduled any more. Calls that have the
+// source already are answered as before, by a login if need be.
 func (s *TokenSource) Retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

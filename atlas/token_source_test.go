@@ -88,7 +88,7 @@ func TestFault34FirstWaiterCancels(t *testing.T) {
 	})
 }
 
-// TestRefresh: at about half of the life, and nobody waits for it.
+// TestRefresh: at about half of the life, and no call waits for it.
 func TestRefresh(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		first := mustToken(t, s)
@@ -104,7 +104,8 @@ func TestRefresh(t *testing.T) {
 	})
 }
 
-// A timer that has fired cannot be stopped. If another renewal was scheduled by then, it does nothing.
+// A timer that has fired cannot be stopped. If another renewal was scheduled by then, it does
+// nothing.
 func TestLateTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
@@ -126,7 +127,7 @@ func TestLateTimer(t *testing.T) {
 	})
 }
 
-func TestRefreshKeepsNobodyWaiting(t *testing.T) {
+func TestRefreshDelaysNoCall(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		first := mustToken(t, s)
 		f.set(func() { f.latency = 20 * time.Minute })
@@ -180,7 +181,8 @@ func TestRefreshFails(t *testing.T) {
 	})
 }
 
-// TestFault30LoginRefused: the next try comes no sooner than 30 s later, whoever asks, unless there is a new secret.
+// TestFault30LoginRefused: the next try comes no sooner than 30 s later, unless there is a new
+// secret.
 func TestFault30LoginRefused(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		f.set(func() { f.loginErr = refusal() })
@@ -257,8 +259,8 @@ func TestFault32Clock(t *testing.T) {
 	}
 }
 
-// TestLifeByAtlasClock: with a clock here that is hours off, a JWT is refreshed at half of the life that Atlas gave it, also
-// after refreshes, whose orig_iat is that of the login.
+// TestLifeByAtlasClock: with a clock here that is hours off, a JWT is refreshed at half of the life
+// that Atlas gave it, also after refreshes, whose orig_iat is that of the login.
 func TestLifeByAtlasClock(t *testing.T) {
 	for name, claims := range map[string]fakeClaims{"iat": {iat: true}, "orig_iat": {origIat: true}, "both": {true, true}} {
 		for _, skew := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
@@ -310,7 +312,8 @@ func withReLogin[T any](ctx context.Context, s *TokenSource, call func(context.C
 	return WithReLogin(ctx, cred, call)
 }
 
-// TestFault08ReLogin: a 401 costs one login and one replay, for any number of callers; a second one is not the caller's.
+// TestFault08ReLogin: a 401 costs one login and one replay, for any number of callers; a second one
+// is not the caller's.
 func TestFault08ReLogin(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		revoked := mustToken(t, s)

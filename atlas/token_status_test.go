@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// TestStatus: what an operator sees of a source, from before its first login until its JWT is refused.
+// TestStatus: what an operator sees of a source, from before its first login until its JWT is
+// refused.
 func TestStatus(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		if status := s.Status(); status != (TokenStatus{}) {
-			t.Errorf("before anybody asks: %+v", status)
+			t.Errorf("before the first call: %+v", status)
 		}
 		start := time.Now()
 		mustToken(t, s)

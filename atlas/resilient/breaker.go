@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// A tenant fails if so great a share of its calls has failed lately.
+	// A tenant fails if at least this share of its recent calls has failed.
 	failingShare = 0.8
 	// minFailures is how many calls must have failed before the breaker looks at tenants.
 	minFailures = 10
@@ -22,7 +22,8 @@ const (
 	// probeInterval is the time between two probes.
 	probeInterval = time.Second
 
-	// callerPatience is how long a call must have been at Atlas for it to count as a failure that its caller's time was up.
+	// callerPatience is how long a call must have been at Atlas for it to count as a failure that
+	// its caller's time was up.
 	callerPatience = time.Second
 )
 
@@ -35,8 +36,8 @@ const (
 	verdictFailed                  // it is down, at least for this tenant
 )
 
-// judge returns what a call that took so long says about Atlas. That Atlas refuses a credential says nothing: it may
-// do so long before it would have to work.
+// judge returns what a call that took so long says about Atlas. That Atlas refuses a credential
+// says nothing: it may do so long before it would have to work.
 func judge(ctx context.Context, err error, took time.Duration) verdict {
 	switch class := atlas.Classify(err); class {
 	case atlas.ClassOK, atlas.ClassRejected, atlas.ClassThrottled:
@@ -44,7 +45,8 @@ func judge(ctx context.Context, err error, took time.Duration) verdict {
 	case atlas.ClassOutage:
 		return verdictFailed
 	case atlas.ClassCanceled:
-		// A shared call ends with its last waiter or with its own deadline, so the context's error does not say which.
+		// A shared call ends with its last waiter or with its own deadline, so the context's error
+		// does not say which.
 		if deadline, ok := ctx.Deadline(); ok && took >= callerPatience && time.Until(deadline) < 10*time.Millisecond {
 			return verdictFailed
 		}
@@ -52,10 +54,12 @@ func judge(ctx context.Context, err error, took time.Duration) verdict {
 	return verdictNone
 }
 
-// breaker refuses calls while Atlas is down. It opens when most of the tenants that have called lately fail. While it
-// is open it probes Atlas itself, and closes at the first answer; the calls of callers are never probes.
+// breaker refuses calls while Atlas is down. It opens when most of the tenants that have called
+// lately fail. While it is open it probes Atlas itself, and closes at the first answer; the calls
+// of callers are never probes.
 //
-// Few tenants may fail by their own fault. So if fewer than fewTenants fail, a probe decides whether the breaker opens.
+// Few tenants may fail by their own fault. So if fewer than fewTenants fail, a probe decides
+// whether the breaker opens.
 type breaker struct {
 	probe    func(context.Context) error
 	onChange func(cause error) // called with mu held
@@ -106,8 +110,8 @@ func (b *breaker) admit(op atlas.Operation) error {
 	return &atlas.Error{Op: op, Kind: atlas.KindUnavailable, RetryAfter: probeInterval, Err: errOpen}
 }
 
-// record notes what a tenant's call said about Atlas. A call that began before the breaker last changed says nothing about
-// Atlas as it is now.
+// record notes what a tenant's call said about Atlas. A call that began before the breaker last
+// changed says nothing about Atlas as it is now.
 func (b *breaker) record(tenant string, began time.Time, said verdict, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -169,8 +173,8 @@ func (b *breaker) failingTenants() int {
 	return failing
 }
 
-// watch probes Atlas once a second until it answers. The breaker opens, if it has not yet, when a probe fails or takes
-// longer than that.
+// watch probes Atlas once a second until it answers. The breaker opens, if it has not yet, when a
+// probe fails or takes longer than that.
 func (b *breaker) watch(probeNow bool) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()

@@ -40,8 +40,8 @@ func breakIt(t *testing.T, a *fakeAtlas, c *resilient.Client) {
 	t.Fatal("the breaker does not open")
 }
 
-// TestFault78Recovery: an outage opens the breaker, calls fail fast and Atlas gets one probe a second. When it is back the
-// breaker closes without a call.
+// TestFault78Recovery: an outage opens the breaker, calls fail fast and Atlas gets one probe a
+// second. When it is back the breaker closes without a call.
 func TestFault78Recovery(t *testing.T) {
 	for name, outage := range map[string]behavior{
 		"503":     fails(status(503), time.Millisecond),
@@ -143,7 +143,8 @@ func TestBreakerOneTenant(t *testing.T) {
 
 const minFailures = 10 // of the breaker
 
-// TestBreakerMostTenants: the breaker opens if most of the tenants fail, however many calls each makes.
+// TestBreakerMostTenants: the breaker opens if most of the tenants fail, however many calls each
+// makes.
 func TestBreakerMostTenants(t *testing.T) {
 	for failing, want := range map[int]bool{1: false, 4: false, 5: false, 6: true, 10: true} {
 		t.Run(fmt.Sprintf("%d of 10", failing), func(t *testing.T) {
@@ -172,8 +173,8 @@ func TestBreakerMostTenants(t *testing.T) {
 	}
 }
 
-// TestBreakerStaysClosed: what a caller or an operator has to fix does not mean that Atlas is down; nor does a caller in a hurry.
-// Atlas's refusals of credentials say nothing either way.
+// TestBreakerStaysClosed: what a caller or an operator has to fix does not mean that Atlas is down;
+// nor does a caller in a hurry. Atlas's refusals of credentials say nothing either way.
 func TestBreakerStaysClosed(t *testing.T) {
 	for name, fail := range map[string]*atlas.Error{
 		"400": status(400), "401": status(401), "403": status(403), "404": status(404), "409": status(409), "429": status(429),
@@ -226,7 +227,8 @@ func stayClosed(t *testing.T, b behavior, call func(context.Context, *resilient.
 	})
 }
 
-// TestBreakerIgnoresRefusals: Atlas's 401s for made-up JWTs do not hide that the calls of all others fail.
+// TestBreakerIgnoresRefusals: Atlas's 401s for made-up JWTs do not hide that the calls of all
+// others fail.
 func TestBreakerIgnoresRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()
@@ -246,8 +248,8 @@ func TestBreakerIgnoresRefusals(t *testing.T) {
 	})
 }
 
-// TestBreakerHang: calls that hung when the breaker opened do not keep others out once it has closed, and say nothing about
-// Atlas as it is then.
+// TestBreakerHang: calls that hung when the breaker opened do not keep others out once it has
+// closed, and say nothing about Atlas as it is then.
 func TestBreakerHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()

@@ -3,18 +3,20 @@ package resilient
 import "sync"
 
 const (
-	// retryShare is what a call adds to the budget; a retry takes 1. So retries add no more than this to Atlas's load.
+	// retryShare is what a call adds to the budget; a retry takes 1. So retries add no more than
+	// this to Atlas's load.
 	retryShare = 0.1
-	// budgetStart is what the process has at the start, and what it lives on with little traffic. budgetMost is what it can
-	// save in busy times, for when one lost connection fails many calls at once. A tenant has half of both.
+	// budgetStart is what the process has at the start, and what it lives on with little traffic.
+	// budgetMost is what it can save in busy times, for when one lost connection fails many calls
+	// at once. A tenant has half of both.
 	budgetStart = 10
 	budgetMost  = 100
 	// maxBudgets is how many tenants' budgets are kept.
 	maxBudgets = 10_000
 )
 
-// budget bounds the retries: those of a tenant by its own calls, and all together by all calls. So a tenant whose calls
-// all fail leaves the others their retries.
+// budget bounds the retries: those of a tenant by its own calls, and all together by all calls. So
+// a tenant whose calls all fail leaves the others their retries.
 type budget struct {
 	mu      sync.Mutex
 	all     float64            // guarded by mu

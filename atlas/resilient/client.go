@@ -1,10 +1,11 @@
-// Package resilient stands between the service and Atlas. It retries what is safe to retry, leaves an Atlas alone that is
-// down, and bounds the calls at Atlas, so that one tenant's trouble does not reach another.
+// Package resilient stands between the service and Atlas. It retries what is safe to retry, leaves
+// an Atlas alone that is down, and bounds the calls at Atlas, so that one tenant's trouble does not
+// reach another.
 //
-// A [Client] has the methods of [atlas.Client]. A call is one or more attempts (retry.go). Each needs a closed breaker
-// (breaker.go) and a slot of the limiter (limiter.go) before Atlas is asked. What these two refuse fails with an
-// [*atlas.Error] of [atlas.KindUnavailable] or [atlas.KindOverloaded], with Sent false. All of them tell tenants apart
-// (tenants.go).
+// A [Client] has the methods of [atlas.Client]. A call is one or more attempts (retry.go). Each
+// needs a closed breaker (breaker.go) and a slot of the limiter (limiter.go) before Atlas is asked.
+// What these two refuse fails with an [*atlas.Error] of [atlas.KindUnavailable] or
+// [atlas.KindOverloaded], with Sent false. All of them tell tenants apart (tenants.go).
 //
 // The package logs nothing. Its metrics have no label that Atlas or a caller chooses.
 package resilient
@@ -32,10 +33,11 @@ type Atlas interface {
 
 // Config says how a Client treats Atlas. The zero value is what to run with.
 type Config struct {
-	// MaxCalls is the most creates and deletes that are at Atlas at a time; 0 means 256. One tenant can have half of them.
+	// MaxCalls is the most creates and deletes that are at Atlas at a time; 0 means 256. One tenant
+	// can have half of them.
 	MaxCalls int
-	// OnChange, if set, is called when the breaker opens, with what the last call at Atlas failed with, and with nil when it
-	// closes. It must not block, nor call the Client.
+	// OnChange, if set, is called when the breaker opens, with what the last call at Atlas failed
+	// with, and with nil when it closes. It must not block, nor call the Client.
 	OnChange func(cause error)
 	// Registerer, if set, takes the Client's metrics. It panics if they are registered already.
 	Registerer prometheus.Registerer
@@ -43,15 +45,18 @@ type Config struct {
 
 const (
 	defaultMaxCalls = 256
-	// reservedConns are for what MaxCalls does not bound: logins, refreshes and probes, which are few.
+	// reservedConns are for what MaxCalls does not bound: logins, refreshes and probes, which are
+	// few.
 	reservedConns = 16
 )
 
-// Conns returns how many connections to Atlas there have to be, so that none of what a Client lets through waits for one:
-// twice MaxCalls, for calls that still hang when an Atlas that was down is back, and some more.
+// Conns returns how many connections to Atlas there have to be, so that none of what a Client lets
+// through waits for one: twice MaxCalls, for calls that still hang when an Atlas that was down is
+// back, and some more.
 func (c Config) Conns() int { return 2*cmp.Or(c.MaxCalls, defaultMaxCalls) + reservedConns }
 
-// Client calls Atlas. It is safe for concurrent use. Make one for each host, share it, and Close it at the end.
+// Client calls Atlas. It is safe for concurrent use. Make one for each host, share it, and Close it
+// at the end.
 type Client struct {
 	atlas   Atlas
 	tenants *tenants
@@ -96,7 +101,8 @@ func (c *Client) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas
 	return token, err
 }
 
-// DeleteEphemeralToken is that of [atlas.Client]. It is retried only if it provably did not reach Atlas.
+// DeleteEphemeralToken is that of [atlas.Client]. It is retried only if it provably did not reach
+// Atlas.
 func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error {
 	tenant := c.tenants.of(ctx, jwt)
 	_, err := call(ctx, c, atlas.OpDelete, tenant, func() (struct{}, error) {
@@ -176,6 +182,7 @@ func (c *Client) probe(ctx context.Context) error {
 	return err
 }
 
-// isLimited reports whether an operation needs a slot. Logins and refreshes do not: there is one at a time for each
-// identity, all of its calls depend on it, and it should not queue behind those of others.
+// isLimited reports whether an operation needs a slot. Logins and refreshes do not: there is one at
+// a time for each identity, all of its calls depend on it, and it should not queue behind those of
+// others.
 func isLimited(op atlas.Operation) bool { return op == atlas.OpCreate || op == atlas.OpDelete }

@@ -8,7 +8,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// fakeAtlas answers as it is set to. The zero one answers everything. Probes are answered in the same way.
+// fakeAtlas answers as it is set to. The zero one answers everything. Probes are answered in the
+// same way.
 type fakeAtlas struct {
 	calls  atomic.Int64 // without probes
 	probes atomic.Int64

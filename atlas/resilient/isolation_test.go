@@ -68,7 +68,8 @@ func TestFault66FailingTenant(t *testing.T) {
 	}
 }
 
-// The only tenant that calls at present fails. Those that call once in a while still find the breaker closed.
+// The only tenant that calls at present fails. Those that call once in a while still find the
+// breaker closed.
 func TestFault66OthersCallRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()
@@ -91,7 +92,8 @@ func TestFault66OthersCallRarely(t *testing.T) {
 	})
 }
 
-// One tenant's calls all fail and would be retried. The others' retries, which they need once in twenty calls, are still made.
+// One tenant's calls all fail and would be retried. The others' retries, which they need once in
+// twenty calls, are still made.
 func TestFault66RetryBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dice := rand.New(rand.NewPCG(1, 1))
@@ -170,7 +172,8 @@ func TestFault68Deletes(t *testing.T) {
 		})
 }
 
-// 30,000 JWTs a second that Atlas does not accept: they share one tenant, and those that it has accepted notice nothing.
+// 30,000 JWTs a second that Atlas does not accept: they share one tenant, and those that it has
+// accepted notice nothing.
 func TestFault69MadeUpJWTs(t *testing.T) {
 	besideOthers(t, func(a *simulated) { a.does("made up", fails(status(401), 50*time.Millisecond)) },
 		func(ctx context.Context, tr *traffic) {

@@ -14,19 +14,21 @@ import (
 const (
 	// maxWait is how long a call waits for a slot.
 	maxWait = time.Second
-	// placesPerSlot is how many calls may wait for each of the slots. Alone, a tenant has half of the places.
+	// placesPerSlot is how many calls may wait for each of the slots. Alone, a tenant has half of
+	// the places.
 	placesPerSlot = 8
-	// unverifiedShare is the part of the slots that are always open to unverified JWTs, as 1/n. Every new caller is among
-	// them, and would wait behind any number of known tenants otherwise.
+	// unverifiedShare is the part of the slots that are always open to unverified JWTs, as 1/n.
+	// Every new caller is among them, and would wait behind any number of known tenants otherwise.
 	unverifiedShare = 4
 )
 
-// limiter bounds the calls at Atlas so that no tenant can take the slots of the others. It uses dynamic thresholds
-// (Choudhury and Hahne, 1998): a tenant may have at most as many calls in flight as there are free slots. Alone it gets
-// half of the slots, k greedy tenants get 1/(k+1) each, and there is always room for one more. The places of the waiting
-// calls are shared by the same rule.
+// limiter bounds the calls at Atlas so that no tenant can take the slots of the others. It uses
+// dynamic thresholds (Choudhury and Hahne, 1998): a tenant may have at most as many calls in flight
+// as there are free slots. Alone it gets half of the slots, k greedy tenants get 1/(k+1) each, and
+// there is always room for one more. The places of the waiting calls are shared by the same rule.
 //
-// A freed slot goes to the waiting tenant with the fewest calls in flight. Nothing is learned or tuned at run time.
+// A freed slot goes to the waiting tenant with the fewest calls in flight. Nothing is learned or
+// tuned at run time.
 type limiter struct {
 	slots int
 
@@ -71,7 +73,8 @@ func newLimiter(slots int) *limiter {
 
 var errOverloaded = errors.New("concurrency limit reached")
 
-// acquire waits for a slot until maxWait has passed or too little time is left before ctx's deadline.
+// acquire waits for a slot until maxWait has passed or too little time is left before ctx's
+// deadline.
 func (l *limiter) acquire(ctx context.Context, op atlas.Operation, name string) (*slot, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &atlas.Error{Op: op, Kind: atlas.KindCanceled, Err: err}
@@ -135,7 +138,8 @@ func (l *limiter) enter(name string, mayWait bool) (*slot, *waiter) {
 	return nil, w
 }
 
-// leave takes a call out of its tenant's queue. If it was given a slot meanwhile, leave returns that.
+// leave takes a call out of its tenant's queue. If it was given a slot meanwhile, leave returns
+// that.
 func (l *limiter) leave(w *waiter, refused bool) *slot {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,9 +172,9 @@ func (s *slot) release() {
 	l.advance()
 }
 
-// abandon stops counting the calls in flight against their tenants, and refuses those that wait: Atlas is down, and once
-// it is back, calls that still hang must not keep others out. Each ends when its own time is up. There are never more
-// than twice as many calls at Atlas as slots.
+// abandon stops counting the calls in flight against their tenants, and refuses those that wait:
+// Atlas is down, and once it is back, calls that still hang must not keep others out. Each ends
+// when its own time is up. There are never more than twice as many calls at Atlas as slots.
 func (l *limiter) abandon() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -186,7 +190,8 @@ func (l *limiter) abandon() {
 	l.queue, l.waiting = nil, 0
 }
 
-// counts returns how many calls are at Atlas, how many wait to be, and how many were refused so far.
+// counts returns how many calls are at Atlas, how many wait to be, and how many were refused so
+// far.
 func (l *limiter) counts() (inFlight, waiting int, refused uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,8 +208,8 @@ func (l *limiter) take(t *tenant) *slot {
 	return &slot{limiter: l, tenant: t, epoch: l.epoch}
 }
 
-// advance gives the free slots to waiting calls. Where the tenant with the fewest calls in flight may not have one, no
-// other may.
+// advance gives the free slots to waiting calls. Where the tenant with the fewest calls in flight
+// may not have one, no other may.
 func (l *limiter) advance() {
 	for len(l.queue) > 0 && l.queue[0].load() < l.free() {
 		t := l.queue[0]
@@ -227,7 +232,8 @@ func (l *limiter) remove(w *waiter) {
 	}
 }
 
-// moved puts a waiting tenant in its place in the queue after its number of calls in flight has changed.
+// moved puts a waiting tenant in its place in the queue after its number of calls in flight has
+// changed.
 func (l *limiter) moved(t *tenant) {
 	if t.waiters.Len() > 0 {
 		heap.Fix(&l.queue, t.index)
@@ -241,8 +247,8 @@ func (l *limiter) forget(t *tenant) {
 	}
 }
 
-// tenantQueue is a heap of tenants: the one with the fewest calls in flight first; of several, the one whose first call
-// has waited longest.
+// tenantQueue is a heap of tenants: the one with the fewest calls in flight first; of several, the
+// one whose first call has waited longest.
 type tenantQueue []*tenant
 
 func (q tenantQueue) Len() int { return len(q) }

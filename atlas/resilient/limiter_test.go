@@ -101,8 +101,8 @@ func TestFreedSlot(t *testing.T) {
 	})
 }
 
-// TestQueue: a call waits for a second; one whose deadline comes first leaves while its caller can still be answered; with
-// too little time it does not wait at all.
+// TestQueue: a call waits for a second; one whose deadline comes first leaves while its caller can
+// still be answered; with too little time it does not wait at all.
 func TestQueue(t *testing.T) {
 	for name, tc := range map[string]struct{ deadline, waits time.Duration }{
 		"patient":     {time.Minute, time.Second},
@@ -168,7 +168,8 @@ func occupied(t *testing.T) (c *resilient.Client, end func()) {
 	return c, func() { cancel(); call.Wait() }
 }
 
-// TestFault28MaxCalls: no load brings more calls to Atlas than MaxCalls, and one tenant brings half of that.
+// TestFault28MaxCalls: no load brings more calls to Atlas than MaxCalls, and one tenant brings half
+// of that.
 func TestFault28MaxCalls(t *testing.T) {
 	for _, orgs := range []int{1, 100} {
 		synctest.Test(t, func(t *testing.T) {
@@ -204,7 +205,8 @@ func TestFault28MaxCalls(t *testing.T) {
 	}
 }
 
-// TestOverload: an Atlas that is offered ten times as many creates as it can do goes on doing what it can.
+// TestOverload: an Atlas that is offered ten times as many creates as it can do goes on doing what
+// it can.
 func TestOverload(t *testing.T) {
 	const parallel = 20
 	for _, latency := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond} {
@@ -242,8 +244,8 @@ func TestOverload(t *testing.T) {
 	}
 }
 
-// Test512Callers: 512 callers that each make one call after the other are not refused if Atlas can serve them: with
-// credentials that it has not accepted yet, with one each, and of one org.
+// Test512Callers: 512 callers that each make one call after the other are not refused if Atlas can
+// serve them: with credentials that it has not accepted yet, with one each, and of one org.
 func Test512Callers(t *testing.T) {
 	for name, jwt := range map[string]func(n int) atlas.JWT{
 		"an org each": func(n int) atlas.JWT { return jwtOf(fmt.Sprint(n), 0) },

@@ -13,15 +13,16 @@ import (
 const (
 	// A call is retried at most so often.
 	maxRetries = 2
-	// The wait before the first retry is anything up to retryWait, before the second up to twice as much: full jitter keeps
-	// those apart that failed together.
+	// The wait before the first retry is anything up to retryWait, before the second up to twice as
+	// much: full jitter keeps those apart that failed together.
 	retryWait = 50 * time.Millisecond
-	// minTimeLeft is the least time that an attempt needs: with less it would end in vain, and at Atlas's expense.
+	// minTimeLeft is the least time that an attempt needs: with less it would end in vain, and at
+	// Atlas's expense.
 	minTimeLeft = 50 * time.Millisecond
 )
 
-// call makes as many attempts as it takes. The error is that of the last attempt that reached Atlas, or of the first if
-// none did.
+// call makes as many attempts as it takes. The error is that of the last attempt that reached
+// Atlas, or of the first if none did.
 func call[T any](ctx context.Context, c *Client, op atlas.Operation, tenant string, ask func() (T, error)) (answer T, err error) {
 	c.budget.deposit(tenant)
 	for retry := 0; ; retry++ {
@@ -41,7 +42,8 @@ func call[T any](ctx context.Context, c *Client, op atlas.Operation, tenant stri
 	}
 }
 
-// retryAfter waits for anything up to most before a retry. It reports false, without a wait, if there should be none.
+// retryAfter waits for anything up to most before a retry. It reports false, without a wait, if
+// there should be none.
 func (c *Client) retryAfter(ctx context.Context, tenant string, most time.Duration, err error) bool {
 	failed, ok := errors.AsType[*atlas.Error](err)
 	if !ok || !isRetryable(failed) {
@@ -72,7 +74,8 @@ func isRetryable(e *atlas.Error) bool {
 	unreachable := e.Kind == atlas.KindUnreachable && !errors.Is(e, atlas.ErrProtocol)
 	switch e.Op {
 	case atlas.OpCreate:
-		// Twice gives the same token as once. Not after a timeout: there is no time for another one.
+		// Twice gives the same token as once. Not after a timeout: there is no time for another
+		// one.
 		return unreachable || e.Kind == atlas.KindStatus && isTransient(e.StatusCode)
 	case atlas.OpDelete:
 		// A late retry could delete a token that was created in between.

@@ -212,7 +212,8 @@ func TestUnknownFailure(t *testing.T) {
 	})
 }
 
-// With one in twenty creates failing, callers notice nothing, and Atlas has a tenth more calls at most.
+// With one in twenty creates failing, callers notice nothing, and Atlas has a tenth more calls at
+// most.
 func TestFivePercentFail(t *testing.T) {
 	const calls = 20_000
 	for seed := range uint64(5) {
@@ -246,7 +247,8 @@ func TestFivePercentFail(t *testing.T) {
 	}
 }
 
-// TestAllFail: with all creates of its only tenant failing, Atlas has a tenth more calls at most, and a few at the start.
+// TestAllFail: with all creates of its only tenant failing, Atlas has a tenth more calls at most,
+// and a few at the start.
 func TestAllFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const calls = 1000

@@ -137,7 +137,8 @@ func jwtOf(org string, number int) atlas.JWT {
 	return atlas.JWT("h." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".s")
 }
 
-// traffic makes calls in virtual time and counts how they end, by the name of the party that makes them.
+// traffic makes calls in virtual time and counts how they end, by the name of the party that makes
+// them.
 type traffic struct {
 	ctx    context.Context // of all calls
 	client *resilient.Client

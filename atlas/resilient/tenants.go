@@ -13,7 +13,8 @@ import (
 // maxAccepted is how many JWTs are remembered that Atlas has accepted.
 const maxAccepted = 16_384
 
-// unverified is the one tenant of all JWTs that Atlas has not accepted yet: an unverified claim identifies no tenant.
+// unverified is the one tenant of all JWTs that Atlas has not accepted yet: an unverified claim
+// identifies no tenant.
 const unverified = "unverified"
 
 // tenants tells tenants apart: the profile of a call, or the org of a JWT that Atlas has accepted.
