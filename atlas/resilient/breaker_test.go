@@ -286,6 +286,37 @@ func TestBreakerHang(t *testing.T) {
 	})
 }
 
+// TestBreakerForgetsOldCalls: calls that began before the breaker closed, and time out after that, do not open it again.
+func TestBreakerForgetsOldCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newSimulated()
+		c, heard := watched(t, a)
+		tr := newTraffic(t, c)
+		call := func(times int) {
+			for n := range times {
+				tr.calls.Go(func() { tr.one("all", atlas.OpDelete, jwtOf(fmt.Sprint(n%5), 0), time.Minute) })
+			}
+			synctest.Wait()
+		}
+		call(5)
+		tr.calls.Wait()
+		a.everything(fails(&atlas.Error{Kind: atlas.KindTimeout, Sent: true}, 30*time.Second))
+		call(50)
+		a.everything(fails(status(503), time.Millisecond))
+		call(50)
+		wait(5 * time.Second)
+		if !c.Stats().Open {
+			t.Fatal("the breaker is not open")
+		}
+		a.everything(nil)
+		tr.calls.Wait()
+		wait(time.Second)
+		if len(*heard) != 2 {
+			t.Errorf("heard %q", *heard)
+		}
+	})
+}
+
 // TestBreakerOpensForWaiters: calls that wait for a slot fail as soon as the breaker opens.
 func TestBreakerOpensForWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
