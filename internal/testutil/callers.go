@@ -76,6 +76,7 @@ func (s *Service) CallerPool(t *testing.T) []Caller {
 // Operation is one of the two RPCs, by its REST verb.
 type Operation string
 
+// The two operations.
 const (
 	Create Operation = http.MethodPost
 	Delete Operation = http.MethodDelete
@@ -117,6 +118,7 @@ func (s *Service) Callers(t testing.TB) map[string]Caller {
 	return map[string]Caller{"gRPC": s.GRPCCaller(t), "REST": s.RESTCaller(t)}
 }
 
+// GRPCCaller calls over gRPC.
 type GRPCCaller struct {
 	ephemeraltokenv1.EphemeralTokenServiceClient
 }
@@ -157,11 +159,13 @@ func (s *Service) CallersAs(t testing.TB, cert *tls.Certificate) map[string]Call
 	}
 }
 
+// GRPCConn connects as the default callers do.
 func (s *Service) GRPCConn(t testing.TB) *grpc.ClientConn {
 	t.Helper()
 	return s.GRPCConnWith(t, s.ClientTLS())
 }
 
+// GRPCConnWith connects with this TLS configuration, in plaintext if it is nil.
 func (s *Service) GRPCConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
 	t.Helper()
 	creds := insecure.NewCredentials()
@@ -187,6 +191,7 @@ func (s *Service) GRPCCaller(t testing.TB) GRPCCaller {
 	return NewGRPCCaller(s.GRPCConn(t))
 }
 
+// Call implements Caller.
 func (c GRPCCaller) Call(ctx context.Context, op Operation, headers ...string) Outcome {
 	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
 	var (
@@ -209,16 +214,19 @@ func (c GRPCCaller) Call(ctx context.Context, op Operation, headers ...string) O
 // RESTExtra is how much longer a REST caller waits for an answer than the deadline that it sends says.
 const RESTExtra = 30 * time.Second
 
+// RESTCaller calls over REST.
 type RESTCaller struct {
 	Base   string
 	Client *http.Client
 }
 
+// RESTCaller is a client with connections of its own.
 func (s *Service) RESTCaller(t testing.TB) RESTCaller {
 	t.Helper()
 	return s.RESTCallerWith(t, s.ClientTLS())
 }
 
+// RESTCallerWith is RESTCaller with this TLS configuration, plaintext if it is nil.
 func (s *Service) RESTCallerWith(t testing.TB, cfg *tls.Config) RESTCaller {
 	t.Helper()
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg, DialContext: s.DialContext}
@@ -230,10 +238,12 @@ func (s *Service) RESTCallerWith(t testing.TB, cfg *tls.Config) RESTCaller {
 	return c
 }
 
+// Call implements Caller.
 func (c RESTCaller) Call(ctx context.Context, op Operation, headers ...string) Outcome {
 	return c.Do(ctx, string(op), "/v1/ephemeral-token", nil, headers...)
 }
 
+// Do makes one request.
 func (c RESTCaller) Do(ctx context.Context, verb, path string, body io.Reader, headers ...string) Outcome {
 	req, err := http.NewRequestWithContext(ctx, verb, c.Base+path, body)
 	if err != nil {

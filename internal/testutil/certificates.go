@@ -63,6 +63,7 @@ type Certificates struct {
 	Untrusted                 tls.Certificate // signed by another authority
 }
 
+// NewCertificates writes an authority and what a server needs into files of the test.
 func NewCertificates(t testing.TB) Certificates {
 	t.Helper()
 	dir := t.TempDir()
@@ -111,6 +112,7 @@ func (c Certificates) watch(t testing.TB, cfg *server.Config, mode Security) {
 	})
 }
 
+// ClientConfig is that of a client which trusts the authority and, with MutualTLS, shows a certificate.
 func (c Certificates) ClientConfig(mode Security) *tls.Config {
 	cfg := &tls.Config{RootCAs: c.Pool, MinVersion: tls.VersionTLS12}
 	if mode == MutualTLS {
@@ -119,16 +121,19 @@ func (c Certificates) ClientConfig(mode Security) *tls.Config {
 	return cfg
 }
 
+// Authority signs certificates.
 type Authority struct {
 	Cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
+// NewAuthority makes an authority that is valid for an hour.
 func NewAuthority(t testing.TB) Authority {
 	t.Helper()
 	return NewAuthorityUntil(t, time.Now().Add(time.Hour))
 }
 
+// NewAuthorityUntil makes an authority that is valid until notAfter.
 func NewAuthorityUntil(t testing.TB, notAfter time.Time) Authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -150,11 +155,13 @@ func NewAuthorityUntil(t testing.TB, notAfter time.Time) Authority {
 	return Authority{cert, key}
 }
 
+// Issue signs a certificate for a DNS name that is valid for an hour.
 func (a Authority) Issue(t testing.TB, name string) tls.Certificate {
 	t.Helper()
 	return a.IssueUntil(t, name, time.Now().Add(time.Hour))
 }
 
+// IssueUntil signs a certificate for a DNS name that is valid until notAfter.
 func (a Authority) IssueUntil(t testing.TB, name string, notAfter time.Time) tls.Certificate {
 	t.Helper()
 	return a.IssueAs(t, func(c *x509.Certificate) {
@@ -183,6 +190,7 @@ func (a Authority) IssueAs(t testing.TB, change func(*x509.Certificate)) tls.Cer
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// MarshalKey returns the private key of a certificate as PKCS #8.
 func MarshalKey(t testing.TB, cert tls.Certificate) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
@@ -192,10 +200,12 @@ func MarshalKey(t testing.TB, cert tls.Certificate) []byte {
 	return der
 }
 
+// EncodePEM returns one PEM block.
 func EncodePEM(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
+// WritePEM writes one PEM block to a file.
 func WritePEM(t testing.TB, path, kind string, der []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, EncodePEM(kind, der), 0o600); err != nil {

@@ -25,10 +25,12 @@ func NewClock() *Clock { return &Clock{now: time.Now().Truncate(time.Second)} }
 // TokenClock is the clock as the service has it; atlas's is off by skew.
 func (c *Clock) TokenClock() atlas.Clock { return atlas.Clock{Now: c.Now, AfterFunc: c.afterFunc} }
 
+// AtlasNow is the clock of an Atlas that is off by skew.
 func (c *Clock) AtlasNow(skew time.Duration) func() time.Time {
 	return func() time.Time { return c.Now().Add(skew) }
 }
 
+// Now is the time of the clock.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,13 +8,12 @@ import (
 	"testing"
 	"time"
 
-	_ "google.golang.org/grpc/health"
-
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
+// ErrPanic makes a Door panic.
 var ErrPanic = errors.New("panic here")
 
 // Door counts the attempts that get as far as the service, whatever is done about them further in, and fails the first of
@@ -42,6 +41,7 @@ func (d *Door) arrive() error {
 	return err
 }
 
+// Create implements server.Tokens.
 func (d *Door) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
 	if err := d.arrive(); err != nil {
 		return tokencache.Result{Status: tokencache.Status{Forward: tokencache.ForwardMiss}}, err
@@ -49,6 +49,7 @@ func (d *Door) Create(ctx context.Context, cred atlas.Credential, fresh bool) (t
 	return d.inside.Create(ctx, cred, fresh)
 }
 
+// Delete implements server.Tokens.
 func (d *Door) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
 	if err := d.arrive(); err != nil {
 		return "", err
@@ -56,6 +57,7 @@ func (d *Door) Delete(ctx context.Context, cred atlas.Credential) (string, error
 	return d.inside.Delete(ctx, cred)
 }
 
+// Check implements server.Tokens.
 func (d *Door) Check() error { return d.inside.Check() }
 
 // Expect begins anew: the next attempts fail like this.

@@ -1,3 +1,5 @@
+// Package testutil runs the service with a working fake of Atlas, and calls it over both transports, for the tests of several
+// packages.
 package testutil
 
 import (
@@ -30,6 +32,7 @@ func Context(t testing.TB) context.Context {
 	return ctx
 }
 
+// Credential is a JWT of the first org, as a header.
 func Credential(em *emulator.Emulator) []string {
 	return []string{"authorization", "JWT " + em.Org(0).JWT()}
 }
@@ -71,6 +74,7 @@ func Eventually(t *testing.T, done func() bool, otherwise string) {
 	}
 }
 
+// NewResilient wraps a client in retries and limits, with their defaults.
 func NewResilient(t testing.TB, client *atlas.Client) *resilient.Client {
 	t.Helper()
 	c, err := resilient.New(client, resilient.Config{})
@@ -96,6 +100,7 @@ func ParallelWork(t *testing.T) {
 // Security is how the listeners are protected.
 type Security string
 
+// The three ways of protecting the listeners.
 const (
 	Plaintext Security = "plaintext"
 	ServerTLS Security = "TLS"

@@ -22,6 +22,7 @@ type IdentityService struct {
 	Source *atlas.TokenSource
 }
 
+// StartIdentity runs a service with an identity of its own, and the policy if there is one.
 func StartIdentity(t *testing.T, policy string) *IdentityService {
 	t.Helper()
 	return StartIdentityAt(t, policy, atlas.Clock{}, emulator.Config{})
@@ -37,6 +38,7 @@ func StartIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emul
 	return StartIdentityWith(t, cfg, clock, config)
 }
 
+// MustPolicy parses a policy.
 func MustPolicy(t *testing.T, text string) *auth.Policy {
 	t.Helper()
 	policy, err := auth.ParsePolicy("policy.yaml", []byte(text))
@@ -46,6 +48,7 @@ func MustPolicy(t *testing.T, text string) *auth.Policy {
 	return policy
 }
 
+// StartIdentityWith is StartIdentityAt with an authenticator of the test's own.
 func StartIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config emulator.Config) *IdentityService {
 	t.Helper()
 	em, err := emulator.Start(config)

@@ -81,6 +81,7 @@ func (a Answer) CheckDocumented(t testing.TB) []string {
 	return parts
 }
 
+// DocumentedAs returns the parts of an operation that the answer is an instance of, or what the document does not have.
 func (a Answer) DocumentedAs(t testing.TB, verb string, operation *openapi3.Operation) (parts []string, err error) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), verb, "http://tokend.test"+ServicePath, http.NoBody)

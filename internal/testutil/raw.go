@@ -61,6 +61,7 @@ func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
 
 var _ encoding.CodecV2 = rawCodec{}
 
+// Raw calls a method with bytes that need not be a message.
 func (c GRPCCaller) Raw(ctx context.Context, conn *grpc.ClientConn, method string, message []byte, headers ...string) Outcome {
 	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
 	var header, trailer metadata.MD
@@ -71,16 +72,19 @@ func (c GRPCCaller) Raw(ctx context.Context, conn *grpc.ClientConn, method strin
 	return out
 }
 
+// CreateMethod is the full name of CreateToken.
 const CreateMethod = ephemeraltokenv1.EphemeralTokenService_CreateToken_FullMethodName
 
 // Listener is what a hostile peer connects to.
 type Listener string
 
+// The two listeners.
 const (
 	GRPC Listener = "gRPC"
 	REST Listener = "REST"
 )
 
+// Addr is the address of a listener.
 func (s *Service) Addr(l Listener) string {
 	if l == GRPC {
 		return s.GRPCAddr().String()

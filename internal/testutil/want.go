@@ -14,6 +14,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
+// The answers to callers whose identity is not accepted.
 var (
 	WantUnknownCaller  = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CALLER_UNKNOWN"}
 	WantCallerRejected = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CALLER_REJECTED"}
@@ -117,6 +118,7 @@ type FaultCase struct {
 	Repeated       bool // the create is, twice
 }
 
+// AtlasFaults are the rows of the fault table that one answer of Atlas brings about.
 func AtlasFaults() []FaultCase {
 	body := func(row, what, body string) FaultCase {
 		return FaultCase{
@@ -184,6 +186,7 @@ func AtlasFaults() []FaultCase {
 	}
 }
 
+// The answers to credentials that are not sent to Atlas.
 var (
 	WantMissing   = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CREDENTIAL_MISSING"}
 	WantMalformed = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CREDENTIAL_MALFORMED"}
@@ -191,6 +194,7 @@ var (
 	WantNoRoute   = Want{Code: codes.Unimplemented, HTTP: 404, Reason: "ROUTE_NOT_FOUND"}
 )
 
+// WantServiceRejected is the answer while Atlas refuses the service's own identity.
 var WantServiceRejected = Want{Code: codes.Unavailable, HTTP: 503, Reason: "SERVICE_CREDENTIAL_REJECTED"}
 
 // CheckRetry is check, for an answer whose delay depends on the clock.

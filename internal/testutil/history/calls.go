@@ -37,12 +37,14 @@ type CallLog struct {
 	Panics []string               // guarded by mu
 }
 
+// HandledCall is what the log says of one call.
 type HandledCall struct {
 	Took   time.Duration
 	Reason string
 	Cause  string
 }
 
+// Logger returns a logger that writes to the CallLog.
 func (l *CallLog) Logger() *slog.Logger { return slog.New(l) }
 
 // Reasons counts the calls by how they ended.
@@ -56,9 +58,10 @@ func (l *CallLog) Reasons() map[string]int {
 	return counts
 }
 
-// Enabled, Handle, WithAttrs and WithGroup make it a slog.Handler.
+// Enabled implements slog.Handler.
 func (l *CallLog) Enabled(context.Context, slog.Level) bool { return true }
 
+// Handle implements slog.Handler.
 func (l *CallLog) Handle(_ context.Context, record slog.Record) error {
 	var (
 		id string
@@ -87,10 +90,13 @@ func (l *CallLog) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
+// WithAttrs implements slog.Handler.
 func (l *CallLog) WithAttrs([]slog.Attr) slog.Handler { return l }
 
+// WithGroup implements slog.Handler.
 func (l *CallLog) WithGroup(string) slog.Handler { return l }
 
+// OneOf returns one of the values at random.
 func OneOf[T any](random *rand.Rand, values ...T) T { return values[random.IntN(len(values))] }
 
 // Tally is counts in words, the highest first.
@@ -102,6 +108,7 @@ func Tally(counts map[string]int) string {
 	return strings.Join(words, ", ")
 }
 
+// Fork returns another source of random numbers, which the first one decides.
 func Fork(random *rand.Rand) *rand.Rand {
 	return rand.New(rand.NewPCG(random.Uint64(), random.Uint64()))
 }

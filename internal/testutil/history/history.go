@@ -1,3 +1,4 @@
+// Package history judges what many callers saw of tokens being created and deleted, and has broken designs that it must reject.
 package history
 
 import (
@@ -38,6 +39,7 @@ type Birth struct {
 	Minted, Deleted uint64
 }
 
+// New puts the events in relation to the tokens that Atlas has minted.
 func New(events []Event, em *emulator.Emulator) History {
 	// Atlas refuses what is made up. Whatever its caller was told, nothing happened, and nobody else may see anything of it.
 	events = slices.DeleteFunc(events, func(e Event) bool { return e.MadeUp })

@@ -12,66 +12,66 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// Step is an event as a model has it.
-type Step struct {
-	kind       StepKind
+// step is an event as a model has it.
+type step struct {
+	kind       stepKind
 	delete     int  // which one, of those that end
 	holds      bool // of a delete: nobody else is answered from memory meanwhile
 	generation int
 }
 
-type StepKind int
+type stepKind int
 
 const (
-	StepCreate StepKind = iota
-	StepDelete
-	StepAcknowledge
+	stepCreate stepKind = iota
+	stepDelete
+	stepAcknowledge
 )
 
-// Forever is when a call returns that nobody saw return: it may take effect at any time, or never.
-const Forever = math.MaxInt64
+// forever is when a call returns that nobody saw return: it may take effect at any time, or never.
+const forever = math.MaxInt64
 
 // operations are the history of one org in a model's terms. A create that failed may have minted a token or not, which
 // changes nothing that a later one could not; so it is left out, and so is a delete that did not happen. One whose outcome
 // nobody knows stays open. For the lenient model a delete has a second part: it ends some time before its caller hears of it.
 func (h History) operations(org int, lenient bool) []porcupine.Operation {
 	var all []porcupine.Operation
-	add := func(e Event, answer int64, s Step) {
+	add := func(e Event, answer int64, s step) {
 		all = append(all, porcupine.Operation{ClientId: e.Client, Input: s, Call: e.Call, Return: answer})
 	}
 	for i, e := range h.Events {
 		switch {
 		case e.Org != org:
 		case e.Op == testutil.Create && e.OK:
-			add(e, e.Answer, Step{kind: StepCreate, generation: h.Born[e.Token].Generation})
+			add(e, e.Answer, step{kind: stepCreate, generation: h.Born[e.Token].Generation})
 		case e.Op == testutil.Delete && e.OK:
-			add(e, e.Answer, Step{kind: StepDelete, delete: i, holds: !lenient})
+			add(e, e.Answer, step{kind: stepDelete, delete: i, holds: !lenient})
 			if lenient {
-				add(e, e.Answer, Step{kind: StepAcknowledge, delete: i})
+				add(e, e.Answer, step{kind: stepAcknowledge, delete: i})
 			}
 		case e.Op == testutil.Delete && !e.Harmless:
-			add(e, Forever, Step{kind: StepDelete, delete: i, holds: !lenient})
+			add(e, forever, step{kind: stepDelete, delete: i, holds: !lenient})
 		}
 	}
 	return all
 }
 
-// Register is Atlas as its clients are to see it through the service: one value for each org, which a create returns and
+// register is Atlas as its clients are to see it through the service: one value for each org, which a create returns and
 // makes if there is none, and a delete unsets. Tokens are numbered in the order of their making, so a token that comes back
 // after its deletion is not taken for a new one. Only while a delete is in progress that does not hold off everybody, what it
 // deletes may still be handed out.
-type Register struct {
+type register struct {
 	last  int // the latest token that was returned
 	live  bool
 	dying string // " delete:generation" for each such delete that has taken effect and is not acknowledged
 }
 
-var Model = porcupine.Model{
-	Init: func() any { return Register{} },
+var model = porcupine.Model{
+	Init: func() any { return register{} },
 	Step: func(state, input, _ any) (bool, any) {
-		l, s := state.(Register), input.(Step)
+		l, s := state.(register), input.(step)
 		switch s.kind {
-		case StepDelete:
+		case stepDelete:
 			switch {
 			case s.holds:
 			case l.live:
@@ -81,7 +81,7 @@ var Model = porcupine.Model{
 			}
 			l.live = false
 			return true, l
-		case StepAcknowledge:
+		case stepAcknowledge:
 			mark, kept, found := fmt.Sprintf("%d:", s.delete), "", false
 			for _, word := range strings.Fields(l.dying) {
 				if strings.HasPrefix(word, mark) {
@@ -114,9 +114,9 @@ func (h History) Illegal(lenient bool, patience time.Duration) (rejected, undeci
 		orgs[e.Org] = true
 	}
 	for org := range orgs {
-		verdict := porcupine.CheckOperationsTimeout(Model, h.operations(org, false), patience)
+		verdict := porcupine.CheckOperationsTimeout(model, h.operations(org, false), patience)
 		if verdict != porcupine.Ok && lenient {
-			verdict = porcupine.CheckOperationsTimeout(Model, h.operations(org, true), patience)
+			verdict = porcupine.CheckOperationsTimeout(model, h.operations(org, true), patience)
 		}
 		switch verdict {
 		case porcupine.Illegal:

@@ -14,15 +14,18 @@ import (
 // Upstream is what every mutant does when it has nothing, and when it deletes.
 type Upstream struct{ Atlas tokencache.Atlas }
 
+// Ask creates a token at Atlas.
 func (u Upstream) Ask(ctx context.Context, cred atlas.Credential) (tokencache.Result, error) {
 	token, err := atlas.WithReLogin(ctx, cred, u.Atlas.CreateEphemeralToken)
 	return tokencache.Result{Token: token, Org: cred.Claims().OrgID}, err
 }
 
+// Send deletes the token at Atlas.
 func (u Upstream) Send(ctx context.Context, cred atlas.Credential) (string, error) {
 	return cred.Claims().OrgID, u.Atlas.DeleteEphemeralToken(ctx, cred.JWT)
 }
 
+// Check implements server.Tokens.
 func (Upstream) Check() error { return nil }
 
 // SingleFlight joins a call that has already begun.
@@ -34,13 +37,16 @@ type SingleFlight struct {
 	Forget bool // a delete makes the callers after it begin a new one
 }
 
+// ByOrg keys by the org that the JWT claims.
 func ByOrg(cred atlas.Credential) string { return cred.Claims().OrgID }
 
+// Create implements server.Tokens.
 func (m *SingleFlight) Create(ctx context.Context, cred atlas.Credential, _ bool) (tokencache.Result, error) {
 	result, err, _ := m.group.Do(m.Key(cred), func() (any, error) { return m.Ask(context.WithoutCancel(ctx), cred) })
 	return result.(tokencache.Result), err
 }
 
+// Delete implements server.Tokens.
 func (m *SingleFlight) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
 	if m.Forget {
 		m.group.Forget(m.Key(cred))
@@ -59,14 +65,17 @@ type Unfenced struct {
 	Tokens map[string]Remembered // guarded by mu
 }
 
+// ByJWT keys by the JWT.
 func ByJWT(cred atlas.Credential) string { return string(cred.JWT) }
 
+// Remembered is a cached token.
 type Remembered struct {
 	Token atlas.Token
 	Seq   int
 	Until time.Time
 }
 
+// Create implements server.Tokens.
 func (m *Unfenced) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
 	m.Mu.Lock()
 	found := m.Tokens[m.Key(cred)]
@@ -83,6 +92,7 @@ func (m *Unfenced) Create(ctx context.Context, cred atlas.Credential, fresh bool
 	return result, err
 }
 
+// Delete implements server.Tokens.
 func (m *Unfenced) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
 	org, err := m.Send(ctx, cred)
 	m.Mu.Lock()
@@ -91,6 +101,7 @@ func (m *Unfenced) Delete(ctx context.Context, cred atlas.Credential) (string, e
 	return org, err
 }
 
+// NewUnfenced returns an empty Unfenced.
 func NewUnfenced(a tokencache.Atlas, key func(atlas.Credential) string) *Unfenced {
 	return &Unfenced{Upstream: Upstream{a}, Key: key, Tokens: map[string]Remembered{}}
 }

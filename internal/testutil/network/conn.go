@@ -75,6 +75,7 @@ func (s *stream) wait(times ...time.Time) {
 	}
 }
 
+// ErrReset is what both ends of a connection get that was reset.
 var ErrReset = os.NewSyscallError("connection", syscall.ECONNRESET)
 
 func (s *stream) read(p []byte) (int, error) {
@@ -243,6 +244,7 @@ func (c *Conn) wrap(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 }
 
+// Close implements net.Conn.
 func (c *Conn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
@@ -272,20 +274,25 @@ func (c *Conn) SetLinger(sec int) error {
 	return nil
 }
 
+// LocalAddr implements net.Conn.
 func (c *Conn) LocalAddr() net.Addr { return c.local }
 
+// RemoteAddr implements net.Conn.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
+// SetDeadline implements net.Conn.
 func (c *Conn) SetDeadline(t time.Time) error {
 	_ = c.SetReadDeadline(t) // it has no error to return
 	return c.SetWriteDeadline(t)
 }
 
+// SetReadDeadline implements net.Conn.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.in.update(func() { c.in.readDeadline = t })
 	return nil
 }
 
+// SetWriteDeadline implements net.Conn.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.out.update(func() { c.out.writeDeadline = t })
 	return nil

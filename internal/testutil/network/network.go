@@ -21,6 +21,7 @@ type Network struct {
 	made      int                        // guarded by mu; connections
 }
 
+// New returns a network without listeners.
 func New() *Network {
 	return &Network{listeners: map[string]*memoryListener{}, open: map[*Conn]struct{}{}}
 }
@@ -41,6 +42,7 @@ type memoryListener struct {
 	once     sync.Once
 }
 
+// Listen listens on an address, host:port in digits.
 func (n *Network) Listen(addr string) (net.Listener, error) {
 	at, err := net.ResolveTCPAddr("tcp", addr) // an address of digits: nobody is asked
 	if err != nil {
@@ -149,6 +151,7 @@ type Link struct {
 // Latency is the latency without a fault.
 const Latency = time.Millisecond
 
+// NewLink returns a way to the network's listeners in good weather.
 func (n *Network) NewLink(random *rand.Rand) *Link {
 	return &Link{network: n, random: random, now: Conditions{Latency: Latency}, vanished: map[*Conn]struct{}{}}
 }
@@ -192,24 +195,24 @@ func (l *Link) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 func (l *Link) Set(now Conditions) (mend func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.troubled.Equal(Endless) {
+	if l.troubled.Equal(endless) {
 		return func() {}
 	}
 	if now.Latency == 0 {
 		now.Latency = Latency
 	}
-	l.now, l.troubled = now, Endless
+	l.now, l.troubled = now, endless
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.now, l.troubled = Conditions{Latency: Latency}, time.Now().Add(Lingering)
+		l.now, l.troubled = Conditions{Latency: Latency}, time.Now().Add(lingering)
 	}
 }
 
-// Lingering is how long what was sent during a fault may be on its way after it, and callers may wait before they connect anew. endless is later than that.
-const Lingering = 20 * time.Second
+// lingering is how long what was sent during a fault may be on its way after it, and callers may wait before they connect anew. endless is later than that.
+const lingering = 20 * time.Second
 
-var Endless = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+var endless = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // TroubledSince reports whether there was a fault at any time since then, or there still are connections that go nowhere.
 func (l *Link) TroubledSince(then time.Time) bool {
@@ -220,7 +223,7 @@ func (l *Link) TroubledSince(then time.Time) bool {
 
 // disturbed notes that something was wrong until now. The caller holds mu.
 func (l *Link) disturbed() {
-	if until := time.Now().Add(Lingering); l.troubled.Before(until) {
+	if until := time.Now().Add(lingering); l.troubled.Before(until) {
 		l.troubled = until
 	}
 }
