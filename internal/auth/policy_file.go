@@ -269,7 +269,7 @@ func (p *policyParser) rule(y ruleYAML, line int, what string) {
 	}
 	switch {
 	case r.kind == kindAtlas && r.profile != Passthrough && r.profile != "":
-		p.errorf(line, "%s: anybody can write down an Atlas JWT, so %s goes with profile %s only", what, selectorAtlas, Passthrough)
+		p.errorf(line, "%s: only Atlas can verify an Atlas JWT, so %s needs profile %s", what, selectorAtlas, Passthrough)
 	case r.kind == kindOIDC && r.profile == Passthrough:
 		p.errorf(line, "%s: a caller with an OIDC token has no place left for an Atlas JWT, so %s does not go with profile %s", what, selectorOIDC, Passthrough)
 	}

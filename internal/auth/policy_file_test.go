@@ -103,7 +103,7 @@ func TestPolicyValidationErrors(t *testing.T) {
 		{"two stars", spiffe("spiffe://prod.internal/ns/**"), []string{"** is not supported"}},
 
 		{"DNS star", dns("*"), []string{"3: rule 1: dns_san \"*\": a * needs a domain"}},
-		{"DNS star in a top-level domain", dns("*.internal"), []string{"everybody in a top-level domain"}},
+		{"DNS star in a top-level domain", dns("*.internal"), []string{"every name in a top-level domain"}},
 		{"DNS star inside", dns("a.*.internal"), []string{"only the leftmost label"}},
 		{"DNS star without a domain", dns("web-*"), []string{"a * needs a domain"}},
 		{"DNS two stars", dns("**.a.internal"), []string{"** is not supported"}},
@@ -145,7 +145,7 @@ func TestPolicyValidationErrors(t *testing.T) {
 			"{oidc: {issuer: https://i.internal, audience: b, subject: c}, allow: [CreateToken], profile: acme}",
 		), []string{"4: rule 2: the issuer has another audience in line 3"}},
 
-		{"atlas_jwt with a profile", with("{atlas_jwt: true, allow: [CreateToken], profile: acme}"), []string{"3: rule 1: anybody can write down an Atlas JWT"}},
+		{"atlas_jwt with a profile", with("{atlas_jwt: true, allow: [CreateToken], profile: acme}"), []string{"3: rule 1: only Atlas can verify an Atlas JWT"}},
 		{"atlas_jwt is false", with("{atlas_jwt: false, allow: [CreateToken], profile: passthrough}"), []string{"3: rule 1: it must have exactly one of spiffe_id, oidc, dns_san, atlas_jwt: true; it has 0"}},
 		{"atlas_jwt is text", with(`{atlas_jwt: "true", allow: [CreateToken], profile: passthrough}`), []string{"3: column 15: this must be true"}},
 

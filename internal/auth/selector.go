@@ -89,7 +89,7 @@ func checkDNSPattern(pattern string) error {
 	case rest == "":
 		return errors.New("a * needs a domain after it")
 	case onlyStars(label) && !strings.Contains(rest, "."):
-		return errors.New("it would match everybody in a top-level domain: name two labels at least after the *")
+		return errors.New("it would match every name in a top-level domain: write at least two labels after the *")
 	}
 	return nil
 }
