@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 )
@@ -25,6 +26,7 @@ type batcher struct {
 // read is one run of scriptRead.
 type read struct {
 	ctx    context.Context // of its caller
+	began  time.Time
 	keys   []string
 	args   []any
 	done   chan struct{} // closed at the end
@@ -44,9 +46,7 @@ func newBatcher(client *client) *batcher {
 // read waits for the answer to one read, within the client's budget and for no longer than ctx
 // lasts.
 func (b *batcher) read(ctx context.Context, keys []string, args []any) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.client.budget)
-	defer cancel()
-	r := &read{ctx: ctx, keys: keys, args: args, done: make(chan struct{})}
+	r := &read{ctx: ctx, began: time.Now(), keys: keys, args: args, done: make(chan struct{})}
 	select {
 	case b.reads <- r:
 	case <-ctx.Done():
@@ -101,7 +101,8 @@ func (b *batcher) send(batch []*read) {
 			close(r.done)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(b.client.ctx, b.client.budget)
+	// A timer for each read would cost more than that the later ones of a slow batch have less time.
+	ctx, cancel := context.WithDeadline(b.client.ctx, batch[0].began.Add(b.client.budget))
 	defer cancel()
 	missing := run(ctx, b.client.server(), batch, scriptRead.EvalSha)
 	if len(missing) == 0 {
