@@ -56,42 +56,38 @@ local readonly = {err = 'READONLY this is no primary'}
 //
 //	KEYS  all, org, value
 //	ARGV  an epoch for a fence that is made or moves, how long to keep the fences (ms)
-//	      now, epoch of all, epoch of the org, 1 if one of them is held, the value
+//	      now, epoch of all, epoch of the org, 1 if the org is held, the value
 var scriptRead = goredis.NewScript(luaStart + `
-local process, held = process(), 0
+local process = process()
 if not process then return readonly end
-redis.call('HDEL', KEYS[2], '')
-local function read(key, process)
-  local fields, epoch, stays = redis.call('HGETALL', key), false, not process
-  for i = 1, #fields, 2 do
-    local name, value = fields[i], fields[i + 1]
-    if name == 'epoch' then
-      epoch = value
-    elseif name == 'process' then
-      stays = value == process
-    end
-  end
-  for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 5) == 'hold:' then
-      if tonumber(fields[i + 1]) > now then
-        held = 1
-      else
-        redis.call('HDEL', key, fields[i])
-        stays = false
-      end
-    end
-  end
-  if not (epoch and stays) then
-    epoch = ARGV[1]
-    redis.call('HSET', key, 'epoch', epoch)
-    if process then redis.call('HSET', key, 'process', process) end
-  end
-  keep(key, ARGV[2])
-  return epoch
+local all = redis.call('HMGET', KEYS[1], 'epoch', 'process')
+if not all[1] or all[2] ~= process then
+  all[1] = ARGV[1]
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'process', process)
 end
-local all, org = read(KEYS[1], process), read(KEYS[2])
+keep(KEYS[1], ARGV[2])
+redis.call('HDEL', KEYS[2], '')
+local fields, org, held, over = redis.call('HGETALL', KEYS[2]), false, 0, false
+for i = 1, #fields, 2 do
+  local name, value = fields[i], fields[i + 1]
+  if name == 'epoch' then
+    org = value
+  elseif string.sub(name, 1, 5) == 'hold:' then
+    if tonumber(value) > now then
+      held = 1
+    else
+      redis.call('HDEL', KEYS[2], name)
+      over = true
+    end
+  end
+end
+if not org or over then
+  org = ARGV[1]
+  redis.call('HSET', KEYS[2], 'epoch', org)
+end
+keep(KEYS[2], ARGV[2])
 local value = held == 0 and redis.call('GET', KEYS[3])
-return {now, all, org, held, value}
+return {now, all[1], org, held, value}
 `)
 
 // scriptPut notes the token that Atlas answered with, and stores the value if the fences are where
