@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// Class is what the end of an operation means for the one who asked for it.
+// Class is what the end of an operation means for its caller.
 type Class int
 
 // The classes.
@@ -109,7 +109,7 @@ func (e *Error) OutcomeUnknown() bool {
 type profileKey struct{}
 
 // WithProfile returns a context for operations of one of the service's own identities.
-// [WithReLogin] and a [TokenSource] use it, so that what stands before a Client can tell identities
+// [WithReLogin] and a [TokenSource] use it, so that a wrapper of a Client can tell identities
 // apart.
 func WithProfile(ctx context.Context, profile string) context.Context {
 	return context.WithValue(ctx, profileKey{}, profile)

@@ -94,12 +94,12 @@ type Config struct {
 	// Tracer makes a span of each request; nil: there are none.
 	Tracer trace.TracerProvider
 
-	// Propagator tells Atlas of the span, in headers; nil means W3C Trace Context. Without a Tracer
-	// it is not used.
+	// Propagator writes the span into headers for Atlas; nil means W3C Trace Context. Without a
+	// Tracer it is not used.
 	Propagator propagation.TextMapPropagator
 
-	// DialContext connects to Atlas, or to the proxy in front of it; nil means a net.Dialer. It has
-	// to give up by itself a host that does not answer.
+	// DialContext connects to Atlas, or to the proxy in front of it; nil means a net.Dialer. It
+	// needs its own timeout for a host that does not answer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// UserAgent is the User-Agent header, in printable ASCII; "" means the name of this module.
@@ -229,7 +229,7 @@ func parseBaseURL(s string) (*url.URL, error) {
 	}
 	var errs []error
 	if u.Scheme != "https" {
-		errs = append(errs, errors.New("the base URL does not begin with https://: nothing else is spoken, because every request carries a credential"))
+		errs = append(errs, errors.New("the base URL does not begin with https://: no other scheme is allowed, because every request carries a credential"))
 	}
 	if u.Hostname() == "" {
 		errs = append(errs, errors.New("the base URL has no host: give one such as https://atlas.forsta.io/v1"))
@@ -251,7 +251,7 @@ func parseBaseURL(s string) (*url.URL, error) {
 	return u, errors.Join(errs...)
 }
 
-// checkProxyAnswer refuses in our words: those of net/http would be the proxy's reason phrase.
+// checkProxyAnswer returns our own error: that of net/http would quote the proxy's reason phrase.
 func checkProxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode != http.StatusOK {
 		return proxyError(answer.StatusCode)

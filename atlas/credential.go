@@ -30,7 +30,7 @@ func (c Credential) Claims() Claims {
 }
 
 // WithClaims returns c with its claims parsed, for a caller that needs them more than once: parsing
-// is the most expensive thing that is done with a Credential.
+// is the most expensive operation of a Credential.
 func (c Credential) WithClaims() Credential {
 	claims := c.Claims()
 	c.claims = &claims

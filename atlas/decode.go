@@ -9,12 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// maxTokenBytes is far above any token that Atlas makes, and still fits where tokens travel: in a
-// header, in a URL.
+// maxTokenBytes is far above any token that Atlas makes, and still fits in a header or a URL.
 const maxTokenBytes = 8 << 10
 
-// What can be wrong with an answer. The texts are fixed, as those of encoding/json quote what they
-// stumble over.
+// What can be wrong with an answer. The texts are fixed, because those of encoding/json quote the
+// input.
 var (
 	errNotUTF8        = errors.New("the answer is not UTF-8")
 	errNotJSON        = errors.New("the answer is not one JSON value")
@@ -36,9 +35,9 @@ func decodeToken(body []byte) (Token, error) {
 	return parseToken(body)
 }
 
-// plainToken returns the token of a body that is to the byte as Atlas writes it, of characters that
-// mean themselves in JSON; "" if it is not. There is one way only to read such a body, and
-// parseToken's costs as much as the rest of what is done with an answer.
+// plainToken returns the token of a body that is byte for byte as Atlas writes it, with no
+// character that JSON escapes, or "". Such a body can be read in one way only, and parsing it as
+// JSON would double the cost of handling an answer.
 func plainToken(body []byte) Token {
 	value, before := bytes.CutPrefix(body, []byte(`{"token":"`))
 	value, after := bytes.CutSuffix(value, []byte(`"}`))
@@ -81,9 +80,9 @@ func parseToken(body []byte) (Token, error) {
 // field returns the value of one field of the JSON object that is body, or nil if there is no such
 // field.
 //
-// It does by hand what a struct would do more loosely: encoding/json also takes the field "TOKEN",
-// lets the last of two equal fields win, and replaces what is not UTF-8. Where two parsers can read
-// one answer as two tokens, it is refused.
+// It is stricter than decoding into a struct: encoding/json also accepts the field "TOKEN", lets
+// the last of two equal fields win, and replaces invalid UTF-8. An answer that two parsers could
+// read as two tokens is refused.
 func field(body []byte, name string) (json.RawMessage, error) {
 	if !utf8.Valid(body) {
 		return nil, errNotUTF8

@@ -111,7 +111,7 @@ type attempt struct {
 }
 
 func (a *attempt) newRequest(r request) (*http.Request, error) {
-	// http.NoBody rather than a body of no bytes: a POST then says Content-Length: 0, and net/http
+	// NoBody rather than an empty reader: a POST then says Content-Length: 0, and net/http
 	// may move the request to another connection when HTTP/2 guarantees that it was not processed
 	// (RFC 9113 section 8.7).
 	var body io.Reader = http.NoBody

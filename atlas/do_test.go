@@ -64,7 +64,7 @@ func TestRequestOnTheWire(t *testing.T) {
 	}
 }
 
-// do carries a JSON body and no credential, as a login will.
+// TestDoWithBody checks that do sends a JSON body without a credential, as a login does.
 func TestDoWithBody(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		var got, header string
@@ -134,7 +134,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
-// Who ends a call, and where it stands then.
+// TestDeadlines ends calls by each of three causes at each stage.
 func TestDeadlines(t *testing.T) {
 	const head = "HTTP/1.1 201 \r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 	for _, stage := range []struct {
@@ -234,7 +234,7 @@ func TestContextAlreadyEnded(t *testing.T) {
 }
 
 // An answer that is settled by its status does not wait for its body.
-func TestStalledBodyOfNoUse(t *testing.T) {
+func TestStalledBodyNotAwaited(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		for _, status := range []int{200, 503} {
 			_, config := newHTTPServer(t, http2, func(w http.ResponseWriter, r *http.Request) {

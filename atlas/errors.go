@@ -55,7 +55,7 @@ const (
 	// KindUnavailable: Atlas was not asked, because too many of the calls just before have failed.
 	// No Client says so by itself, but what stands before one does: package resilient.
 	KindUnavailable
-	// KindOverloaded: Atlas was not asked, because it has as many calls as it can do in good time.
+	// KindOverloaded: Atlas was not asked, because the concurrency limit is reached.
 	// As for the kind before, no Client says so by itself.
 	KindOverloaded
 )
@@ -82,7 +82,7 @@ func (k Kind) String() string {
 }
 
 // Error is why an operation failed. It holds no JWT and no token, and nothing from the body or the
-// header values of an answer, so it can be logged as it is.
+// header values of an answer, so it is safe to log.
 type Error struct {
 	// Op is the operation that failed.
 	Op Operation
@@ -156,8 +156,8 @@ func (e proxyError) Error() string {
 	return fmt.Sprintf("the proxy answered CONNECT with status %d", int(e))
 }
 
-// classify says of which kind an error of net/http is, and gives a cause that is safe to log. It
-// lists what may be told rather than what may not: net/http quotes malformed status lines and
+// classify returns the kind of an error of net/http, and a cause that is safe to log. It
+// allows texts rather than forbidding them: net/http quotes malformed status lines and
 // headers, reason phrases and proxy settings. Nor does a cause match context.DeadlineExceeded, as
 // the timeout of a dial would.
 func classify(err error) (Kind, error) {
@@ -204,8 +204,8 @@ func classify(err error) (Kind, error) {
 	return KindUnreachable, fmt.Errorf("the answer was not valid HTTP, or the connection failed (%T)", err)
 }
 
-// Errors of net/http that have no type and hold nothing but these words. One that a later Go words
-// differently is told in general terms.
+// Errors of net/http that have no type and hold only these words. If a later Go changes the words,
+// the error is described in general terms.
 var constantTexts = []string{
 	"http: server closed idle connection",
 	"http2: client connection lost", // no answer to a ping

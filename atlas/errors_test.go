@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// What the servers of the other tests cannot be made to cause.
+// TestClassify has the errors that the servers of the other tests cannot cause.
 func TestClassify(t *testing.T) {
 	dialTimeout := &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
 	for _, tc := range []struct {

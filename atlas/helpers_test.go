@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Planted wherever a secret can be: they must never come out again.
+// Planted wherever a secret can be. They must not appear in any error.
 const (
 	plantedToken = "planted-ephemeral-token"
 	plantedOther = "planted-in-a-header"

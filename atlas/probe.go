@@ -23,8 +23,8 @@ type Probed struct {
 	HasClock bool
 }
 
-// Probe asks for what changes nothing, without a credential: GET /ephemeral-token. Any answer will
-// do, of whatever status; every error is an [*Error].
+// Probe sends GET /ephemeral-token without a credential, which changes nothing. An answer of any
+// status is a success; every error is an [*Error].
 func (c *Client) Probe(ctx context.Context) (Probed, error) {
 	a := &attempt{client: c, caller: ctx, op: OpProbe, idempotent: true}
 	a.ctx, a.cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)

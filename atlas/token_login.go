@@ -16,8 +16,7 @@ func (s *TokenSource) obtain(present *session) (*session, error) {
 	if err != nil {
 		return nil, &CredentialError{Err: err}
 	}
-	// A secret that has just come may be half of one, or a wrong one. The one before is not worse
-	// for that.
+	// A new secret may be truncated or wrong, so the last accepted one is tried too.
 	first, second := secret, s.accepted
 	if second != "" && secret == s.refused {
 		first, second = second, first

@@ -35,7 +35,7 @@ var errShortLived = errors.New("Atlas keeps refusing JWTs that it has just issue
 // session is a JWT with the secret that it was issued for, so that the two always belong together.
 type session struct {
 	cred    Credential
-	ahead   time.Duration // how far Atlas's clock is ahead of ours, if a JWT has told
+	ahead   time.Duration // how far Atlas's clock is ahead of ours, if a JWT has shown it
 	since   time.Time     // when the JWT came
 	expires time.Time     // when the JWT is no longer used, on the monotonic clock
 	refresh bool          // it came from a refresh

@@ -230,7 +230,7 @@ func (s *TokenSource) rejected(err error) error {
 func (s *TokenSource) SecretChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.blocked) > 0 { // the JWT is of no use for some operations
+	if len(s.blocked) > 0 { // some operations fail with the JWT
 		s.present = nil
 	}
 	refused := s.isRefused() || len(s.blocked) > 0
@@ -300,8 +300,8 @@ func (s *TokenSource) Status() TokenStatus {
 	return status
 }
 
-// Retire says that no new call will ask: no refresh is scheduled any more. Calls that have the
-// source already are answered as before, by a login if need be.
+// Retire stops scheduling refreshes, because no new calls will come. Calls that have the source
+// already still get a JWT, by a login if necessary.
 func (s *TokenSource) Retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,8 +13,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// tracing makes a span of each request to Atlas, and tells Atlas of it. The attributes are those of OpenTelemetry's conventions for
-// HTTP clients; there is no header and no body in them, and the URL has nothing secret.
+// tracing makes a span of each request to Atlas, and tells Atlas of it. The attributes are those of
+// OpenTelemetry's conventions for HTTP clients; there is no header and no body in them, and the URL
+// has nothing secret.
 type tracing struct {
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
@@ -37,7 +38,8 @@ func newTracing(config Config, baseURL *url.URL) *tracing {
 	return t
 }
 
-// start begins the span of a request. Its name is what is the same for all requests of one operation.
+// start begins the span of a request. Its name is what is the same for all requests of one
+// operation.
 func (t *tracing) start(ctx context.Context, r request, url string) (context.Context, trace.Span) {
 	return t.tracer.Start(ctx, r.method+" "+r.path, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 		attribute.String("http.request.method", r.method),
@@ -47,14 +49,14 @@ func (t *tracing) start(ctx context.Context, r request, url string) (context.Con
 	))
 }
 
-// inject tells Atlas of the span in ctx.
+// inject adds the span in ctx to the request's headers.
 func (t *tracing) inject(ctx context.Context, header http.Header) {
 	if t != nil {
 		t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
 	}
 }
 
-// endSpan tells how the request ended: err is nil or an *Error, whose cause is not told.
+// endSpan records how the request ended. err is nil or an *Error, whose cause is left out.
 func endSpan(span trace.Span, status int, err error) {
 	if status != 0 {
 		span.SetAttributes(attribute.Int("http.response.status_code", status))

@@ -48,7 +48,8 @@ func detail(status int, text string) answer {
 	return jsonAnswer(status, map[string]string{"detail": text})
 }
 
-// fieldError is the shape of errors about what was sent. The field "non_field_errors" is for all of it.
+// fieldError is the shape of errors about what was sent. The field "non_field_errors" is for all of
+// it.
 func fieldError(field, text string) answer {
 	return jsonAnswer(http.StatusBadRequest, map[string][]string{field: {text}})
 }

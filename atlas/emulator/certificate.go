@@ -20,11 +20,11 @@ const (
 	GoodCertificate       CertificateKind = ""            // for localhost, 127.0.0.1 and ::1
 	ExpiredCertificate    CertificateKind = "expired"     // good until an hour ago
 	OtherHostCertificate  CertificateKind = "other-host"  // for atlas.invalid only
-	SelfSignedCertificate CertificateKind = "self-signed" // good, but anybody could have made it: not the one in CAPEM
+	SelfSignedCertificate CertificateKind = "self-signed" // valid, but not the one in CAPEM
 )
 
-// newCertificate makes a server certificate, and what to trust. That is the certificate itself: it is not an
-// authority, so trusting it by mistake costs little.
+// newCertificate makes a server certificate, and what to trust. That is the certificate itself: it
+// is not an authority, so trusting it by mistake costs little.
 func newCertificate(kind CertificateKind) (server tls.Certificate, trusted []byte, err error) {
 	now := time.Now()
 	template := &x509.Certificate{

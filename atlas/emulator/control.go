@@ -118,8 +118,8 @@ func (em *Emulator) postRevocation(body []byte) answer {
 	return noContent()
 }
 
-// decodeStrictly decodes one JSON value, without unknown fields, and nothing after it: a misspelt fault would otherwise
-// be a fault that never happens.
+// decodeStrictly decodes one JSON value and refuses unknown fields: a misspelt fault would
+// otherwise silently do nothing.
 func decodeStrictly(body []byte, into any) error {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Config says what kind of Atlas to start. The zero value is a good one.
+// Config configures an Emulator. The zero value is ready to use.
 type Config struct {
 	// Addr is the loopback host:port to listen on. Default "127.0.0.1:0".
 	Addr string
@@ -24,10 +24,11 @@ type Config struct {
 	Orgs int
 	// JWTLifetime is the time from a JWT's issue to its exp. Default 1 hour.
 	JWTLifetime time.Duration
-	// RefreshWindow is how long after the login (orig_iat) a JWT can still be refreshed. Default 7 days.
+	// RefreshWindow is how long after the login (orig_iat) a JWT can still be refreshed. Default 7
+	// days.
 	RefreshWindow time.Duration
-	// Now is the clock for JWTs and for the Date header; certificates and faults use the real one. Default time.Now. It must be safe for
-	// concurrent use.
+	// Now is the clock for JWTs and for the Date header; certificates and faults use the real one.
+	// Default time.Now. It must be safe for concurrent use.
 	Now func() time.Time
 	// Certificate selects a certificate that clients should refuse. Default: a good one.
 	Certificate CertificateKind
@@ -99,8 +100,8 @@ func Start(config Config) (*Emulator, error) {
 	return em, nil
 }
 
-// listenLoopback listens on addr, which must name a loopback address: an Atlas whose credentials are printed has no
-// business on a network.
+// listenLoopback listens on addr, which must be a loopback address: the credentials are printed, so
+// no other machine may reach them.
 func listenLoopback(addr string) (net.Listener, error) {
 	tcp, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
@@ -123,7 +124,7 @@ func (em *Emulator) serve(listener net.Listener, certificate tls.Certificate, ht
 		Protocols:         protocols,
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}},
 		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // refused handshakes are the business of tests
+		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // tests cause refused handshakes
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       withConnection,
 		ConnState:         func(conn net.Conn, state http.ConnState) { em.count(ctx, conn, state) },
@@ -139,8 +140,8 @@ func (em *Emulator) serve(listener net.Listener, certificate tls.Certificate, ht
 	}
 }
 
-// count has Close wait for a connection, from its first state to its last. One that comes while Close is under way, which would not
-// know of it, ends here.
+// count makes Close wait for a connection, from its first state to its last. It closes one that
+// arrives while Close runs, which Close does not see.
 func (em *Emulator) count(ctx context.Context, conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -153,8 +154,8 @@ func (em *Emulator) count(ctx context.Context, conn net.Conn, state http.ConnSta
 	}
 }
 
-// Close ends every request, stalled ones too, closes every connection and returns when the last of them is gone.
-// Closing twice is harmless.
+// Close ends every request, even a stalled one, closes every connection and waits for both. It may
+// be called twice.
 func (em *Emulator) Close() {
 	em.cancel()
 	_ = em.server.Close()
@@ -174,5 +175,6 @@ func (em *Emulator) CAPEM() []byte { return bytes.Clone(em.caPEM) }
 // CertPool holds the certificate to trust, and no other.
 func (em *Emulator) CertPool() *x509.CertPool { return em.pool.Clone() }
 
-// Client is an HTTP client that trusts the emulator and follows no redirect. Close closes its idle connections.
+// Client is an HTTP client that trusts the emulator and follows no redirect. Close closes its idle
+// connections.
 func (em *Emulator) Client() *http.Client { return em.client }

@@ -10,34 +10,38 @@ import (
 
 // Fault is one way of misbehaving. The zero value matches every request and changes nothing.
 //
-// Several faults can be in force. A request meets the first that matches it, in the order of injection, so two faults
-// with Times 1 happen one after the other.
+// Several faults can be in force. A request meets the first that matches it, in the order of
+// injection, so two faults with Times 1 happen one after the other.
 //
-// A fault that replaces the answer (Status 300 or above, Body or Drop) keeps the operation from taking effect, unless
-// AfterEffect is set. Every other fault changes the genuine answer of an operation that did take effect.
+// A fault that replaces the answer (Status 300 or above, Body or Drop) keeps the operation from
+// taking effect, unless AfterEffect is set. Every other fault changes the genuine answer of an
+// operation that did take effect.
 type Fault struct {
 	On    Operation `json:"operation,omitempty"` // which requests; Any by default
 	Times int       `json:"times,omitempty"`     // how many requests; 0: until removed
 
-	// Delay is the time to wait before the first byte of the answer. It ends early when the client leaves.
+	// Delay is the time to wait before the first byte of the answer. It ends early when the client
+	// leaves.
 	Delay time.Duration `json:"-"`
-	// EvenIfGone carries the operation out after Delay although its client has left meanwhile, as a server does that has
-	// read the request.
+	// EvenIfGone carries the operation out after Delay although its client has left meanwhile, as a
+	// server does that has read the request.
 	EvenIfGone bool `json:"even_if_gone,omitempty"`
 	// AfterEffect does the operation first. Delay and the rest come after it.
 	AfterEffect bool `json:"after_effect,omitempty"`
 
-	// Informational is the number of 103 answers to send ahead of the real one; negative: without end.
+	// Informational is the number of 103 answers to send ahead of the real one; negative: without
+	// end.
 	Informational int `json:"informational,omitempty"`
-	// Header is added to the answer, such as Retry-After or Location; Content-Type has a field of its own. On HTTP/2,
-	// "Connection: close" makes the server send GOAWAY.
+	// Header is added to the answer, such as Retry-After or Location; Content-Type has a field of
+	// its own. On HTTP/2, "Connection: close" makes the server send GOAWAY.
 	Header http.Header `json:"header,omitempty"`
 	// HeaderBytes is the length of one more header of the answer.
 	HeaderBytes int `json:"header_bytes,omitempty"`
 
 	Status      int    `json:"status,omitempty"`       // 200 to 599; 0: the genuine one, or the operation's success
 	ContentType string `json:"content_type,omitempty"` // default: the genuine one, or application/json
-	// Body replaces the body as it is. Without it, a Status of 400 or above comes with the body that Django would send.
+	// Body replaces the body. Without it, a Status of 400 or above comes with the body
+	// that Django would send.
 	Body string `json:"body,omitempty"`
 	// Shape is what happens to the body on the way. It does nothing to a 204, which has none.
 	Shape Shape `json:"shape,omitempty"`
@@ -100,8 +104,8 @@ func (f Fault) validate() error {
 // replaces reports whether the genuine answer has no part in f's.
 func (f Fault) replaces() bool { return f.Status >= 300 || f.Body != "" || f.Drop != NoDrop }
 
-// Inject puts f in force and returns what removes it again, which may be called more than once. It panics if f is not a
-// possible fault.
+// Inject puts f in force and returns what removes it again, which may be called more than once. It
+// panics if f is not a possible fault.
 func (em *Emulator) Inject(f Fault) (remove func()) {
 	if err := f.validate(); err != nil {
 		panic("emulator: fault: " + err.Error())

@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// Gate holds requests until the test lets them go. A held request ends when its client leaves or the emulator closes.
+// Gate holds requests until they are passed or it is released. A held request ends when its client
+// leaves or the emulator closes.
 type Gate struct {
 	all     *gates
 	on      Operation
@@ -21,10 +22,12 @@ type gates struct {
 	list []*Gate // guarded by mu
 }
 
-// Hold stops requests for op before they take effect. A request whose client leaves while it is held has no effect.
+// Hold stops requests for op before they take effect. A request whose client leaves while it is
+// held has no effect.
 func (em *Emulator) Hold(op Operation) *Gate { return em.gates.add(op, false) }
 
-// HoldAnswer stops requests for op after they took effect and before the first byte of their answer.
+// HoldAnswer stops requests for op after they took effect and before the first byte of their
+// answer.
 func (em *Emulator) HoldAnswer(op Operation) *Gate { return em.gates.add(op, true) }
 
 func (gs *gates) add(op Operation, after bool) *Gate {
@@ -81,7 +84,8 @@ func (g *Gate) Release() {
 	g.waiting = nil
 }
 
-// pass returns when a request for op may go on, or with ctx's error. It waits at the first gate that holds it.
+// pass returns when a request for op may go on, or with ctx's error. It waits at the first gate
+// that holds it.
 func (gs *gates) pass(ctx context.Context, op Operation, after bool) error {
 	gs.mu.Lock()
 	i := slices.IndexFunc(gs.list, func(g *Gate) bool { return g.after == after && g.on.matches(op) })

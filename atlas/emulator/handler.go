@@ -15,7 +15,7 @@ import (
 // maxBody bounds what is read of a request.
 const maxBody = 1 << 20
 
-// handle serves every request: the control paths plainly, Atlas's own with the faults and gates in force.
+// handle serves every request. Faults and gates do not apply to the control paths.
 func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
 	em.handling.RLock()
 	defer em.handling.RUnlock()
@@ -42,8 +42,8 @@ func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
 	(&sender{w: w, r: r, fault: f, answered: answered}).send(a)
 }
 
-// perform makes the answer: it waits where the gates and the fault say so, and has the operation take effect unless the
-// fault keeps it from that.
+// perform makes the answer. It waits at the gates and for the fault's delay, and does the operation
+// unless the fault replaces it.
 func (em *Emulator) perform(rt route, r *http.Request, body []byte, f Fault) answer {
 	ctx := r.Context()
 	before, after := f.Delay, time.Duration(0)
@@ -65,7 +65,7 @@ func (em *Emulator) perform(rt route, r *http.Request, body []byte, f Fault) ans
 	return f.change(a, rt.success)
 }
 
-// change turns the genuine answer into the fault's. success is the status of the operation when all is well.
+// change turns the genuine answer into the fault's. success is the operation's usual status.
 func (f Fault) change(a answer, success int) answer {
 	switch {
 	case f.Body != "":
@@ -111,7 +111,7 @@ func wait(ctx context.Context, d time.Duration) error {
 
 type connectionKey struct{}
 
-// withConnection keeps the connection within reach of its requests, so that a fault can break it.
+// withConnection adds the connection to the context of its requests, so that a fault can break it.
 func withConnection(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, c)
 }

@@ -40,7 +40,8 @@ func (o *Org) MintJWT(spec JWT) string {
 	return sign(jwt.SigningMethodHS256, c, o.atlas.key)
 }
 
-// issue is a new JWT of the org's bot that starts its life now. loginTime is when the bot logged in.
+// issue is a new JWT of the org's bot that starts its life now. loginTime is when the bot logged
+// in.
 func (o *Org) issue(loginTime int64) string {
 	return sign(jwt.SigningMethodHS256, o.claims(loginTime, o.atlas.lifetime), o.atlas.key)
 }
@@ -65,7 +66,8 @@ func sign(method jwt.SigningMethod, c claims, key any) string {
 	return signed
 }
 
-// parser leaves the time to verify. It is strict, or the last character of a signature would have spare bits.
+// parser does not check the time; verify does. Strict decoding refuses spare bits in the last
+// character of a signature.
 var parser = jwt.NewParser(jwt.WithValidMethods([]string{"HS256"}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
 
 // parse returns the claims of a JWT that is signed by HS256 with key.
@@ -77,9 +79,9 @@ func parse(signed string, key []byte) (claims, bool) {
 
 // Why a JWT is refused, in the words of Django REST framework JWT.
 var (
-	errExpired     = errors.New("Signature has expired.")    //nolint:staticcheck // sent as it is
-	errUndecodable = errors.New("Error decoding signature.") //nolint:staticcheck // sent as it is
-	errRevoked     = errors.New("User account is disabled.") //nolint:staticcheck // sent as it is
+	errExpired     = errors.New("Signature has expired.")    //nolint:staticcheck // Atlas's words
+	errUndecodable = errors.New("Error decoding signature.") //nolint:staticcheck // Atlas's words
+	errRevoked     = errors.New("User account is disabled.") //nolint:staticcheck // Atlas's words
 )
 
 // verify returns the claims and the org of a JWT that Atlas accepts now.

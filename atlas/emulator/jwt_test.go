@@ -7,7 +7,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// TestJWTRefused checks that only JWTs by HS256 with Atlas's key, strictly encoded and with an end, are accepted.
+// TestJWTRefused checks that only JWTs by HS256 with Atlas's key, strictly encoded and with an end,
+// are accepted.
 func TestJWTRefused(t *testing.T) {
 	key := []byte("of 32 bytes, as Atlas's own is..")
 	c := claims{UserID: "bot", RegisteredClaims: jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(time.Unix(1_700_000_000, 0))}}

@@ -13,7 +13,7 @@ const (
 	controlPath = "/_emulator"
 )
 
-// Operation is one of the things that Atlas can be asked for.
+// Operation is one of Atlas's operations.
 type Operation string
 
 // The operations.
@@ -46,7 +46,7 @@ var routes = []route{
 	{Delete, http.MethodDelete, "/ephemeral-token", http.StatusNoContent, (*atlas).delete},
 }
 
-// routeFor finds the route of a request. A request that none fits gets one that says so.
+// routeFor returns the route of a request; for an unknown one, a route that answers with the error.
 func routeFor(r *http.Request) route {
 	path, below := strings.CutPrefix(r.URL.Path, basePath)
 	if !below {
@@ -147,7 +147,8 @@ func (a *atlas) authenticate(r *http.Request) (*Org, *answer) {
 	return org, nil
 }
 
-// textField is the value of a field of the JSON object that was sent. It must be a string, and not empty.
+// textField is the value of a field of the JSON object that was sent. It must be a string, and not
+// empty.
 func textField(r *http.Request, body []byte, field string) (string, *answer) {
 	contentType := r.Header.Get("Content-Type")
 	if media, _, err := mime.ParseMediaType(contentType); err != nil || media != "application/json" {

@@ -225,7 +225,7 @@ func TestTwoAuthorizationHeaders(t *testing.T) {
 }
 
 func TestRevokeAllJWTsOfOrg(t *testing.T) {
-	now := newClock() // stands still: the JWTs differ all the same
+	now := newClock() // stands still, and the JWTs still differ
 	em := start(t, emulator.Config{Now: now.Now})
 	old, foreign := em.Org(0).JWT(), em.Org(1).JWT()
 	em.Org(0).RevokeJWTs()

@@ -36,8 +36,8 @@ type Org struct {
 	revokedUpTo    int    // guarded by atlas.mu; JWTs up to this jti are revoked
 }
 
-// Token is the life of one ephemeral token. Its times are ticks of a logical clock: of two events in the emulator, the
-// later has the higher tick.
+// Token is the life of one ephemeral token. Its times are ticks of a logical clock: of two events
+// in the emulator, the later has the higher tick.
 type Token struct {
 	OrgID   string `json:"org_id"`
 	Value   string `json:"token"`
@@ -79,7 +79,8 @@ func (o *Org) RotateUserAuthToken() {
 	o.userAuthToken = newSecret()
 }
 
-// EphemeralToken is the org's current ephemeral token, or "" if it has none. Looking does not make one.
+// EphemeralToken is the org's current ephemeral token, or "" if it has none. Looking does not make
+// one.
 func (o *Org) EphemeralToken() string {
 	o.atlas.mu.Lock()
 	defer o.atlas.mu.Unlock()
@@ -93,8 +94,9 @@ func (em *Emulator) Tokens() []Token {
 	return slices.Clone(em.atlas.minted)
 }
 
-// Tick moves the logical clock on and returns it. A checker uses it to put its own events in order with those of Token:
-// what was minted before the call has a lower tick, what is minted after it a higher one.
+// Tick moves the logical clock on and returns it. A checker uses it to put its own events in order
+// with those of Token: what was minted before the call has a lower tick, what is minted after it a
+// higher one.
 func (em *Emulator) Tick() uint64 {
 	em.atlas.mu.Lock()
 	defer em.atlas.mu.Unlock()

@@ -14,8 +14,8 @@ const requestsKept = 10_000
 type Counters struct {
 	// Calls is the number of requests that arrived, held ones included.
 	Calls map[Operation]int `json:"calls"`
-	// Statuses is the number of answers begun, by operation and status. Status 0 stands for requests that ended without
-	// one.
+	// Statuses is the number of answers begun, by operation and status. Status 0 stands for
+	// requests that ended without one.
 	Statuses map[Operation]map[int]int `json:"statuses"`
 }
 
@@ -77,8 +77,8 @@ func newCounters() counters {
 	return counters{totals: Counters{Calls: map[Operation]int{}, Statuses: map[Operation]map[int]int{}}}
 }
 
-// arrived counts a request. The returned function must be called when its answer begins, with the status, or when it
-// ends without one, with 0; only the first call counts.
+// arrived counts a request. The returned function must be called when its answer begins, with the
+// status, or when it ends without one, with 0; only the first call counts.
 func (c *counters) arrived(op Operation, r *http.Request) (answered func(status int)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

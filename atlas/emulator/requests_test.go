@@ -64,8 +64,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// Everything at once, for the race detector; the life of tokens must stay in
-// order all the same.
+// TestConcurrentUse is for the race detector. Each org must still have one token at a time.
 func TestConcurrentUse(t *testing.T) {
 	em := start(t, emulator.Config{})
 	const workers, rounds = 16, 20

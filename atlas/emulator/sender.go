@@ -17,7 +17,7 @@ const (
 	defaultInterval = 10 * time.Millisecond
 )
 
-// sender puts one answer on the wire, as badly as the fault wants it.
+// sender writes one answer, with the fault applied.
 type sender struct {
 	w        http.ResponseWriter
 	r        *http.Request
@@ -123,7 +123,7 @@ func (s *sender) inform() {
 	s.w.Header().Del("Link")
 }
 
-// drop ends the request without an answer, if the fault wants that.
+// drop ends the request without an answer, if the fault says so.
 func (s *sender) drop() {
 	if s.fault.Drop == NoDrop {
 		return
@@ -135,8 +135,8 @@ func (s *sender) drop() {
 	panic(http.ErrAbortHandler) // RST_STREAM on HTTP/2
 }
 
-// breakConnection closes the TCP connection under TLS and ends the request. With reset, the peer gets an RST instead of
-// a FIN.
+// breakConnection closes the TCP connection under TLS and ends the request. With reset, the peer
+// gets an RST instead of a FIN.
 func (s *sender) breakConnection(reset bool) {
 	if c, ok := s.r.Context().Value(connectionKey{}).(*tls.Conn); ok {
 		if tcp, ok := c.NetConn().(interface{ SetLinger(sec int) error }); ok && reset {

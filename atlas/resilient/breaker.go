@@ -36,8 +36,8 @@ const (
 	verdictFailed                  // it is down, at least for this tenant
 )
 
-// judge returns what a call that took so long says about Atlas. That Atlas refuses a credential
-// says nothing: it may do so long before it would have to work.
+// judge returns what a call that ended after took says about Atlas. A refused credential says
+// nothing: Atlas may check it long before it would do the work.
 func judge(ctx context.Context, err error, took time.Duration) verdict {
 	switch class := atlas.Classify(err); class {
 	case atlas.ClassOK, atlas.ClassRejected, atlas.ClassThrottled:
@@ -111,7 +111,7 @@ func (b *breaker) admit(op atlas.Operation) error {
 }
 
 // record notes what a tenant's call said about Atlas. A call that began before the breaker last
-// changed says nothing about Atlas as it is now.
+// changed says nothing about Atlas now.
 func (b *breaker) record(tenant string, began time.Time, said verdict, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -249,7 +249,7 @@ func TestBreakerIgnoresRefusals(t *testing.T) {
 }
 
 // TestBreakerHang: calls that hung when the breaker opened do not keep others out once it has
-// closed, and say nothing about Atlas as it is then.
+// closed, and do not count as failures then.
 func TestBreakerHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()
@@ -286,7 +286,8 @@ func TestBreakerHang(t *testing.T) {
 	})
 }
 
-// TestBreakerForgetsOldCalls: calls that began before the breaker closed, and time out after that, do not open it again.
+// TestBreakerForgetsOldCalls: calls that began before the breaker closed, and time out after that,
+// do not open it again.
 func TestBreakerForgetsOldCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()

@@ -1,11 +1,11 @@
-// Package resilient stands between the service and Atlas. It retries what is safe to retry, leaves
-// an Atlas alone that is down, and bounds the calls at Atlas, so that one tenant's trouble does not
-// reach another.
+// Package resilient stands between the service and Atlas. It retries what is safe to retry, stops
+// calling an Atlas that is down, and bounds the calls at Atlas, so that one tenant's trouble does
+// not reach another.
 //
 // A [Client] has the methods of [atlas.Client]. A call is one or more attempts (retry.go). Each
 // needs a closed breaker (breaker.go) and a slot of the limiter (limiter.go) before Atlas is asked.
-// What these two refuse fails with an [*atlas.Error] of [atlas.KindUnavailable] or
-// [atlas.KindOverloaded], with Sent false. All of them tell tenants apart (tenants.go).
+// A refusal of these two is an [*atlas.Error] of [atlas.KindUnavailable] or [atlas.KindOverloaded],
+// with Sent false. All of them tell tenants apart (tenants.go).
 //
 // The package logs nothing. Its metrics have no label that Atlas or a caller chooses.
 package resilient
@@ -31,7 +31,7 @@ type Atlas interface {
 	Probe(ctx context.Context) (atlas.Probed, error)
 }
 
-// Config says how a Client treats Atlas. The zero value is what to run with.
+// Config configures a Client. The zero value is ready to use.
 type Config struct {
 	// MaxCalls is the most creates and deletes that are at Atlas at a time; 0 means 256. One tenant
 	// can have half of them.

@@ -8,8 +8,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// fakeAtlas answers as it is set to. The zero one answers everything. Probes are answered in the
-// same way.
+// fakeAtlas answers calls and probes as configured; the zero value lets all succeed.
 type fakeAtlas struct {
 	calls  atomic.Int64 // without probes
 	probes atomic.Int64

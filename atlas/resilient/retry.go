@@ -11,17 +11,16 @@ import (
 )
 
 const (
-	// A call is retried at most so often.
+	// maxRetries is the most retries of a call.
 	maxRetries = 2
 	// The wait before the first retry is anything up to retryWait, before the second up to twice as
 	// much: full jitter keeps those apart that failed together.
 	retryWait = 50 * time.Millisecond
-	// minTimeLeft is the least time that an attempt needs: with less it would end in vain, and at
-	// Atlas's expense.
+	// minTimeLeft is the least time that an attempt needs: with less it would only load Atlas.
 	minTimeLeft = 50 * time.Millisecond
 )
 
-// call makes as many attempts as it takes. The error is that of the last attempt that reached
+// call makes one or more attempts. The error is that of the last attempt that reached
 // Atlas, or of the first if none did.
 func call[T any](ctx context.Context, c *Client, op atlas.Operation, tenant string, ask func() (T, error)) (answer T, err error) {
 	c.budget.deposit(tenant)

@@ -15,7 +15,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/resilient"
 )
 
-// What is repeated: it depends on the operation and on what is known of the failure.
+// TestRepeats: whether a call is retried depends on the operation and on the failure.
 func TestRepeats(t *testing.T) {
 	const all, createOnly = "create delete login refresh", "create"
 	status := func(code int) atlas.Error { return atlas.Error{Kind: atlas.KindStatus, StatusCode: code, Sent: true} }
@@ -189,7 +189,7 @@ func TestGoneBeforehand(t *testing.T) {
 	}
 }
 
-func TestConfigOfNoUse(t *testing.T) {
+func TestNewRefusesBadConfig(t *testing.T) {
 	if _, err := resilient.New(&fakeAtlas{}, resilient.Config{MaxCalls: -1}); err == nil || !strings.Contains(err.Error(), "MaxCalls is -1") {
 		t.Errorf("got %v", err)
 	}

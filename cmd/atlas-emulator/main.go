@@ -1,8 +1,8 @@
-// Command atlas-emulator runs a small Atlas on loopback, for trying things out and for tests that are not written in Go.
-// Nothing in it is real.
+// Command atlas-emulator runs a small Atlas on loopback, for trying things out and for tests that
+// are not written in Go. Nothing in it is real.
 //
-// On standard output it prints KEY=value lines, which a shell can eval and any program can parse, and then serves until
-// SIGINT or SIGTERM:
+// On standard output it prints KEY=value lines, which a shell can eval and any program can parse,
+// and then serves until SIGINT or SIGTERM:
 //
 //	ATLAS_URL=https://127.0.0.1:49152/v1
 //	ATLAS_CA_FILE=/tmp/atlas-ca.pem
@@ -13,11 +13,11 @@
 //	ATLAS_USERAUTHTOKEN_2=…
 //	ATLAS_JWT_2=…
 //
-// It is ready, and the CA file is written, when the first line appears. Values with characters that are special to a
-// shell are in single quotes.
+// It is ready, and the CA file is written, when the first line appears. Values with characters that
+// are special to a shell are in single quotes.
 //
-// The paths below /_emulator on the same port inject faults and show what was asked; package atlas/emulator documents
-// them.
+// The paths below /_emulator on the same port inject faults and show what was asked; package
+// atlas/emulator documents them.
 package main
 
 import (

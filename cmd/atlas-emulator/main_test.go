@@ -63,7 +63,7 @@ func TestSignalsEndTheProgram(t *testing.T) {
 	}
 }
 
-func TestFailureIsOneLineAndExitStatus1(t *testing.T) {
+func TestFailureExitsWithStatus1(t *testing.T) {
 	command := program(t, "--ca-file", t.TempDir(), "--addr", "0.0.0.0:0")
 	said, err := command.CombinedOutput()
 	if command.ProcessState.ExitCode() != 1 {
@@ -179,7 +179,7 @@ func mustRequest(t *testing.T, url string) *http.Request {
 	return request
 }
 
-// Nothing of an older CA file is left, and nothing is left beside it.
+// TestCAFileIsReplaced checks that nothing is left of an older file, or beside it.
 func TestCAFileIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	caFile := filepath.Join(dir, "ca.pem")
@@ -201,8 +201,8 @@ func TestCAFileIsReplaced(t *testing.T) {
 	}
 }
 
-// The lines survive a shell's eval even when a path tries not to.
-func TestLinesAreForShellsToo(t *testing.T) {
+// TestLinesSurviveShellEval has a CA file whose path has characters special to a shell.
+func TestLinesSurviveShellEval(t *testing.T) {
 	shell, err := exec.LookPath("sh")
 	if err != nil {
 		t.Skip("no shell here")
@@ -275,7 +275,7 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
-// failingWriter is a standard output that nobody reads any more.
+// failingWriter is a standard output whose reader has gone.
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }

@@ -240,7 +240,7 @@ func (r *Received) Status() Status {
 	return r.status
 }
 
-// ReadCertificates returns the certificates of a PEM file as it is now, at least one.
+// ReadCertificates returns the certificates of a PEM file, at least one.
 func ReadCertificates(file string) ([]*x509.Certificate, error) {
 	data, err := Read(file)
 	if err != nil {

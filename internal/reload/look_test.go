@@ -69,9 +69,9 @@ func TestWatcherLooks(t *testing.T) {
 	}
 }
 
-// TestCertificateOfTheFuture checks that a certificate which is not valid yet is used as soon as it
+// TestCertificateNotYetValid checks that a certificate which is not valid yet is used as soon as it
 // is, without another change of the file.
-func TestCertificateOfTheFuture(t *testing.T) {
+func TestCertificateNotYetValid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		certFile, keyFile := filepath.Join(dir, "cert"), filepath.Join(dir, "key")

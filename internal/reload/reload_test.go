@@ -49,8 +49,9 @@ func TestReplacedByRename(t *testing.T) {
 	})
 }
 
-// TestReplacedByKubernetes swaps a mounted volume as the kubelet does: the file is a link to ..data/secret, ..data a link
-// to a directory with a time stamp, and a rename points ..data elsewhere.
+// TestReplacedByKubernetes swaps a mounted volume as the kubelet does: the file is a link to
+// ..data/secret, ..data a link to a directory with a time stamp, and a rename points ..data
+// elsewhere.
 func TestReplacedByKubernetes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -86,8 +87,8 @@ func TestReplacedByKubernetes(t *testing.T) {
 	})
 }
 
-// TestHalfWritten checks that a file which a slow writer extends is not used before it is whole. Each
-// part would parse.
+// TestHalfWritten checks that a file which a slow writer extends is not used before it is whole.
+// Each part would parse.
 func TestHalfWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")
@@ -108,9 +109,9 @@ func TestHalfWritten(t *testing.T) {
 	})
 }
 
-// TestPairIsReadWhole replaces one file of two later than the other, and checks that the mixture is
-// never used.
-func TestPairIsReadWhole(t *testing.T) {
+// TestPairIsConsistent replaces one file of two later than the other, and checks that the mixture
+// is never used.
+func TestPairIsConsistent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
@@ -127,8 +128,9 @@ func TestPairIsReadWhole(t *testing.T) {
 	})
 }
 
-// TestReplacedAllTheTime changes the file before every read. Versions that stay for a while are used.
-func TestReplacedAllTheTime(t *testing.T) {
+// TestReplacedBeforeEachRead changes the file before every read. Versions that stay for a while are
+// used.
+func TestReplacedBeforeEachRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")
 		write(t, file, "good 0")
@@ -145,8 +147,9 @@ func TestReplacedAllTheTime(t *testing.T) {
 	})
 }
 
-// TestPairOnItsWay checks that the second file of a pair may come a little later without a report.
-func TestPairOnItsWay(t *testing.T) {
+// TestSecondFileComesLater checks that the second file of a pair may come a little later without a
+// report.
+func TestSecondFileComesLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")

@@ -12,7 +12,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// TestRetry checks that contents are parsed again if their error is marked with Retry, and else not.
+// TestRetry checks that contents are parsed again if their error is marked with Retry, and else
+// not.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "file")

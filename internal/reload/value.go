@@ -33,8 +33,8 @@ type Files[T any] struct {
 	Parse func(contents [][]byte) (T, error)
 	// OnChange, if set, is called with each new value after the first, one at a time.
 	OnChange func(T)
-	// Logger gets one line for each different reason why new files cannot be used, and one when they
-	// can be used again. Its attributes name the files.
+	// Logger gets one line for each different reason why new files cannot be used, and one when
+	// they can be used again. Its attributes name the files.
 	Logger *slog.Logger
 }
 

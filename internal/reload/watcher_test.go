@@ -12,8 +12,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// TestReloadMetrics checks the metrics of a file that cannot be used, and that hiding a value does not
-// hide another of the same name that has replaced it.
+// TestReloadMetrics checks the metrics of a file that cannot be used, and that hiding a value does
+// not hide another of the same name that has replaced it.
 func TestReloadMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")

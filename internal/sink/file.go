@@ -8,14 +8,16 @@ import (
 	"syscall"
 )
 
-// File is a file that a sink appends lines to, and closes. It can be opened again after it was renamed.
+// File is a file that a sink appends lines to, and closes. It can be opened again after it was
+// renamed.
 type File struct {
 	path string
 	file *os.File                // used by the sink's goroutine only
 	next atomic.Pointer[os.File] // to go on with; nil if there is none
 }
 
-// OpenFile opens a file, or a pipe that has a reader, for a sink. It makes the file if there is none.
+// OpenFile opens a file, or a pipe that has a reader, for a sink. It makes the file if there is
+// none.
 func OpenFile(path string) (*File, error) {
 	f := &File{path: path}
 	return f, f.Reopen()
@@ -24,8 +26,8 @@ func OpenFile(path string) (*File, error) {
 // Path returns the name of the file.
 func (f *File) Path() string { return f.path }
 
-// Reopen makes the next line go into the file that has the name then, and makes that if there is none. If it fails, lines go on into
-// the file before.
+// Reopen makes the next line go into the file that has the name then, and makes that if there is
+// none. If it fails, lines go on into the file before.
 func (f *File) Reopen() error {
 	// Without O_NONBLOCK, opening a pipe waits for a reader.
 	file, err := os.OpenFile(f.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o600)
@@ -41,7 +43,8 @@ func (f *File) Reopen() error {
 	return nil
 }
 
-// advance goes on to the file that was opened last, and reports whether that is another one than before.
+// advance goes on to the file that was opened last, and reports whether that is another one than
+// before.
 func (f *File) advance() bool {
 	next := f.next.Swap(nil)
 	if next == nil {
@@ -54,7 +57,8 @@ func (f *File) advance() bool {
 	return true
 }
 
-// endsTorn reports whether the file ends in the middle of a line, as one does whose writer was killed or found the disk full.
+// endsTorn reports whether the file ends in the middle of a line, as one does whose writer was
+// killed or found the disk full.
 func (f *File) endsTorn() bool {
 	info, err := f.file.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {

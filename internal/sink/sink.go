@@ -1,5 +1,6 @@
-// Package sink writes the lines of the log and of the audit file, so that no call waits for whatever reads them. Lines go into a
-// bounded buffer, and one goroutine writes them. Lines that do not fit, or cannot be written, are lost; they are counted and reported.
+// Package sink writes the lines of the log and of the audit file, so that no call waits for a slow
+// reader. Lines go into a bounded buffer, and one goroutine writes them. Lines that do not fit, or
+// cannot be written, are lost; they are counted and reported.
 package sink
 
 import (
@@ -14,7 +15,8 @@ import (
 )
 
 const (
-	// maxPending bounds the lines that wait, in bytes: some ten thousand. Those being written may be as many again.
+	// maxPending bounds the lines that wait, in bytes: some ten thousand. Those being written may
+	// be as many again.
 	maxPending = 2 << 20
 	// closeTimeout bounds how long Close waits for a reader.
 	closeTimeout = 500 * time.Millisecond
@@ -23,7 +25,8 @@ const (
 // errFull is the cause of a loss when the reader does not keep up, or has stopped reading.
 var errFull = errors.New("the buffer is full: the reader is too slow or has stopped")
 
-// Sink is an io.Writer that never waits. Each Write has to be one line, as those of slog's handlers are.
+// Sink is an io.Writer that never waits. Each Write has to be one line, as those of slog's handlers
+// are.
 type Sink struct {
 	// Lost counts the lines that were lost.
 	Lost prometheus.Counter
@@ -44,8 +47,8 @@ type Sink struct {
 	torn bool // used by the goroutine only: what has been written ends in the middle of a line
 }
 
-// ForLog returns a logger with the handler that newHandler makes for its output, and the sink between that and to. Once lines
-// are written again after a loss, a line says how many were lost.
+// ForLog returns a logger with the handler that newHandler makes for its output, and the sink
+// between that and to. Once lines are written again after a loss, a line says how many were lost.
 func ForLog(to io.Writer, newHandler func(io.Writer) slog.Handler) (*slog.Logger, *Sink) {
 	s := newSink(to, prometheus.CounterOpts{
 		Name: "tokend_log_lines_lost_total", Help: "Lines of the log that could not be written, or found no room because its reader is too slow.",
@@ -56,8 +59,8 @@ func ForLog(to io.Writer, newHandler func(io.Writer) slog.Handler) (*slog.Logger
 	return log, s
 }
 
-// ForAudit returns a sink for audit records. The log says when records begin to be lost, and how many were once they are written
-// again.
+// ForAudit returns a sink for audit records. The log says when records begin to be lost, and how
+// many were once they are written again.
 func ForAudit(to io.Writer, log *slog.Logger) *Sink {
 	s := newSink(to, prometheus.CounterOpts{
 		Name: "tokend_audit_records_lost_total", Help: "Audit records that could not be written, or found no room because their reader is too slow.",
@@ -88,8 +91,8 @@ func (s *Sink) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Close writes the lines that wait, for a short time at most: a reader that has stopped must not keep the process from ending. Lines
-// that are not written by then are lost.
+// Close writes the lines that wait, for a short time at most: a reader that has stopped must not
+// keep the process from ending. Lines that are not written by then are lost.
 func (s *Sink) Close() {
 	s.mu.Lock()
 	s.closed = true

@@ -36,8 +36,8 @@ func (r *stalling) Write(p []byte) (int, error) {
 
 func jsonHandler(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) }
 
-// TestFault74StalledAudit checks that no call waits for a reader of audit records that has stopped, and that each record is either
-// written or counted.
+// TestFault74StalledAudit checks that no call waits for a reader of audit records that has stopped,
+// and that each record is either written or counted.
 func TestFault74StalledAudit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -68,7 +68,8 @@ func TestFault74StalledAudit(t *testing.T) {
 	})
 }
 
-// TestFault74StalledLog checks that a log whose reader has stopped does not hold up a stop, and that the log says what it lacks.
+// TestFault74StalledLog checks that a log whose reader has stopped does not hold up a stop, and
+// that the log says what it lacks.
 func TestFault74StalledLog(t *testing.T) {
 	t.Parallel()
 	fill := func(log *slog.Logger) {
@@ -102,7 +103,8 @@ func TestFault74StalledLog(t *testing.T) {
 	})
 }
 
-// TestFault75ReaderGoesAway checks that lines written to a pipe without a reader are counted, and nothing else happens.
+// TestFault75ReaderGoesAway checks that lines written to a pipe without a reader are counted, and
+// nothing else happens.
 func TestFault75ReaderGoesAway(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -141,7 +143,8 @@ func (d *disk) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestFault76FullDisk checks, for each number of bytes that the disk still has, that every record is a line of its own or counted.
+// TestFault76FullDisk checks, for each number of bytes that the disk still has, that every record
+// is a line of its own or counted.
 func TestFault76FullDisk(t *testing.T) {
 	t.Parallel()
 	const record = `{"caller":"a"}`
@@ -174,7 +177,8 @@ func TestFault76FullDisk(t *testing.T) {
 	}
 }
 
-// TestFile checks that a file is appended to on a fresh line, and that its successor gets what comes after Reopen.
+// TestFile checks that a file is appended to on a fresh line, and that its successor gets what
+// comes after Reopen.
 func TestFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "audit.json")

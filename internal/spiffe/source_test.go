@@ -167,8 +167,8 @@ func TestCheckAddr(t *testing.T) {
 	}
 }
 
-// TestRotation checks that what the agent gives is used at once and shown like a file. The same again
-// changes nothing, and something unusable leaves the last good one in use.
+// TestRotation checks that what the agent gives is used at once and shown like a file. The same
+// again changes nothing, and something unusable leaves the last good one in use.
 func TestRotation(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	first := domain.Issue("/tokend", until(20*time.Minute))
@@ -255,9 +255,9 @@ func until(left time.Duration) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.NotAfter = time.Now().Add(left) }
 }
 
-// TestNoFirst checks the errors of an agent that gives nothing, and that it is tried again until it
-// does.
-func TestNoFirst(t *testing.T) {
+// TestNoSVIDYet checks the errors of an agent that gives nothing, and that it is tried again until
+// it does.
+func TestNoSVIDYet(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	own := domain.Issue("/tokend")
 	for name, tc := range map[string]struct {
@@ -308,8 +308,8 @@ func TestNoFirst(t *testing.T) {
 	}
 }
 
-// TestNoAgentListens has another program on the socket.
-func TestNoAgentListens(t *testing.T) {
+// TestOtherProgramListens has another program on the socket.
+func TestOtherProgramListens(t *testing.T) {
 	agent := spiffetest.NewAgent(t) // for its socket
 	l, err := net.Listen("unix", strings.TrimPrefix(agent.Addr(), "unix://"))
 	if err != nil {
@@ -328,8 +328,8 @@ func TestNoAgentListens(t *testing.T) {
 	}
 }
 
-// TestAgentLeaves checks that without the agent the last SVID stays in use and is reported, and that
-// the next one is used when the agent is back.
+// TestAgentLeaves checks that without the agent the last SVID stays in use and is reported, and
+// that the next one is used when the agent is back.
 func TestAgentLeaves(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	own := domain.Issue("/tokend", until(10*time.Minute))

@@ -1,5 +1,5 @@
-// Package spiffetest has a SPIFFE agent for tests: a Workload API on a socket, and trust domains. It
-// shares no code with the packages that are tested with it.
+// Package spiffetest has a SPIFFE agent for tests: a Workload API on a socket, and trust domains.
+// It shares no code with the packages that are tested with it.
 package spiffetest
 
 import (
