@@ -86,8 +86,6 @@ func (w crowd) inBubble(t *testing.T, jitter float64) (o crowdOutcome) {
 	return o
 }
 
-const ms = time.Millisecond
-
 func TestCrowdWaitsForLittleMoreThanOneCall(t *testing.T) {
 	for _, callers := range []int{1, 2, 4, 16, 64, 256} {
 		for _, turnaround := range []time.Duration{0, ms / 2, 20 * ms, 100 * ms} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptrace"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,7 +113,7 @@ func TestFault86UnsentDeleteIsCancelledWithItsCaller(t *testing.T) {
 				d.want(jwt, miss)
 				ctx, leave := context.WithTimeout(t.Context(), time.Second)
 				defer leave()
-				carriedOut := false
+				var carriedOut atomic.Bool
 				err := d.Delete(ctx, own(jwt), func(ctx context.Context) (atlas.JWT, error) {
 					if sent {
 						httptrace.ContextClientTrace(ctx).GotConn(httptrace.GotConnInfo{})
@@ -121,7 +122,7 @@ func TestFault86UnsentDeleteIsCancelledWithItsCaller(t *testing.T) {
 					case <-ctx.Done():
 						return jwt, &atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindCanceled, Sent: sent, Err: ctx.Err()}
 					case <-time.After(8 * time.Second):
-						carriedOut = true
+						carriedOut.Store(true)
 						return d.world.send(jwt)(ctx)
 					}
 				})
@@ -129,8 +130,8 @@ func TestFault86UnsentDeleteIsCancelledWithItsCaller(t *testing.T) {
 					t.Errorf("got %v, want an *UnsettledError", err)
 				}
 				after(10 * time.Second)
-				if carriedOut != sent {
-					t.Errorf("carried out: %t, want %t", carriedOut, sent)
+				if carriedOut.Load() != sent {
+					t.Errorf("carried out: %t, want %t", carriedOut.Load(), sent)
 				}
 				if n := d.kept(); (n == 0) != sent {
 					t.Errorf("%d tokens are cached", n)

@@ -16,6 +16,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
+const ms = time.Millisecond
+
 const (
 	orgA = "7d1b7c4e-0000-4000-8000-00000000000a"
 	orgB = "7d1b7c4e-0000-4000-8000-00000000000b"
