@@ -20,7 +20,7 @@ func ServeFlags(cmd *cobra.Command, set *setup.Settings) {
 	callerFlags(fs, set)
 	browserFlags(fs, set, false)
 	cacheFlags(fs, set)
-	fs.IntVar(&set.MaxConnections, "max-connections", 0, "Connections that gRPC and REST may each have open, half of them from one\naddress; 0 is as many as the limit of open files allows, up to 10000.")
+	fs.IntVar(&set.MaxConnections, "max-connections", 0, "Connections that gRPC and REST may each have open, half of them from one\naddress; 0 is as many as open files and memory allow, up to 10000.")
 	fs.IntVar(&set.CallerRate, "caller-rate", 2000, "Calls a second that one caller may cost Atlas; shared and cached ones do not\ncount. 0 is no limit.")
 	stopFlags(fs, set, 5*time.Second)
 	logFlags(fs, set)

@@ -60,11 +60,11 @@ func (r *Requests) makeRoom() {
 	}
 	r.mu.Lock()
 	var worst *Conn
-	var most int64
+	most := int64(Few) // a connection with few requests is not to blame
 	var since time.Time
 	for c := range r.conns {
 		used, oldest := c.requests.used.Load(), c.requests.oldest()
-		if used > most || used == most && oldest.Before(since) {
+		if used > most || worst != nil && used == most && oldest.Before(since) {
 			worst, most, since = c, used, oldest
 		}
 	}

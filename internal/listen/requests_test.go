@@ -199,10 +199,16 @@ func TestMakeRoom(t *testing.T) {
 		if _, err := most.conn.Read(make([]byte, 1)); err == nil {
 			t.Error("the server can still read")
 		}
+		_ = some.conn.Close()
+		innocent := connect(t, limits) // with all places taken by closed connections
+		innocent.open(1, 3)
+		if innocent.closed() {
+			t.Error("a connection with two requests ended")
+		}
 		time.Sleep(lingering)
 		synctest.Wait()
-		if all.Waiting() != 11 {
-			t.Errorf("%d places are taken after a while, want 11", all.Waiting())
+		if all.Waiting() != 2 {
+			t.Errorf("%d places are taken after a while, want 2", all.Waiting())
 		}
 	})
 }
