@@ -404,7 +404,7 @@ func TestTracesOverGRPC(t *testing.T) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.find(t, "of the call", func(s *tracepb.Span) bool { return s.GetName() == rpcName })
-	if got := c.headers["x-collector-key"]; !slices.Equal(got, []string{"planted-key"}) || strings.Contains(s.stderr.String(), "planted") {
+	if got := metadata.MD(c.headers).Get("x-collector-key"); !slices.Equal(got, []string{"planted-key"}) || strings.Contains(s.stderr.String(), "planted") {
 		t.Errorf("the collector's own header: %q; log:\n%s", got, s.stderr)
 	}
 }

@@ -80,7 +80,7 @@ func visitSettings(cmd *cobra.Command, visit func(*pflag.Flag)) {
 	})
 }
 
-// Show writes the settings of a command but for some, a line each with the source of the value.
+// Show writes the settings of a command except some, a line each with the source of the value.
 func Show(w io.Writer, cmd *cobra.Command, except ...string) error {
 	skip := map[string]bool{}
 	for _, name := range except {

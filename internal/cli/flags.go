@@ -40,7 +40,7 @@ func DevFlags(cmd *cobra.Command, set *setup.Settings) {
 
 func listenerFlags(fs *pflag.FlagSet, set *setup.Settings) {
 	fs.StringVar(&set.GRPCAddr, "grpc-addr", "127.0.0.1:9090", "Serve gRPC on this `HOST:PORT` or unix:/path; empty turns it off.")
-	fs.StringVar(&set.GRPCSocketMode, "grpc-socket-mode", "0600", "`MODE` of gRPC's socket file: 0600 for tokend's own user, 0660 for its group too.\nWhoever can write to it can connect.")
+	fs.StringVar(&set.GRPCSocketMode, "grpc-socket-mode", "0600", "`MODE` of gRPC's socket file: 0600 for tokend's own user, 0660 for its group too.\nEvery user who can write to it can connect.")
 	fs.StringVar(&set.HTTPAddr, "http-addr", "127.0.0.1:8080", "Serve REST on this `HOST:PORT`; empty turns it off.")
 	fs.StringVar(&set.AdminAddr, "admin-addr", "127.0.0.1:9091", "Serve /healthz, /readyz and /metrics on this `HOST:PORT`, in plaintext; empty turns it off.")
 	fs.BoolVar(&set.DebugPprof, "debug-pprof", false, "Serve /debug/pprof on the admin address.")

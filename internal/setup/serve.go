@@ -152,7 +152,7 @@ func init() {
 
 // routeGRPCLog sends them to the log of the server that was set up last.
 func routeGRPCLog(log *slog.Logger) {
-	var w io.Writer = slog.NewLogLogger(lograte.Kind(log, "grpc").Handler(), slog.LevelWarn).Writer()
+	w := slog.NewLogLogger(lograte.Kind(log, "grpc").Handler(), slog.LevelWarn).Writer()
 	grpcLog.Store(&w)
 }
 
