@@ -98,6 +98,19 @@ func TestPolicyFile(t *testing.T) {
 	}
 }
 
+// TestConfigDoesNotLogIn checks that checking the settings costs no login: Atlas may lock an account after a few.
+func TestConfigDoesNotLogIn(t *testing.T) {
+	t.Parallel()
+	certs, em := makeCertificates(t), startAtlas(t)
+	args := append([]string{
+		"config", "--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
+		"--atlas-userauthtoken-file=" + writeFile(t, "secret", []byte(em.Org(0).UserAuthToken())),
+	}, atlasFlags(t, em)...)
+	if got := tokend(t, args...); got.code != 0 || em.Calls(emulator.Any) != 0 {
+		t.Errorf("exit status %d, %d calls of Atlas\n%s", got.code, em.Calls(emulator.Any), got.stderr)
+	}
+}
+
 // config says who may do what, and by which rule.
 func TestExplain(t *testing.T) {
 	t.Parallel()

@@ -64,7 +64,10 @@ func (m leakChecked) Run() int {
 // TestCommandLines runs what is in testdata.
 func TestCommandLines(t *testing.T) {
 	t.Parallel()
-	testscript.Run(t, testscript.Params{Dir: "testdata"})
+	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(env *testscript.Env) error {
+		env.Setenv("GORACE", "atexit_sleep_ms=0") // or main ends the process before the race detector does
+		return nil
+	}})
 }
 
 // missingTool skips a test that needs a tool which is not here, or fails it where the tools have to be.

@@ -121,7 +121,9 @@ func TestRotationUnderLoad(t *testing.T) {
 		replace(t, atlasCA, string(append(bytes.Clone(clientCA), newline...)))
 		replace(t, policyFile, policy(n))
 		replace(t, secret, em.Org(0).UserAuthToken()+string(newline))
-		em.Org(0).RevokeJWTs() // so that the secret is needed
+		if n%3 == 1 { // not so often that one call meets it twice
+			em.Org(0).RevokeJWTs() // so that the secret is needed
+		}
 	}
 	poll(t, "the last certificates are shown", func() bool { return met.has(server) && shown.has(client) })
 	for _, used := range []string{

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -143,24 +142,6 @@ func (a *Authenticator) Close() {
 	a.stop()
 	a.mu.Unlock()
 	a.wg.Wait()
-}
-
-// CheckIssuers waits until every issuer has been asked once, or ctx ends, and returns an error for each whose callers cannot be
-// checked then.
-func (a *Authenticator) CheckIssuers(ctx context.Context) error {
-	s := a.state.Load()
-	var errs []error
-	for _, url := range slices.Sorted(maps.Keys(s.issuers)) {
-		first := s.issuers[url].last.Load()
-		if first.began.IsZero() {
-			select {
-			case <-first.next:
-			case <-ctx.Done():
-			}
-		}
-		errs = append(errs, s.issuers[url].last.Load().check(url))
-	}
-	return errors.Join(errs...)
 }
 
 // Refused reports whether no call can succeed because Atlas refuses every profile, and no caller may bring a JWT of its own.

@@ -2,8 +2,6 @@ package auth_test
 
 import (
 	"context"
-	"crypto"
-	"crypto/x509"
 	"errors"
 	"net/http"
 	"slices"
@@ -13,40 +11,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
-
-// TestCheckIssuers: whoever starts the service hears which issuer's callers cannot be checked, once each was asked or his time is up.
-func TestCheckIssuers(t *testing.T) {
-	good, bad := authtest.NewIssuer(t), authtest.NewIssuer(t)
-	good.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
-	release := make(chan struct{})
-	bad.Answer(authtest.PathDiscovery, func(w http.ResponseWriter, _ *http.Request) {
-		<-release
-		http.Error(w, "hunter2", http.StatusInternalServerError)
-	})
-	roots := good.RootCAs()
-	roots.AddCert(bad.Certificate())
-	policy := oidcPolicy(good.URL) + `  - {oidc: {issuer: "` + bad.URL + `", audience: tokend, subject: ci-42}, allow: [CreateToken], profile: acme}` + "\n"
-	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, policy), RootCAs: func() *x509.CertPool { return roots }}.Impatient(time.Hour, 0))
-	untilIssuer(t, a, good.URL)
-
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := a.CheckIssuers(ctx); err == nil || err.Error() != "OIDC issuer "+bad.URL+" has not answered yet" {
-		t.Errorf("before the bad one answers: %v", err)
-	}
-	close(release)
-	if err := a.CheckIssuers(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "OIDC issuer "+bad.URL+": ") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("after it has answered: %v", err)
-	}
-	if err := setPolicy(a, mustPolicy(t, oidcPolicy(good.URL))); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.CheckIssuers(ctx); err != nil {
-		t.Errorf("without the bad one: %v", err)
-	}
-}
 
 // untilIssuer waits until an issuer's keys are there.
 func untilIssuer(t *testing.T, a *auth.Authenticator, url string) {

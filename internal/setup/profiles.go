@@ -16,12 +16,13 @@ import (
 // profiles are the Atlas identities that the service holds. They come and go with the policy; a call that was granted one that
 // has gone keeps its source. One goroutine at a time makes and replaces sets.
 type profiles struct {
-	client atlas.IdentityProvider
-	log    *slog.Logger
-	files  *reload.Watcher // shows the state of the secrets
-	warn   func(Warning)
-	mu     sync.Mutex // guards inUse
-	inUse  profileSet
+	client  atlas.IdentityProvider
+	log     *slog.Logger
+	files   *reload.Watcher // shows the state of the secrets
+	warn    func(Warning)
+	serving bool       // log in to profiles before a call needs them
+	mu      sync.Mutex // guards inUse
+	inUse   profileSet
 
 	// opened is closed by Close. A call may still have a source that is no longer in use; each is some hundred bytes.
 	opened  []*atlas.TokenSource
@@ -125,7 +126,9 @@ func (ps *profiles) use(set profileSet) {
 			ps.warn(*w)
 		}
 		ps.opened = append(ps.opened, p.source)
-		p.source.Start()
+		if ps.serving {
+			p.source.Start()
+		}
 		ctx, stop := context.WithCancel(context.Background())
 		hide := ps.files.Show(p.secret)
 		p.stop = func() {
@@ -144,6 +147,14 @@ func (ps *profiles) use(set profileSet) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.inUse = set
+}
+
+// start logs in to the profiles in use, and to those that come later. Settings that are only checked cost no login.
+func (ps *profiles) start() {
+	ps.serving = true
+	for _, p := range ps.inUse {
+		p.source.Start()
+	}
 }
 
 // Look reads the secrets in use now.

@@ -25,7 +25,6 @@ import (
 // Serve serves until ctx is done and the calls have ended, and follows the files meanwhile. It reads them again for each value of
 // hangups. It calls started once the addresses are bound. There must be no Errors.
 func (s *Setup) Serve(ctx context.Context, hangups <-chan os.Signal, started func(*server.Server)) error {
-	routeGRPCLog(s.log)
 	stopSVID, err := s.awaitSVID(ctx, maxSVIDWait)
 	defer stopSVID()
 	if err != nil || ctx.Err() != nil { // which is not an error
@@ -35,6 +34,8 @@ func (s *Setup) Serve(ctx context.Context, hangups <-chan os.Signal, started fun
 	if err != nil {
 		return errors.Join(nameFlags(err)...)
 	}
+	routeGRPCLog(s.log)
+	s.profiles.start()
 	started(srv)
 	s.status = fmt.Sprintf("STATUS=Serving gRPC on %s, REST on %s.", Addr(srv.GRPCAddr()), Addr(srv.HTTPAddr()))
 	s.notify(daemon.SdNotifyReady, s.status)
