@@ -109,8 +109,8 @@ type Config struct {
 // Client calls Atlas. It is safe for concurrent use; make one and share it, because it owns a pool
 // of connections.
 type Client struct {
-	targets   map[string]*url.URL // by the path that follows Config.BaseURL
-	userAgent []string            // the one value of the header
+	baseURL   string // without a slash at its end
+	userAgent string
 	timeout   time.Duration
 	maxConns  int
 	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -140,18 +140,13 @@ func New(config Config) (*Client, error) {
 	}
 
 	c := &Client{
-		targets:   map[string]*url.URL{},
-		userAgent: []string{cmp.Or(config.UserAgent, defaultUserAgent)},
+		baseURL:   strings.TrimRight(baseURL.String(), "/"),
+		userAgent: cmp.Or(config.UserAgent, defaultUserAgent),
 		timeout:   cmp.Or(config.Timeout, defaultTimeout),
 		maxConns:  cmp.Or(config.MaxConns, defaultMaxConns),
 		tracing:   newTracing(config, baseURL),
 		dial:      config.DialContext,
 		now:       time.Now,
-	}
-	for _, path := range []string{pathToken, pathLogin, pathRefresh} {
-		if c.targets[path], err = url.Parse(strings.TrimRight(baseURL.String(), "/") + path); err != nil {
-			return nil, err
-		}
 	}
 	if c.dial == nil {
 		c.dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
@@ -215,6 +210,23 @@ func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt JWT) error {
 	return err
 }
 
+// LogIn trades a bot's userauthtoken for a JWT. A refused one is an [*Error] of KindStatus with
+// status 400.
+func (c *Client) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
+	body := map[string]string{"userauthtoken": string(secret)}
+	r := request{op: OpLogIn, method: http.MethodPost, path: pathLogin, body: body, idempotent: true}
+	return do(ctx, c, r, decodeJWT)
+}
+
+// RefreshJWT trades a JWT that has not expired for one with a later exp. Atlas refuses it, as an
+// [*Error] of KindStatus with status 400, once the login behind it is older than Atlas's refresh
+// window.
+func (c *Client) RefreshJWT(ctx context.Context, jwt JWT) (JWT, error) {
+	body := map[string]string{"token": string(jwt)}
+	r := request{op: OpRefresh, method: http.MethodPost, path: pathRefresh, body: body, idempotent: true}
+	return do(ctx, c, r, decodeJWT)
+}
+
 // CloseIdleConnections closes the connections that no call is using. The Client stays usable.
 func (c *Client) CloseIdleConnections() { c.transport.Load().CloseIdleConnections() }
 
@@ -257,4 +269,56 @@ func checkProxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, answer *ht
 		return proxyError(answer.StatusCode)
 	}
 	return nil
+}
+
+// Probed is how a server answered a probe.
+type Probed struct {
+	// StatusCode is the HTTP status. Atlas refuses a probe: 401, or 405 since there is nothing to
+	// GET.
+	StatusCode int
+	// Protocol is HTTP's version.
+	Protocol string
+	// Certificate is the server's own. It is for the host, and signed by an authority that the
+	// Client trusts.
+	Certificate *x509.Certificate
+	// Clock is how far the server's clock is ahead of this machine's, by its Date header, which has
+	// whole seconds. HasClock is false if there is no such header.
+	Clock    time.Duration
+	HasClock bool
+}
+
+// Probe sends GET /ephemeral-token without a credential, which changes nothing. An answer of any
+// status is a success; every error is an [*Error].
+func (c *Client) Probe(ctx context.Context) (Probed, error) {
+	a := c.newAttempt(ctx, request{op: OpProbe, method: http.MethodGet, path: pathToken, idempotent: true})
+	defer a.cancel()
+	before := c.now()
+	resp, err := a.send()
+	if err != nil {
+		return Probed{}, err
+	}
+	after := c.now()
+	defer resp.Body.Close()
+	a.drain(resp)
+
+	probed := Probed{StatusCode: resp.StatusCode, Protocol: resp.Proto}
+	if resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
+		probed.Certificate = resp.TLS.PeerCertificates[0]
+	}
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		probed.Clock, probed.HasClock = clockAhead(date, before, after), true
+	}
+	return probed, nil
+}
+
+// clockAhead is how far a clock that showed date, cut off to the second, at some time between
+// before and after is ahead at least; negative if it is behind.
+func clockAhead(date, before, after time.Time) time.Duration {
+	switch {
+	case date.After(after):
+		return date.Sub(after)
+	case date.Add(time.Second).Before(before):
+		return date.Add(time.Second).Sub(before)
+	}
+	return 0
 }

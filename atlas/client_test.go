@@ -1,11 +1,17 @@
 package atlas_test
 
 import (
+	"crypto/x509"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
@@ -87,7 +93,33 @@ func start(t testing.TB, config emulator.Config) (*emulator.Emulator, *atlas.Cli
 	return em, c
 }
 
-// The two operations against a working Atlas, over both versions of HTTP.
+// TestSpans checks that a request has a span, with its status and what went wrong.
+func TestSpans(t *testing.T) {
+	em, _ := start(t, emulator.Config{})
+	spans := tracetest.NewSpanRecorder()
+	c, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.CloseIdleConnections)
+	if err := c.DeleteEphemeralToken(t.Context(), atlas.JWT(em.Org(0).MintJWT(emulator.JWT{Forged: true}))); err == nil {
+		t.Fatal("no error")
+	}
+	span := spans.Ended()[0]
+	got := map[string]string{"name": span.Name()}
+	for _, a := range span.Attributes() {
+		got[string(a.Key)] = a.Value.Emit()
+	}
+	port := strings.TrimSuffix(strings.TrimPrefix(em.URL(), "https://127.0.0.1:"), "/v1")
+	if want := map[string]string{
+		"name": "DELETE /ephemeral-token", "http.request.method": "DELETE", "server.address": "127.0.0.1", "server.port": port,
+		"url.full": em.URL() + "/ephemeral-token", "http.response.status_code": "401", "error.type": "401",
+	}; !maps.Equal(got, want) || em.LastRequest().Header.Get("Traceparent") == "" {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestOperations runs both against a working Atlas, over both versions of HTTP.
 func TestOperations(t *testing.T) {
 	for _, config := range []emulator.Config{{}, {HTTP1Only: true}} {
 		em, c := start(t, config)
@@ -128,20 +160,143 @@ func TestKindString(t *testing.T) {
 	}
 }
 
-func BenchmarkCreateEphemeralToken(b *testing.B) {
-	for _, bc := range []struct {
-		name   string
-		config emulator.Config
-	}{{"HTTP2", emulator.Config{}}, {"HTTP1", emulator.Config{HTTP1Only: true}}} {
-		b.Run(bc.name, func(b *testing.B) {
-			em, c := start(b, bc.config)
-			jwt := atlas.JWT(em.Org(0).JWT())
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := c.CreateEphemeralToken(b.Context(), jwt); err != nil {
-					b.Fatal(err)
+// TestSetTLS: the authorities are replaced over and over under load and no call fails; once Atlas's
+// is gone, none succeeds.
+func TestSetTLS(t *testing.T) {
+	em, client := start(t, emulator.Config{})
+	jwt := atlas.JWT(em.Org(0).JWT())
+
+	stop := make(chan struct{})
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := client.CreateEphemeralToken(t.Context(), jwt); err != nil {
+					t.Errorf("while the authorities are replaced: %v", err)
+					return
 				}
 			}
 		})
+	}
+	for range 50 {
+		before := em.Calls(emulator.Create)
+		client.SetTLS(em.CertPool(), nil)
+		for em.Calls(emulator.Create) < before+8 && !t.Failed() {
+			if _, err := client.CreateEphemeralToken(t.Context(), jwt); err != nil {
+				t.Errorf("right after a replacement: %v", err)
+			}
+		}
+	}
+	close(stop)
+	callers.Wait()
+
+	client.SetTLS(x509.NewCertPool(), nil)
+	_, err := client.CreateEphemeralToken(t.Context(), jwt)
+	var e *atlas.Error
+	if !errors.As(err, &e) || e.Kind != atlas.KindTLS {
+		t.Errorf("without Atlas's authority: %v, want a TLS error", err)
+	}
+	client.SetTLS(em.CertPool(), nil)
+	if _, err := client.CreateEphemeralToken(t.Context(), jwt); err != nil {
+		t.Errorf("with it again: %v", err)
+	}
+}
+
+func TestLogInAndRefresh(t *testing.T) {
+	em, client := start(t, emulator.Config{RefreshWindow: time.Hour})
+	org := em.Org(0)
+
+	jwt, err := client.LogIn(t.Context(), atlas.UserAuthToken(org.UserAuthToken()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := jwt.UnverifiedClaims()
+	if claims.OrgID != org.ID || time.Until(claims.Expiry) <= 0 {
+		t.Errorf("claims %+v", claims)
+	}
+	if refreshed, err := client.RefreshJWT(t.Context(), jwt); err != nil || refreshed == jwt {
+		t.Errorf("refresh: the same JWT %v, error %v", refreshed == jwt, err)
+	}
+	if _, err := client.CreateEphemeralToken(t.Context(), jwt); err != nil {
+		t.Errorf("create: %v", err)
+	}
+
+	old := atlas.JWT(org.MintJWT(emulator.JWT{Age: 2 * time.Hour}))
+	refused := func(what string, err error, kind atlas.Kind, status int) {
+		t.Helper()
+		e, ok := errors.AsType[*atlas.Error](err)
+		if !ok || e.Kind != kind || e.StatusCode != status {
+			t.Fatalf("%s: got %v, want %v with status %d", what, err, kind, status)
+		}
+		if strings.Contains(err.Error(), "planted") || strings.Contains(err.Error(), string(old)) {
+			t.Errorf("%s: the error has a secret in it", what)
+		}
+	}
+	_, err = client.LogIn(t.Context(), "planted")
+	refused("a wrong secret", err, atlas.KindStatus, 400)
+	_, err = client.RefreshJWT(t.Context(), old)
+	refused("past the window", err, atlas.KindStatus, 400)
+	for _, body := range []string{`{"token": "planted"}`, `{"planted": 1}`} {
+		remove := em.Inject(emulator.Fault{On: emulator.Login, Status: 200, Body: body})
+		_, err = client.LogIn(t.Context(), "x")
+		refused("an answer without a JWT", err, atlas.KindInvalidResponse, 200)
+		remove()
+	}
+}
+
+// TestTokenSourceHeals: Atlas has dropped every JWT; the next call logs in and succeeds.
+func TestTokenSourceHeals(t *testing.T) {
+	em, client := start(t, emulator.Config{})
+	source := atlas.NewTokenSource(atlas.TokenSourceConfig{
+		Client: client,
+		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+	})
+	t.Cleanup(source.Close)
+	for range 2 {
+		cred, err := source.Credential(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := atlas.WithReLogin(t.Context(), cred, client.CreateEphemeralToken); err != nil {
+			t.Fatal(err)
+		}
+		em.Org(0).RevokeJWTs()
+	}
+	if n := em.Calls(emulator.Login); n != 2 {
+		t.Errorf("%d logins, want 2", n)
+	}
+}
+
+// A probe has no credential, changes nothing, and sees how the clocks differ.
+func TestProbe(t *testing.T) {
+	em, client := start(t, emulator.Config{Now: func() time.Time { return time.Now().Add(time.Hour) }})
+	got, err := client.Probe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.StatusCode != http.StatusMethodNotAllowed || got.Protocol != "HTTP/2.0" || got.Certificate == nil || !got.HasClock {
+		t.Errorf("%+v", got)
+	}
+	if got.Clock > time.Hour || got.Clock < time.Hour-time.Second-10*time.Second {
+		t.Errorf("the clock is %v ahead, want an hour", got.Clock)
+	}
+	if r := em.LastRequest(); em.Calls(emulator.Any) != 1 || em.Calls(emulator.Other) != 1 || r.Header.Get("Authorization") != "" {
+		t.Errorf("Atlas got %+v", r)
+	}
+
+	em.Inject(emulator.Fault{Status: 302, Header: http.Header{"Date": {"yesterday"}, "Location": {"https://elsewhere.example/"}}})
+	if got, err := client.Probe(t.Context()); err != nil || got.StatusCode != http.StatusFound || got.HasClock {
+		t.Errorf("a redirect: %+v, %v", got, err)
+	}
+
+	client.SetTLS(nil, nil)
+	_, err = client.Probe(t.Context())
+	if e, ok := errors.AsType[*atlas.Error](err); !ok || e.Op != atlas.OpProbe || e.Kind != atlas.KindTLS || e.Sent {
+		t.Errorf("not trusted: %v", err)
 	}
 }

@@ -2,12 +2,16 @@ package atlas
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -133,4 +137,195 @@ func TestStreamLimitOfAtlas(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// Frame types of HTTP/2 (RFC 9113 section 6).
+const (
+	frameHeaders   = 0x1
+	frameRSTStream = 0x3
+	frameSettings  = 0x4
+	framePing      = 0x6
+	frameGoAway    = 0x7
+)
+
+// newRawHTTP2 serves HTTP/2 frame by frame and calls handle with the number of each request and its
+// stream.
+func newRawHTTP2(t *testing.T, handle func(f framer, request int, stream uint32)) (*rawServer, *atomic.Int32, Config) {
+	t.Helper()
+	cert, pool := goodCertificate()
+	requests := new(atomic.Int32)
+	s := newRawServer(t, func(conn net.Conn) {
+		f := framer{tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}})}
+		if _, err := io.ReadFull(f, make([]byte, len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))); err != nil {
+			return
+		}
+		f.write(frameSettings, 0, 0, nil)
+		for {
+			var head [9]byte
+			if _, err := io.ReadFull(f, head[:]); err != nil {
+				return
+			}
+			payload := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+			if _, err := io.ReadFull(f, payload); err != nil {
+				return
+			}
+			if head[3] == frameHeaders {
+				handle(f, int(requests.Add(1)), binary.BigEndian.Uint32(head[5:]))
+			}
+		}
+	})
+	return s, requests, Config{BaseURL: "https://" + s.addr, RootCAs: pool}
+}
+
+type framer struct{ *tls.Conn }
+
+func (f framer) write(kind, flags byte, stream uint32, payload []byte) {
+	frame := []byte{byte(len(payload) >> 16), byte(len(payload) >> 8), byte(len(payload)), kind, flags}
+	frame = binary.BigEndian.AppendUint32(frame, stream)
+	_, _ = f.Write(append(frame, payload...))
+}
+
+func (f framer) reset(stream, code uint32) {
+	f.write(frameRSTStream, 0, stream, binary.BigEndian.AppendUint32(nil, code))
+}
+
+// answer204 is a header block of one octet: entry 9 of HPACK's static table, ":status: 204" (RFC
+// 7541 appendix A).
+func (f framer) answer204(stream uint32) {
+	const endStream, endHeaders = 0x1, 0x4
+	f.write(frameHeaders, endStream|endHeaders, stream, []byte{0x89})
+}
+
+// A DELETE is repeated only where HTTP/2 guarantees that it was not processed, and net/http lets us
+// see that. A create may be repeated.
+func TestHTTP2Repeats(t *testing.T) {
+	const protocolError, internalError, refusedStream = 0x1, 0x2, 0x7
+	unknown := outcome{KindUnreachable, 0, 0, true}
+	for _, tc := range []struct {
+		name   string
+		first  func(f framer, stream uint32)
+		delete outcome
+		posts  int32 // requests of a create
+	}{
+		{"refused stream", func(f framer, stream uint32) { f.reset(stream, refusedStream) }, outcome{}, 2},
+		{"protocol error", func(f framer, stream uint32) { f.reset(stream, protocolError) }, unknown, 2},
+		{"internal error", func(f framer, stream uint32) { f.reset(stream, internalError) }, unknown, 1},
+		{
+			"going away before this stream",
+			func(f framer, _ uint32) { f.write(frameGoAway, 0, 0, make([]byte, 8)) },
+			unknown, 2,
+		},
+		{
+			"going away after this stream",
+			func(f framer, stream uint32) {
+				f.write(frameGoAway, 0, 0, append(binary.BigEndian.AppendUint32(nil, stream), "\x00\x00\x00\x00planted"...))
+				f.Close()
+			},
+			unknown, 1,
+		},
+		{"connection lost", func(f framer, _ uint32) { reset(f.Conn) }, unknown, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, requests, config := newRawHTTP2(t, func(f framer, request int, stream uint32) {
+				if request == 1 {
+					tc.first(f, stream)
+					return
+				}
+				f.answer204(stream)
+			})
+			err := newTestClient(t, config).DeleteEphemeralToken(t.Context(), plantedJWT)
+			if got := outcomeOf(t, OpDelete, err); got != tc.delete {
+				t.Errorf("delete: got %+v, want %+v: %v", got, tc.delete, err)
+			}
+			want := int32(1)
+			if tc.delete == (outcome{}) {
+				want = 2
+			}
+			if n := requests.Load(); n != want {
+				t.Errorf("Atlas got %d DELETEs, want %d", n, want)
+			}
+
+			requests.Store(0)
+			_, err = newTestClient(t, config).CreateEphemeralToken(t.Context(), plantedJWT)
+			create := unknown
+			if tc.posts == 2 {
+				create = outcome{KindInvalidResponse, 204, 0, true} // what the second request is answered
+			}
+			if got := outcomeOf(t, OpCreate, err); got != create {
+				t.Errorf("create: got %+v, want %+v: %v", got, create, err)
+			}
+			if n := requests.Load(); n != tc.posts {
+				t.Errorf("Atlas got %d POSTs, want %d", n, tc.posts)
+			}
+		})
+	}
+}
+
+// A connection that has died without a word is noticed by a ping, and not used again.
+func TestHTTP2DeadConnection(t *testing.T) {
+	s, _, config := newRawHTTP2(t, func(f framer, request int, stream uint32) {
+		if request == 1 {
+			return // and no answer to the ping either
+		}
+		f.answer204(stream)
+	})
+	c := newTestClient(t, config)
+	if c.transport.Load().HTTP2.SendPingTimeout+c.transport.Load().HTTP2.PingTimeout >= defaultTimeout {
+		t.Errorf("a dead connection is not noticed within %v", defaultTimeout)
+	}
+	c.transport.Load().HTTP2.SendPingTimeout = 50 * time.Millisecond
+	c.transport.Load().HTTP2.PingTimeout = 50 * time.Millisecond
+
+	err := c.DeleteEphemeralToken(t.Context(), plantedJWT)
+	if got, want := outcomeOf(t, OpDelete, err), (outcome{KindUnreachable, 0, 0, true}); got != want {
+		t.Errorf("got %+v, want %+v: %v", got, want, err)
+	}
+	if err := c.DeleteEphemeralToken(t.Context(), plantedJWT); err != nil {
+		t.Error(err)
+	}
+	if n := s.conns.Load(); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+}
+
+// Frames that ask for an answer are no reason to send without bound, nor to wait beyond the cap.
+func TestHTTP2FrameFlood(t *testing.T) {
+	for name, kind := range map[string]byte{"SETTINGS": frameSettings, "PING": framePing} {
+		t.Run(name, func(t *testing.T) {
+			_, _, config := newRawHTTP2(t, func(f framer, _ int, _ uint32) {
+				var payload []byte
+				if kind == framePing {
+					payload = make([]byte, 8)
+				}
+				for range 20000 {
+					f.write(kind, 0, 0, payload)
+				}
+			})
+			config.Timeout = 300 * time.Millisecond
+			start := time.Now()
+			err := newTestClient(t, config).DeleteEphemeralToken(t.Context(), plantedJWT)
+			if got := outcomeOf(t, OpDelete, err); got.Kind != KindTimeout && got.Kind != KindUnreachable || !got.Sent {
+				t.Errorf("got %+v: %v", got, err)
+			}
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+func TestClockAhead(t *testing.T) {
+	at := func(seconds float64) time.Time { return time.Unix(1_700_000_000, int64(seconds*1e9)) }
+	for _, tc := range []struct{ date, before, after, want float64 }{
+		{100, 100.2, 100.4, 0},  // cut off to the second
+		{100, 99.7, 100.1, 0},   // the second began meanwhile
+		{100, 101.5, 102, -0.5}, // 100.999 at the latest
+		{105, 100, 102, 3},
+		{100, 100, 130, 0}, // at some time between
+	} {
+		got := clockAhead(at(tc.date), at(tc.before), at(tc.after))
+		if want := time.Duration(tc.want * 1e9); got.Round(time.Millisecond) != want {
+			t.Errorf("%+v: got %v", tc, got)
+		}
+	}
 }

@@ -2,7 +2,14 @@ package atlas
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
 )
 
 // Credential is the credential of one call.
@@ -29,16 +36,9 @@ func (c Credential) Claims() Claims {
 	return c.JWT.UnverifiedClaims()
 }
 
-// WithClaims returns c with its claims parsed, for a caller that needs them more than once: parsing
-// is the most expensive operation of a Credential.
-func (c Credential) WithClaims() Credential {
-	claims := c.Claims()
-	c.claims = &claims
-	return c
-}
-
-// WithParsedClaims returns c with claims that were parsed from its JWT before.
-func (c Credential) WithParsedClaims(claims *Claims) Credential {
+// WithClaims returns c with claims that were parsed from its JWT before: parsing is the most
+// expensive operation of a Credential.
+func (c Credential) WithClaims(claims *Claims) Credential {
 	c.claims = claims
 	return c
 }
@@ -88,3 +88,121 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 // ErrOrgChanged says that a call's identity now belongs to another org. Nothing was done. A call
 // with the source's current Credential is for the new org.
 var ErrOrgChanged = errors.New("the service's own credential is now one of another org")
+
+type profileKey struct{}
+
+// WithProfile returns a context for operations of one of the service's own identities.
+// [WithReLogin] and a [TokenSource] use it, so that a wrapper of a Client can tell identities
+// apart.
+func WithProfile(ctx context.Context, profile string) context.Context {
+	return context.WithValue(ctx, profileKey{}, profile)
+}
+
+// ProfileOf returns the profile of [WithProfile]; "" if there is none.
+func ProfileOf(ctx context.Context) string {
+	profile, _ := ctx.Value(profileKey{}).(string)
+	return profile
+}
+
+// Claims are claims of a JWT. Only Atlas can verify them, so trust them only if Atlas has just
+// issued or accepted the JWT.
+type Claims struct {
+	OrgID  string    // UUID
+	Expiry time.Time // exp; zero if absent
+
+	issuedAt   time.Time // iat; zero if absent
+	loggedInAt time.Time // orig_iat, which a refresh does not change; zero if absent
+}
+
+// UnverifiedClaims parses the payload of a JWT. The Claims are zero if it cannot be parsed.
+func (j JWT) UnverifiedClaims() Claims {
+	parts := strings.Split(string(j), ".")
+	if len(parts) != 3 {
+		return Claims{}
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return Claims{}
+	}
+	var raw struct {
+		OrgID string  `json:"org_id"`
+		Exp   seconds `json:"exp"`
+		Iat   seconds `json:"iat"`
+		Orig  seconds `json:"orig_iat"`
+	}
+	if err := json.Unmarshal(payload, &raw); err != nil {
+		return Claims{}
+	}
+	return Claims{
+		OrgID:  strings.ToLower(raw.OrgID), // one org, however it is spelled
+		Expiry: raw.Exp.time(), issuedAt: raw.Iat.time(), loggedInAt: raw.Orig.time(),
+	}
+}
+
+// seconds is a NumericDate, of which fractions are allowed (RFC 7519 section 2).
+type seconds float64
+
+func (s seconds) time() time.Time {
+	if s <= 0 || s >= 1<<40 { // far beyond any date, and far within an int64
+		return time.Time{}
+	}
+	return time.Unix(int64(s), 0)
+}
+
+// redacted is all that a secret ever prints.
+const redacted = "[redacted]"
+
+// JWT is an Atlas JSON Web Token, the credential of one Atlas user.
+//
+// It is a secret: it prints as "[redacted]" under the fmt verbs, in log/slog and when marshalled as
+// text or JSON; a conversion, string(jwt), is the one way to its characters. Three holes cannot be
+// closed in a string type, so keep out of them: %p, an unexported struct field (fmt does not call
+// the methods of one), and the key of a map that is marshalled (encoding/json takes string keys as
+// they are).
+type JWT string
+
+// Token is an ephemeral user token. It is a secret and prints like [JWT].
+type Token string
+
+// String returns "[redacted]".
+func (JWT) String() string { return redacted }
+
+// Format writes "[redacted]" whatever the verb: with String alone, %x and %d would print the
+// characters.
+func (JWT) Format(s fmt.State, _ rune) { writeRedacted(s) }
+
+// LogValue returns "[redacted]".
+func (JWT) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText returns "[redacted]".
+func (JWT) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// String returns "[redacted]".
+func (Token) String() string { return redacted }
+
+// Format writes "[redacted]" whatever the verb.
+func (Token) Format(s fmt.State, _ rune) { writeRedacted(s) }
+
+// LogValue returns "[redacted]".
+func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText returns "[redacted]".
+func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// UserAuthToken is the long-lived secret with which a bot logs in. It prints like [JWT].
+type UserAuthToken string
+
+// String returns "[redacted]".
+func (UserAuthToken) String() string { return redacted }
+
+// Format writes "[redacted]" whatever the verb.
+func (UserAuthToken) Format(s fmt.State, _ rune) { writeRedacted(s) }
+
+// LogValue returns "[redacted]".
+func (UserAuthToken) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText returns "[redacted]".
+func (UserAuthToken) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// writeRedacted ignores the error as fmt.State's own Write does: it only appends to a buffer.
+func writeRedacted(w io.Writer) { _, _ = io.WriteString(w, redacted) }

@@ -29,26 +29,6 @@ var (
 
 // decodeToken returns the token of {"token": "…"}.
 func decodeToken(body []byte) (Token, error) {
-	if token := plainToken(body); token != "" {
-		return token, nil
-	}
-	return parseToken(body)
-}
-
-// plainToken returns the token of a body that is byte for byte as Atlas writes it, with no
-// character that JSON escapes, or "". Such a body can be read in one way only, and parsing it as
-// JSON would double the cost of handling an answer.
-func plainToken(body []byte) Token {
-	value, before := bytes.CutPrefix(body, []byte(`{"token":"`))
-	value, after := bytes.CutSuffix(value, []byte(`"}`))
-	if !before || !after || len(value) > maxTokenBytes || !isToken68(value) {
-		return ""
-	}
-	return Token(value)
-}
-
-// parseToken reads any JSON.
-func parseToken(body []byte) (Token, error) {
 	value, err := field(body, "token")
 	if err != nil {
 		return "", err
@@ -97,16 +77,13 @@ func field(body []byte, name string) (json.RawMessage, error) {
 	var value json.RawMessage
 	seen := make(map[string]bool)
 	for d.More() {
+		var v json.RawMessage
 		key, err := d.Token()
-		if err != nil {
-			return nil, errNotJSON
+		if err == nil {
+			err = d.Decode(&v)
 		}
 		k, ok := key.(string)
-		if !ok {
-			return nil, errNotJSON
-		}
-		var v json.RawMessage
-		if err := d.Decode(&v); err != nil {
+		if err != nil || !ok {
 			return nil, errNotJSON
 		}
 		if seen[k] {
@@ -118,4 +95,18 @@ func field(body []byte, name string) (json.RawMessage, error) {
 		}
 	}
 	return value, nil
+}
+
+var errNotJWT = errors.New("the token is not a JWT")
+
+// decodeJWT returns the JWT of {"token": "…"}.
+func decodeJWT(body []byte) (JWT, error) {
+	token, err := decodeToken(body)
+	if err != nil {
+		return "", err
+	}
+	if !isToken68(string(token)) || strings.Count(string(token), ".") != 2 {
+		return "", errNotJWT
+	}
+	return JWT(token), nil
 }

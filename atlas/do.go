@@ -11,10 +11,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -32,9 +37,9 @@ const (
 type request struct {
 	op     Operation
 	method string
-	path   string // what follows Config.BaseURL
-	jwt    *JWT   // nil: the operation needs no credential
-	body   any    // sent as JSON; nil: none. Secrets in it are plain strings: a JWT would marshal redacted.
+	path   string            // what follows Config.BaseURL
+	jwt    *JWT              // nil: the operation needs no credential
+	body   map[string]string // sent as JSON; nil: none. Plain strings: a JWT would marshal redacted.
 
 	idempotent bool // doing it twice is the same as doing it once
 }
@@ -42,25 +47,18 @@ type request struct {
 // do makes one request and returns what decode makes of the body of its answer, a 200 or 201 with
 // JSON in it. A nil decode takes any 2xx and ignores the body. Every error is an [*Error].
 func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T, error)) (answer T, err error) {
-	a := &attempt{client: c, caller: ctx, op: r.op, idempotent: r.idempotent}
+	var span trace.Span
 	if c.tracing != nil {
-		var span trace.Span
-		ctx, span = c.tracing.start(ctx, r, c.targets[r.path].String())
+		ctx, span = c.tracing.start(ctx, r, c.baseURL+r.path)
+	}
+	a := c.newAttempt(ctx, r)
+	defer a.cancel()
+	if span != nil {
 		defer func() { endSpan(span, a.status, err) }()
 	}
-	a.ctx, a.cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-	defer a.cancel()
-
-	req, err := a.newRequest(r)
+	resp, err := a.send()
 	if err != nil {
 		return answer, err
-	}
-	// The transport itself, not an http.Client. All that a Client adds must not happen here: it
-	// follows redirects, and even when told not to it parses a Location, with an error that quotes
-	// it.
-	resp, err := c.transport.Load().RoundTrip(req)
-	if err != nil {
-		return answer, a.failed(err)
 	}
 	defer resp.Body.Close()
 
@@ -92,64 +90,80 @@ func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T
 
 // attempt is one request on its way: the contexts that can end it, and what an Error says about it.
 type attempt struct {
+	request
 	client *Client
 	caller context.Context // the caller's own, to tell its end from that of our cap
 	ctx    context.Context // the caller's, with our cap
 	cancel context.CancelFunc
 
 	// For gotConn.
-	idempotent bool
-	conn       net.Conn    // the last that the request was given
-	wrote      atomic.Bool // headers, to any connection
-	repeats    atomic.Bool // net/http would repeat it, and may not
+	conn    net.Conn    // the last that the request was given
+	wrote   atomic.Bool // headers, to any connection
+	repeats atomic.Bool // net/http would repeat it, and may not
 
 	// For the Error.
-	op         Operation
 	sent       atomic.Bool
 	status     int
 	retryAfter time.Duration
 }
 
-func (a *attempt) newRequest(r request) (*http.Request, error) {
-	// NoBody rather than an empty reader: a POST then says Content-Length: 0, and net/http
-	// may move the request to another connection when HTTP/2 guarantees that it was not processed
-	// (RFC 9113 section 8.7).
+// newAttempt prepares a request. Call cancel when its answer has been read.
+func (c *Client) newAttempt(ctx context.Context, r request) *attempt {
+	a := &attempt{request: r, client: c, caller: ctx}
+	a.ctx, a.cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+	return a
+}
+
+// send sends the request and returns the answer, whose body is still to be read and closed.
+func (a *attempt) send() (*http.Response, error) {
+	req, err := a.newRequest()
+	if err != nil {
+		return nil, err
+	}
+	// The transport itself, not an http.Client. All that a Client adds must not happen here: it
+	// follows redirects, and even when told not to it parses a Location, with an error that quotes
+	// it.
+	resp, err := a.client.transport.Load().RoundTrip(req)
+	if err != nil {
+		return nil, a.failed(err)
+	}
+	return resp, nil
+}
+
+func (a *attempt) newRequest() (*http.Request, error) {
+	// NoBody rather than an empty reader: a POST then says Content-Length: 0, and net/http may move
+	// the request to another connection when HTTP/2 guarantees that it was not processed (RFC 9113
+	// section 8.7).
 	var body io.Reader = http.NoBody
-	if r.body != nil {
-		encoded, err := json.Marshal(r.body)
-		if err != nil {
-			return nil, a.error(KindInvalidCredential, errEncode)
-		}
+	if a.body != nil {
+		encoded, _ := json.Marshal(a.body) // never fails for strings
 		body = bytes.NewReader(encoded)
 	}
 	ctx := httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
 		GotConn:      a.gotConn,
 		WroteHeaders: func() { a.wrote.Store(true) },
 	})
-	req, err := http.NewRequestWithContext(ctx, r.method, "", body)
-	target := a.client.targets[r.path] // parsed once, and not for each request
-	if err != nil || target == nil {
+	req, err := http.NewRequestWithContext(ctx, a.method, a.client.baseURL+a.path, body)
+	if err != nil {
 		return nil, a.error(KindUnreachable, errRequest)
 	}
-	req.URL, req.Host = target, target.Host
-	// The lists are shared by all requests and never changed: inject adds its own.
 	req.Header = http.Header{
-		"Accept":       mediaTypes,
-		"Content-Type": mediaTypes, // without a body too, as Atlas's own clients do
-		"User-Agent":   a.client.userAgent,
+		"Accept":       {mediaType},
+		"Content-Type": {mediaType}, // without a body too, as Atlas's own clients do
+		"User-Agent":   {a.client.userAgent},
 	}
 	a.client.tracing.inject(a.ctx, req.Header)
-	if r.idempotent {
+	if a.idempotent {
 		// Named and without a value, it is not sent, and tells net/http that it may repeat the
 		// request when a connection that was kept open turns out to be closed, which callers then
 		// do not see.
 		req.Header["Idempotency-Key"] = nil
 	}
-	if r.jwt != nil {
-		if !isToken68(string(*r.jwt)) {
+	if a.jwt != nil {
+		if !isToken68(string(*a.jwt)) {
 			return nil, a.error(KindInvalidCredential, errJWT)
 		}
-		req.Header["Authorization"] = []string{"JWT " + string(*r.jwt)}
+		req.Header["Authorization"] = []string{"JWT " + string(*a.jwt)}
 	}
 	return req, nil
 }
@@ -248,35 +262,77 @@ func (a *attempt) error(kind Kind, cause error) *Error {
 // mediaType is that of all bodies, in both directions.
 const mediaType = "application/json"
 
-var mediaTypes = []string{mediaType}
-
 // isJSON reports whether a Content-Type is application/json, whatever its parameters.
 func isJSON(contentType string) bool {
-	if contentType == mediaType { // as Atlas writes it, there is nothing to parse
-		return true
-	}
 	parsed, _, err := mime.ParseMediaType(contentType)
 	return err == nil && parsed == mediaType
 }
 
+// token68 are the characters of a credential (RFC 9110 section 11.2), except the padding.
+const token68 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/"
+
 // isToken68 reports whether s is a credential as RFC 9110 section 11.2 writes one. It includes each
 // JWT, and nothing that could end a header line.
-func isToken68[T string | []byte](s T) bool {
-	n := len(s)
-	for n > 0 && s[n-1] == '=' {
-		n--
-	}
-	for i := range n {
-		if !isToken68Char[s[i]] {
-			return false
-		}
-	}
-	return n > 0
+func isToken68(s string) bool {
+	s = strings.TrimRight(s, "=")
+	return s != "" && strings.Trim(s, token68) == ""
 }
 
-var isToken68Char = func() (is [256]bool) {
-	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/") {
-		is[c] = true
+// tracing makes a span of each request to Atlas, and tells Atlas of it. The attributes are those of
+// OpenTelemetry's conventions for HTTP clients; there is no header and no body in them, and the URL
+// has nothing secret.
+type tracing struct {
+	tracer     trace.Tracer
+	propagator propagation.TextMapPropagator
+	host       string
+	port       int
+}
+
+// newTracing returns nil, which makes no spans, without a provider.
+func newTracing(config Config, baseURL *url.URL) *tracing {
+	if config.Tracer == nil {
+		return nil
 	}
-	return is
-}()
+	t := &tracing{tracer: config.Tracer.Tracer(modulePath + "/atlas"), propagator: config.Propagator, host: baseURL.Hostname(), port: 443}
+	if port, err := strconv.Atoi(baseURL.Port()); err == nil {
+		t.port = port
+	}
+	if t.propagator == nil {
+		t.propagator = propagation.TraceContext{}
+	}
+	return t
+}
+
+// start begins the span of a request. Its name is what is the same for all requests of one
+// operation.
+func (t *tracing) start(ctx context.Context, r request, url string) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, r.method+" "+r.path, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
+		attribute.String("http.request.method", r.method),
+		attribute.String("server.address", t.host),
+		attribute.Int("server.port", t.port),
+		attribute.String("url.full", url),
+	))
+}
+
+// inject adds the span in ctx to the request's headers.
+func (t *tracing) inject(ctx context.Context, header http.Header) {
+	if t != nil {
+		t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
+	}
+}
+
+// endSpan records how the request ended. err is nil or an *Error, whose cause is left out.
+func endSpan(span trace.Span, status int, err error) {
+	if status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", status))
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		kind := e.Kind.String()
+		if e.Kind == KindStatus {
+			kind = strconv.Itoa(status)
+		}
+		span.SetAttributes(attribute.String("error.type", kind))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}

@@ -82,16 +82,11 @@ func TestDoWithBody(t *testing.T) {
 		if want := `POST /v1/login/ {"userauthtoken":"x"}`; got != want || header != "" {
 			t.Errorf("Atlas got %q and Authorization %q, want %q and none", got, header, want)
 		}
-
-		r.body = make(chan int)
-		_, err = do(t.Context(), c, r, decodeToken)
-		if got, want := outcomeOf(t, "login", err), (outcome{Kind: KindInvalidCredential}); got != want {
-			t.Errorf("got %+v, want %+v: %v", got, want, err)
-		}
 	}
 }
 
-func TestInvalidCredentialIsNotSent(t *testing.T) {
+// TestInvalidIsNotSent: an invalid JWT or an ended context does not even connect.
+func TestInvalidIsNotSent(t *testing.T) {
 	conns, config := newHTTPServer(t, true, func(w http.ResponseWriter, _ *http.Request) { answerToken(w) })
 	c := newTestClient(t, config)
 	for _, jwt := range []JWT{
@@ -106,6 +101,12 @@ func TestInvalidCredentialIsNotSent(t *testing.T) {
 		if got, want := outcomeOf(t, OpDelete, err), (outcome{Kind: KindInvalidCredential}); got != want {
 			t.Errorf("delete with %q: got %+v, want %+v: %v", string(jwt), got, want, err)
 		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := c.CreateEphemeralToken(ctx, plantedJWT)
+	if got, want := outcomeOf(t, OpCreate, err), (outcome{Kind: KindCanceled}); got != want || !errors.Is(err, context.Canceled) {
+		t.Errorf("context already ended: got %+v, want %+v: %v", got, want, err)
 	}
 	if n := conns.Load(); n != 0 {
 		t.Errorf("Atlas saw %d connections, want none", n)
@@ -216,20 +217,6 @@ func TestDeadlines(t *testing.T) {
 			_, err := c.CreateEphemeralToken(ctx, plantedJWT)
 			check(t, start, err, outcome{KindTimeout, stage.status, 0, true}, nil)
 		})
-	}
-}
-
-func TestContextAlreadyEnded(t *testing.T) {
-	conns, config := newHTTPServer(t, true, func(w http.ResponseWriter, _ *http.Request) { answerToken(w) })
-	c := newTestClient(t, config)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err := c.CreateEphemeralToken(ctx, plantedJWT)
-	if got, want := outcomeOf(t, OpCreate, err), (outcome{Kind: KindCanceled}); got != want || !errors.Is(err, context.Canceled) {
-		t.Errorf("got %+v, want %+v: %v", got, want, err)
-	}
-	if n := conns.Load(); n != 0 {
-		t.Errorf("Atlas saw %d connections, want none", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package atlas
 
 import (
+	"cmp"
 	"compress/flate"
 	"compress/gzip"
 	"crypto/tls"
@@ -124,9 +125,7 @@ var ErrProtocol = errors.New("the answer breaks HTTP's rules, or its headers are
 
 // Causes. Their texts are fixed: what was received is never quoted, because it may be a secret.
 var (
-	errJWT    = errors.New("the JWT is empty or has characters that no JWT has; it was not sent")
-	errEncode = errors.New("the request's body cannot be encoded; it was not sent")
-
+	errJWT      = errors.New("the JWT is empty or has characters that no JWT has; it was not sent")
 	errRequest  = errors.New("the request cannot be made; it was not sent")
 	errCutShort = fmt.Errorf("the connection was closed before the answer was complete: %w", io.ErrUnexpectedEOF)
 	errRepeat   = errors.New("the connection was lost or the stream reset; not repeated, because it may have been processed")
@@ -140,13 +139,8 @@ var (
 )
 
 // statusError is an HTTP error status as a cause, in Go's words: Atlas's reason phrase is its own.
-type statusError int
-
-func (e statusError) Error() string {
-	if text := http.StatusText(int(e)); text != "" {
-		return text
-	}
-	return "not a status that HTTP defines"
+func statusError(code int) error {
+	return errors.New(cmp.Or(http.StatusText(code), "not a status that HTTP defines"))
 }
 
 // proxyError is the status with which a proxy refused to connect to Atlas.
@@ -250,3 +244,103 @@ type streamError struct {
 }
 
 func (e streamError) Error() string { return "stream error" }
+
+// Class is what the end of an operation means for its caller.
+type Class int
+
+// The classes.
+const (
+	// ClassOK: there is no error.
+	ClassOK Class = iota
+	// ClassOutage: the trouble is Atlas's or the network's, and says nothing about the request:
+	// 5xx, a timeout, a connection that failed.
+	ClassOutage
+	// ClassHeldBack: Atlas was not asked, because it is down or has too many calls (package
+	// resilient).
+	ClassHeldBack
+	// ClassThrottled: Atlas answered 429.
+	ClassThrottled
+	// ClassUnauthorized: Atlas refuses the credential: 401, and for a login or refresh also 400 and
+	// 403.
+	ClassUnauthorized
+	// ClassForbidden: Atlas answered 403: it knows the credential, and does not let it do this.
+	ClassForbidden
+	// ClassRejected: Atlas answered with another 4xx.
+	ClassRejected
+	// ClassBroken: something other than Atlas's API answered, and an operator has to look: a
+	// certificate that is not valid, a redirect, an answer that breaks the contract.
+	ClassBroken
+	// ClassCanceled: the caller's context ended.
+	ClassCanceled
+	// ClassInvalid: the credential cannot be sent.
+	ClassInvalid
+	// ClassUnknown: the error is not one of this package.
+	ClassUnknown
+)
+
+// Classify returns the class of the error that an operation ended with, which may be wrapped.
+func Classify(err error) Class {
+	if err == nil {
+		return ClassOK
+	}
+	if _, ok := errors.AsType[*CredentialError](err); ok {
+		return ClassUnauthorized
+	}
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return ClassUnknown
+	}
+	switch e.Kind {
+	case KindUnreachable, KindTimeout:
+		return ClassOutage
+	case KindUnavailable, KindOverloaded:
+		return ClassHeldBack
+	case KindTLS, KindRedirect, KindInvalidResponse:
+		return ClassBroken
+	case KindCanceled:
+		return ClassCanceled
+	case KindInvalidCredential:
+		return ClassInvalid
+	case KindStatus:
+		return classOfStatus(e)
+	}
+	return ClassUnknown
+}
+
+func classOfStatus(e *Error) Class {
+	login := e.Op == OpLogIn || e.Op == OpRefresh
+	switch code := e.StatusCode; {
+	case code >= 500:
+		return ClassOutage
+	case code == http.StatusTooManyRequests:
+		return ClassThrottled
+	case code == http.StatusUnauthorized, login && (code == http.StatusBadRequest || code == http.StatusForbidden):
+		return ClassUnauthorized
+	case code == http.StatusForbidden:
+		return ClassForbidden
+	}
+	return ClassRejected
+}
+
+// statusClientClosed is how proxies log a request whose client left; some answer with it.
+const statusClientClosed = 499
+
+// OutcomeUnknown reports whether the operation is a delete that was sent and may have taken effect:
+// no answer came, or one that does not say.
+func (e *Error) OutcomeUnknown() bool {
+	if e.Op != OpDelete || !e.Sent {
+		return false
+	}
+	switch e.Kind {
+	case KindStatus:
+	case KindRedirect:
+		return false
+	default:
+		return true
+	}
+	switch e.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooEarly, statusClientClosed:
+		return true
+	}
+	return e.StatusCode >= 500
+}

@@ -178,10 +178,8 @@ const maxClaims = 4096
 
 // withClaims returns r with its claims parsed, which does not make them true.
 func (c *Cache) withClaims(r request) request {
-	if r.cred.Profile != "" { // the key is that of its secret, and goes with one JWT after the other
-		r.cred = r.cred.WithClaims()
-	} else {
-		r.cred = r.cred.WithParsedClaims(c.claims.of(r.key, func() *atlas.Claims {
+	if r.cred.Profile == "" { // a TokenSource parses those of its JWTs
+		r.cred = r.cred.WithClaims(c.claims.of(r.key, func() *atlas.Claims {
 			claims := r.cred.JWT.UnverifiedClaims()
 			return &claims
 		}))

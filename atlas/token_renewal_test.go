@@ -1,0 +1,351 @@
+package atlas
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestFault35SecretRefused: a new secret that Atlas does not take, as a half-written one, leaves
+// the one before in use, and is not tried over and over.
+func TestFault35SecretRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour}
+		present := UserAuthToken("first")
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: func() (UserAuthToken, error) { return present, nil }})
+		defer s.Close()
+		jwt := mustToken(t, s)
+		again := func(secret UserAuthToken, wrong []UserAuthToken, want string) {
+			t.Helper()
+			if secret != present {
+				present = secret
+				s.SecretChanged()
+			}
+			f.set(func() { f.wrong = wrong })
+			advance(minLife) // sooner than that, logins are paced
+			s.Invalidate(jwt)
+			jwt = mustToken(t, s)
+			wantCounts(t, f, want)
+		}
+		again("half", []UserAuthToken{"half"}, "3 logins, 0 refreshes") // the half one, then the first
+		again("half", []UserAuthToken{"half"}, "4 logins, 0 refreshes") // the first alone
+		again("whole", []UserAuthToken{"half", "first"}, "5 logins, 0 refreshes")
+		again("early", []UserAuthToken{"early"}, "7 logins, 0 refreshes")
+		again("early", []UserAuthToken{"whole"}, "9 logins, 0 refreshes") // the one before is dropped, so it has its turn
+		again("early", nil, "10 logins, 0 refreshes")
+
+		// If Atlas takes neither, there is nothing left to fall back on.
+		present = "bad"
+		f.set(func() { f.wrong = []UserAuthToken{"bad", "early"} })
+		advance(minLife)
+		s.Invalidate(jwt)
+		for _, want := range []string{"12 logins, 0 refreshes", "13 logins, 0 refreshes"} {
+			for range 3 {
+				if _, err := s.Credential(t.Context()); !errors.As(err, new(*CredentialError)) {
+					t.Errorf("got %v, want a CredentialError", err)
+				}
+				wantCounts(t, f, want)
+			}
+			advance(40 * time.Second)
+		}
+	})
+}
+
+// TestSecretStaysWithItsJWT: while Atlas refuses refresh and login for a time, the JWT stays and so
+// does the secret that it was traded for. To forget the one and keep the other made every profile
+// in that state look like the same one.
+func TestSecretStaysWithItsJWT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour}
+		s := NewTokenSource(TokenSourceConfig{Client: f, Profile: "acme", Secret: plantedSecret})
+		defer s.Close()
+		mustToken(t, s)
+		f.set(func() { f.refreshErr, f.loginErr = refusal(), refusal() })
+		advance(35 * time.Minute) // at least one refresh and one login, all refused
+		for _, recovered := range []bool{false, true} {
+			if recovered {
+				f.set(func() { f.refreshErr, f.loginErr = nil, nil })
+				advance(10 * time.Minute)
+			}
+			cred, err := s.Credential(t.Context())
+			if err != nil || cred.Secret != "planted" || cred.Profile != "acme" {
+				t.Errorf("recovered %v: the secret of the JWT is gone, or its profile: %q, %v", recovered, cred.Profile, err)
+			}
+		}
+	})
+}
+
+// TestOrgChanged: what was begun for one org does not go on for another that the secret has come to
+// be of.
+func TestOrgChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour, org: "one"}
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
+		defer s.Close()
+		mustToken(t, s)
+		calls := 0
+		for _, org := range []string{"two", "two"} {
+			f.set(func() { f.org = org })
+			_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { calls++; return "", unauthorized() })
+			if calls == 1 && !errors.Is(err, ErrOrgChanged) {
+				t.Errorf("got %v, want ErrOrgChanged", err)
+			}
+		}
+		if calls != 3 { // one, and then one with its replay
+			t.Errorf("%d calls, want 3", calls)
+		}
+	})
+}
+
+// TestLoginAfterOutage: an outage is no refusal. A login is tried again about once a second however
+// long it lasts, or as soon as the circuit breaker in front of Atlas says.
+func TestLoginAfterOutage(t *testing.T) {
+	for _, outage := range []*Error{
+		{Op: OpLogIn, Kind: KindUnreachable, Err: errCutShort},
+		{Op: OpLogIn, Kind: KindTimeout, Err: errTimeout},
+		{Op: OpLogIn, Kind: KindStatus, StatusCode: 503, Err: statusError(503)},
+		{Op: OpLogIn, Kind: KindUnavailable, RetryAfter: 700 * time.Millisecond, Err: errCutShort},
+	} {
+		t.Run(outage.Kind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeIdentity{life: time.Hour, loginErr: outage}
+				s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
+				defer s.Close()
+				for range 600 {
+					if _, err := s.Credential(t.Context()); !errors.Is(err, outage.Err) {
+						t.Fatalf("got %v, want %v", err, outage)
+					}
+					advance(100 * time.Millisecond)
+				}
+				if f.logins < 45 || f.logins > 90 {
+					t.Errorf("%d logins in a minute, want about one a second", f.logins)
+				}
+				f.set(func() { f.loginErr = nil })
+				advance(1200 * time.Millisecond)
+				mustToken(t, s)
+			})
+		})
+	}
+}
+
+// TestFault77Start: the first login needs no caller, and says whether Atlas refuses the secret.
+func TestFault77Start(t *testing.T) {
+	for name, tc := range map[string]struct {
+		login   error
+		valid   bool
+		refused bool
+	}{
+		"accepted": {nil, true, false},
+		"refused":  {refusal(), false, true},
+		"down":     {&Error{Op: OpLogIn, Kind: KindUnreachable, Err: errors.New("down")}, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+				f.set(func() { f.loginErr = tc.login })
+				s.Start()
+				s.Start()
+				if status := s.Status(); !status.Starting || status.Valid || status.Refused {
+					t.Errorf("at first: %+v", status)
+				}
+				advance(time.Second)
+				if status := s.Status(); status.Starting || status.Valid != tc.valid || status.Refused != tc.refused {
+					t.Errorf("after a second: %+v", status)
+				}
+				s.Start()
+				wantCounts(t, f, "1 logins, 0 refreshes")
+			})
+		})
+	}
+}
+
+// TestFault85FarExpiry: a JWT that lives for years is refreshed every day or two.
+func TestFault85FarExpiry(t *testing.T) {
+	for name, expiry := range map[string]time.Time{
+		"3 years":    time.Date(2003, 1, 1, 0, 0, 0, 0, time.UTC), // a bubble begins in 2000
+		"10 years":   time.Date(2010, 1, 1, 0, 0, 0, 0, time.UTC),
+		"9999-12-31": time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+				f.set(func() { f.expiry = expiry })
+				mustToken(t, s)
+				advance(12 * time.Hour)
+				wantCounts(t, f, "1 logins, 0 refreshes")
+				advance(10 * 24 * time.Hour)
+				var logins, refreshes int
+				f.set(func() { logins, refreshes = f.logins, f.refreshes })
+				if logins != 1 || refreshes < 8 || refreshes > 12 {
+					t.Errorf("in ten days: %s", f.counts())
+				}
+				if status := s.Status(); !status.Valid || status.Expires.Before(time.Now().AddDate(2, 0, 0)) {
+					t.Errorf("%+v", status)
+				}
+			})
+		})
+	}
+}
+
+// TestFault89SecretChangedDuringLogin: a secret that comes during a login with the old one is tried
+// as soon as that is refused, for the callers that wait as well.
+func TestFault89SecretChangedDuringLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeIdentity{life: time.Hour, latency: time.Second, wrong: []UserAuthToken{"old"}}
+		var mu sync.Mutex
+		secret := UserAuthToken("old")
+		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: func() (UserAuthToken, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return secret, nil
+		}})
+		defer s.Close()
+		start := time.Now()
+		time.AfterFunc(500*time.Millisecond, func() {
+			mu.Lock()
+			secret = "new"
+			mu.Unlock()
+			s.SecretChanged()
+		})
+		cred, err := s.Credential(t.Context())
+		if took := time.Since(start); err != nil || cred.Secret != "new" || took != 2*time.Second {
+			t.Errorf("got %v after %v", err, took)
+		}
+		wantCounts(t, f, "2 logins, 0 refreshes")
+	})
+	t.Run("the same secret", func(t *testing.T) {
+		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			f.set(func() { f.loginErr = refusal() })
+			time.AfterFunc(50*time.Millisecond, s.SecretChanged)
+			if _, err := s.Credential(t.Context()); err == nil {
+				t.Error("no error")
+			}
+			wantCounts(t, f, "1 logins, 0 refreshes") // a refused secret is not tried twice
+		})
+	})
+}
+
+// TestLoginPace: an Atlas that refuses each JWT when it is used for the second time gets a few
+// logins, and not one per call.
+func TestLoginPace(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		used := map[JWT]int{}
+		worked := 0
+		for range 600 {
+			_, err := withReLogin(t.Context(), s, func(_ context.Context, jwt JWT) (string, error) {
+				if used[jwt]++; used[jwt] > 1 {
+					return "", unauthorized()
+				}
+				return "done", nil
+			})
+			if err == nil {
+				worked++
+			} else if Classify(err) != ClassUnauthorized {
+				t.Fatal(err)
+			}
+			advance(time.Second)
+		}
+		t.Logf("in ten minutes: %s, %d of 600 calls worked", f.counts(), worked)
+		var logins int
+		f.set(func() { logins = f.logins })
+		if logins > 25 {
+			t.Errorf("in ten minutes: %s", f.counts())
+		}
+		// Atlas is well again: so is the source, in the time that it has set itself.
+		advance(maxRefusedWait * 6 / 5)
+		if _, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "done", nil }); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRevokedDuringRefresh: JWTs are revoked while a refresh is in flight. What the refresh brings
+// is revoked too, so the callers get a JWT of a login instead of an error.
+func TestRevokedDuringRefresh(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		old := mustToken(t, s)
+		f.set(func() { f.latency = 20 * time.Second })
+		for f.counts() == "1 logins, 0 refreshes" {
+			advance(10 * time.Second)
+		}
+		_, err := withReLogin(t.Context(), s, func(_ context.Context, jwt JWT) (string, error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if jwt == old || f.logins == 1 {
+				return "", unauthorized()
+			}
+			return "done", nil
+		})
+		if err != nil || s.Err() != nil {
+			t.Errorf("got %v, Err returns %v", err, s.Err())
+		}
+		wantCounts(t, f, "2 logins, 1 refreshes")
+	})
+}
+
+// TestStatus: what an operator sees of a source, from before its first login until its JWT is
+// refused.
+func TestStatus(t *testing.T) {
+	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		if status := s.Status(); status != (TokenStatus{}) {
+			t.Errorf("before the first call: %+v", status)
+		}
+		start := time.Now()
+		mustToken(t, s)
+		status := s.Status()
+		if !status.Valid || status.Refused || status.Issued.Sub(start) > time.Second || !status.FailedAt.IsZero() {
+			t.Errorf("after a login: %+v", status)
+		}
+		if life := status.Expires.Sub(start); life < 59*time.Minute || life > 61*time.Minute {
+			t.Errorf("it expires after %v", life)
+		}
+		if due := status.NextDue.Sub(start); due < 26*time.Minute || due > 34*time.Minute {
+			t.Errorf("it is renewed after %v", due)
+		}
+		f.set(func() { f.refreshErr, f.loginErr = refusal(), refusal() })
+		advance(35 * time.Minute)
+		synctest.Wait()
+		status = s.Status()
+		if !status.Valid || status.Refused || status.FailedAt.IsZero() {
+			t.Errorf("after a refused refresh: %+v", status)
+		}
+		advance(30 * time.Minute)
+		synctest.Wait()
+		status = s.Status()
+		if status.Valid || !status.Refused || !s.Refused() || !status.Issued.IsZero() || !status.Expires.IsZero() || status.NextDue.IsZero() {
+			t.Errorf("after its JWT has expired: %+v", status)
+		}
+	})
+}
+
+// TestRetire: a retired source refreshes nothing any more. Its callers are still answered, by a
+// login once the JWT has expired.
+func TestRetire(t *testing.T) {
+	for _, during := range []bool{false, true} {
+		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			f.set(func() { f.latency = time.Second })
+			first := make(chan error)
+			go func() {
+				_, err := s.Credential(t.Context())
+				first <- err
+			}()
+			synctest.Wait()
+			if during {
+				s.Retire()
+			}
+			if err := <-first; err != nil {
+				t.Errorf("the first call: %v", err)
+			}
+			s.Retire()
+			advance(59 * time.Minute)
+			mustToken(t, s)
+			wantCounts(t, f, "1 logins, 0 refreshes")
+			advance(2 * time.Minute)
+			mustToken(t, s)
+			wantCounts(t, f, "2 logins, 0 refreshes")
+			advance(24 * time.Hour)
+			wantCounts(t, f, "2 logins, 0 refreshes")
+		})
+	}
+}
