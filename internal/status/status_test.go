@@ -47,7 +47,7 @@ func newTestPage(m testMetrics, checks ...Check) *Page {
 	})
 }
 
-func render(t *testing.T, p *Page) string {
+func get(t *testing.T, p *Page) string {
 	t.Helper()
 	w := httptest.NewRecorder()
 	p.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
@@ -77,7 +77,7 @@ func TestPage(t *testing.T) {
 		m.gauge("tokend_certificate_expiry_timestamp_seconds", unix(12*24*time.Hour+time.Hour), prometheus.Labels{"certificate": "server.pem"})
 		p := newTestPage(m,
 			Check{Name: "Atlas", Err: errors.New("Atlas: <script>alert(1)</script>"), Since: time.Now().Add(-3 * time.Minute)})
-		page := render(t, p)
+		page := get(t, p)
 		wantOnPage(t, page, "v1.2.3", "&lt;script&gt;", "for 3 min", "open: calls fail fast", "next renewal in 25 min",
 			"expires in 12 days", "--atlas-url", "https://atlas.example/v1", "no data")
 		if strings.Contains(page, "<script") || strings.Contains(page, "NaN") {
@@ -107,9 +107,9 @@ func TestPlots(t *testing.T) {
 		}
 		time.Sleep(sampleInterval)
 		synctest.Wait()
-		page := render(t, p)
+		page := get(t, p)
 		wantOnPage(t, page, "<span>2/s</span>", "<span>0.5/s</span>", "<span>1000 ms</span>", "<span>75 %</span>",
-			"<code>ATLAS_TIMEOUT</code></td><td>30</td>", "<polyline")
+			`ATLAS_TIMEOUT</th><td class="">30</td>`, "<polyline")
 	})
 }
 
@@ -122,12 +122,14 @@ func TestHourIsKept(t *testing.T) {
 		go func() { _ = p.Run(t.Context()) }()
 		time.Sleep(30 * time.Minute)
 		m.failed.WithLabelValues("OVERLOADED", "grpc").Add(1)
-		wantOnPage(t, render(t, p), "<code>OVERLOADED</code></td><td>1</td>")
+		wantOnPage(t, get(t, p), `OVERLOADED</th><td class="">1</td>`)
 		time.Sleep(3 * time.Hour)
 		synctest.Wait()
 		if len(p.samples) != maxSamples {
 			t.Errorf("%d samples, want %d", len(p.samples), maxSamples)
 		}
-		wantOnPage(t, render(t, p), "None.")
+		if page := get(t, p); strings.Contains(page, "OVERLOADED") {
+			t.Errorf("a failure of an earlier hour is on the page:\n%s", page)
+		}
 	})
 }

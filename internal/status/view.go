@@ -12,43 +12,38 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// view is what page.html shows.
+// view is what the page shows.
 type view struct {
 	Version, State, Uptime, Now string
 	OK                          bool
-	Checks                      []checkView
-	Facts                       []Setting // gauges in words
-	Identities, Certificates    []dueView
+	Checks, Facts               []row
+	Identities, Certificates    []row
+	Failures, Settings          []row
 	Plots                       []plot
-	Failures                    []failureView
-	Settings                    []Setting
 }
 
-type checkView struct {
-	Name, Since, Why string
-	OK               bool
+// row is a line of a table.
+type row struct {
+	Name, Value, Note string
+	Class             string // of the value: good, bad or none
 }
-
-// dueView is something that has to happen in time: a renewal, an expiry.
-type dueView struct {
-	Name, State, Due string
-	OK               bool
-}
-
-type failureView struct{ Reason, Count string }
 
 func (p *Page) view(now time.Time) view {
 	v := view{
 		Version: p.cfg.Version, State: p.cfg.State(), Uptime: span(now.Sub(p.started)),
-		Now: now.UTC().Format(time.RFC3339), Settings: p.cfg.Settings,
+		Now: now.UTC().Format(time.RFC3339),
 	}
 	v.OK = v.State == "ready"
 	for _, c := range p.cfg.Checks() {
-		told := checkView{Name: c.Name, OK: c.Err == nil, Since: span(now.Sub(c.Since))}
+		r := row{Name: c.Name, Value: "OK", Note: "for " + span(now.Sub(c.Since))}
 		if c.Err != nil {
-			told.Why, v.OK = c.Err.Error(), false
+			r.Value, v.OK = c.Err.Error(), false
 		}
-		v.Checks = append(v.Checks, told)
+		r.Class = class(c.Err == nil)
+		v.Checks = append(v.Checks, r)
+	}
+	for _, s := range p.cfg.Settings {
+		v.Settings = append(v.Settings, row{Name: s.Name, Value: s.Value})
 	}
 	g := p.gauges()
 	v.Facts = g.facts()
@@ -87,14 +82,14 @@ func (g gauges) value(family, labelled string) (float64, bool) {
 }
 
 // facts says in words what a few gauges have.
-func (g gauges) facts() []Setting {
-	var facts []Setting
+func (g gauges) facts() []row {
+	var facts []row
 	if open, ok := g.value("tokend_atlas_breaker_open", ""); ok {
 		state := "closed: calls go to Atlas"
 		if open == 1 {
 			state = "open: calls fail fast, and Atlas is probed once a second"
 		}
-		facts = append(facts, Setting{"Circuit breaker", state})
+		facts = append(facts, row{Name: "Circuit breaker", Value: state})
 	}
 	if inFlight, ok := g.value("tokend_atlas_in_flight", ""); ok {
 		text := number(inFlight) + " in flight"
@@ -104,14 +99,14 @@ func (g gauges) facts() []Setting {
 		if waiting, ok := g.value("tokend_atlas_waiting", ""); ok {
 			text += ", " + number(waiting) + " queued"
 		}
-		facts = append(facts, Setting{"Calls at Atlas", text})
+		facts = append(facts, row{Name: "Calls at Atlas", Value: text})
 	}
 	if up, ok := g.value("tokend_cache_redis_up", ""); ok {
 		state := "up"
 		if up != 1 {
 			state = "down: creates go to Atlas"
 		}
-		facts = append(facts, Setting{"Redis", state})
+		facts = append(facts, row{Name: "Redis", Value: state})
 	}
 	for _, m := range g["tokend_connections_open"] {
 		listener := label(m, "listener")
@@ -119,47 +114,47 @@ func (g gauges) facts() []Setting {
 		if limit, ok := g.value("tokend_connections_open_limit", listener); ok {
 			text += " of " + number(limit)
 		}
-		facts = append(facts, Setting{"Connections, " + listener, text})
+		facts = append(facts, row{Name: "Connections, " + listener, Value: text})
 	}
 	return facts
 }
 
-// identities has one row for each profile.
-func (g gauges) identities(now time.Time) []dueView {
-	var rows []dueView
+// identities has a row for each profile.
+func (g gauges) identities(now time.Time) []row {
+	var rows []row
 	for _, m := range g["tokend_identity_valid"] {
-		profile := label(m, "profile")
-		row := dueView{Name: profile, State: "no JWT", OK: m.GetGauge().GetValue() == 1}
-		if row.OK {
-			row.State = "logged in"
+		profile, valid := label(m, "profile"), m.GetGauge().GetValue() == 1
+		r := row{Name: profile, Value: "no JWT", Class: class(valid)}
+		if valid {
+			r.Value = "logged in"
 		}
 		if refused, _ := g.value("tokend_identity_refused", profile); refused == 1 {
-			row.State, row.OK = "refused by Atlas", false
+			r.Value, r.Class = "refused by Atlas", class(false)
 		}
 		if next, ok := g.value("tokend_identity_next_renewal_timestamp_seconds", profile); ok {
-			row.Due = in(unix(next).Sub(now))
+			r.Note = "next renewal " + in(unix(next).Sub(now))
 		}
-		rows = append(rows, row)
+		rows = append(rows, r)
 	}
 	return rows
 }
 
-// certificates has one row for each certificate and bundle.
-func (g gauges) certificates(now time.Time) []dueView {
-	var rows []dueView
+// certificates has a row for each certificate and bundle.
+func (g gauges) certificates(now time.Time) []row {
+	var rows []row
 	for _, m := range g["tokend_certificate_expiry_timestamp_seconds"] {
 		left := unix(m.GetGauge().GetValue()).Sub(now)
-		row := dueView{Name: label(m, "certificate"), State: "valid", Due: in(left), OK: left > 0}
-		if !row.OK {
-			row.State = "expired"
+		r := row{Name: label(m, "certificate"), Value: "valid", Class: class(left > 0), Note: "expires " + in(left)}
+		if left <= 0 {
+			r.Value, r.Note = "expired", "expired "+in(left)
 		}
-		rows = append(rows, row)
+		rows = append(rows, r)
 	}
 	return rows
 }
 
 // failures has the reasons of the last hour, the most frequent first.
-func failures(samples []sample) []failureView {
+func failures(samples []sample) []row {
 	first, last := samples[0], samples[len(samples)-1]
 	type counted struct {
 		reason string
@@ -174,9 +169,9 @@ func failures(samples []sample) []failureView {
 	slices.SortFunc(all, func(a, b counted) int {
 		return cmp.Or(cmp.Compare(b.n, a.n), strings.Compare(a.reason, b.reason))
 	})
-	var rows []failureView
+	var rows []row
 	for _, c := range all {
-		rows = append(rows, failureView{c.reason, number(c.n)})
+		rows = append(rows, row{Name: c.reason, Value: number(c.n)})
 	}
 	return rows
 }
