@@ -44,7 +44,7 @@ func configCommand(environ []string) *cobra.Command {
 		if err := askPeers(cmd.Context(), s); err != nil {
 			return err
 		}
-		if err := cli.Show(stdout, cmd, "explain"); err != nil {
+		if err := cli.Show(stdout, cli.Settings(cmd, "explain")); err != nil {
 			return err
 		}
 		fmt.Fprint(stdout, "\n", s.Describe())

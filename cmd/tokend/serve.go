@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -28,21 +26,25 @@ func serveCommand(environ []string) *cobra.Command {
 		Long:  "Serve gRPC and REST until SIGTERM. SIGHUP reads all files again." + inEnvironment,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			invalid := cli.Environment(cmd, environ, false)
-			return serve(cmd.Context(), set, environ, invalid, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return serve(cmd, set, environ, invalid)
 		},
 	}
 	cli.ServeFlags(cmd, &set)
 	return cmd
 }
 
-func serve(ctx context.Context, set setup.Settings, environ []string, invalid error, stdout, stderr io.Writer) error {
+func serve(cmd *cobra.Command, set setup.Settings, environ []string, invalid error) error {
+	ctx := cmd.Context()
 	hangups := make(chan os.Signal, 1) // one more that comes while one is handled is handled too
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 	signal.Ignore(syscall.SIGPIPE) // when the reader of the log or of the audit records goes away, the service stays
-	log, out := set.Log(stderr)
+	log, out := set.Log(cmd.ErrOrStderr())
 	defer out.Close()
-	s := setup.Open(set, setup.Options{Build: build(), Environ: environ, Stdout: stdout, Logger: log, Metrics: []prometheus.Collector{out.Lost}})
+	s := setup.Open(set, setup.Options{
+		Build: build(), Environ: environ, Stdout: cmd.OutOrStdout(), Logger: log, Metrics: []prometheus.Collector{out.Lost},
+		Shown: cli.Settings(cmd),
+	})
 	defer s.Close()
 	if err := errors.Join(invalid, s.Err()); err != nil {
 		return err

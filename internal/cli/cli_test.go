@@ -58,7 +58,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("settings: %+v", set)
 	}
 	var table strings.Builder
-	if err := Show(&table, cmd, "docs"); err != nil {
+	if err := Show(&table, Settings(cmd, "docs")); err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Join(strings.Fields(table.String()), " ")

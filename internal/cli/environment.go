@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 )
@@ -80,27 +83,32 @@ func visitSettings(cmd *cobra.Command, visit func(*pflag.Flag)) {
 	})
 }
 
-// Show writes the settings of a command except some, a line each with the source of the value.
-func Show(w io.Writer, cmd *cobra.Command, except ...string) error {
-	skip := map[string]bool{}
-	for _, name := range except {
-		skip[name] = true
-	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+// Settings returns the settings of a command except some, with the source of each value.
+func Settings(cmd *cobra.Command, except ...string) []status.Setting {
+	var settings []status.Setting
 	visitSettings(cmd, func(f *pflag.Flag) {
-		value, from := f.Value.String(), "default"
+		s := status.Setting{Name: "--" + f.Name, Value: f.Value.String(), Source: "default"}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
-			value = strings.Join(list.GetSlice(), ",")
+			s.Value = strings.Join(list.GetSlice(), ",")
 		}
 		switch {
 		case f.Annotations[source] != nil:
-			from = f.Annotations[source][0]
+			s.Source = f.Annotations[source][0]
 		case f.Changed:
-			from = "flag"
+			s.Source = "flag"
 		}
-		if !skip[f.Name] {
-			fmt.Fprintf(table, "--%s=%s\t# %s\n", f.Name, value, from)
+		if !slices.Contains(except, f.Name) {
+			settings = append(settings, s)
 		}
 	})
+	return settings
+}
+
+// Show writes settings, a line each.
+func Show(w io.Writer, settings []status.Setting) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, s := range settings {
+		fmt.Fprintf(table, "%s=%s\t# %s\n", s.Name, s.Value, s.Source)
+	}
 	return table.Flush()
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -29,6 +30,7 @@ type Options struct {
 	Stdout  io.Writer // of audit records, if the settings say so
 	Logger  *slog.Logger
 	Metrics []prometheus.Collector // in addition
+	Shown   []status.Setting       // on the status page
 	// Trial opens everything to be looked at and not to be served: an expired certificate is an error then, and no file or
 	// exporter is left behind.
 	Trial bool
@@ -102,6 +104,8 @@ func Open(settings Settings, opts Options) *Setup {
 		Logger:         opts.Logger,
 		Metrics:        metrics,
 		Debug:          set.DebugPprof,
+		Version:        opts.Build.ShortVersion(),
+		Settings:       opts.Shown,
 		CheckFiles:     s.files.Check,
 	}
 	if set.DebugPprof && set.AdminAddr == "" {

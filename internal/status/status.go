@@ -26,8 +26,8 @@ type Check struct {
 	Since time.Time
 }
 
-// Setting is a setting in force. It must not be a secret.
-type Setting struct{ Name, Value string }
+// Setting is a setting in force, and where its value is from. It must not be a secret.
+type Setting struct{ Name, Value, Source string }
 
 // Config says what the page shows.
 type Config struct {

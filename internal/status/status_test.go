@@ -43,7 +43,7 @@ func newTestPage(m testMetrics, checks ...Check) *Page {
 		Version: "v1.2.3", Metrics: m,
 		State:    func() string { return "ready" },
 		Checks:   func() []Check { return checks },
-		Settings: []Setting{{"--atlas-url", "https://atlas.example/v1"}},
+		Settings: []Setting{{"--atlas-url", "https://atlas.example/v1", "flag"}},
 	})
 }
 

@@ -43,7 +43,7 @@ func (p *Page) view(now time.Time) view {
 		v.Checks = append(v.Checks, r)
 	}
 	for _, s := range p.cfg.Settings {
-		v.Settings = append(v.Settings, row{Name: s.Name, Value: s.Value})
+		v.Settings = append(v.Settings, row{Name: s.Name, Value: s.Value, Note: s.Source})
 	}
 	g := p.gauges()
 	v.Facts = g.facts()
