@@ -190,6 +190,72 @@ func TestShellWords(t *testing.T) {
 	}
 }
 
+// Each file and heading that a page links to exists.
+func TestPagesLinks(t *testing.T) {
+	t.Parallel()
+	for _, pattern := range []string{"*.md", "docs/*.md", "deploy/*.md", "deploy/helm/tokend/*.md", "bench/*.md"} {
+		found, err := filepath.Glob(filepath.Join("..", "..", filepath.FromSlash(pattern)))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: no page, %v", pattern, err)
+		}
+		for _, page := range found {
+			for _, target := range brokenLinks(t, page) {
+				t.Errorf("%s links to %s, which does not exist", page, target)
+			}
+		}
+	}
+	broken := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(broken, []byte("# One `two`, three\n[a](#one-two-three) [b](#no) [c](no.md) [d](page.md#no)\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := brokenLinks(t, broken); len(got) != 3 {
+		t.Errorf("found %q", got)
+	}
+}
+
+var (
+	pageLink    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	pageHeading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	notInAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// brokenLinks returns the links of a page to files and headings that do not exist.
+func brokenLinks(t *testing.T, page string) (broken []string) {
+	t.Helper()
+	read := func(path string) string {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fence.ReplaceAllString(string(content), "")
+	}
+	for _, match := range pageLink.FindAllStringSubmatch(read(page), -1) {
+		path, anchor, _ := strings.Cut(match[1], "#")
+		if strings.Contains(path, "://") {
+			continue
+		}
+		target := page
+		if path != "" {
+			target = filepath.Join(filepath.Dir(page), filepath.FromSlash(path))
+		}
+		if _, err := os.Stat(target); err != nil {
+			broken = append(broken, match[1])
+			continue
+		}
+		if anchor == "" {
+			continue
+		}
+		there := false
+		for _, heading := range pageHeading.FindAllStringSubmatch(read(target), -1) { // as GitHub makes anchors
+			there = there || strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(heading[1]), ""), " ", "-") == anchor
+		}
+		if !there {
+			broken = append(broken, match[1])
+		}
+	}
+	return broken
+}
+
 // Each setting that the pages name exists.
 func TestPagesSettings(t *testing.T) {
 	t.Parallel()
