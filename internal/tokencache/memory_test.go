@@ -376,7 +376,7 @@ func TestASweepIsBounded(t *testing.T) {
 			return m.sweeper
 		}
 		for i := range tokens {
-			r := request{cred: own(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{})).WithClaims(), key: key{byte(i), byte(i >> 8)}}
+			r := request{cred: own(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{})), key: key{byte(i), byte(i >> 8)}}
 			_, v := m.get(t.Context(), r)
 			before := sweeper()
 			m.put(t.Context(), v, r, "token", unlimited)
@@ -404,7 +404,7 @@ func TestASweepIsBounded(t *testing.T) {
 func TestNothingIsKeptThatIsOver(t *testing.T) {
 	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
 	defer m.close()
-	r := request{cred: own(newJWT(orgA, "u", time.Time{})).WithClaims(), key: key{1}}
+	r := request{cred: own(newJWT(orgA, "u", time.Time{})), key: key{1}}
 	for _, life := range []time.Duration{noLife, 0} {
 		_, v := m.get(t.Context(), r)
 		if m.put(t.Context(), v, r, "token", life); len(m.tokens) != 0 {
@@ -416,7 +416,7 @@ func TestNothingIsKeptThatIsOver(t *testing.T) {
 // An answer that comes after the cache is closed, as one that was not shared may, is not kept.
 func TestNothingIsKeptAfterClose(t *testing.T) {
 	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
-	r := request{cred: own(newJWT(orgA, "u", time.Time{})).WithClaims(), key: key{1}}
+	r := request{cred: own(newJWT(orgA, "u", time.Time{})), key: key{1}}
 	_, v := m.get(t.Context(), r)
 	m.close()
 	m.put(t.Context(), v, r, "token", unlimited)
