@@ -28,9 +28,9 @@ func watched(t *testing.T, a resilient.Atlas) (*resilient.Client, *[]string) {
 }
 
 // breakIt makes calls fail until the breaker opens.
-func breakIt(t *testing.T, a *fakeAtlas, c *resilient.Client) {
+func breakIt(t *testing.T, a *simulated, c *resilient.Client) {
 	t.Helper()
-	a.fails(atlas.Error{Kind: atlas.KindUnreachable})
+	a.everything(fails(&atlas.Error{Kind: atlas.KindUnreachable}, 0))
 	for range 100 {
 		_ = create(t.Context(), c)
 		if synctest.Wait(); c.Stats().Open {
@@ -321,9 +321,9 @@ func TestBreakerForgetsOldCalls(t *testing.T) {
 // TestBreakerOpensForWaiters: calls that wait for a slot fail as soon as the breaker opens.
 func TestBreakerOpensForWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &fakeAtlas{}
+		a := newSimulated()
 		c := newClientWith(t, a, resilient.Config{MaxCalls: 1})
-		a.hangs()
+		a.everything(hangs)
 		ctx, cancel := context.WithCancel(t.Context())
 		var calls sync.WaitGroup
 		calls.Go(func() { _ = create(ctx, c) })
@@ -335,7 +335,7 @@ func TestBreakerOpensForWaiters(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		a.fails(atlas.Error{Kind: atlas.KindStatus, StatusCode: 503})
+		a.everything(fails(&atlas.Error{Kind: atlas.KindStatus, StatusCode: 503}, 0))
 		for range minFailures {
 			_ = operations["login"](t.Context(), c)
 		}
@@ -351,19 +351,19 @@ func TestBreakerOpensForWaiters(t *testing.T) {
 // TestClose ends the probes.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &fakeAtlas{}
+		a := newSimulated()
 		c := newClient(t, a)
 		breakIt(t, a, c)
-		a.hangs()
+		a.everything(hangs)
 		wait(3 * time.Second)
 		c.Close()
-		probes := a.probes.Load()
-		if wait(time.Minute); a.probes.Load() != probes {
+		probes := a.count("probe")
+		if wait(time.Minute); a.count("probe") != probes {
 			t.Error("it goes on probing")
 		}
 		c = newClient(t, a)
 		c.Close()
-		a.fails(atlas.Error{Kind: atlas.KindUnreachable})
+		a.everything(fails(&atlas.Error{Kind: atlas.KindUnreachable}, 0))
 		for range 20 {
 			_ = create(t.Context(), c)
 		}

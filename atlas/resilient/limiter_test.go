@@ -158,8 +158,8 @@ func TestQueue(t *testing.T) {
 // occupied returns a client whose one slot is taken until end is called.
 func occupied(t *testing.T) (c *resilient.Client, end func()) {
 	t.Helper()
-	a := &fakeAtlas{}
-	a.hangs()
+	a := newSimulated()
+	a.everything(hangs)
 	c = newClientWith(t, a, resilient.Config{MaxCalls: 1})
 	ctx, cancel := context.WithCancel(t.Context())
 	var call sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,9 +51,9 @@ func TestRepeats(t *testing.T) {
 		for op, call := range operations {
 			t.Run(tc.name+"/"+op, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					a := &fakeAtlas{}
-					a.fails(tc.fail)
-					want := int64(1)
+					a := newSimulated()
+					a.everything(fails(&tc.fail, 0))
+					want := 1
 					if contains(tc.repeated, op) {
 						want = 3
 					}
@@ -60,7 +61,7 @@ func TestRepeats(t *testing.T) {
 					if kindOf(err) != tc.fail.Kind {
 						t.Errorf("got %v", err)
 					}
-					if n := a.calls.Load(); n != want {
+					if n := a.count(""); n != want {
 						t.Errorf("Atlas was called %d times, want %d", n, want)
 					}
 				})
@@ -90,14 +91,14 @@ func create(ctx context.Context, c *resilient.Client) error { return operations[
 // A repeat begins only if there is time for it, and the waits before it are spread.
 func TestRepeatTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &fakeAtlas{}
-		a.fails(atlas.Error{Kind: atlas.KindUnreachable})
+		a := newSimulated()
+		a.everything(fails(&atlas.Error{Kind: atlas.KindUnreachable}, 0))
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			start, before := time.Now(), a.calls.Load()
+			start, before := time.Now(), a.count("")
 			err := create(ctx, newClient(t, a))
-			if kindOf(err) != atlas.KindUnreachable || time.Since(start) != 0 || a.calls.Load()-before != 1 {
-				t.Errorf("got %v after %v and %d calls, want the first failure at once", err, time.Since(start), a.calls.Load()-before)
+			if kindOf(err) != atlas.KindUnreachable || time.Since(start) != 0 || a.count("")-before != 1 {
+				t.Errorf("got %v after %v and %d calls, want the first failure at once", err, time.Since(start), a.count("")-before)
 			}
 			cancel()
 		}
@@ -119,16 +120,16 @@ func TestRepeatTime(t *testing.T) {
 // A caller that leaves during the wait is not kept, and gets the failure.
 func TestLeaveDuringWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &fakeAtlas{}
+		a := newSimulated()
 		ctx, cancel := context.WithCancel(t.Context())
-		a.does(func(context.Context, int64) error {
+		a.everything(func(context.Context) error {
 			time.AfterFunc(time.Nanosecond, cancel)
 			return &atlas.Error{Kind: atlas.KindUnreachable}
 		})
 		if err := create(ctx, newClient(t, a)); kindOf(err) != atlas.KindUnreachable {
 			t.Errorf("got %v", err)
 		}
-		if n := a.calls.Load(); n != 1 {
+		if n := a.count(""); n != 1 {
 			t.Errorf("Atlas was called %d times", n)
 		}
 	})
@@ -138,8 +139,8 @@ func TestLeaveDuringWait(t *testing.T) {
 func TestRefusedRetry(t *testing.T) {
 	t.Run("by the breaker", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			a := &fakeAtlas{}
-			a.fails(atlas.Error{Kind: atlas.KindStatus, StatusCode: 503, Sent: true})
+			a := newSimulated()
+			a.everything(fails(&atlas.Error{Kind: atlas.KindStatus, StatusCode: 503, Sent: true}, 0))
 			c := newClient(t, a)
 			for range 49 {
 				_ = operations["delete"](t.Context(), c)
@@ -147,15 +148,17 @@ func TestRefusedRetry(t *testing.T) {
 			if err := create(t.Context(), c); kindOf(err) != atlas.KindStatus {
 				t.Errorf("got %v, want Atlas's 503", err)
 			}
-			if n := a.calls.Load(); n != 50 {
+			if n := a.count(""); n != 50 {
 				t.Errorf("Atlas was called %d times: the retry was let through", n)
 			}
 		})
 	})
 	t.Run("by the limiter", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			a := &fakeAtlas{}
-			a.does(func(_ context.Context, call int64) error {
+			a := newSimulated()
+			var calls atomic.Int64
+			a.everything(func(context.Context) error {
+				call := calls.Add(1)
 				if call == 1 {
 					wait(time.Second)
 					return &atlas.Error{Kind: atlas.KindStatus, StatusCode: 503, Sent: true}
@@ -183,14 +186,14 @@ func TestRefusedRetry(t *testing.T) {
 func TestGoneBeforehand(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	a := &fakeAtlas{}
-	if err := create(ctx, newClient(t, a)); kindOf(err) != atlas.KindCanceled || !errors.Is(err, context.Canceled) || a.calls.Load() != 0 {
-		t.Errorf("got %v after %d calls", err, a.calls.Load())
+	a := newSimulated()
+	if err := create(ctx, newClient(t, a)); kindOf(err) != atlas.KindCanceled || !errors.Is(err, context.Canceled) || a.count("") != 0 {
+		t.Errorf("got %v after %d calls", err, a.count(""))
 	}
 }
 
 func TestNewRefusesBadConfig(t *testing.T) {
-	if _, err := resilient.New(&fakeAtlas{}, resilient.Config{MaxCalls: -1}); err == nil || !strings.Contains(err.Error(), "MaxCalls is -1") {
+	if _, err := resilient.New(newSimulated(), resilient.Config{MaxCalls: -1}); err == nil || !strings.Contains(err.Error(), "MaxCalls is -1") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -199,15 +202,17 @@ func TestNewRefusesBadConfig(t *testing.T) {
 func TestUnknownFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		unknown := errors.New("what is this")
-		a := &fakeAtlas{}
-		a.does(func(_ context.Context, call int64) error {
+		a := newSimulated()
+		var calls atomic.Int64
+		a.everything(func(context.Context) error {
+			call := calls.Add(1)
 			if call == 1 {
 				return &atlas.Error{Kind: atlas.KindUnreachable}
 			}
 			return unknown
 		})
-		if err := create(t.Context(), newClient(t, a)); !errors.Is(err, unknown) || a.calls.Load() != 2 {
-			t.Errorf("got %v after %d calls", err, a.calls.Load())
+		if err := create(t.Context(), newClient(t, a)); !errors.Is(err, unknown) || a.count("") != 2 {
+			t.Errorf("got %v after %d calls", err, a.count(""))
 		}
 	})
 }
@@ -221,8 +226,8 @@ func TestFivePercentFail(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				dice := rand.New(rand.NewPCG(seed, 1))
 				failures := []atlas.Error{{Kind: atlas.KindStatus, StatusCode: 503, Sent: true}, {Kind: atlas.KindUnreachable, Sent: true}}
-				a := &fakeAtlas{}
-				a.does(func(context.Context, int64) error {
+				a := newSimulated()
+				a.everything(func(context.Context) error {
 					wait(20 * time.Millisecond)
 					if dice.IntN(20) == 0 {
 						return &failures[dice.IntN(2)]
@@ -235,11 +240,11 @@ func TestFivePercentFail(t *testing.T) {
 						failed++
 					}
 				}
-				t.Logf("%d of %d failed, %.3f calls to Atlas for each, %+v", failed, calls, float64(a.calls.Load())/calls, c.Stats())
+				t.Logf("%d of %d failed, %.3f calls to Atlas for each, %+v", failed, calls, float64(a.count(""))/calls, c.Stats())
 				if failed > calls/1000 {
 					t.Errorf("%d of %d creates failed", failed, calls)
 				}
-				if n := a.calls.Load(); n > calls*11/10 {
+				if n := a.count(""); n > calls*11/10 {
 					t.Errorf("%d creates cost %d calls to Atlas", calls, n)
 				}
 			})
