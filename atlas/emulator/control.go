@@ -5,18 +5,23 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 // control answers the paths below /_emulator.
 func (em *Emulator) control(r *http.Request, body []byte) answer {
 	path := strings.TrimPrefix(r.URL.Path, controlPath)
-	if id, ok := strings.CutPrefix(path, "/faults/"); ok && r.Method == http.MethodDelete {
-		return em.deleteFault(id)
+	if text, ok := strings.CutPrefix(path, "/faults/"); ok && r.Method == http.MethodDelete {
+		if id, err := strconv.Atoi(text); err != nil || !em.faults.remove(id) {
+			return notFound()
+		}
+		return noContent()
 	}
 	switch r.Method + " " + path {
 	case "GET /counters":
@@ -35,7 +40,12 @@ func (em *Emulator) control(r *http.Request, body []byte) answer {
 	case "POST /jwts":
 		return em.postJWT(body)
 	case "POST /revocations":
-		return em.postRevocation(body)
+		var wire struct{ JWT string }
+		if err := decodeStrictly(body, &wire); err != nil {
+			return detail(http.StatusBadRequest, err.Error())
+		}
+		em.Revoke(wire.JWT)
+		return noContent()
 	}
 	return notFound()
 }
@@ -80,14 +90,6 @@ func (em *Emulator) postFault(body []byte) answer {
 	return jsonAnswer(http.StatusCreated, map[string]int{"id": em.faults.add(f)})
 }
 
-func (em *Emulator) deleteFault(text string) answer {
-	id, err := strconv.Atoi(text)
-	if err != nil || !em.faults.remove(id) {
-		return notFound()
-	}
-	return noContent()
-}
-
 func (em *Emulator) postJWT(body []byte) answer {
 	var wire struct {
 		Org      int      `json:"org"`
@@ -107,17 +109,6 @@ func (em *Emulator) postJWT(body []byte) answer {
 	})})
 }
 
-func (em *Emulator) postRevocation(body []byte) answer {
-	var wire struct {
-		JWT string `json:"jwt"`
-	}
-	if err := decodeStrictly(body, &wire); err != nil {
-		return detail(http.StatusBadRequest, err.Error())
-	}
-	em.Revoke(wire.JWT)
-	return noContent()
-}
-
 // decodeStrictly decodes one JSON value and refuses unknown fields: a misspelt fault would
 // otherwise silently do nothing.
 func decodeStrictly(body []byte, into any) error {
@@ -126,8 +117,103 @@ func decodeStrictly(body []byte, into any) error {
 	if err := decoder.Decode(into); err != nil {
 		return err
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+	if decoder.More() {
 		return errors.New("more than one JSON value")
 	}
 	return nil
+}
+
+// requestsKept bounds the memory of a long-lived emulator. The totals in Counters go on beyond it.
+const requestsKept = 10_000
+
+// Counters tell what the emulator was asked and what it answered.
+type Counters struct {
+	// Calls is the number of requests that arrived, held ones included.
+	Calls map[Operation]int `json:"calls"`
+	// Statuses is the number of answers begun, by operation and status. Status 0 stands for
+	// requests that ended without one.
+	Statuses map[Operation]map[int]int `json:"statuses"`
+}
+
+// Request is one request as it arrived.
+type Request struct {
+	Operation  Operation   `json:"operation"`
+	Method     string      `json:"method"`
+	Path       string      `json:"path"` // with the query, as it was sent
+	Proto      string      `json:"proto"`
+	RemoteAddr string      `json:"remote_addr"` // tells connections apart
+	Header     http.Header `json:"header"`      // Authorization included
+}
+
+// Calls is the number of requests for op that arrived, or of all for Any.
+func (em *Emulator) Calls(op Operation) int {
+	sum := 0
+	for other, n := range em.Counters().Calls {
+		if op.matches(other) {
+			sum += n
+		}
+	}
+	return sum
+}
+
+// Counters is a copy of all counters.
+func (em *Emulator) Counters() Counters {
+	em.seen.mu.Lock()
+	defer em.seen.mu.Unlock()
+	c := Counters{Calls: maps.Clone(em.seen.totals.Calls), Statuses: map[Operation]map[int]int{}}
+	for op, statuses := range em.seen.totals.Statuses {
+		c.Statuses[op] = maps.Clone(statuses)
+	}
+	return c
+}
+
+// Requests are the latest 10,000 requests, oldest first.
+func (em *Emulator) Requests() []Request {
+	em.seen.mu.Lock()
+	defer em.seen.mu.Unlock()
+	return slices.Clone(em.seen.requests)
+}
+
+// LastRequest is the latest request, or the zero Request if there was none.
+func (em *Emulator) LastRequest() Request {
+	all := em.Requests()
+	if len(all) == 0 {
+		return Request{}
+	}
+	return all[len(all)-1]
+}
+
+type counters struct {
+	mu       sync.Mutex
+	totals   Counters  // guarded by mu
+	requests []Request // guarded by mu
+}
+
+func newCounters() counters {
+	return counters{totals: Counters{Calls: map[Operation]int{}, Statuses: map[Operation]map[int]int{}}}
+}
+
+// arrived counts a request. The returned function must be called when its answer begins, with the
+// status, or when it ends without one, with 0; only the first call counts.
+func (c *counters) arrived(op Operation, r *http.Request) (answered func(status int)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.totals.Calls[op]++
+	if len(c.requests) == requestsKept {
+		c.requests = slices.Delete(c.requests, 0, requestsKept/10)
+	}
+	c.requests = append(c.requests, Request{
+		Operation: op, Method: r.Method, Path: r.RequestURI, Proto: r.Proto, RemoteAddr: r.RemoteAddr, Header: r.Header.Clone(),
+	})
+	var once sync.Once
+	return func(status int) { once.Do(func() { c.answered(op, status) }) }
+}
+
+func (c *counters) answered(op Operation, status int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.totals.Statuses[op] == nil {
+		c.totals.Statuses[op] = map[int]int{}
+	}
+	c.totals.Statuses[op][status]++
 }

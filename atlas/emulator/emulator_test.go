@@ -2,8 +2,11 @@ package emulator_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -157,9 +160,6 @@ func TestStartRefusesBadConfig(t *testing.T) {
 		"elsewhere":      {emulator.Config{Addr: "192.0.2.1:0"}, "not a loopback address"},
 		"no port":        {emulator.Config{Addr: "127.0.0.1"}, "missing port"},
 		"port taken":     {emulator.Config{Addr: busy.Addr().String()}, "address already in use"},
-		"orgs":           {emulator.Config{Orgs: -1}, "want 1 or more"},
-		"lifetime":       {emulator.Config{JWTLifetime: -time.Hour}, "want 1s or more"},
-		"refresh window": {emulator.Config{RefreshWindow: -time.Hour}, "want 0s or more"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			em, err := emulator.Start(test.config)
@@ -171,33 +171,6 @@ func TestStartRefusesBadConfig(t *testing.T) {
 				t.Errorf("error is %q, want it to say %q", err, test.want)
 			}
 		})
-	}
-}
-
-func TestURL(t *testing.T) {
-	em := start(t, emulator.Config{})
-	u, err := url.Parse(em.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if u.Scheme != "https" || u.Hostname() != "127.0.0.1" || u.Path != "/v1" {
-		t.Errorf("URL is %s", em.URL())
-	}
-}
-
-func TestOrgsDiffer(t *testing.T) {
-	em := start(t, emulator.Config{Orgs: 3})
-	seen := map[string]bool{}
-	for _, org := range em.Orgs() {
-		for _, value := range []string{org.ID, decode(t, org.JWT()).UserID, org.UserAuthToken()} {
-			if seen[value] {
-				t.Errorf("%q occurs twice", value)
-			}
-			seen[value] = true
-		}
-	}
-	if len(seen) != 3*3 {
-		t.Errorf("%d values", len(seen))
 	}
 }
 
@@ -278,5 +251,60 @@ func TestRequestBodyLimit(t *testing.T) {
 	want := result{http.StatusRequestEntityTooLarge, `{"detail":"Request body is too large."}`}
 	if diff := cmp.Diff(want, result{response.StatusCode, body}); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// handshake connects as if to host and returns the server's certificate.
+func handshake(em *emulator.Emulator, host string) (*x509.Certificate, error) {
+	u, err := url.Parse(em.URL())
+	if err != nil {
+		return nil, err
+	}
+	conn, err := tls.Dial("tcp", u.Host, &tls.Config{RootCAs: em.CertPool(), ServerName: host})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0], nil
+}
+
+func TestCertificate(t *testing.T) {
+	em := start(t, emulator.Config{})
+	for _, host := range []string{"127.0.0.1", "::1", "localhost"} {
+		leaf, err := handshake(em, host)
+		if err != nil {
+			t.Errorf("%s: %v", host, err)
+			continue
+		}
+		if _, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok {
+			t.Errorf("key is a %T", leaf.PublicKey)
+		}
+		if left := time.Until(leaf.NotAfter); left < 24*time.Hour || left > 30*24*time.Hour {
+			t.Errorf("valid for another %v", left)
+		}
+		if leaf.IsCA {
+			t.Error("is an authority")
+		}
+	}
+	if _, err := handshake(em, "atlas.forsta.io"); !errors.As(err, new(x509.HostnameError)) {
+		t.Errorf("another host: %v", err)
+	}
+}
+
+func TestBadCertificates(t *testing.T) {
+	for kind, is := range map[emulator.CertificateKind]func(error) bool{
+		emulator.ExpiredCertificate: func(err error) bool {
+			var invalid x509.CertificateInvalidError
+			return errors.As(err, &invalid) && invalid.Reason == x509.Expired
+		},
+		emulator.OtherHostCertificate:  func(err error) bool { return errors.As(err, new(x509.HostnameError)) },
+		emulator.SelfSignedCertificate: func(err error) bool { return errors.As(err, new(x509.UnknownAuthorityError)) },
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			em := start(t, emulator.Config{Certificate: kind})
+			if _, err := handshake(em, "127.0.0.1"); !is(err) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }

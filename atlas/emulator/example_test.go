@@ -7,26 +7,6 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-func Example() {
-	em, err := emulator.Start(emulator.Config{})
-	if err != nil {
-		panic(err)
-	}
-	defer em.Close()
-	client, url, jwt := em.Client(), em.URL(), em.Org(0).JWT()
-
-	request, _ := http.NewRequest(http.MethodPost, url+"/ephemeral-token", http.NoBody)
-	request.Header.Set("Authorization", "JWT "+jwt)
-	response, err := client.Do(request)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer response.Body.Close()
-	fmt.Println(response.Status, em.Calls(emulator.Create), len(em.Tokens()))
-	// Output: 201 Created 1 1
-}
-
 func ExampleEmulator_Inject() {
 	em, err := emulator.Start(emulator.Config{})
 	if err != nil {

@@ -99,6 +99,10 @@ func parse(args []string, stdout io.Writer) (config emulator.Config, caFile stri
 		err = errors.New("--ca-file: its value is missing")
 	case config.Orgs < 1:
 		err = errors.New("--orgs: want 1 or more")
+	case config.JWTLifetime < time.Second:
+		err = errors.New("--jwt-lifetime: want 1s or more")
+	case config.RefreshWindow <= 0:
+		err = errors.New("--refresh-window: want a positive duration")
 	default:
 		caFile, err = filepath.Abs(caFile)
 	}

@@ -2,7 +2,15 @@ package emulator
 
 import (
 	"cmp"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
+	"net"
 	"strconv"
 	"time"
 
@@ -70,13 +78,6 @@ func sign(method jwt.SigningMethod, c claims, key any) string {
 // character of a signature.
 var parser = jwt.NewParser(jwt.WithValidMethods([]string{"HS256"}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
 
-// parse returns the claims of a JWT that is signed by HS256 with key.
-func parse(signed string, key []byte) (claims, bool) {
-	var c claims
-	_, err := parser.ParseWithClaims(signed, &c, func(*jwt.Token) (any, error) { return key, nil })
-	return c, err == nil && c.ExpiresAt != nil
-}
-
 // Why a JWT is refused, in the words of Django REST framework JWT.
 var (
 	errExpired     = errors.New("Signature has expired.")    //nolint:staticcheck // Atlas's words
@@ -86,9 +87,10 @@ var (
 
 // verify returns the claims and the org of a JWT that Atlas accepts now.
 func (a *atlas) verify(signed string) (claims, *Org, error) {
-	c, ok := parse(signed, a.key)
+	var c claims
+	_, err := parser.ParseWithClaims(signed, &c, func(*jwt.Token) (any, error) { return a.key, nil })
 	switch {
-	case !ok:
+	case err != nil || c.ExpiresAt == nil:
 		return claims{}, nil, errUndecodable
 	case !a.now().Before(c.ExpiresAt.Time):
 		return claims{}, nil, errExpired
@@ -104,23 +106,16 @@ func (a *atlas) verify(signed string) (claims, *Org, error) {
 	return claims{}, nil, errRevoked
 }
 
-// refreshable reports whether the login is recent enough for another JWT.
-func (a *atlas) refreshable(c claims) bool {
-	return !a.now().After(time.Unix(c.OrigIat, 0).Add(a.refreshWindow))
-}
-
 // Revoke makes Atlas refuse this JWT from now on. One that Atlas would refuse anyway stays refused.
-func (em *Emulator) Revoke(signed string) { em.atlas.revoke(signed) }
-
-func (a *atlas) revoke(signed string) {
-	c, _, err := a.verify(signed)
+func (em *Emulator) Revoke(signed string) {
+	c, _, err := em.atlas.verify(signed)
 	if err != nil {
 		return
 	}
 	serial, _ := strconv.Atoi(c.ID)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.revoked[serial] = true
+	em.atlas.mu.Lock()
+	defer em.atlas.mu.Unlock()
+	em.atlas.revoked[serial] = true
 }
 
 // RevokeJWTs makes Atlas refuse every JWT of the org that exists now.
@@ -128,4 +123,55 @@ func (o *Org) RevokeJWTs() {
 	o.atlas.mu.Lock()
 	defer o.atlas.mu.Unlock()
 	o.revokedUpTo = o.atlas.lastJWT
+}
+
+// CertificateKind selects the server's certificate.
+type CertificateKind string
+
+// The certificates. All but the first are for clients to refuse.
+const (
+	GoodCertificate       CertificateKind = ""            // for localhost, 127.0.0.1 and ::1
+	ExpiredCertificate    CertificateKind = "expired"     // good until an hour ago
+	OtherHostCertificate  CertificateKind = "other-host"  // for atlas.invalid only
+	SelfSignedCertificate CertificateKind = "self-signed" // valid, but not the one in CAPEM
+)
+
+// newCertificate makes a server certificate, and what to trust. That is the certificate itself: it
+// is not an authority, so trusting it by mistake costs little.
+func newCertificate(kind CertificateKind) (server tls.Certificate, trusted []byte, err error) {
+	now := time.Now()
+	template := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "Atlas emulator (not real)"},
+		NotBefore:             now.Add(-time.Hour), // for a client whose clock is late
+		NotAfter:              now.Add(7 * 24 * time.Hour),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+		DNSNames:              []string{"localhost"},
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	switch kind {
+	case ExpiredCertificate:
+		template.NotBefore, template.NotAfter = now.Add(-2*time.Hour), now.Add(-time.Hour)
+	case OtherHostCertificate:
+		template.DNSNames, template.IPAddresses = []string{"atlas.invalid"}, nil
+	}
+	server, err = selfSigned(template)
+	other := server
+	if err == nil && kind == SelfSignedCertificate {
+		other, err = selfSigned(template)
+	}
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	return server, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Certificate[0]}), nil
+}
+
+func selfSigned(template *x509.Certificate) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key) // draws a serial number
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
