@@ -4,10 +4,11 @@ import (
 	"context"
 	"strings"
 
+	"google.golang.org/grpc/metadata"
+
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/headers"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
@@ -64,7 +65,7 @@ const (
 
 // wantsFresh reports whether the caller does not want what is remembered.
 func wantsFresh(ctx context.Context) bool {
-	for _, value := range headers.Values(ctx, cacheControlHeader) {
+	for _, value := range metadata.ValueFromIncomingContext(ctx, cacheControlHeader) {
 		for directive := range strings.SplitSeq(value, ",") {
 			if strings.EqualFold(strings.TrimSpace(directive), "no-cache") {
 				return true

@@ -6,8 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/metadata"
+
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/headers"
 )
 
 // Header is the metadata key and HTTP header in which a caller brings its credential.
@@ -19,8 +20,8 @@ const SecondHeader = "grpc-metadata-authorization"
 
 // callCredentials returns the authorization values of a call.
 func callCredentials(ctx context.Context) []string {
-	values := headers.Values(ctx, Header)
-	if second := headers.Values(ctx, SecondHeader); len(values) > 0 && len(second) > 0 {
+	values := metadata.ValueFromIncomingContext(ctx, Header)
+	if second := metadata.ValueFromIncomingContext(ctx, SecondHeader); len(values) > 0 && len(second) > 0 {
 		return append(slices.Clone(values), second...)
 	}
 	return values

@@ -14,29 +14,28 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// The limits that a call can be refused for.
 const (
-	inProgressLimit        = "in_progress"         // all places are taken
-	callerInProgressLimit  = "caller_in_progress"  // the caller has its share of the places
-	unknownInProgressLimit = "unknown_in_progress" // callers that are not known yet have theirs
+	inProgressLimit        = "in_progress"         // all slots are taken
+	callerInProgressLimit  = "caller_in_progress"  // the caller has its share of the slots
+	unknownInProgressLimit = "unknown_in_progress" // unknown callers have their share
 	callerRateLimit        = "caller_rate"
 )
 
-// Limits are all that a call can be refused for.
+// Limits lists the limits for which the chain refuses calls.
 var Limits = [...]string{inProgressLimit, callerInProgressLimit, unknownInProgressLimit, callerRateLimit}
 
-// limitCaller keeps one caller from taking the places and the time of all. It may have as many calls in progress as there are free
-// places: alone it gets half, k greedy callers get 1/(k+1) each, and there is always room for another (dynamic thresholds,
-// Choudhury and Hahne, 1998).
+// limitCaller limits each caller. A caller may have as many calls in progress as there are free
+// slots: alone it gets half, k greedy callers get 1/(k+1) each, and there is always room for
+// another (dynamic thresholds, Choudhury and Hahne, 1998).
 //
-// A caller is the identity that was verified, else the credential. Credentials that have not had a successful call yet form one caller
-// together, because a client can invent any number of them.
+// A caller is a verified identity, or else a credential. All credentials without a successful call
+// so far count as one caller, because a client can invent any number of them.
 //
-// perSecond bounds the calls of one caller that Atlas has to answer; 0 is no limit. A call that is answered from the cache or
-// together with another costs next to nothing and is not counted. That is known at its end, so a call is charged then, and a caller
-// in debt is refused until the debt is paid.
-func limitCaller(places, perSecond int, refused func(limit string)) grpc.UnaryServerInterceptor {
-	callers := newCallers(places, perSecond)
+// perSecond limits the calls of one caller that reach Atlas; 0 is no limit. Whether a call reached
+// Atlas is known at its end, so it is charged then, and a caller in debt is refused until the debt
+// is paid off.
+func limitCaller(slots, perSecond int, refused func(limit string)) grpc.UnaryServerInterceptor {
+	callers := newCallers(slots, perSecond)
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
 		rec := RecordFrom(ctx)
 		c := callers.identify(rec.grant)
@@ -44,54 +43,53 @@ func limitCaller(places, perSecond int, refused func(limit string)) grpc.UnarySe
 			refused(limit)
 			return nil, &apierror.Error{Reason: apierror.Overloaded, Cause: fmt.Errorf("limit of calls: %s", limit)}
 		}
-		answered := false // not after a panic either
-		defer func() { callers.leave(c, answered, rec.Free, time.Now()) }()
+		succeeded := false // stays false after a panic
+		defer func() { callers.leave(c, succeeded, rec.Free, time.Now()) }()
 		resp, err := handler(ctx, req)
-		answered = err == nil
+		succeeded = err == nil
 		return resp, err
 	}
 }
 
-// caller is the one that a call counts for.
+// caller is the caller that a call counts for.
 type caller struct {
 	id    uint64 // a hash
-	known bool   // the identity is verified, or the credential had a successful call
+	known bool   // a verified identity, or a credential that had a successful call
 }
 
-// place is the key of the caller's share.
-func (c caller) place() uint64 {
+// share returns the caller's key in inProgress. Unknown callers have one share together.
+func (c caller) share() uint64 {
 	if c.known {
 		return c.id
 	}
 	return 0
 }
 
-// callers counts the calls of each caller. Callers are hashed with a seed of this process, so that none can collide with another on
-// purpose.
+// callers counts the calls of each caller. It hashes callers with a random seed, so that a caller
+// cannot choose to collide with another.
 type callers struct {
 	seed      maphash.Seed
-	places    int
+	slots     int
 	perSecond int
 
-	mu         sync.Mutex
-	taken      int            // guarded by mu; places
-	inProgress map[uint64]int // guarded by mu; calls by caller, of those that have any
-	// Guarded by mu: the known callers with what is left of their rate. When there are maxKnown, those that have not called since
-	// the last time there were are forgotten.
+	mu         sync.Mutex     // guards the fields below
+	taken      int            // slots
+	inProgress map[uint64]int // calls by caller; no zero values
+	// Known callers in two generations: when recent has maxKnown entries, it replaces before.
 	recent, before map[uint64]*rate.Limiter
 }
 
-// maxKnown bounds the memory of callers: they are at most twice as many.
+// maxKnown limits a generation of known callers.
 const maxKnown = 32 << 10
 
-func newCallers(places, perSecond int) *callers {
+func newCallers(slots, perSecond int) *callers {
 	return &callers{
-		seed: maphash.MakeSeed(), places: places, perSecond: perSecond,
+		seed: maphash.MakeSeed(), slots: slots, perSecond: perSecond,
 		inProgress: make(map[uint64]int), recent: make(map[uint64]*rate.Limiter),
 	}
 }
 
-// identify returns the caller of a call that was let in.
+// identify returns the caller of an authenticated call.
 func (c *callers) identify(grant auth.Grant) caller {
 	if grant.Caller.Name != "" {
 		return caller{maphash.String(c.seed, grant.Caller.Kind+"\x00"+grant.Caller.Name), true}
@@ -102,15 +100,15 @@ func (c *callers) identify(grant auth.Grant) caller {
 	return caller{id, c.recent[id] != nil || c.before[id] != nil}
 }
 
-// enter begins a call, which leave ends, unless it is beyond the limit that enter returns.
+// enter starts a call, which leave ends, or returns the limit for which the call is refused.
 func (c *callers) enter(by caller, now time.Time) (limit string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	free := c.places - c.taken
+	free := c.slots - c.taken
 	switch {
 	case free <= 0:
 		return inProgressLimit
-	case c.inProgress[by.place()] < free:
+	case c.inProgress[by.share()] < free:
 	case by.known:
 		return callerInProgressLimit
 	default:
@@ -120,19 +118,19 @@ func (c *callers) enter(by caller, now time.Time) (limit string) {
 		return callerRateLimit
 	}
 	c.taken++
-	c.inProgress[by.place()]++
+	c.inProgress[by.share()]++
 	return ""
 }
 
-// leave ends a call. One that was answered makes its caller known.
-func (c *callers) leave(by caller, answered, free bool, now time.Time) {
+// leave ends a call. A successful call makes its caller known.
+func (c *callers) leave(by caller, succeeded, free bool, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken--
-	if c.inProgress[by.place()]--; c.inProgress[by.place()] == 0 {
-		delete(c.inProgress, by.place())
+	if c.inProgress[by.share()]--; c.inProgress[by.share()] == 0 {
+		delete(c.inProgress, by.share())
 	}
-	if !by.known && !answered {
+	if !by.known && !succeeded {
 		return
 	}
 	if limiter := c.rate(by.id); c.perSecond > 0 && !free {
@@ -140,14 +138,14 @@ func (c *callers) leave(by caller, answered, free bool, now time.Time) {
 	}
 }
 
-// rate returns what is left of a known caller's rate. The caller of rate holds mu.
+// rate returns the limiter of a known caller. The caller of rate holds mu.
 func (c *callers) rate(id uint64) *rate.Limiter {
 	limiter := c.recent[id]
 	if limiter != nil {
 		return limiter
 	}
 	if limiter = c.before[id]; limiter == nil {
-		limiter = rate.NewLimiter(rate.Limit(c.perSecond), c.perSecond) // the calls of a second may come at once
+		limiter = rate.NewLimiter(rate.Limit(c.perSecond), c.perSecond) // a second's calls may come at once
 	}
 	if len(c.recent) >= maxKnown {
 		c.recent, c.before = make(map[uint64]*rate.Limiter), c.recent

@@ -17,7 +17,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// as makes a call through intercept with a credential, beside whatever headers are given.
+// as makes a call with a credential and further headers.
 func as(t *testing.T, intercept grpc.UnaryServerInterceptor, jwt string, handler grpc.UnaryHandler, headers ...string) error {
 	t.Helper()
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs(append(headers, "authorization", "JWT "+jwt)...))
@@ -27,13 +27,13 @@ func as(t *testing.T, intercept grpc.UnaryServerInterceptor, jwt string, handler
 
 func ok(context.Context, any) (any, error) { return nil, nil }
 
-// overloaded reports whether a call was refused in the form that tells its caller to wait.
+// overloaded reports whether err is OVERLOADED with a retry delay.
 func overloaded(err error) bool {
 	var e *apierror.Error
 	return errors.As(err, &e) && e.Reason == apierror.Overloaded && e.RetryDelay() > 0
 }
 
-// TestCallerRate checks that a caller above its rate is refused, and no other is.
+// TestCallerRate checks that a caller above its rate is refused, and that another is not.
 func TestCallerRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig()
@@ -57,34 +57,35 @@ func TestCallerRate(t *testing.T) {
 			<-time.After(100 * time.Microsecond)
 		}
 		if served < 200 || served > 301 || refused[callerRateLimit] != 20_000-served {
-			t.Errorf("%d calls of the flood were served, and %v refused, want 100 a second and 100 at first", served, refused)
+			t.Errorf("%d calls of the flood succeeded, refused: %v; want a burst of 100 and 100 a second", served, refused)
 		}
 		<-time.After(time.Second)
 		for range 100 {
 			if err := as(t, intercept, "a.flood.c", ok); err != nil {
-				t.Fatalf("after a second's rest: %v", err)
+				t.Fatalf("after a second: %v", err)
 			}
 		}
 	})
 }
 
-// TestCallerRateIsForAtlas checks that a call that Atlas need not answer is not counted, and that a burst has to be paid for.
-func TestCallerRateIsForAtlas(t *testing.T) {
+// TestCallerRateCountsAtlasCalls checks that a cached response is not counted, and that a burst is
+// paid off later.
+func TestCallerRateCountsAtlasCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig()
 		cfg.CallerRate, cfg.MaxCalls = 10, 1000
 		intercept := New(cfg)
-		remembered := func(ctx context.Context, _ any) (any, error) {
+		cached := func(ctx context.Context, _ any) (any, error) {
 			RecordFrom(ctx).Free = true
 			return nil, nil
 		}
 		for range 1000 {
-			if err := as(t, intercept, "a.b.c", remembered); err != nil {
-				t.Fatalf("answered from memory: %v", err)
+			if err := as(t, intercept, "a.b.c", cached); err != nil {
+				t.Fatalf("a cached response: %v", err)
 			}
 		}
 		var wg sync.WaitGroup
-		for range 50 { // together, so that none has been charged when the last begins
+		for range 50 { // concurrently, so that all enter before one is charged
 			wg.Go(func() {
 				_ = as(t, intercept, "a.b.c", func(context.Context, any) (any, error) {
 					<-time.After(time.Millisecond)
@@ -99,35 +100,35 @@ func TestCallerRateIsForAtlas(t *testing.T) {
 			}
 		}
 		if err := as(t, intercept, "a.b.c", ok); !overloaded(err) {
-			t.Errorf("after the first that was let through again: %v", err)
+			t.Errorf("after the next call: %v", err)
 		}
 	})
 }
 
-// TestCallerIsIdentity checks that a verified identity is one caller whatever credentials it brings.
-func TestCallerIsIdentity(t *testing.T) {
+// TestCallerIdentity checks that a verified identity is one caller, whatever its credential.
+func TestCallerIdentity(t *testing.T) {
 	c := newCallers(1, 1)
 	verified := func(name, jwt string) caller {
 		return c.identify(auth.Grant{Caller: auth.Caller{Kind: "dns", Name: name}, JWT: atlas.JWT(jwt)})
 	}
 	if verified("a", "1") != verified("a", "2") || verified("a", "1") == verified("b", "1") || !verified("a", "1").known {
-		t.Error("a verified caller is not told by its identity")
+		t.Error("a verified caller is not keyed by its identity")
 	}
 	unverified := func(jwt string) caller {
 		return c.identify(auth.Grant{Caller: auth.Caller{Kind: "atlas"}, JWT: atlas.JWT(jwt)})
 	}
 	again := unverified("1")
 	if unverified("1").id == unverified("2").id || unverified("1") != again || again.known {
-		t.Error("another caller is not told by its credential")
+		t.Error("an unverified caller is not keyed by its credential")
 	}
 }
 
-// TestFault69 checks that calls with made-up credentials share one caller's part of the places, whatever their number, and leave
-// nothing behind. Callers that are verified, and credentials that have had an answer, find theirs.
+// TestFault69 checks that calls with invented credentials share one caller's slots and leave no
+// state behind, and that known callers still get theirs.
 func TestFault69(t *testing.T) {
 	t.Parallel()
-	const places = 100
-	c := newCallers(places, 1000)
+	const slots = 100
+	c := newCallers(slots, 1000)
 	now := time.Now()
 	atlasJWT := func(jwt string) auth.Grant {
 		return auth.Grant{Caller: auth.Caller{Kind: "atlas"}, JWT: atlas.JWT(jwt)}
@@ -142,25 +143,25 @@ func TestFault69(t *testing.T) {
 	var inProgress []caller
 	refused := 0
 	for n := range 10_000 {
-		by := c.identify(atlasJWT(fmt.Sprint("made up ", n)))
+		by := c.identify(atlasJWT(fmt.Sprint("invented ", n)))
 		switch limit := c.enter(by, now); limit {
 		case "":
 			inProgress = append(inProgress, by)
 		case unknownInProgressLimit:
 			refused++
 		default:
-			t.Fatalf("a made-up credential is refused for %s", limit)
+			t.Fatalf("an invented credential is refused for %s", limit)
 		}
 	}
-	if len(inProgress) != places/2 || refused != 10_000-places/2 {
-		t.Errorf("%d calls with made-up credentials are in progress and %d refused, want %d in progress", len(inProgress), refused, places/2)
+	if len(inProgress) != slots/2 || refused != 10_000-slots/2 {
+		t.Errorf("%d calls with invented credentials are in progress and %d refused, want %d in progress", len(inProgress), refused, slots/2)
 	}
 	for name, grant := range map[string]auth.Grant{"accepted": accepted, "verified": verified} {
 		var own []caller
-		for range places / 5 {
+		for range slots / 5 {
 			by := c.identify(grant)
 			if limit := c.enter(by, now); limit != "" {
-				t.Fatalf("a caller that is %s is refused for %s", name, limit)
+				t.Fatalf("the %s caller is refused for %s", name, limit)
 			}
 			own = append(own, by)
 		}
@@ -172,11 +173,11 @@ func TestFault69(t *testing.T) {
 		c.leave(by, false, false, now)
 	}
 	if c.taken != 0 || len(c.inProgress) != 0 || len(c.recent) != 2 {
-		t.Errorf("%d places are taken, %d callers have calls in progress and %d are known, want 0, 0 and 2", c.taken, len(c.inProgress), len(c.recent))
+		t.Errorf("%d slots are taken, %d callers have calls in progress and %d are known, want 0, 0 and 2", c.taken, len(c.inProgress), len(c.recent))
 	}
 }
 
-// TestShares checks that greedy callers share the places and leave one for another.
+// TestShares checks that greedy callers share the slots and leave one for another caller.
 func TestShares(t *testing.T) {
 	t.Parallel()
 	c := newCallers(120, 0)
@@ -186,7 +187,7 @@ func TestShares(t *testing.T) {
 	for greedy := 1; greedy <= 4; greedy++ {
 		counts := make([]int, greedy)
 		var entered []caller
-		for range 120 { // in turn, as much as each gets
+		for range 120 { // in turn, as many as each gets
 			for n := range counts {
 				if by := callerNamed(fmt.Sprint("greedy ", n)); c.enter(by, time.Now()) == "" {
 					counts[n]++
@@ -201,7 +202,7 @@ func TestShares(t *testing.T) {
 			}
 		}
 		if by := callerNamed("another"); c.enter(by, time.Now()) != "" {
-			t.Errorf("beside %d greedy callers there is no place for another", greedy)
+			t.Errorf("beside %d greedy callers there is no slot for another", greedy)
 		} else {
 			entered = append(entered, by)
 		}
@@ -211,13 +212,24 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// TestKnownCallersAreBounded checks the memory of callers, and that those that call are kept.
-func TestKnownCallersAreBounded(t *testing.T) {
+// TestAllSlotsTaken checks that no caller gets a slot when there is none.
+func TestAllSlotsTaken(t *testing.T) {
+	t.Parallel()
+	c := newCallers(1, 0)
+	for id, want := range []string{"", inProgressLimit, inProgressLimit} {
+		if got := c.enter(caller{id: uint64(id), known: true}, time.Now()); got != want {
+			t.Errorf("call %d is refused for %q, want %q", id, got, want)
+		}
+	}
+}
+
+// TestKnownCallersBounded checks the bound on known callers, and that active ones are kept.
+func TestKnownCallersBounded(t *testing.T) {
 	t.Parallel()
 	c := newCallers(10, 1)
 	regular := caller{id: 1, known: true}
 	for id := range uint64(5 * maxKnown) {
-		c.leave(caller{id: id + 2}, true, true, time.Now()) // without enter: the counts are not looked at here
+		c.leave(caller{id: id + 2}, true, true, time.Now()) // without enter: its counts do not matter here
 		if id%maxKnown == 0 {
 			c.leave(regular, true, true, time.Now())
 		}
@@ -226,16 +238,16 @@ func TestKnownCallersAreBounded(t *testing.T) {
 		}
 	}
 	if c.recent[regular.id] == nil && c.before[regular.id] == nil {
-		t.Error("a caller that calls is forgotten")
+		t.Error("an active caller is forgotten")
 	}
 }
 
-// TestCallerInProgress checks that one caller has half of the places at most.
+// TestCallerInProgress checks that one caller gets at most half of the slots.
 func TestCallerInProgress(t *testing.T) {
 	cfg := testConfig()
 	cfg.MaxCalls = 4
 	intercept := New(cfg)
-	for _, jwt := range []string{"a.flood.c", "a.good.c"} { // so that they are known
+	for _, jwt := range []string{"a.flood.c", "a.good.c"} { // makes them known
 		if err := as(t, intercept, jwt, ok); err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +263,7 @@ func TestCallerInProgress(t *testing.T) {
 		<-entered
 	}
 	if err := as(t, intercept, "a.flood.c", ok); !overloaded(err) {
-		t.Errorf("the third call of one caller, of four places: %v", err)
+		t.Errorf("the third call of one caller, with four slots: %v", err)
 	}
 	if err := as(t, intercept, "a.good.c", ok); err != nil {
 		t.Errorf("another caller: %v", err)
@@ -267,10 +279,11 @@ func TestCallerInProgress(t *testing.T) {
 	}
 }
 
-// TestTrim: a call ends a little before its caller stops listening, and does not begin if too little is left by then.
+// TestTrim checks that a call ends shortly before its caller's deadline, and does not start if too
+// little time is left.
 func TestTrim(t *testing.T) {
 	for _, tc := range []struct {
-		left, want time.Duration // 0: it is refused
+		left, want time.Duration // 0: refused
 	}{
 		{10 * time.Second, 10*time.Second - 25*time.Millisecond},
 		{250 * time.Millisecond, 225 * time.Millisecond},
@@ -290,7 +303,7 @@ func TestTrim(t *testing.T) {
 				return nil, nil
 			})
 			if got != tc.want {
-				t.Errorf("of %v the call has %v, want %v", tc.left, got, tc.want)
+				t.Errorf("with %v left the call gets %v, want %v", tc.left, got, tc.want)
 			}
 			var e *apierror.Error
 			if refused := errors.As(err, &e) && e.Reason == apierror.DeadlineExceeded; refused != (tc.want == 0) {

@@ -1,12 +1,15 @@
-// Package chain has the interceptors that every call passes on its way to its handler. They produce the call's log line, its
-// audit record and the metadata of its answer. Both transports run the same chain. It knows no method by name, and is the only
-// place where a caller is authenticated.
+// Package call has the interceptors that every call runs through, over gRPC and over REST. They
+// produce the call's log line, its audit record, its metrics and the metadata of its response. The
+// package knows no method by name, and is the only place where a caller is authenticated.
 package call
 
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -18,40 +21,35 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// Config says what a chain goes by. All of it has to be set, but for CutOff, CallerRate, and Tracer with Propagator.
+// Config configures a chain. CutOff, CallerRate, Tracer and Propagator are optional.
 type Config struct {
-	Logger   *slog.Logger // gets one line per call, at level debug if it went well
-	Audit    *slog.Logger // gets one record per call
-	Metrics  *Metrics
-	MaxCalls int64 // in progress at a time, over all transports; one caller's are at most half of them
-	Ceiling  time.Duration
-	// CutOff ends the calls that are in progress when it is done, each with an answer.
-	CutOff context.Context //nolint:containedctx // it is of no call
-	Auth   *auth.Authenticator
-	// CallerRate is how many calls one caller may begin in a second; 0 is no limit.
+	Logger  *slog.Logger // gets one line per call, at level debug if the call succeeds
+	Audit   *slog.Logger // gets one record per call
+	Metrics *Metrics
+	Auth    *auth.Authenticator
+	// MaxCalls limits the calls in progress over all transports. One caller gets at most half.
+	MaxCalls int64
+	// CallerRate limits the calls that one caller may start per second; 0 is no limit.
 	CallerRate int
-	// Refused is told of each call that is refused for which limit, one of a fixed few.
+	// Refused is called with the name of the limit, one of Limits, when a call exceeds it.
 	Refused func(limit string)
-	// Tracer makes a span of each call, whose parent Propagator takes from the call's headers. Without one there are none.
+	// Ceiling bounds the duration of a call.
+	Ceiling time.Duration
+	// CutOff ends the calls in progress with an error when it is done.
+	CutOff context.Context //nolint:containedctx // it belongs to the service, not to a call
+	// Tracer makes a span for each call; nil disables tracing. Propagator reads the parent span
+	// from the call's headers.
 	Tracer     trace.Tracer
 	Propagator propagation.TextMapPropagator
 }
 
-func (c Config) tracing() *tracing {
-	if c.Tracer == nil {
-		return nil
-	}
-	return &tracing{c.Tracer, c.Propagator}
-}
-
-// New makes the chain of cfg. gRPC and REST both need this one, so that neither has slots of its own, and nobody is let in by
-// a door that the other does not have.
+// New returns the chain. Both transports must share one, so that they share its limits.
 func New(cfg Config) grpc.UnaryServerInterceptor { return join(interceptors(cfg)...) }
 
-// interceptors are the chain, outermost first.
+// interceptors returns the parts of the chain, outermost first.
 func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
 	return []grpc.UnaryServerInterceptor{
-		observe(cfg.Logger, cfg.Audit, cfg.Metrics, cfg.tracing()),
+		observe(cfg),
 		Recover,
 		mapErrors,
 		limit(cfg.Ceiling, cmp.Or(cfg.CutOff, context.Background())),
@@ -60,7 +58,7 @@ func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
 	}
 }
 
-// join makes one interceptor of several, the first outermost.
+// join nests interceptors, the first outermost.
 func join(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		for _, intercept := range slices.Backward(interceptors) {
@@ -71,7 +69,36 @@ func join(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerIntercept
 	}
 }
 
-// mapErrors turns whatever went wrong further in into the error of the public contract.
+// Recover turns a panic into an internal error of that call.
+func Recover(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			resp, err = nil, Panicked(v)
+		}
+	}()
+	return handler(ctx, req)
+}
+
+// Panicked returns the error of a call that panicked. Call it with the value of recover.
+func Panicked(value any) *apierror.Error {
+	return &apierror.Error{Reason: apierror.Internal, Cause: &panicError{value, string(debug.Stack())}}
+}
+
+// panicError is a recovered panic. The value may contain a credential, so Error gives only its
+// type, unless the runtime raised it. The stack has function names and addresses, no strings.
+type panicError struct {
+	value any
+	stack string
+}
+
+func (e *panicError) Error() string {
+	if err, ok := e.value.(runtime.Error); ok {
+		return "panic: " + err.Error()
+	}
+	return fmt.Sprintf("panic: a value of type %T", e.value)
+}
+
+// mapErrors converts any error into one of the public contract.
 func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
 	if err != nil {
@@ -80,7 +107,7 @@ func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler gr
 	return resp, nil
 }
 
-// authenticate finds out who is calling and with which credential the call goes on.
+// authenticate identifies the caller and the credential to use at Atlas.
 func authenticate(a *auth.Authenticator) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		rec := RecordFrom(ctx)
@@ -88,7 +115,7 @@ func authenticate(a *auth.Authenticator) grpc.UnaryServerInterceptor {
 		if err == nil && rec.rest != nil && rec.rest.forbidden != nil {
 			grant, err = auth.Grant{Caller: grant.Caller}, rec.rest.forbidden
 		}
-		rec.grant = grant // as far as it goes, also of a call that is refused
+		rec.grant = grant // set for a refused call too: the log and the audit record name the caller
 		if err != nil {
 			return nil, err
 		}

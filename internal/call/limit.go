@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -11,46 +12,49 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 )
 
-// Limits of one call, on both transports. A request has no fields and a credential is some hundred bytes, so they are tight.
+// Limits of a request, over both transports. A request has no fields, and a credential takes some
+// hundred bytes.
 const (
 	MaxHeaderBytes  = 16 << 10 // metadata or headers
 	MaxMessageBytes = 64 << 10 // message or body
 )
 
-// minTimeLeft is the least time in which Atlas could answer. A call with less is not worth Atlas's effort.
+// minTimeLeft is the shortest time in which Atlas could respond; a call with less is not sent.
 const minTimeLeft = 5 * time.Millisecond
 
-// maxMargin is the most that is kept back of a caller's time, for our answer to arrive before its deadline.
+// maxMargin is the most time reserved for our response to arrive before the caller's deadline.
 const maxMargin = 25 * time.Millisecond
 
-// errShuttingDown is the cause of the end of calls that are in progress when the service stops waiting for them.
+// errShuttingDown is the cause of the end of the calls in progress when the service stops.
 var errShuttingDown = &apierror.Error{Reason: apierror.ShuttingDown}
 
-// limit bounds the time of a call: it ends at the ceiling, shortly before its caller stops listening, and when cut is done.
-func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerInterceptor { //nolint:revive // it is of no call
+// limit ends a call at the ceiling, shortly before the caller's deadline, or when cut is done.
+func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerInterceptor { //nolint:revive // cut belongs to the service
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		left := ceiling
 		if deadline, ok := ctx.Deadline(); ok {
-			left = min(left, trim(time.Until(deadline)))
+			remaining := time.Until(deadline)
+			left = min(left, remaining-min(maxMargin, remaining/10))
 		}
 		if left < minTimeLeft {
 			return nil, &apierror.Error{Reason: apierror.DeadlineExceeded, Cause: context.DeadlineExceeded}
 		}
-		limited := withDeadline(ctx, time.Now().Add(left), cut)
+		limited := &deadlined{Context: ctx, deadline: time.Now().Add(left), cut: cut}
 		defer limited.stop()
 		resp, err := handler(limited, req)
 		if err != nil {
-			err = explainEnd(limited, err)
+			return nil, explainEnd(limited, err)
 		}
-		return resp, err
+		return resp, nil
 	}
 }
 
-// explainEnd returns the error of a call whose context ended. If the service ended it, and not the caller, the cause is an
-// *apierror.Error, and its reason replaces CANCELLED, which clients do not retry.
+// explainEnd returns the error of a call whose context ended. If the service ended it and not the
+// caller, the cause of the end is an *apierror.Error, and its reason replaces CANCELLED, which
+// clients do not retry.
 func explainEnd(ctx context.Context, err error) error {
 	ended, ok := errors.AsType[*apierror.Error](context.Cause(ctx))
 	e := apierror.From(err)
@@ -64,5 +68,75 @@ func explainEnd(ctx context.Context, err error) error {
 	return &apierror.Error{Reason: ended.Reason, Cause: cause}
 }
 
-// trim is what remains of a caller's time once some is kept back for the way of the answer.
-func trim(left time.Duration) time.Duration { return left - min(maxMargin, left/10) }
+// deadlined is a context with a deadline that also ends with cut. It starts its timer at the first
+// call of Done, so a call answered from the cache needs none: with the standard library's contexts
+// such a call takes 13 allocations and 2 to 3 microseconds more.
+type deadlined struct {
+	context.Context // the parent, whose deadline is not earlier
+
+	deadline time.Time
+	cut      context.Context // ends this one with errShuttingDown
+
+	mu      sync.Mutex
+	started context.Context    // guarded by mu; set by the first call of Done
+	cancel  context.CancelFunc // guarded by mu; of started
+	stopped bool               // guarded by mu
+}
+
+// stop ends the context and its timer.
+func (d *deadlined) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopped = true
+	if d.cancel != nil {
+		d.cancel()
+	}
+}
+
+// Deadline implements context.Context.
+func (d *deadlined) Deadline() (time.Time, bool) { return d.deadline, true }
+
+// Done implements context.Context.
+func (d *deadlined) Done() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.started == nil {
+		ctx, end := context.WithCancelCause(d.Context)
+		unhook := context.AfterFunc(d.cut, func() { end(errShuttingDown) })
+		timed, cancel := context.WithDeadline(ctx, d.deadline)
+		d.started, d.cancel = timed, func() { unhook(); cancel(); end(nil) }
+		if d.stopped {
+			d.cancel()
+		}
+	}
+	return d.started.Done()
+}
+
+// Err implements context.Context.
+func (d *deadlined) Err() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.started != nil:
+		return d.started.Err()
+	case d.Context.Err() != nil:
+		return d.Context.Err()
+	case d.stopped:
+		return context.Canceled
+	case !time.Now().Before(d.deadline):
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// Value implements context.Context. Package context looks up the parent of a derived context as a
+// value, so the started context has to answer.
+func (d *deadlined) Value(key any) any {
+	d.mu.Lock()
+	ctx := d.started
+	d.mu.Unlock()
+	if ctx == nil {
+		ctx = d.Context
+	}
+	return ctx.Value(key)
+}

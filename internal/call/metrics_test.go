@@ -16,9 +16,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 )
 
-// TestMetricsOfCalls checks that each call is counted for its transport: when it begins, while it is in progress, and when it has
-// ended, by its code and its reason.
-func TestMetricsOfCalls(t *testing.T) {
+// TestCallMetrics checks that a call is counted per transport when it starts, while it runs, and
+// when it ends, by code and reason.
+func TestCallMetrics(t *testing.T) {
 	for name, mark := range map[string]func(context.Context) context.Context{
 		"grpc": func(ctx context.Context) context.Context { return ctx },
 		"rest": func(ctx context.Context) context.Context {
@@ -42,7 +42,7 @@ func TestMetricsOfCalls(t *testing.T) {
 				return nil, nil
 			})
 			call(func(context.Context, any) (any, error) { return nil, &apierror.Error{Reason: apierror.AtlasForbidden} })
-			call(func(context.Context, any) (any, error) { panic("it") })
+			call(func(context.Context, any) (any, error) { panic("planted") })
 			for what, c := range map[string]prometheus.Collector{
 				"started": m.started.WithLabelValues("unary", "s", "M", name), "in flight": inFlight,
 				"OK":               m.handled.WithLabelValues("unary", "s", "M", name, "OK"),
@@ -67,8 +67,8 @@ func TestMetricsOfCalls(t *testing.T) {
 	}
 }
 
-// TestMetricsMakeNoLabels checks that no call adds a series, whatever is called and however it fails.
-func TestMetricsMakeNoLabels(t *testing.T) {
+// TestNoNewSeries checks that no call adds a series.
+func TestNoNewSeries(t *testing.T) {
 	cfg, registry := testConfig(), prometheus.NewRegistry()
 	cfg.Metrics = NewMetrics(registry, testService)
 	count := func() int {
@@ -89,7 +89,7 @@ func TestMetricsMakeNoLabels(t *testing.T) {
 	}
 }
 
-// TestExemplars: a call whose trace is kept says which that is, and no other does.
+// TestExemplars checks that the exemplar of a call is its trace id if the trace is sampled.
 func TestExemplars(t *testing.T) {
 	const trace = "0af7651916cd43dd8448eb211c80319c"
 	for _, c := range []struct {
@@ -104,7 +104,7 @@ func TestExemplars(t *testing.T) {
 		{"00-" + strings.Repeat("0", 32) + "-b7ad6b7169203331-01", ""},
 		{"00-planted-b7ad6b7169203331-01", ""},
 		{"00-" + trace + "-b7ad6b7169203331-zz", ""},
-		{"01-" + trace + "-b7ad6b7169203331-00-01", ""}, // of a version whose last part may be another
+		{"01-" + trace + "-b7ad6b7169203331-00-01", ""}, // another version's last part may mean something else
 		{"00", ""},
 		{"00-" + trace, ""},
 		{"", ""},
@@ -137,8 +137,8 @@ func TestExemplars(t *testing.T) {
 	}
 }
 
-// TestExemplarsOfSpans: where calls have spans, what counts is whether the span is kept, whatever the caller's header says.
-func TestExemplarsOfSpans(t *testing.T) {
+// TestSpanExemplars checks that a span decides, not the caller's header.
+func TestSpanExemplars(t *testing.T) {
 	headers := metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
 	for sampled, want := range map[bool]string{true: "01000000000000000000000000000000", false: ""} {
 		span := trace.NewSpanContext(trace.SpanContextConfig{

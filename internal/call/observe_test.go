@@ -21,47 +21,47 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 )
 
-// answerStream keeps the metadata of an answer.
-type answerStream struct {
+// responseStream keeps the metadata of a response.
+type responseStream struct {
 	discardStream
 	header, trailer metadata.MD
 }
 
-func (s *answerStream) SetHeader(md metadata.MD) error {
+func (s *responseStream) SetHeader(md metadata.MD) error {
 	s.header = metadata.Join(s.header, md)
 	return nil
 }
-func (s *answerStream) SetTrailer(md metadata.MD) error {
+func (s *responseStream) SetTrailer(md metadata.MD) error {
 	s.trailer = metadata.Join(s.trailer, md)
 	return nil
 }
 
-// TestAnswerMetadata: what goes out beside an answer: over gRPC in headers or, of an error, in trailers alone; over REST where its front
-// wants it.
-func TestAnswerMetadata(t *testing.T) {
+// TestResponseMetadata checks that metadata goes out in headers, or in trailers alone with an error;
+// and that REST gets it from the chain.
+func TestResponseMetadata(t *testing.T) {
 	fails := func(reason apierror.Reason) grpc.UnaryHandler {
 		return func(context.Context, any) (any, error) { return nil, &apierror.Error{Reason: reason} }
 	}
 	for name, tc := range map[string]struct {
 		handler         grpc.UnaryHandler
-		header, trailer string // the names, sorted
+		header, trailer string // names, sorted
 	}{
-		"answered":         {ok, "x-request-id", ""},
-		"to be waited for": {fails(apierror.Overloaded), "", "grpc-retry-pushback-ms x-request-id"},
-		"not let in":       {fails(apierror.CredentialMissing), "", "grpc-retry-pushback-ms www-authenticate x-request-id"},
+		"success":         {ok, "x-request-id", ""},
+		"retryable":       {fails(apierror.Overloaded), "", "grpc-retry-pushback-ms x-request-id"},
+		"unauthenticated": {fails(apierror.CredentialMissing), "", "grpc-retry-pushback-ms www-authenticate x-request-id"},
 	} {
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "JWT a.b.c", RequestIDHeader, "id-1"))
-		stream := &answerStream{}
+		stream := &responseStream{}
 		_, _ = New(testConfig())(grpc.NewContextWithServerTransportStream(ctx, stream), nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, tc.handler)
 		if header, trailer := names(stream.header), names(stream.trailer); header != tc.header || trailer != tc.trailer {
 			t.Errorf("%s: headers %q and trailers %q, want %q and %q", name, header, trailer, tc.header, tc.trailer)
 		}
 		if id := metadata.Join(stream.header, stream.trailer).Get(RequestIDHeader); len(id) != 1 || id[0] != "id-1" {
-			t.Errorf("%s: the call's id is %q", name, id)
+			t.Errorf("%s: the request id is %q", name, id)
 		}
 
 		var got []metadata.MD
-		stream = &answerStream{}
+		stream = &responseStream{}
 		rest, _ := WithREST(grpc.NewContextWithServerTransportStream(ctx, stream), http.Header{"X-Request-Id": {"id-2"}}, func(md metadata.MD) { got = append(got, md) })
 		_, _ = New(testConfig())(rest, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, tc.handler)
 		if diff := cmp.Diff([]metadata.MD{metadata.Pairs(RequestIDHeader, "id-2")}, got); diff != "" || stream.header != nil || stream.trailer != nil {
@@ -70,42 +70,24 @@ func TestAnswerMetadata(t *testing.T) {
 	}
 }
 
-// names are those of metadata, sorted.
+// names returns the names in metadata, sorted.
 func names(md metadata.MD) string {
 	return strings.Join(slices.Sorted(maps.Keys(md)), " ")
 }
 
-// TestMetadataOfMany: each value is kept apart, however many there are, and the last one of a name counts.
-func TestMetadataOfMany(t *testing.T) {
-	rec := &Record{}
-	want := metadata.MD{}
-	for _, name := range strings.Fields("a b a c d e f a e") {
-		value := name + "=" + string(rune('0'+len(want)))
-		rec.SetMetadata(name, value)
-		want.Set(name, value)
-		if diff := cmp.Diff(want, rec.answer); diff != "" {
-			t.Fatalf("after %s (-want +got):\n%s", name, diff)
-		}
-	}
-	_ = append(rec.answer["a"], "grown") // which is nobody else's memory
-	if diff := cmp.Diff(want, rec.answer); diff != "" {
-		t.Errorf("after one has grown (-want +got):\n%s", diff)
-	}
-}
-
-// TestLogAndAudit: a call leaves one line and one record, and which they are.
+// TestLogAndAudit checks the one log line and the one audit record of a call.
 func TestLogAndAudit(t *testing.T) {
 	for name, tc := range map[string]struct {
 		handler grpc.UnaryHandler
 		line    map[string]any
 		outcome string
 	}{
-		"answered": {ok, map[string]any{"level": "DEBUG", "msg": "call", "code": "OK"}, "OK"},
+		"success": {ok, map[string]any{"level": "DEBUG", "msg": "call", "code": "OK"}, "OK"},
 		"failed": {
 			func(context.Context, any) (any, error) {
-				return nil, &apierror.Error{Reason: apierror.AtlasForbidden, Cause: errors.New("it says so")}
+				return nil, &apierror.Error{Reason: apierror.AtlasForbidden, Cause: errors.New("planted cause")}
 			},
-			map[string]any{"level": "INFO", "msg": "call failed", "code": "PermissionDenied", "reason": "ATLAS_FORBIDDEN", "cause": "it says so"}, "ATLAS_FORBIDDEN",
+			map[string]any{"level": "INFO", "msg": "call failed", "code": "PermissionDenied", "reason": "ATLAS_FORBIDDEN", "cause": "planted cause"}, "ATLAS_FORBIDDEN",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -141,7 +123,7 @@ func TestLogAndAudit(t *testing.T) {
 	}
 }
 
-// line is the only one in a log.
+// line parses the only line of a log.
 func line(t *testing.T, log *bytes.Buffer) map[string]any {
 	t.Helper()
 	var got map[string]any
@@ -151,13 +133,95 @@ func line(t *testing.T, log *bytes.Buffer) map[string]any {
 	return got
 }
 
-// TestNotLetIn: nothing runs inside of a call that brings no credential.
-func TestNotLetIn(t *testing.T) {
+// TestUnauthenticated checks that the handler of a call without a credential does not run.
+func TestUnauthenticated(t *testing.T) {
 	_, err := New(testConfig())(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, func(context.Context, any) (any, error) {
 		t.Error("the handler ran")
 		return nil, nil
 	})
 	if e := apierror.From(err); e.Reason != apierror.CredentialMissing {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestOrigin checks that the log line of a failed call has the caller, transport, user agent and
+// trace id, and nothing that looks like a secret.
+func TestOrigin(t *testing.T) {
+	const trace, token = "0af7651916cd43dd8448eb211c80319c", "0fd801d60dfe6c7bcc1b305de304d07a8fb26ea7"
+	parent := "00-" + trace + "-b7ad6b7169203331-01"
+	for name, test := range map[string]struct {
+		ctx       func(context.Context) context.Context
+		transport string
+		agent     string
+	}{
+		"grpc": {func(ctx context.Context) context.Context {
+			return metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", "JWT a.b.c", "user-agent", "grpc-go/1.85.0", "traceparent", parent))
+		}, "grpc", "grpc-go/1.85.0"},
+		"rest": {func(ctx context.Context) context.Context {
+			ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", "JWT a.b.c", "traceparent", parent))
+			ctx, _ = WithREST(ctx, http.Header{"User-Agent": {"curl/8.0"}}, func(metadata.MD) {})
+			return ctx
+		}, "rest", "curl/8.0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			cfg := testConfig()
+			cfg.Logger = slog.New(slog.NewJSONHandler(&log, nil))
+			ctx := peer.NewContext(test.ctx(t.Context()), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}})
+			_, _ = New(cfg)(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/M"}, func(context.Context, any) (any, error) {
+				return nil, &apierror.Error{Reason: apierror.Overloaded}
+			})
+			var line struct {
+				Transport string
+				Peer      string
+				Caller    struct{ Kind, Name string }
+				UserAgent string `json:"user_agent"`
+				TraceID   string `json:"trace_id"`
+			}
+			if err := json.Unmarshal(log.Bytes(), &line); err != nil {
+				t.Fatal(err)
+			}
+			if line.Transport != test.transport || line.UserAgent != test.agent || line.TraceID != trace || line.Caller.Kind != "atlas" || line.Peer != "127.0.0.1:1" {
+				t.Errorf("the line is %s", &log)
+			}
+		})
+	}
+	for value, want := range map[string]string{
+		"":                                       "",
+		"Mozilla/5.0 (X11) Gecko/20100101":       "Mozilla/5.0 (X11) Gecko/20100101",
+		"tab\tline\nbell\aü":                     "tab?line?bell??",
+		strings.Repeat("x y ", 50):               strings.Repeat("x y ", 32),
+		"JWT eyJhbGciOiJub25lIn0.e30.c2ln":       "(withheld: it looks like a secret)",
+		"agent/1 " + token:                       "(withheld: it looks like a secret)",
+		strings.Repeat("x y ", 50) + " " + token: "(withheld: it looks like a secret)",
+		"ephemeral-token-service/v0.0.0-20261125110000-abcdef123456": "ephemeral-token-service/v0.0.0-20261125110000-abcdef123456",
+	} {
+		if got := userAgent([]string{value}); got != want {
+			t.Errorf("user agent %q is logged as %q, want %q", value, got, want)
+		}
+	}
+}
+
+// TestRequestID checks that a caller's id is kept if it is fit for a log line and is no credential.
+func TestRequestID(t *testing.T) {
+	for name, id := range map[string]string{
+		"UUID": "0d5bf3a4-5f0c-4e0c-9a55-0d7a9f6d1a9b", "ULID": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "the whole alphabet": "azAZ09-_.:/+=",
+		"one character": "a", "the longest": strings.Repeat("x", maxRequestID),
+	} {
+		if got := chooseRequestID([]string{id}); got != id {
+			t.Errorf("%s: %q became %q", name, id, got)
+		}
+	}
+	seen := map[string]bool{}
+	for name, values := range map[string][]string{
+		"none": nil, "empty": {""}, "two": {"a", "b"}, "too long": {strings.Repeat("x", maxRequestID+1)}, "a JWT": {"eyJh.eyJi.c2ln"},
+		"a line feed": {"a\nb"}, "NUL": {"\x00"}, "a space": {"a b"}, "a quote": {`a"`}, "beyond the letters": {"a{"}, "before them": {"`"},
+		"beyond the capitals": {"a["}, "before them, too": {"@"}, "beyond the digits": {"1;"}, "not ASCII": {"é"}, "not UTF-8": {"a\xff"},
+	} {
+		got := chooseRequestID(values)
+		if len(got) != 26 || !isRequestID(got) || seen[got] {
+			t.Errorf("%s: the id is %q", name, got)
+		}
+		seen[got] = true
 	}
 }

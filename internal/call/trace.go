@@ -2,28 +2,20 @@ package call
 
 import (
 	"context"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	codepb "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/headers"
 )
 
-// tracing makes a span of each call, the same over both transports: a REST request is the same RPC in this process, so that
-// otelhttp and otelgrpc would make two spans of it, and of health checks too. Nothing that a caller sends is in it, but for the
-// identifiers of the trace itself.
-type tracing struct {
-	tracer     trace.Tracer
-	propagator propagation.TextMapPropagator
-}
-
-// Attributes by the stable conventions of OpenTelemetry for RPC, and our own.
+// The attributes of a span: OpenTelemetry's stable conventions for RPC, and our own.
 const (
 	rpcSystem     = attribute.Key("rpc.system.name")
 	rpcMethod     = attribute.Key("rpc.method")
@@ -33,56 +25,48 @@ const (
 	cacheKey      = attribute.Key("tokend.cache")
 )
 
-// start begins the span of a call. The span is nil without tracing, which costs nothing then.
-func (t *tracing) start(ctx context.Context, fullMethod string) (context.Context, trace.Span) {
-	if t == nil {
+// startSpan starts the span of a call; it returns a nil span without a Tracer. The span contains
+// nothing that the caller sent except the trace's identifiers. otelgrpc and otelhttp are not used
+// because they would make two spans of a call over REST, and spans of health checks.
+func startSpan(ctx context.Context, cfg Config, rec *Record, fullMethod string) (context.Context, trace.Span) {
+	if cfg.Tracer == nil {
 		return ctx, nil
 	}
-	ctx = t.propagator.Extract(ctx, traceHeaders{ctx})
-	over, _ := transportOf(ctx)
+	ctx = cfg.Propagator.Extract(ctx, traceHeaders{ctx})
 	name := strings.TrimPrefix(fullMethod, "/")
-	return t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
-		rpcSystem.String("grpc"), rpcMethod.String(name), transportKey.String(over.String()),
+	return cfg.Tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+		rpcSystem.String("grpc"), rpcMethod.String(name), transportKey.String(rec.transport()),
 	))
 }
 
-// endSpan tells how the call ended, by the name of its reason: the cause is for the log.
-func endSpan(span trace.Span, rec *Record, err error) {
+// endSpan ends a span with the outcome of the call: the reason, but not the cause.
+func endSpan(span trace.Span, rec *Record, e *apierror.Error) {
 	if span == nil {
 		return
 	}
-	code := codes.OK
-	if err != nil {
-		e := apierror.From(err)
-		code = e.Code()
+	code := codeOf(e)
+	if e != nil {
 		span.SetAttributes(errorType.String(e.ReasonName()))
-		if isServerError(code) {
-			span.SetStatus(otelcodes.Error, e.ReasonName())
-		}
 	}
-	span.SetAttributes(rpcStatusCode.String(codepb.Code(code).String())) //nolint:gosec // both count the same 17 codes
+	switch code {
+	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
+		span.SetStatus(otelcodes.Error, e.ReasonName()) // by the conventions, not for mistakes of the caller
+	}
+	span.SetAttributes(rpcStatusCode.String(codepb.Code(code).String())) //nolint:gosec // both have the same 17 codes
 	if rec.Cache != "" {
 		span.SetAttributes(cacheKey.String(rec.Cache))
 	}
 	span.End()
 }
 
-// isServerError reports whether a code is an error of the server's span. What its caller did wrong is not, by the conventions.
-func isServerError(code codes.Code) bool {
-	switch code {
-	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
-		return true
-	}
-	return false
-}
-
-// traceHeaders are a call's headers, for a propagator to read.
+// traceHeaders lets a propagator read the headers of a call.
 type traceHeaders struct{ ctx context.Context }
 
-// Get joins the values of a header: a tracestate may come in several (W3C Trace Context §3.3.1), and of two traceparents none is
-// taken. What looks like a secret in a tracestate would be exported, and sent to Atlas, so all of that is dropped.
+// Get joins the values of a header: a tracestate may come in several (W3C Trace Context section
+// 3.3.1), and two traceparents are invalid. A tracestate that looks like a secret is dropped,
+// because it would be exported and sent to Atlas.
 func (h traceHeaders) Get(name string) string {
-	text := strings.Join(headers.Values(h.ctx, name), ",")
+	text := strings.Join(metadata.ValueFromIncomingContext(h.ctx, name), ",")
 	if name == "tracestate" && secretLike.MatchString(text) {
 		return ""
 	}
@@ -92,22 +76,43 @@ func (h traceHeaders) Get(name string) string {
 func (traceHeaders) Set(string, string) {}
 func (traceHeaders) Keys() []string     { return nil }
 
-// traceID is that of the call's span, without one that of the caller's traceparent.
-func traceID(ctx context.Context, traceparent []string) string {
+// traceID returns the trace id of the call's span, or of the caller's traceparent without one.
+func traceID(ctx context.Context) string {
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
 		return span.TraceID().String()
 	}
-	return callersTraceID(traceparent)
+	id, _ := parentTrace(ctx)
+	return id
 }
 
-// callersTraceID takes the trace id out of a W3C traceparent: 00-<32 hex digits>-<16>-<2>. What is not one is left out.
-func callersTraceID(traceparent []string) string {
-	if len(traceparent) != 1 {
+// sampledTrace returns the trace id of the call if the trace is sampled: by its span, or by the
+// caller's traceparent without one.
+func sampledTrace(ctx context.Context) string {
+	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
+		return span.TraceID().String()
+	} else if span.IsValid() {
 		return ""
 	}
-	parts := strings.Split(traceparent[0], "-")
+	id, flags := parentTrace(ctx)
+	if sampled, err := strconv.ParseUint(flags, 16, 8); err != nil || sampled&1 == 0 || strings.Trim(id, "0") == "" {
+		return ""
+	}
+	return id
+}
+
+// parentTrace returns the trace id of the caller's traceparent, 00-<32 hex digits>-<16>-<2>, and the
+// flags of one in version 00. Both are empty if it has another form.
+func parentTrace(ctx context.Context) (id, flags string) {
+	values := metadata.ValueFromIncomingContext(ctx, "traceparent")
+	if len(values) != 1 {
+		return "", ""
+	}
+	parts := strings.Split(values[0], "-")
 	if len(parts) < 4 || len(parts[0]) != 2 || len(parts[1]) != 32 || strings.Trim(parts[1], "0123456789abcdef") != "" {
-		return ""
+		return "", ""
 	}
-	return parts[1]
+	if len(parts) == 4 && len(parts[2]) == 16 && len(parts[3]) == 2 {
+		flags = parts[3]
+	}
+	return parts[1], flags
 }

@@ -16,7 +16,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 )
 
-// TestSpan: each call has a span below its caller's, which tells its outcome and nothing that the caller has sent.
+// TestSpan checks that a call has a span below its caller's, with its outcome and nothing that the
+// caller sent.
 func TestSpan(t *testing.T) {
 	const traceID, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	for name, tc := range map[string]struct {
@@ -24,15 +25,15 @@ func TestSpan(t *testing.T) {
 		status  string
 		want    map[string]string
 	}{
-		"answered": {func(ctx context.Context, _ any) (any, error) {
+		"success": {func(ctx context.Context, _ any) (any, error) {
 			RecordFrom(ctx).Cache = "tokend; fwd=miss"
 			return nil, nil
 		}, "Unset", map[string]string{"rpc.response.status_code": "OK", "tokend.cache": "tokend; fwd=miss"}},
-		"the caller's to mend": {
+		"error of the caller": {
 			func(context.Context, any) (any, error) { return nil, &apierror.Error{Reason: apierror.AtlasForbidden} },
 			"Unset", map[string]string{"rpc.response.status_code": "PERMISSION_DENIED", "error.type": "ATLAS_FORBIDDEN"},
 		},
-		"ours": {
+		"our error": {
 			func(context.Context, any) (any, error) { panic("planted") },
 			"Error", map[string]string{"rpc.response.status_code": "INTERNAL", "error.type": "INTERNAL"},
 		},
@@ -59,20 +60,20 @@ func TestSpan(t *testing.T) {
 				t.Errorf("%s below %+v", span.Name(), span.Parent())
 			}
 			if got := span.Status(); got.Code.String() != tc.status || strings.Contains(got.Description, "planted") {
-				t.Errorf("the span's status is %+v, want %s", got, tc.status)
+				t.Errorf("status is %+v, want %s", got, tc.status)
 			}
 		})
 	}
 }
 
-// TestTraceHeaders: of what a caller sends, the trace's identifiers go on, and no secret in the place of one.
+// TestTraceHeaders checks that trace headers are passed on, except a secret in a tracestate.
 func TestTraceHeaders(t *testing.T) {
 	const secret = "0fd801d60dfe6c7bcc1b305de304d07a8fb26ea7"
 	for _, tc := range []struct{ name, value, want string }{
 		{"tracestate", "vendor=1", "vendor=1"},
 		{"tracestate", "vendor=" + secret, ""},
 		{"tracestate", "vendor=eyJhbGciOiJub25lIn0", ""},
-		{"traceparent", "00-" + secret[:32] + "-b7ad6b7169203331-01", "00-" + secret[:32] + "-b7ad6b7169203331-01"}, // as long as one
+		{"traceparent", "00-" + secret[:32] + "-b7ad6b7169203331-01", "00-" + secret[:32] + "-b7ad6b7169203331-01"}, // as long as a token
 	} {
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs(tc.name, tc.value))
 		if got := (traceHeaders{ctx}).Get(tc.name); got != tc.want {
@@ -81,7 +82,7 @@ func TestTraceHeaders(t *testing.T) {
 	}
 }
 
-// TestTraceID: what is no traceparent says nothing, and the call's own span more than its caller's.
+// TestTraceID checks that an invalid traceparent is ignored, and that a span has precedence.
 func TestTraceID(t *testing.T) {
 	const id = "0af7651916cd43dd8448eb211c80319c"
 	for value, want := range map[string]string{
@@ -89,11 +90,13 @@ func TestTraceID(t *testing.T) {
 		"": "", "-": "", "00": "", "00-" + id: "", "00-" + id + "-b7ad6b7169203331": "", "0-" + id + "-b7ad6b7169203331-01": "",
 		"00-" + id[1:] + "-b7ad6b7169203331-01": "", "00-" + strings.ToUpper(id) + "-b7ad6b7169203331-01": "",
 	} {
-		if got := traceID(t.Context(), []string{value}); got != want {
+		if got := traceID(metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", value))); got != want {
 			t.Errorf("%q: %q, want %q", value, got, want)
 		}
 	}
-	if got := traceID(trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}})), []string{"00-" + id + "-b7ad6b7169203331-01"}); got != "01000000000000000000000000000000" {
-		t.Errorf("of a call with a span: %q", got)
+	span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}})
+	parent := metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", "00-"+id+"-b7ad6b7169203331-01"))
+	if got := traceID(trace.ContextWithSpanContext(parent, span)); got != "01000000000000000000000000000000" {
+		t.Errorf("with a span: %q", got)
 	}
 }

@@ -152,10 +152,9 @@ func gatewayErrorHandler(log *slog.Logger, metrics *call.Metrics) runtime.ErrorH
 		var failed *apierror.Error
 		if !errors.As(err, &failed) {
 			failed = &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
-			id := call.RecordFrom(ctx).RequestID()
-			w.Header().Set(call.RequestIDHeader, id)
+			w.Header().Set(call.RequestIDHeader, call.RecordFrom(ctx).RequestID())
 			metrics.CountFailure(ctx, failed)
-			call.Log(ctx, log, call.Outcome{Method: r.Method + " " + r.URL.Path, RequestID: id, Err: failed})
+			call.Log(ctx, log, r.Method+" "+r.URL.Path, 0, failed)
 		}
 		writeError(w, failed, false)
 	}

@@ -21,7 +21,6 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/headers"
 )
 
 // handler is the front: it refuses what is not a well-formed request for one of the routes before the gateway sees it, and makes
@@ -38,7 +37,7 @@ type handler struct {
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	ctx := headers.NewContext(peer.NewContext(r.Context(), requestPeer(r)), incomingHeaders(r.Header))
+	ctx := metadata.NewIncomingContext(peer.NewContext(r.Context(), requestPeer(r)), incomingHeaders(r.Header))
 	timeout, timeoutErr := grpcTimeout(r.Header.Values(grpcTimeoutHeader))
 	if timeout != noTimeout {
 		var cancel context.CancelFunc
@@ -55,7 +54,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(call.RequestIDHeader, record.RequestID())
 		writeError(w, e, brief)
 		h.metrics.CountFailure(r.Context(), e)
-		call.Log(r.Context(), h.log, call.Outcome{Method: h.routes.logName(r), RequestID: record.RequestID(), Duration: time.Since(start), Err: e})
+		call.Log(r.Context(), h.log, h.routes.logName(r), time.Since(start), e)
 	}
 	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
 	defer func() {
