@@ -7,49 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
-
-// TestAuditOncePerCall: whatever becomes of a call, it is on record once, over every transport.
-func TestAuditOncePerCall(t *testing.T) {
-	t.Parallel()
-	s := testutil.StartIdentity(t, `
-profiles: {acme: {userauthtoken_file: /run/secrets/acme}}
-callers:
-  - {dns_san: "client.test", allow: [CreateToken], profile: acme}
-`)
-	for transport, c := range s.Callers(t) {
-		t.Run(transport, func(t *testing.T) {
-			for _, tc := range []struct {
-				op      testutil.Operation
-				headers []string
-				fault   *emulator.Fault
-				want    string
-			}{
-				{testutil.Create, nil, nil, "OK"},
-				{testutil.Delete, nil, nil, "CALLER_NOT_PERMITTED"},
-				{testutil.Create, testutil.Credential(s.Atlas), nil, "CREDENTIAL_AMBIGUOUS"},
-				{testutil.Create, []string{"authorization", "Basic x"}, nil, "CREDENTIAL_MALFORMED"},
-				{testutil.Create, nil, &emulator.Fault{On: emulator.Create, Status: 500}, "ATLAS_UNAVAILABLE"},
-				{testutil.Create, nil, &emulator.Fault{On: emulator.Create, Status: 403}, "ATLAS_FORBIDDEN"},
-				{testutil.Create, []string{"x-request-id", "mine"}, nil, "OK"},
-			} {
-				mend := func() {}
-				if tc.fault != nil {
-					mend = s.Atlas.Inject(*tc.fault)
-				}
-				before := len(s.Records(t))
-				got := c.Call(testutil.Context(t), tc.op, tc.headers...)
-				mend()
-				made := s.Records(t)[before:]
-				if len(made) != 1 || made[0]["outcome"] != tc.want || made[0]["request_id"] != got.Get("x-request-id") {
-					t.Errorf("%s: records %v, want one with the answer's request id %s", tc.want, made, got.Get("x-request-id"))
-				}
-			}
-		})
-	}
-}
 
 // TestAuditNoCall: a REST request that is refused before it is a call is in the log, under its id, and not on record.
 func TestAuditNoCall(t *testing.T) {

@@ -61,29 +61,6 @@ func TestServiceIdentity(t *testing.T) {
 	}
 }
 
-// TestPolicy: each caller may do what the policy says, and nothing else.
-func TestPolicy(t *testing.T) {
-	t.Parallel()
-	s := testutil.StartIdentity(t, `
-profiles:
-  acme: {userauthtoken_file: /run/secrets/acme}
-callers:
-  - {dns_san: "client.test", allow: [CreateToken], profile: acme}
-`)
-	for name, c := range s.Callers(t) {
-		t.Run(name, func(t *testing.T) {
-			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
-			notPermitted := testutil.Want{Code: codes.PermissionDenied, HTTP: 403, Reason: "CALLER_NOT_PERMITTED"}
-			notPermitted.Check(t, c.Call(testutil.Context(t), testutil.Delete))
-			// What a header claims is nobody's identity.
-			notPermitted.Check(t, c.Call(testutil.Context(t), testutil.Delete, "x-spiffe-id", "spiffe://prod.internal/admin", "x-forwarded-client-cert", "By=x;URI=y"))
-		})
-	}
-	if n := s.Atlas.Calls(emulator.Delete); n != 0 {
-		t.Errorf("Atlas saw %d deletes", n)
-	}
-}
-
 // TestFault08ServiceCredential: a 401 is healed inside the call; one that cannot be is not the caller's fault.
 func TestFault08ServiceCredential(t *testing.T) {
 	t.Parallel()

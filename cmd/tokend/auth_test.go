@@ -29,7 +29,7 @@ func certificateCall(t *testing.T, s *service, certs certificates, method string
 	return got
 }
 
-// replace puts a new version of a file in place at once.
+// replace replaces a file atomically.
 func replace(t *testing.T, path, content string) {
 	t.Helper()
 	next := path + ".next"
@@ -41,8 +41,8 @@ func replace(t *testing.T, path, content string) {
 	}
 }
 
-// A caller that the policy names gets a token without holding any Atlas secret; the policy can be replaced, a wrong one
-// leaves the old in force, and every call is on record.
+// TestPolicyFile checks that a caller of the policy needs no Atlas secret, that the policy can be replaced, that an invalid
+// one leaves the last one in force, and that the audit file has a record of the call.
 func TestPolicyFile(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -75,7 +75,13 @@ func TestPolicyFile(t *testing.T) {
 	if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" {
 		t.Errorf("with a wrong policy in place: %d %s", got.status, got.body)
 	}
-	replace(t, file, policy("CreateToken, DeleteToken"))
+	second := filepath.Join(t.TempDir(), "second")
+	replace(t, file, strings.ReplaceAll(policy("CreateToken, DeleteToken"), secret, second))
+	poll(t, "the missing secret to be reported", func() bool { return strings.Contains(s.stderr.String(), file+":2: profile acme: ") })
+	if got := certificateCall(t, s, certs, http.MethodDelete); got.status != http.StatusForbidden {
+		t.Errorf("with a missing secret, the new policy is in force: %d %s", got.status, got.body)
+	}
+	replace(t, second, em.Org(0).UserAuthToken()) // the policy file stays the same
 	poll(t, "the new policy to be in force", func() bool { return certificateCall(t, s, certs, http.MethodDelete).status == http.StatusNoContent })
 
 	records, err := os.ReadFile(audit)
@@ -98,7 +104,7 @@ func TestPolicyFile(t *testing.T) {
 	}
 }
 
-// TestConfigDoesNotLogIn checks that checking the settings costs no login: Atlas may lock an account after a few.
+// TestConfigDoesNotLogIn checks that config makes no login: Atlas may lock an account after a few.
 func TestConfigDoesNotLogIn(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -111,7 +117,7 @@ func TestConfigDoesNotLogIn(t *testing.T) {
 	}
 }
 
-// config says who may do what, and by which rule.
+// TestExplain checks what config prints about the policy.
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	policy := writeFile(t, "policy.yaml", []byte("callers:\n  - {atlas_jwt: true, allow: [CreateToken], profile: passthrough}\n"))
@@ -135,7 +141,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestFault35SecretFile: a secret that is replaced, half-written or deleted stays what it was until a new one reads whole.
+// TestFault35SecretFile checks that an empty, truncated or deleted file leaves the last secret that Atlas accepted in use.
 func TestFault35SecretFile(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -186,8 +192,8 @@ func TestFault35SecretFile(t *testing.T) {
 	}
 }
 
-// TestFault77RefusedSecret: without a call, one login is made at the start. A wrong secret makes the replica unready and is named in
-// /readyz and in the metrics; a good one is used at once.
+// TestFault77RefusedSecret checks that one login is made at the start, that a wrong secret makes the replica unready, with
+// the reason in /readyz and the metrics, and that a good one is used at once.
 func TestFault77RefusedSecret(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -220,9 +226,9 @@ func TestFault77RefusedSecret(t *testing.T) {
 	})
 }
 
-// A server certificate that does not fit its key, as in the middle of a rotation, leaves the last good pair in use, and
-// the log says so without the key.
-func TestUnfitCertificate(t *testing.T) {
+// TestMismatchedCertificate checks that a certificate that does not match its key leaves the last good pair in use, and
+// that the log reports it without the key.
+func TestMismatchedCertificate(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
 	s := invocation{args: []string{

@@ -31,7 +31,9 @@ func startProfileDev(t *testing.T, args ...string) *profileDev {
 		args: slices.Concat([]string{"dev", "--service-identity"}, freePorts, args),
 		env:  []string{"TMPDIR=" + d.tmp},
 	}.start(t)
-	d.guide = d.awaitOutput(t, d.stdout, guideEnd)[0]
+	guide := d.awaitOutput(t, d.stdout, guideEnd)
+	d.guide = guide[0]
+	poll(t, "ready", func() bool { return probe(t, guide[2], "/readyz") == "200 ready" })
 	for line := range strings.Lines(d.guide) {
 		switch word, _, _ := strings.Cut(line, " "); word {
 		case "export", "curl", "go":
@@ -41,7 +43,7 @@ func startProfileDev(t *testing.T, args ...string) *profileDev {
 	return d
 }
 
-// left is what is in its temporary directory.
+// left returns what is in its temporary directory.
 func (d *profileDev) left(t *testing.T) []os.DirEntry {
 	t.Helper()
 	entries, err := os.ReadDir(d.tmp)
@@ -51,8 +53,8 @@ func (d *profileDev) left(t *testing.T) []os.DirEntry {
 	return entries
 }
 
-// A caller with a certificate and without any Atlas secret creates and deletes a token by pasting what dev prints, one
-// without the certificate is refused, and nothing is left behind.
+// TestDevServiceIdentity pastes the lines that dev prints into a shell: a client with a certificate and no Atlas secret
+// creates and deletes a token, one without the certificate is refused, and no file is left.
 func TestDevServiceIdentity(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -62,7 +64,7 @@ func TestDevServiceIdentity(t *testing.T) {
 		created = `(?s)^HTTP/\S+ 201 .*\{"token":"[^"]+"\}$`
 		goTool  = "go tool -modfile=tools/go.mod grpcurl -cacert"
 		rpcDone = `^\{\n  "token": "[^"]+"\n\}\n$`
-		refused = "" // whatever it says on standard error, which differs with the TLS library
+		refused = "" // the message on standard error differs with the TLS library
 	)
 	type wanted struct{ command, output string }
 	export, ready := wanted{"export DEV_FILES=", `^$`}, wanted{"curl http://", `^ready\n$`}
@@ -118,7 +120,7 @@ func TestDevServiceIdentity(t *testing.T) {
 	}
 }
 
-// What dev holds for its callers is for nobody else's eyes, and the guide says which policy is in force.
+// TestDevServiceIdentityFiles checks that only the owner can read the files that dev makes, and that it prints the policy.
 func TestDevServiceIdentityFiles(t *testing.T) {
 	t.Parallel()
 	d := startProfileDev(t)
@@ -158,7 +160,7 @@ func TestDevServiceIdentityFiles(t *testing.T) {
 	}
 }
 
-// A start that fails leaves nothing behind either.
+// TestDevServiceIdentityFails checks that a failed start leaves no file.
 func TestDevServiceIdentityFails(t *testing.T) {
 	t.Parallel()
 	tmp := t.TempDir()

@@ -50,6 +50,7 @@ func startDev(t *testing.T, args ...string) *devService {
 		*found.value = match[1]
 	}
 	d.admin = guide[2]
+	poll(t, "ready", func() bool { return probe(t, d.admin, "/readyz") == "200 ready" })
 	return d
 }
 

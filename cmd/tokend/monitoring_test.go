@@ -70,7 +70,7 @@ var (
 	heading       = regexp.MustCompile(`(?m)^#+ (.+)$`)
 )
 
-// Each alert says how urgent it is, what is wrong and where to read on, and fires when it should and only then.
+// TestAlerts checks that each alert has a severity, a summary, a runbook that exists, and tests that promtool passes.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	page := readFile(t, operatingFile)
@@ -129,15 +129,11 @@ func readPanels(t *testing.T) []panel {
 	return all
 }
 
-// TestDashboard checks that the dashboard begins with what tokend is for, and that its runbooks exist.
+// TestDashboard checks that the headings that the dashboard links to exist.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
-	panels := readPanels(t)
-	if panels[0].Title != "Overview" || panels[1].Title != "Calls spared" {
-		t.Errorf("it begins with %q, %q", panels[0].Title, panels[1].Title)
-	}
 	page := "\n" + strings.ToLower(readFile(t, operatingFile)) + "\n"
-	for _, p := range panels {
+	for _, p := range readPanels(t) {
 		for _, link := range p.Links {
 			_, anchor, _ := strings.Cut(link.URL, "/blob/main/deploy/operating.md#")
 			if anchor == "" || !strings.Contains(page, "\n### "+anchor+"\n") {
@@ -147,8 +143,8 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// A real Prometheus scrapes a service with everything on: all queries of alerts and dashboard are understood, those of the
-// dashboard have data, the metrics are well named, and the page tells of each.
+// TestMonitoring has Prometheus scrape a service with all features on: the queries of alerts and dashboard are valid, those
+// of the dashboard have data, promtool accepts the names of the metrics, and each is documented.
 func TestMonitoring(t *testing.T) {
 	t.Parallel()
 	requireTool(t, "prometheus", "prometheus")

@@ -27,7 +27,7 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// leakTest is a service whose callers plant secrets and keep what they are told when a call fails.
+// leakTest is a service whose clients send planted secrets and keep the responses to failed calls.
 type leakTest struct {
 	*service
 	conn    *grpc.ClientConn
@@ -36,9 +36,9 @@ type leakTest struct {
 	told    strings.Builder // answers to failed calls, and the headers of all
 }
 
-// No credential and no token is in anything that the process writes at debug level, nor in the answer to a failed call,
-// however things go wrong.
-func TestNoSecretIsTold(t *testing.T) {
+// TestSecretsNotWritten checks that no credential and no token is in the output of the process at debug level, or in the
+// response to a failed call, for all the ways of failing below.
+func TestSecretsNotWritten(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"json", "text"} {
 		t.Run(format, func(t *testing.T) {
@@ -152,7 +152,7 @@ func (g *leakTest) succeed(t *testing.T) {
 	}
 }
 
-// failAtAtlas has Atlas fail in every way, with the token and the credential all over its answers.
+// failAtAtlas makes Atlas fail in many ways, with the token and the credential in its responses.
 func (g *leakTest) failAtAtlas(t *testing.T) {
 	t.Helper()
 	for _, test := range []struct {
@@ -300,8 +300,8 @@ func (g *leakTest) credentialsInWrongPlaces(t *testing.T) {
 	g.credentialsInFraming(t, fill)
 }
 
-// credentialsInFraming puts credentials where gRPC's own headers are. grpc-go itself refuses those and quotes them to the caller, who
-// has just sent them: the answer is not kept.
+// credentialsInFraming puts credentials into gRPC's own headers. grpc-go refuses those and quotes them to the client that
+// sent them, so the response is not kept.
 func (g *leakTest) credentialsInFraming(t *testing.T, fill func(string) string) {
 	t.Helper()
 	protocols := new(http.Protocols)
@@ -311,6 +311,7 @@ func (g *leakTest) credentialsInFraming(t *testing.T, fill func(string) string) 
 	client := &http.Client{Transport: transport}
 	for _, test := range []struct{ path, name, value string }{
 		{rpcService + "/CreateToken", "Grpc-Timeout", "{token}"},
+		{rpcService + "/CreateToken", "Authorization-Bin", "{token}!"}, // not base64
 		{rpcService + "/CreateToken", "Grpc-Encoding", "{token}"},
 		{rpcService + "/CreateToken", "Content-Type", "application/grpc+{token}"},
 		{rpcService + "/CreateToken", "Content-Type", "application/{token}"},
@@ -343,7 +344,7 @@ func (g *leakTest) raw(t *testing.T, addr, request string) {
 	fmt.Fprintf(&g.told, "%s\n", answer)
 }
 
-// abort has clients leave in the middle.
+// abort makes clients disconnect during a call.
 func (g *leakTest) abort(t *testing.T) {
 	t.Helper()
 	jwt := g.newJWT(emulator.JWT{})
@@ -386,8 +387,8 @@ func (g *leakTest) abort(t *testing.T) {
 	poll(t, "the call to Atlas ends", func() bool { return gate.Held() == 0 })
 }
 
-// A client that does not speak TLS sends its credential in the clear. That it came is no reason to write it down too.
-func TestNoSecretIsToldBeforeTLS(t *testing.T) {
+// TestSecretsNotWrittenBeforeTLS checks that the credential of a client that does not use TLS is not logged.
+func TestSecretsNotWrittenBeforeTLS(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)
 	s := startServe(t, "--log-level=debug", "--tls-cert-file="+certs.serverCert, "--tls-key-file="+certs.serverKey)

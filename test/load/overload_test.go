@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -12,8 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,8 +22,6 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
-
-var measure = flag.Bool("measure", false, "measure what overload and floods do, for some minutes")
 
 // standIn is an Atlas that takes every credential, over HTTP/1.1.
 type standIn struct {
@@ -193,85 +188,4 @@ func TestHangingAtlas(t *testing.T) {
 	if heap > mostHeap {
 		t.Errorf("the heap grew to %d MiB", heap>>20)
 	}
-}
-
-// TestMeasureOverload prints what comes of an Atlas that can do so much and is offered ten times that. It asserts nothing.
-func TestMeasureOverload(t *testing.T) {
-	if !*measure {
-		t.Skip("give -measure")
-	}
-	for _, capacity := range []int{50, 100} {
-		const workers = 20
-		latency := time.Second * workers / time.Duration(capacity)
-		t.Run(fmt.Sprintf("%d calls a second", capacity), func(t *testing.T) {
-			busy := make(chan struct{}, workers)
-			_, s := startStandIn(t, testutil.Plaintext, func(http.ResponseWriter, int64) bool {
-				busy <- struct{}{}
-				<-time.After(latency)
-				<-busy
-				return false
-			})
-			for _, share := range []float64{0.9, 10, 10} {
-				offer(t, s, int(share*float64(capacity)), 10*time.Second)
-			}
-			t.Logf("%+v", s.Resilient.Stats())
-		})
-	}
-}
-
-// offer makes rate calls a second, each with a credential and two seconds of its own.
-func offer(t *testing.T, s *testutil.Service, rate int, duration time.Duration) {
-	t.Helper()
-	pool := s.CallerPool(t)
-	var (
-		wg       sync.WaitGroup
-		mu       sync.Mutex
-		admitted []time.Duration
-		refused  []time.Duration
-		others   = map[string]int{}
-		heap     uint64
-	)
-	start := time.Now()
-	for n := range rate * int(duration/time.Second) {
-		if ahead := time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(rate))); ahead > 0 {
-			<-time.After(ahead)
-		}
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			defer cancel()
-			began := time.Now()
-			got := pool[n%len(pool)].Call(ctx, testutil.Create, "authorization", fmt.Sprintf("JWT j.w.%d", n))
-			took := time.Since(began)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case got.Code == codes.OK:
-				admitted = append(admitted, took)
-			case got.Reason == "OVERLOADED":
-				refused = append(refused, took)
-			default:
-				others[strings.TrimSpace(got.Code.String()+" "+got.Reason)]++
-			}
-		})
-		if n%rate == 0 {
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			heap = max(heap, m.HeapInuse)
-		}
-	}
-	wg.Wait()
-	took := time.Since(start)
-	for _, of := range [][]time.Duration{admitted, refused} {
-		slices.Sort(of)
-	}
-	t.Logf("offered %d/s for %v: %.0f/s answered, p50 %v, p99 %v; %d refused, p50 %v, p99 %v; others %v; heap %d MiB", rate, took.Round(time.Second),
-		float64(len(admitted))/took.Seconds(), quantile(admitted, 0.5), quantile(admitted, 0.99),
-		len(refused), quantile(refused, 0.5), quantile(refused, 0.99), others, heap>>20)
-}
-
-func quantile(of []time.Duration, q float64) time.Duration {
-	if len(of) == 0 {
-		return 0
-	}
-	return of[int(float64(len(of)-1)*q)].Round(10 * time.Microsecond)
 }

@@ -4,16 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"log/slog"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
@@ -121,100 +118,4 @@ func TestSVIDNotDemanded(t *testing.T) {
 	}
 	nameless := domain.Issue("/web", func(c *x509.Certificate) { c.URIs = nil }).TLS()
 	s.CheckNoHandshake(t, &nameless)
-}
-
-// TestSVIDRotation: the agent replaces the SVID and the bundle under load, and no call and no handshake fails. What it says counts.
-func TestSVIDRotation(t *testing.T) {
-	t.Parallel()
-	domain := spiffetest.NewTrustDomain(t, "prod.internal")
-	agent := spiffetest.StartAgent(t, domain.Issue("/tokend"))
-	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
-	next := domain.Rotated()
-	alone := next.Alone()
-	s.Certs.Pool = next.Pool() // of both
-	oldClient, newClient := svidConfig(s, domain.Issue("/web")), svidConfig(s, next.Issue("/web"))
-
-	old := startLoad(t, s, oldClient)
-	old.awaitCalls(t, 5)
-	if !refuses(t, s, newClient) {
-		t.Error("an authority that the bundle does not have lets clients in")
-	}
-	give := func(of *spiffetest.TrustDomain, replaced string) {
-		t.Helper()
-		own := of.Issue("/tokend")
-		awaitLog(t, s, `"certificate replaced","agent":"`+agent.Addr()+`","certificate":"`+replaced+`"`, func() { agent.Give(own) })
-		old.awaitCalls(t, 5)
-		if got := expiry(t, s, "server"); got != own.Cert.NotAfter.Unix() {
-			t.Errorf("the SVID expires at %d, want %d", got, own.Cert.NotAfter.Unix())
-		}
-		if _, shown := old.servedWith.Load(own.Cert.SerialNumber.String()); !shown {
-			t.Error("handshakes do not show the SVID")
-		}
-	}
-	give(domain, "server")
-	give(next, "client_ca") // the bundle has both
-	both := startLoad(t, s, newClient)
-	both.awaitCalls(t, 5)
-	give(next, "server")
-	old.stop()
-	awaitLog(t, s, `"certificate":"client_ca"`, func() { agent.Give(alone.Issue("/tokend")) })
-	if !refuses(t, s, oldClient) {
-		t.Error("the authority that was dropped still lets clients in")
-	}
-	both.awaitCalls(t, 5)
-	both.stop()
-	for name, l := range map[string]*load{"old": old, "new": both} {
-		if n := l.kept.Load(); n != 2 {
-			t.Errorf("the %s clients that keep their connections made %d, want one for each transport", name, n)
-		}
-	}
-}
-
-// TestSVIDAgentLeaves: calls go on without the agent, /readyz and /metrics say so, and what it has when it is back counts.
-func TestSVIDAgentLeaves(t *testing.T) {
-	t.Parallel()
-	domain := spiffetest.NewTrustDomain(t, "prod.internal")
-	own := domain.Issue("/tokend")
-	agent := spiffetest.StartAgent(t, own)
-	s, _ := startSPIFFE(t, agent, domain, svidPolicy)
-	l := startLoad(t, s, svidConfig(s, domain.Issue("/web")))
-	l.awaitCalls(t, 5)
-	told := func(status string) {
-		t.Helper()
-		testutil.Eventually(t, func() bool {
-			code, body := s.Get(t, "/readyz")
-			return code == http.StatusOK && body == status
-		}, "/readyz does not say "+status)
-	}
-	reloaded := func(ok int) {
-		t.Helper()
-		_, body := s.Get(t, "/metrics")
-		for _, name := range []string{"server", "client_ca"} {
-			if want := fmt.Sprintf("\ntokend_file_last_reload_successful{kind=\"certificate\",name=%q} %d\n", name, ok); !strings.Contains(body, want) {
-				t.Errorf("want %s in\n%s", want, body)
-			}
-		}
-	}
-	told("ready\n")
-	reloaded(1)
-	agent.Fail(codes.PermissionDenied, "no identity issued")
-	line := func(name string, cert *x509.Certificate) string {
-		return "certificate " + name + ": the replacement cannot be used, the last good one stays and is valid until " + cert.NotAfter.UTC().Format(time.RFC3339) +
-			": the SPIFFE agent has no registration entry for this workload: no identity issued\n"
-	}
-	told("ready\n" + line("client_ca", domain.Authority) + line("server", own.Cert))
-	reloaded(0)
-	l.awaitCalls(t, 5)
-	awaitLog(t, s, "cannot be reached", agent.Stop)
-	l.awaitCalls(t, 5)
-	next := domain.Issue("/tokend")
-	agent.Give(next)
-	agent.Start()
-	told("ready\n")
-	reloaded(1)
-	l.awaitCalls(t, 5)
-	l.stop()
-	if _, shown := l.servedWith.Load(next.Cert.SerialNumber.String()); !shown {
-		t.Error("handshakes do not show what the agent has now")
-	}
 }
