@@ -97,8 +97,10 @@ func TestDocs(t *testing.T) {
 	if got := fetch(t, s, http.MethodGet, "/openapi.json"); got.body != string(document) {
 		t.Error("/openapi.json is another document")
 	}
-	if got := fetch(t, s, http.MethodGet, "/docs/"); got.StatusCode != http.StatusPermanentRedirect || got.Header.Get("Location") != "../docs" {
-		t.Errorf("/docs/: %d to %s", got.StatusCode, got.Header.Get("Location"))
+	for path, location := range map[string]string{"/": "docs", "/docs/": "../docs"} {
+		if got := fetch(t, s, http.MethodGet, path); got.StatusCode != http.StatusPermanentRedirect || got.Header.Get("Location") != location {
+			t.Errorf("%s: %d to %s", path, got.StatusCode, got.Header.Get("Location"))
+		}
 	}
 	if got := fetch(t, s, http.MethodGet, "/docs/index.html"); got.StatusCode != http.StatusNotFound {
 		t.Errorf("/docs/index.html: %d", got.StatusCode)
@@ -112,7 +114,7 @@ func TestDocs(t *testing.T) {
 func TestDocsOff(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
-	for _, path := range []string{"/docs", "/docs/", "/docs/init.js", "/openapi.json"} {
+	for _, path := range []string{"/", "/docs", "/docs/", "/docs/init.js", "/openapi.json"} {
 		if got := fetch(t, s, http.MethodGet, path); got.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %d", path, got.StatusCode)
 		}

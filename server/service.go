@@ -34,7 +34,7 @@ func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTok
 		return nil, err
 	}
 	result, err := s.tokens.Create(ctx, cred, wantsFresh(ctx))
-	tellStatus(rec, result.Status) // also of a call that failed
+	tellStatus(rec, result.Status, err) // also of a call that failed
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +76,11 @@ func wantsFresh(ctx context.Context) bool {
 }
 
 // tellStatus says where the answer comes from: in its metadata, and in the audit record.
-func tellStatus(rec *call.Record, status tokencache.Status) {
+func tellStatus(rec *call.Record, status tokencache.Status, err error) {
 	rec.Cache, rec.Free = status.String(), status.Hit || status.Collapsed
+	if why := tokencache.NotAsked(err); why != "" {
+		rec.Cache = "tokend; detail=" + why
+	}
 	rec.SetMetadata(cacheStatusHeader, rec.Cache)
 	if status.Hit {
 		rec.SetMetadata(ageHeader, status.AgeSeconds())

@@ -3,6 +3,7 @@
 package apierror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -132,7 +133,9 @@ type Error struct {
 	Reason         Reason
 	RetryAfter     time.Duration
 	OutcomeUnknown bool // a delete that may have taken effect
-	Cause          error
+	// Hint, if any, is the message in place of the one in the table. It must be a fixed text: nothing of the request or the cause.
+	Hint  string
+	Cause error
 }
 
 func (e *Error) Error() string { return e.ReasonName() }
@@ -148,7 +151,7 @@ func (e *Error) Code() codes.Code { return answers[e.Reason].code }
 
 // GRPCStatus is the error as the caller gets it. grpc-go and the gateway both look for this method.
 func (e *Error) GRPCStatus() *status.Status {
-	if st := usualStatuses[e.Reason]; st != nil && e.RetryAfter == 0 && !e.OutcomeUnknown {
+	if st := usualStatuses[e.Reason]; st != nil && e.RetryAfter == 0 && !e.OutcomeUnknown && e.Hint == "" {
 		return st
 	}
 	return e.makeStatus()
@@ -173,7 +176,7 @@ func (e *Error) makeStatus() *status.Status {
 	if d := e.RetryDelay(); d > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
 	}
-	st := status.New(a.code, a.message)
+	st := status.New(a.code, cmp.Or(e.Hint, a.message))
 	if detailed, err := st.WithDetails(details...); err == nil {
 		return detailed
 	}
@@ -241,7 +244,11 @@ func From(err error) *Error {
 	}
 	for _, known := range authReasons {
 		if errors.Is(err, known.err) {
-			return &Error{Reason: known.reason, Cause: err}
+			e := &Error{Reason: known.reason, Cause: err}
+			if mistake, ok := errors.AsType[*auth.Mistake](err); ok {
+				e.Hint = mistake.Advice
+			}
+			return e
 		}
 	}
 	switch {

@@ -223,14 +223,16 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	switch {
 	case len(callers) == 0 && known != (Caller{}):
 		return refused, fmt.Errorf("%w, and its client certificate names no caller: it has no DNS name, or a SPIFFE ID that is not valid", ErrMissing)
-	case len(callers) == 0:
+	case len(callers) == 0 && s.policy.asksForCertificates():
 		return refused, ErrMissing
+	case len(callers) == 0:
+		return refused, noToken
 	}
 	d, err := s.policy.decide(callers, method)
 	switch passthrough := d.Profile == Passthrough; {
 	case err != nil:
 	case passthrough && !isAtlas:
-		err = fmt.Errorf("%w: %s is to bring its own Atlas JWT", ErrMissing, d.Caller)
+		err = fmt.Errorf("%w; %s must bring its own", noJWT, d.Caller)
 	case passthrough:
 		return s.grant(d.Caller, Passthrough, jwt), nil
 	case isAtlas:
@@ -248,8 +250,10 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 func (a *Authenticator) withoutPolicy(s *state, known Caller, jwt atlas.JWT, method string) (Grant, error) {
 	profile, refused := a.cfg.DefaultProfile, Grant{Caller: known}
 	switch {
-	case jwt == "" && (known == (Caller{}) || profile == ""):
-		return refused, ErrMissing
+	case jwt == "" && profile == "":
+		return refused, noJWT
+	case jwt == "" && known == (Caller{}):
+		return refused, noCertificate
 	case profile == "" && known == (Caller{}):
 		return s.grant(Caller{Kind: kindAtlas}, Passthrough, jwt), nil
 	case profile == "":

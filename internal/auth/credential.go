@@ -60,12 +60,9 @@ func parseCredential(values []string) (jwt atlas.JWT, bearer bool, err error) {
 	}
 	scheme, rest, _ := strings.Cut(value, " ")
 	bearer = strings.EqualFold(scheme, "Bearer")
-	if !bearer && !strings.EqualFold(scheme, "JWT") {
-		return "", false, ErrMalformed
-	}
 	rest = strings.TrimLeft(rest, " ") // RFC 9110 §11.4 allows several
-	if !isCompactJWS(rest) {
-		return "", false, ErrMalformed
+	if !isScheme(scheme) || !isCompactJWS(rest) {
+		return "", false, mistakeIn(value)
 	}
 	return atlas.JWT(rest), bearer, nil
 }

@@ -229,6 +229,11 @@ func (p *Policy) allowsWithoutCertificate() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindOIDC || r.kind == kindAtlas })
 }
 
+// asksForCertificates reports whether a rule is for callers with a client certificate.
+func (p *Policy) asksForCertificates() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind != kindOIDC && r.kind != kindAtlas })
+}
+
 // usesPassthrough reports whether a rule is for callers with an Atlas JWT of their own.
 func (p *Policy) usesPassthrough() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.profile == Passthrough })

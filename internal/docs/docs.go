@@ -25,7 +25,8 @@ var own embed.FS
 // size of the binary.
 func Pages() (map[string]http.Handler, error) {
 	pages := map[string]http.Handler{
-		"/docs/":        http.HandlerFunc(withoutSlash),
+		"/":             redirect("docs"),
+		"/docs/":        redirect("../docs"),
 		"/openapi.json": gzipped(openapi.Gzipped, "application/json"),
 	}
 	for _, p := range []struct {
@@ -50,12 +51,14 @@ func Pages() (map[string]http.Handler, error) {
 	return pages, nil
 }
 
-// withoutSlash redirects to the page, whose links are relative. So is the redirect, because a proxy
+// redirect redirects to the page. Its links are relative, and so is the redirect, because a proxy
 // may have added a prefix.
-func withoutSlash(w http.ResponseWriter, _ *http.Request) {
-	protect(w.Header())
-	w.Header().Set("Location", "../docs")
-	w.WriteHeader(http.StatusPermanentRedirect)
+func redirect(location string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		protect(w.Header())
+		w.Header().Set("Location", location)
+		w.WriteHeader(http.StatusPermanentRedirect)
+	})
 }
 
 // protect makes the browser load code and styles from this origin only, connect to it only, and

@@ -104,7 +104,7 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error 
 	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
 	methods, ok := h.routes[r.URL.EscapedPath()]
 	if !ok || r.URL.EscapedPath() != r.URL.Path {
-		return &apierror.Error{Reason: apierror.RouteNotFound}
+		return &apierror.Error{Reason: apierror.RouteNotFound, Hint: h.routes.missed(r).hint}
 	}
 	if !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
@@ -118,6 +118,9 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error 
 	case err != nil:
 		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errBodyUnreadable}
 	case len(body) > 0 && !isPlainJSON(r.Header):
+		if isRPC(r) {
+			return &apierror.Error{Reason: apierror.UnsupportedMediaType, Hint: h.routes.missed(r).hint}
+		}
 		return &apierror.Error{Reason: apierror.UnsupportedMediaType}
 	case !isShallowJSON(body):
 		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}

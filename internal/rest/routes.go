@@ -9,6 +9,8 @@ import (
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
 // routes maps each REST path to its verbs, sorted.
@@ -54,15 +56,55 @@ func verbAndPath(rule *annotations.HttpRule) (verb, path string) {
 	return "", ""
 }
 
+// miss is what a request for an unknown route was probably meant for. The texts are fixed: a path may contain a secret.
+type miss struct{ log, hint string }
+
+// missed returns what a request for an unknown route was probably meant for. It serves messages only: nothing is redirected or
+// let in.
+func (rt routes) missed(r *http.Request) miss {
+	if isRPC(r) {
+		return miss{"gRPC or Connect on the REST address", "this address serves REST: gRPC has an address of its own (--grpc-addr), and gRPC-Web and Connect are not served"}
+	}
+	path := r.URL.Path
+	for _, fix := range []struct {
+		mistake string
+		apply   func(string) string
+	}{
+		{"percent-encoding", func(path string) string { return path }},
+		{"a slash too many", func(path string) string { return "/" + strings.Join(strings.FieldsFunc(path, isSlash), "/") }},
+		{"another case", strings.ToLower},
+		{"no /v1", func(path string) string { return "/v1" + path }},
+	} {
+		path = fix.apply(path)
+		if verbs, ok := rt[path]; ok && !slices.Contains(verbs, http.MethodGet) { // not a page
+			return miss{"near " + path + ", " + fix.mistake, "there is no such route: it is nearly " + path + ", with " + fix.mistake}
+		}
+	}
+	return miss{log: "unknown route"}
+}
+
+func isSlash(r rune) bool { return r == '/' }
+
+// isRPC reports whether a request is of gRPC, gRPC-Web or Connect.
+func isRPC(r *http.Request) bool {
+	mediaType := r.Header.Get("Content-Type")
+	return strings.HasPrefix(mediaType, "application/grpc") || strings.HasPrefix(mediaType, "application/connect") ||
+		r.Header.Get("Connect-Protocol-Version") != "" ||
+		strings.HasPrefix(r.URL.Path, "/"+ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName+"/")
+}
+
+// verbs are those that the log names.
+var verbs = []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPatch, http.MethodPost, http.MethodPut}
+
 // logName names a request for the log, without an unknown path or verb: either may contain a
 // secret.
 func (rt routes) logName(r *http.Request) string {
-	verbs, ok := rt[r.URL.EscapedPath()]
-	if !ok {
-		return "unknown route"
+	verb := "unknown verb"
+	if slices.Contains(verbs, r.Method) {
+		verb = r.Method
 	}
-	if !slices.Contains(verbs, r.Method) {
-		return "unknown verb " + r.URL.Path
+	if _, ok := rt[r.URL.EscapedPath()]; !ok {
+		return verb + " " + rt.missed(r).log
 	}
-	return r.Method + " " + r.URL.Path
+	return verb + " " + r.URL.Path
 }

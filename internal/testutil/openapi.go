@@ -140,7 +140,8 @@ func (a Answer) mediaType(content openapi3.Content) (string, error) {
 	return declared, nil
 }
 
-// example is the name of the error that the answer is. But for RetryInfo's delay the two are the same.
+// example is the name of the error that the answer is. They differ in RetryInfo's delay at most, and in the message, of which a
+// reason has several.
 func (a Answer) example(media *openapi3.MediaType) (string, error) {
 	var got map[string]any
 	if err := json.Unmarshal([]byte(a.Body), &got); err != nil {
@@ -177,9 +178,10 @@ func cloneJSON(value any) any {
 	return clone
 }
 
-// withoutDelay has every RetryInfo of an error say the same.
+// withoutDelay removes the message of an error, and has every RetryInfo say the same.
 func withoutDelay(status any) {
 	object, _ := status.(map[string]any)
+	delete(object, "message")
 	details, _ := object["details"].([]any)
 	for _, detail := range details {
 		if detail, _ := detail.(map[string]any); detail["retryDelay"] != nil {

@@ -2,10 +2,13 @@ package tokencache
 
 import (
 	"cmp"
+	"errors"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
 // Why a call went to Atlas (RFC 9211 §2.2).
@@ -35,6 +38,20 @@ func (s Status) String() string {
 		return "tokend; fwd=" + cmp.Or(s.Forward, ForwardMiss) + "; collapsed"
 	}
 	return "tokend; fwd=" + cmp.Or(s.Forward, ForwardMiss)
+}
+
+// NotAsked returns why a create failed without a call to Atlas, "" if Atlas was called.
+func NotAsked(err error) string {
+	e, ok := errors.AsType[*atlas.Error](err)
+	switch {
+	case !ok:
+		return ""
+	case errors.Is(err, errHeldOff):
+		return "throttled"
+	case e.Kind == atlas.KindOverloaded, e.Kind == atlas.KindUnavailable:
+		return e.Kind.String()
+	}
+	return ""
 }
 
 // AgeSeconds is the value of the Age header of a hit (RFC 9111 §5.1).

@@ -104,7 +104,11 @@ func TestFault12HoldOff(t *testing.T) {
 					limited.CheckRetry(t, c.Call(testutil.Context(t), first, jwt...), tc.want-2*time.Second, tc.want)
 					if tc.want > time.Second { // or it may be over on a slow machine
 						for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
-							limited.CheckRetry(t, c.Call(testutil.Context(t), op, jwt...), time.Millisecond, tc.want)
+							got := c.Call(testutil.Context(t), op, jwt...)
+							limited.CheckRetry(t, got, time.Millisecond, tc.want)
+							if op == testutil.Create && got.Get("cache-status") != "tokend; detail=throttled" {
+								t.Errorf("cache-status %q", got.Get("cache-status"))
+							}
 						}
 						if calls := s.Atlas.Calls(emulator.Any) - before; calls != 1 {
 							t.Errorf("Atlas was called %d times, want 1", calls)
@@ -159,6 +163,9 @@ func testOverload(t *testing.T, mode testutil.Security, em *emulator.Emulator) {
 		if got.Reason != "OVERLOADED" {
 			t.Errorf("%s: got %v %s", name, got.Code, got.Reason)
 			continue
+		}
+		if status := got.Get("cache-status"); status != "tokend; detail=overloaded" {
+			t.Errorf("%s: cache-status %q", name, status)
 		}
 		refused.Check(t, got)
 	}
