@@ -21,7 +21,7 @@ import (
 // An expired certificate is used if there is none better: it is replaced while the program runs,
 // and a program that refused to start would make matters worse. It does not replace a valid one.
 func (w *Watcher) Certificate(name, certFile, keyFile string, check func(*x509.Certificate) error, onChange func()) (func() tls.Certificate, error) {
-	return watchPEM(w, name, []string{certFile, keyFile}, firstToExpire, onChange, func(certs []*x509.Certificate, contents [][]byte) (tls.Certificate, error) {
+	return watchPEM(w, name, []string{certFile, keyFile}, FirstToExpire, onChange, func(certs []*x509.Certificate, contents [][]byte) (tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		switch leaf := certs[0]; {
 		case err != nil && isEncrypted(contents[1]):
@@ -97,13 +97,10 @@ func LastToExpire(certs []*x509.Certificate) *x509.Certificate {
 
 func compareExpiry(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }
 
-func firstToExpire(certs []*x509.Certificate, _ time.Time) *x509.Certificate {
-	return FirstToExpire(certs)
-}
-
 // nextToExpire returns the first certificate of a bundle to expire of those that have not expired,
 // or the last if all have. Old authorities are often left in a bundle.
-func nextToExpire(certs []*x509.Certificate, now time.Time) *x509.Certificate {
+func nextToExpire(certs []*x509.Certificate) *x509.Certificate {
+	now := time.Now()
 	valid := slices.DeleteFunc(slices.Clone(certs), func(c *x509.Certificate) bool { return now.After(c.NotAfter) })
 	if len(valid) == 0 {
 		return LastToExpire(certs)
@@ -120,20 +117,20 @@ type pemFile[T any] struct {
 // shownPEM adds the certificate to the status of a PEM file.
 type shownPEM[T any] struct {
 	*Value[pemFile[T]]
-	decisive func([]*x509.Certificate, time.Time) *x509.Certificate
+	decisive func([]*x509.Certificate) *x509.Certificate
 }
 
 // Status implements Shown.
 func (s *shownPEM[T]) Status() Status {
 	status := s.Value.Status()
-	status.Certificate = s.decisive(s.Get().certs, time.Now())
+	status.Certificate = s.decisive(s.Get().certs)
 	return status
 }
 
 // watchPEM watches files of which the first has certificates in it. decisive returns the one whose
-// expiry matters at a time.
+// expiry matters now.
 func watchPEM[T any](
-	w *Watcher, name string, paths []string, decisive func([]*x509.Certificate, time.Time) *x509.Certificate,
+	w *Watcher, name string, paths []string, decisive func([]*x509.Certificate) *x509.Certificate,
 	onChange func(), parse func([]*x509.Certificate, [][]byte) (T, error),
 ) (func() T, error) {
 	log := w.Logger.With(slog.String("certificate", name), slog.String("file", paths[0]))
@@ -148,8 +145,7 @@ func watchPEM[T any](
 				made, err = parse(certs, contents)
 			}
 			if err == nil && shown.Value != nil {
-				now := time.Now()
-				err = CheckReplacement(decisive(certs, now), decisive(shown.Get().certs, now))
+				err = CheckReplacement(decisive(certs), decisive(shown.Get().certs))
 			}
 			if err != nil {
 				return pemFile[T]{}, fmt.Errorf("%s: %w", strings.Join(paths, " with "), err)
@@ -160,7 +156,7 @@ func watchPEM[T any](
 			if onChange != nil {
 				onChange()
 			}
-			logReplaced(log, decisive(v.certs, time.Now()))
+			logReplaced(log, decisive(v.certs))
 		},
 	})
 	if err != nil {

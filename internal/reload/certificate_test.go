@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -173,4 +175,252 @@ func gauges(t *testing.T, w *reload.Watcher, name string) (values []float64) {
 		}
 	}
 	return values
+}
+
+// TestCertificateNotYetValid checks that a certificate which is not valid yet is used as soon as it
+// is, without another change of the file.
+func TestCertificateNotYetValid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		certFile, keyFile := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+		log := &watched{t: t}
+		w := &reload.Watcher{Logger: slog.New(log)}
+		writePair(t, certFile, keyFile, time.Now().Add(time.Hour))
+		get, err := w.Certificate("server", certFile, keyFile, reload.ForServers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := get().Leaf
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go w.Run(ctx)
+		writePair(t, certFile, keyFile, time.Now().Add(time.Hour+time.Minute)) // valid in a minute, for an hour
+		<-time.After(30 * time.Second)
+		synctest.Wait()
+		log.mu.Lock()
+		errs := slices.Clone(log.errs)
+		log.mu.Unlock()
+		if got := get().Leaf; !got.Equal(first) || len(errs) != 1 || !strings.Contains(errs[0].Error(), "the certificate is not valid before") {
+			t.Errorf("it is in use before it is valid: %v, and the log has %q", !got.Equal(first), errs)
+		}
+		<-time.After(35 * time.Second)
+		synctest.Wait()
+		if get().Leaf.Equal(first) {
+			t.Error("it is not in use when it is valid")
+		}
+	})
+}
+
+// writePair writes a certificate that lives for an hour, up to notAfter, and its key.
+func writePair(t *testing.T, certFile, keyFile string, notAfter time.Time) {
+	t.Helper()
+	certPEM, key := makePair(t, notAfter)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, certFile, string(certPEM))
+	write(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+}
+
+// fixture has a server certificate and a bundle of authorities that are watched.
+type fixture struct {
+	*reload.Watcher
+	certFile, keyFile, caFile string
+	certificate               func() tls.Certificate
+	authorities               func() *x509.CertPool
+	log                       bytes.Buffer
+}
+
+func newFixture(t *testing.T, until time.Time) *fixture {
+	t.Helper()
+	dir := t.TempDir()
+	f := &fixture{certFile: filepath.Join(dir, "cert"), keyFile: filepath.Join(dir, "key"), caFile: filepath.Join(dir, "ca")}
+	f.Watcher = &reload.Watcher{Logger: slog.New(slog.NewTextHandler(&f.log, nil))}
+	writePair(t, f.certFile, f.keyFile, until)
+	write(t, f.caFile, string(makePEM(t, until)))
+	var err error
+	if f.certificate, err = f.Certificate("server", f.certFile, f.keyFile, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if f.authorities, err = f.Authorities("client_ca", f.caFile, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// wantCheck checks the lines for /readyz.
+func (f *fixture) wantCheck(t *testing.T, want ...string) {
+	t.Helper()
+	err := f.Check()
+	if err == nil && len(want) == 0 {
+		return
+	}
+	if err == nil {
+		t.Fatalf("nothing is reported, want %q", want)
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("%d problems are reported, want %d:\n%v", len(lines), len(want), err)
+	}
+	for i, line := range lines {
+		if !strings.Contains(line, want[i]) {
+			t.Errorf("line %d is %q, want %q", i+1, line, want[i])
+		}
+	}
+}
+
+// reloads returns how many of the two files are reported as reloaded.
+func (f *fixture) reloads(t *testing.T) (sum float64) {
+	t.Helper()
+	for _, v := range gauges(t, f.Watcher, "tokend_file_last_reload_successful") {
+		sum += v
+	}
+	return sum
+}
+
+func TestFault79ExpiredInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		f := newFixture(t, start.Add(time.Hour))
+		f.wantCheck(t)
+		write(t, f.certFile, "nonsense")
+		if f.Look().Err == nil {
+			t.Error("nonsense is accepted")
+		}
+		f.wantCheck(t, "certificate server: the replacement cannot be used, the last good one stays and is valid until 2000-01-01T01:00:00Z: ")
+		<-time.After(time.Hour + time.Second)
+		f.wantCheck(t,
+			"certificate client_ca: the one in use expired at 2000-01-01T01:00:00Z: replace it",
+			"certificate server: the one in use expired at 2000-01-01T01:00:00Z, and its replacement cannot be used: ")
+		for _, until := range gauges(t, f.Watcher, "tokend_certificate_expiry_timestamp_seconds") {
+			if until != float64(start.Add(time.Hour).Unix()) {
+				t.Errorf("the metric says that it expires at %v", until)
+			}
+		}
+		writePair(t, f.certFile, f.keyFile, start.Add(90*time.Minute))
+		write(t, f.caFile, string(makePEM(t, start.Add(90*time.Minute))))
+		if err := f.Look().Err; err != nil {
+			t.Error(err)
+		}
+		f.wantCheck(t)
+	})
+}
+
+func TestFault80ExpiredReplacement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		f := newFixture(t, start.Add(time.Hour))
+		leaf, pool := f.certificate().Leaf, f.authorities()
+		writePair(t, f.certFile, f.keyFile, start.Add(-time.Minute))
+		write(t, f.caFile, string(makePEM(t, start.Add(-time.Minute))))
+		f.log.Reset()
+		f.Look()
+		if f.certificate().Leaf != leaf || f.authorities() != pool {
+			t.Error("an expired replacement is used")
+		}
+		const cause = "the certificate expired at 1999-12-31T23:59:00Z, and the one in use is valid"
+		f.wantCheck(t, cause, cause)
+		if got := f.reloads(t); got != 0 {
+			t.Errorf("%v of the two replacements count as reloaded", got)
+		}
+		if n := strings.Count(f.log.String(), cause); n != 2 {
+			t.Errorf("the log has %d lines with the cause:\n%s", n, &f.log)
+		}
+		// A bundle with an old authority beside a valid one is as good as before.
+		write(t, f.caFile, string(makePEM(t, start.Add(-time.Minute)))+string(makePEM(t, start.Add(2*time.Hour))))
+		f.Look()
+		if f.authorities() == pool {
+			t.Error("a bundle is refused because one authority of two has expired")
+		}
+		f.wantCheck(t, cause)
+		// An expired certificate may be replaced by another: there is nothing better.
+		<-time.After(time.Hour + time.Second)
+		writePair(t, f.certFile, f.keyFile, start.Add(30*time.Minute))
+		f.Look()
+		if f.certificate().Leaf == leaf {
+			t.Error("an expired certificate is not replaced by another that has expired")
+		}
+		f.wantCheck(t, "certificate server: the one in use expired at 2000-01-01T00:30:00Z: replace it")
+	})
+}
+
+// TestReceived checks that a certificate from elsewhere is shown and logged like one from a file.
+func TestReceived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		w := &reload.Watcher{}
+		start := time.Now()
+		until := func(left time.Duration) *x509.Certificate {
+			return &x509.Certificate{NotBefore: start.Add(-time.Hour), NotAfter: start.Add(left)}
+		}
+		r := w.Receive("server", until(time.Hour), slog.New(slog.NewTextHandler(&log, nil)))
+		failure := errors.New("the agent fails")
+		want := func(expires time.Time, err error, since time.Time, logged string) {
+			t.Helper()
+			if got := expiry(t, w); got != float64(expires.Unix()) {
+				t.Errorf("it expires at %v, want %v", got, expires.Unix())
+			}
+			if got := r.Status(); !errors.Is(got.Err, err) || (got.Err == nil) != (err == nil) || got.Since != since {
+				t.Errorf("the status is %v since %v, want %v since %v", got.Err, got.Since, err, since)
+			}
+			if !strings.Contains(log.String(), logged) || (logged == "") != (log.Len() == 0) {
+				t.Errorf("the log is %q, want %q", &log, logged)
+			}
+			log.Reset()
+		}
+		want(start.Add(time.Hour), nil, start, "")
+		if got := gauge(t, w, "tokend_certificate_not_before_timestamp_seconds"); got != float64(start.Add(-time.Hour).Unix()) {
+			t.Errorf("it is valid since %v", got)
+		}
+		<-time.After(time.Minute)
+		r.SetErr(failure)
+		want(start.Add(time.Hour), failure, start, "")
+		r.Replace(until(2 * time.Hour))
+		want(start.Add(2*time.Hour), nil, start.Add(time.Minute), `msg="certificate replaced" certificate=server expires=`)
+		r.Replace(until(2 * time.Minute))
+		want(start.Add(2*time.Minute), nil, start.Add(time.Minute), "expires soon")
+	})
+}
+
+// TestUnusableCertificates checks what is said of files that cannot be used, and which can.
+func TestUnusableCertificates(t *testing.T) {
+	f := newFixture(t, time.Now().Add(time.Minute))
+	other, key := makePair(t, time.Now().Add(time.Minute))
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := func(certificate []byte, keyType string, der []byte, check func(*x509.Certificate) error) error {
+		write(t, f.certFile, string(certificate))
+		write(t, f.keyFile, string(pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der})))
+		_, err := f.Certificate("other", f.certFile, f.keyFile, check, nil)
+		return err
+	}
+	for want, err := range map[string]error{
+		"private key does not match": server(makePEM(t, time.Now().Add(time.Minute)), "PRIVATE KEY", der, nil),
+		"the key is encrypted":       server(other, "ENCRYPTED PRIVATE KEY", nil, nil),
+		"lacks serverAuth": server(other, "PRIVATE KEY", der, func(cert *x509.Certificate) error {
+			if err := reload.ForServers(cert); err != nil {
+				return err
+			}
+			cert.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+			return reload.ForServers(cert)
+		}),
+		"the system's": func() error {
+			_, err := f.Authorities("other", f.caFile, func() (*x509.CertPool, error) { return nil, errNotGood }, nil)
+			return err
+		}(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if certs, err := reload.ReadCertificates(f.caFile); err != nil || len(certs) != 1 {
+		t.Errorf("read %d certificates, %v", len(certs), err)
+	}
+	pool, err := f.Authorities("system", f.caFile, x509.SystemCertPool, nil)
+	if system, _ := x509.SystemCertPool(); err != nil || pool().Equal(system) {
+		t.Errorf("the file adds nothing to the system's authorities: %v", err)
+	}
 }

@@ -8,9 +8,15 @@
 package reload
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -118,9 +124,6 @@ type version[T any] struct {
 // New reads and parses the files. Unlike later, a failure is returned, because there is no earlier
 // value to keep. Each file that cannot be read is a separate error, joined.
 func New[T any](files Files[T]) (*Value[T], error) {
-	if len(files.Paths) == 0 {
-		return nil, errors.New("no file to read")
-	}
 	files.Paths = slices.Clone(files.Paths)
 	v := &Value[T]{files: files}
 	contents, sum, err := readAll(files.Paths)
@@ -174,14 +177,9 @@ func (v *Value[T]) Run(ctx context.Context, interval time.Duration) {
 func (v *Value[T]) look() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	contents, sum, err := readAll(v.files.Paths)
+	contents, sum, err := v.read()
 	switch {
-	case err != nil:
-		v.pending = digest{}
-		v.fail(err)
-	case sum == v.used:
-		v.pending, v.refused = digest{}, digest{}
-		v.succeed()
+	case err != nil, sum == v.used:
 	case sum == v.refused:
 		v.pending = digest{}
 	case sum != v.pending:
@@ -195,6 +193,20 @@ func (v *Value[T]) look() bool {
 		}
 	}
 	return false
+}
+
+// read reads the files, and reports if they cannot be read or are those in use. The caller holds mu.
+func (v *Value[T]) read() (contents [][]byte, sum digest, err error) {
+	contents, sum, err = readAll(v.files.Paths)
+	switch {
+	case err != nil:
+		v.pending = digest{}
+		v.fail(err)
+	case sum == v.used:
+		v.pending, v.refused = digest{}, digest{}
+		v.succeed()
+	}
+	return contents, sum, err
 }
 
 // Looked is the result of reading files on demand.
@@ -215,20 +227,14 @@ func (v *Value[T]) Look() Looked {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	looked := Looked{Files: v.files.Paths}
-	contents, sum, err := readAll(v.files.Paths)
-	switch {
-	case err != nil:
-		v.fail(err)
-		looked.Err = err
-	case sum == v.used:
-		v.pending, v.refused = digest{}, digest{}
-		v.succeed()
-	default:
+	contents, sum, err := v.read()
+	if err == nil && sum != v.used {
 		v.tried = true
-		if looked.Err = v.use(contents, sum); looked.Err == nil {
+		if err = v.use(contents, sum); err == nil {
 			looked.Changed = v.files.Paths
 		}
 	}
+	looked.Err = err
 	return looked
 }
 
@@ -264,4 +270,76 @@ func (v *Value[T]) succeed() {
 	if v.failures.Clear() {
 		v.files.Logger.Info("the file can be used again", slog.String("what", v.files.What))
 	}
+}
+
+// maxSize is the size in bytes of the largest file that is read.
+const maxSize = 1 << 20
+
+// Reasons why a file is not used. The error that wraps one of them names the file.
+var (
+	errEmpty      = errors.New("the file is empty")
+	errTooLarge   = errors.New("the file is larger than 1 MiB")
+	errNotRegular = errors.New("not a regular file")
+)
+
+// byteOrderMark is what some editors put in front of UTF-8. It is not part of the content.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
+// Read returns the content of a small file without a byte order mark. An empty file, a directory
+// and a device are errors.
+func Read(path string) ([]byte, error) {
+	// Checked before opening, because opening a named pipe waits for a writer.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", path, errNotRegular)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxSize {
+		return nil, fmt.Errorf("%s: %w", path, errTooLarge)
+	}
+	data = bytes.TrimPrefix(data, byteOrderMark)
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, fmt.Errorf("%s: %w", path, errEmpty)
+	}
+	return data, nil
+}
+
+type digest [sha256.Size]byte
+
+// readAll reads the files and returns their contents with a digest over all of them. The error has
+// every file that cannot be used.
+func readAll(paths []string) ([][]byte, digest, error) {
+	var (
+		contents = make([][]byte, 0, len(paths))
+		errs     []error
+		sum      = sha256.New()
+	)
+	for _, path := range paths {
+		data, err := Read(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		contents = append(contents, data)
+		// The length distinguishes "ab", "c" from "a", "bc".
+		var length [8]byte
+		binary.BigEndian.PutUint64(length[:], uint64(len(data)))
+		sum.Write(length[:])
+		sum.Write(data)
+	}
+	if len(errs) > 0 {
+		return nil, digest{}, errors.Join(errs...)
+	}
+	return contents, digest(sum.Sum(nil)), nil
 }

@@ -112,8 +112,8 @@ func (s *source) wantLogged(times int, what string) {
 	}
 }
 
-// okay reports whether both certificates are those of the agent, according to the metrics.
-func (s *source) okay() bool {
+// metric returns the values of a metric, by its label "name" or "certificate".
+func (s *source) metric(metric string) map[string]float64 {
 	s.t.Helper()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(s.files)
@@ -121,38 +121,31 @@ func (s *source) okay() bool {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	var values []float64
+	values := map[string]float64{}
 	for _, family := range families {
-		if family.GetName() == "tokend_file_last_reload_successful" {
-			for _, m := range family.GetMetric() {
-				values = append(values, m.GetGauge().GetValue())
+		for _, m := range family.GetMetric() {
+			if family.GetName() == metric {
+				values[m.GetLabel()[len(m.GetLabel())-1].GetValue()] = m.GetGauge().GetValue()
 			}
 		}
 	}
-	if len(values) != 2 || values[0] != values[1] {
+	return values
+}
+
+// okay reports whether both certificates are those of the agent, according to the metrics.
+func (s *source) okay() bool {
+	s.t.Helper()
+	values := s.metric("tokend_file_last_reload_successful")
+	if len(values) != 2 || values["server"] != values["client_ca"] {
 		s.t.Fatalf("the metrics are %v", values)
 	}
-	return values[0] == 1
+	return values["server"] == 1
 }
 
 // expiry returns a certificate's expiry according to the metrics.
 func (s *source) expiry(name string) time.Time {
 	s.t.Helper()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(s.files)
-	families, err := registry.Gather()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			if family.GetName() == "tokend_certificate_expiry_timestamp_seconds" && m.GetLabel()[0].GetValue() == name {
-				return time.Unix(int64(m.GetGauge().GetValue()), 0)
-			}
-		}
-	}
-	s.t.Fatalf("no certificate %s in %v", name, families)
-	return time.Time{}
+	return time.Unix(int64(s.metric("tokend_certificate_expiry_timestamp_seconds")[name]), 0)
 }
 
 func TestCheckAddr(t *testing.T) {

@@ -1,17 +1,20 @@
 package reload_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
@@ -31,21 +34,6 @@ func TestReplacedInPlace(t *testing.T) {
 		w.looks(3)
 		w.want("good 2", "good 2")
 		w.wantErrors()
-	})
-}
-
-func TestReplacedByRename(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		file := filepath.Join(dir, "secret")
-		write(t, file, "good 1")
-		w := watch(t, file)
-		write(t, filepath.Join(dir, "new"), "good 2")
-		if err := os.Rename(filepath.Join(dir, "new"), file); err != nil {
-			t.Fatal(err)
-		}
-		w.looks(2)
-		w.want("good 2", "good 2")
 	})
 }
 
@@ -257,7 +245,6 @@ func TestNewFails(t *testing.T) {
 		paths []string
 		want  []error
 	}{
-		{"no file", nil, nil},
 		{"missing", []string{filepath.Join(dir, "none")}, []error{fs.ErrNotExist}},
 		{"not parsable", []string{good, bad}, []error{errNotGood}},
 		{"two reasons", []string{filepath.Join(dir, "none"), good, dir}, []error{fs.ErrNotExist, reload.ErrNotRegular}},
@@ -276,37 +263,183 @@ func TestNewFails(t *testing.T) {
 	}
 }
 
-// TestGetWhileReplacing is for the race detector.
-func TestGetWhileReplacing(t *testing.T) {
+// TestRetry checks that contents are parsed again if their error is marked with Retry, and else
+// not.
+func TestRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		write(t, path, "good")
+		var (
+			mu     sync.Mutex
+			missed = errors.New("the other file is not there")
+			answer error
+			tries  int
+		)
+		set := func(err error) { mu.Lock(); defer mu.Unlock(); answer, tries = err, 0 }
+		w := &watched{t: t}
+		v, err := reload.New(reload.Files[string]{
+			Paths: []string{path}, Logger: slog.New(w),
+			Parse: func(contents [][]byte) (string, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				tries++
+				return string(contents[0]), answer
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Value = v
+		run(t, v)
+		looks := func(want int, value string) {
+			t.Helper()
+			w.looks(6)
+			mu.Lock()
+			defer mu.Unlock()
+			if tries != want || v.Get() != value {
+				t.Errorf("tried %d times, want %d; the value is %q, want %q", tries, want, v.Get(), value)
+			}
+		}
+		set(missed)
+		write(t, path, "better")
+		looks(2, "good") // the second time, it is reported
+		set(errors.Join(errNotGood, reload.Retry(missed)))
+		write(t, path, "best")
+		looks(6, "good")
+		set(nil)
+		looks(1, "best")
+		if errs := w.errs; len(errs) != 3 || !errors.Is(errs[1], missed) || !strings.HasSuffix(errs[1].Error(), missed.Error()) || errs[2] != nil {
+			t.Errorf("reported %q", w.errs)
+		}
+		if reload.Retry(nil) != nil {
+			t.Error("Retry(nil) is not nil")
+		}
+	})
+}
+
+// TestLook checks that Look uses new contents at once, returns an error each time for those that
+// cannot be used, and reports each change once.
+func TestLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "secret")
+		write(t, file, "good 1")
+		w := watch(t, file)
+		look := func(changed bool, err error) {
+			t.Helper()
+			got := w.Look()
+			if !slices.Equal(got.Files, []string{file}) || (len(got.Changed) == 1) != changed || (got.Err != nil) != (err != nil) {
+				t.Errorf("got %+v", got)
+			}
+		}
+		look(false, nil)
+		w.want("good 1")
+		write(t, file, "good 2")
+		look(true, nil)
+		w.want("good 2", "good 2")
+		w.looks(2)
+		w.want("good 2", "good 2")
+		write(t, file, "bad")
+		look(false, errNotGood)
+		look(false, errNotGood)
+		w.looks(3)
+		w.want("good 2", "good 2")
+		w.wantErrors(errNotGood) // one line
+		write(t, file, "good 3")
+		w.looks(1) // seen once
+		look(true, nil)
+		w.settles()
+		w.want("good 3", "good 2", "good 3")
+		w.wantErrors(errNotGood, nil)
+	})
+}
+
+// TestWatcherLooks checks that a watcher reads all files even if one cannot be used.
+func TestWatcherLooks(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	w := &reload.Watcher{Logger: slog.New(slog.DiscardHandler)}
+	for _, path := range []string{a, b} {
+		write(t, path, "good")
+		if _, err := reload.Watch(w, reload.Files[string]{Paths: []string{path}, Parse: parseGood, Logger: w.Logger}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, a, "bad")
+	write(t, b, "good 2")
+	if got := w.Look(); !slices.Equal(got.Files, []string{a, b}) || !slices.Equal(got.Changed, []string{b}) || got.Err == nil {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// TestReloadMetrics checks the metrics of a file that cannot be used, and that hiding a value does
+// not hide another of the same name that has replaced it.
+func TestReloadMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "secret")
+		write(t, file, "good 1")
+		w := watch(t, file)
+		shown := &reload.Watcher{}
+		hide := shown.Show(w)
+		start := time.Now().Unix()
+		want := func(ok bool, since int64) {
+			t.Helper()
+			status := w.Status()
+			if (status.Err == nil) != ok || status.Since.Unix() != since {
+				t.Errorf("the error is %v since %d, want OK %v since %d", status.Err, status.Since.Unix(), ok, since)
+			}
+			line := map[bool]string{true: "1", false: "0"}[ok]
+			if err := testutil.CollectAndCompare(shown, strings.NewReader(`
+# HELP tokend_file_last_reload_successful 1 if the files on disk, or what the SPIFFE agent has, are in use; 0 while they cannot be used, and the last good ones stay.
+# TYPE tokend_file_last_reload_successful gauge
+tokend_file_last_reload_successful{kind="",name=""} `+line+"\n"), "tokend_file_last_reload_successful"); err != nil {
+				t.Error(err)
+			}
+		}
+		want(true, start)
+		write(t, file, "bad")
+		w.looks(1)
+		want(true, start)
+		w.looks(3)
+		want(false, start)
+		write(t, file, "good 2")
+		w.looks(2)
+		since := w.Status().Since.Unix()
+		if since <= start {
+			t.Error("the time is that of the first file")
+		}
+		want(true, since)
+		write(t, file, "bad again")
+		w.looks(3)
+		want(false, since)
+		write(t, file, "good 2") // as it was
+		w.looks(2)
+		want(true, since)
+
+		hideNext := shown.Show(watch(t, file))
+		hide()
+		if n := testutil.CollectAndCount(shown); n != 2 {
+			t.Errorf("%d series after the first is hidden, want those of the second", n)
+		}
+		hideNext()
+		if n := testutil.CollectAndCount(shown); n != 0 {
+			t.Errorf("%d series after all are hidden", n)
+		}
+	})
+}
+
+func TestFault95ByteOrderMark(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
-	write(t, file, "good 0")
-	changed := make(chan string, 1)
-	v, err := reload.New(reload.Files[string]{Paths: []string{file}, Parse: parseGood, OnChange: func(s string) { changed <- s }})
+	parse := func(contents [][]byte) (string, error) { return string(contents[0]), nil }
+	write(t, file, "\xef\xbb\xbfsecret\xef\xbb\xbf\n")
+	v, err := reload.New(reload.Files[string]{Paths: []string{file}, Parse: parse})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() { v.Run(ctx, time.Millisecond) })
-	for range 4 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				if !strings.HasPrefix(v.Get(), "good") {
-					t.Errorf("got %q", v.Get())
-				}
-			}
-		})
+	if got := v.Get(); got != "secret\xef\xbb\xbf\n" { // in the middle it is a character
+		t.Errorf("the content is %q", got)
 	}
-	for i := 1; i <= 5; i++ {
-		want := fmt.Sprintf("good %d", i)
-		write(t, file+".new", want)
-		if err := os.Rename(file+".new", file); err != nil {
-			t.Fatal(err)
-		}
-		if got := <-changed; got != want {
-			t.Errorf("changed to %q, want %q", got, want)
-		}
+	write(t, file, "\xef\xbb\xbf\r\n")
+	if _, err := reload.Read(file); err == nil {
+		t.Error("a file with nothing but a byte order mark is not empty")
 	}
-	cancel()
-	wg.Wait()
 }
