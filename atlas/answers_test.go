@@ -86,9 +86,7 @@ func TestAnswers(t *testing.T) {
 		{"429", json1(429, `{"detail":"planted"}`), status(429), status(429)},
 		{"429 in 7 seconds", http1(429, "Retry-After: 7\r\n", "planted"), retry(429, 7*time.Second), retry(429, 7*time.Second)},
 		{"429 at a time", http1(429, "Retry-After: Wed, 02 Jan 2030 03:04:15 GMT\r\n", ""), retry(429, 10*time.Second), retry(429, 10*time.Second)},
-		{"429 in the past", http1(429, "Retry-After: Wed, 02 Jan 2030 03:04:00 GMT\r\n", ""), retry(429, time.Second), retry(429, time.Second)},
 		{"429 in a thousand years", http1(429, "Retry-After: 31536000000\r\n", ""), retry(429, 5*time.Minute), retry(429, 5*time.Minute)},
-		{"429 with garbage", http1(429, "Retry-After: planted\r\n", ""), status(429), status(429)},
 		{"500 with HTML", http1(500, "Content-Type: text/html\r\n", "<h1>planted</h1>"), status(500), status(500)},
 		{"502", http1(502, "", "planted"), status(502), status(502)},
 		{"503 in 2 seconds", http1(503, "Retry-After: 2\r\n", ""), retry(503, 2*time.Second), retry(503, 2*time.Second)},
@@ -104,17 +102,7 @@ func TestAnswers(t *testing.T) {
 
 		{"no body", json1(201, ""), invalid(201), ok},
 		{"HTML in JSON's name", json1(201, "<h1>planted</h1>"), invalid(201), ok},
-		{"array", json1(201, `["planted"]`), invalid(201), ok},
-		{"JSON cut short, length right", json1(201, `{"token":"planted`), invalid(201), ok},
-		{"two objects", json1(201, good+good), invalid(201), ok},
-		{"not UTF-8", json1(201, "{\"token\":\"planted\xff\"}"), invalid(201), ok},
 		{"token null", json1(201, `{"token":null,"detail":"planted"}`), invalid(201), ok},
-		{"token empty", json1(201, `{"token":"","detail":"planted"}`), invalid(201), ok},
-		{"token absent", json1(201, `{"detail":"planted"}`), invalid(201), ok},
-		{"token a number", json1(201, `{"token":12,"detail":"planted"}`), invalid(201), ok},
-		{"token twice", json1(201, `{"token":"planted","token":"planted"}`), invalid(201), ok},
-		{"token with a line feed", json1(201, `{"token":"planted\n"}`), invalid(201), ok},
-		{"token over 8 KiB", json1(201, `{"token":"planted`+strings.Repeat("x", 8<<10)+`"}`), invalid(201), ok},
 		{"body of exactly 64 KiB", json1(201, good+strings.Repeat(" ", 64<<10-len(good))), ok, ok},
 		{"body over 64 KiB", json1(201, good+strings.Repeat(" ", 64<<10-len(good)+1)), invalid(201), ok},
 
@@ -129,7 +117,6 @@ func TestAnswers(t *testing.T) {
 		{"chunk cut short", "HTTP/1.1 201 \r\n" + jsonType + "Transfer-Encoding: chunked\r\n\r\n40\r\n" + good, unreachable(201), ok},
 		{"last chunk missing", fmt.Sprintf("HTTP/1.1 201 \r\n%sTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", jsonType, len(good), good), unreachable(201), ok},
 		{"chunk malformed", "HTTP/1.1 201 \r\n" + jsonType + "Transfer-Encoding: chunked\r\n\r\nplanted\r\n", unreachable(201), ok},
-		{"body until the end of the connection", "HTTP/1.1 201 \r\n" + jsonType + "\r\n" + good, ok, ok},
 
 		{"not HTTP", "planted\r\n\r\n", unreachable(0), unreachable(0)},
 		{"status line malformed", "HTTP/1.1 planted planted\r\n\r\n", unreachable(0), unreachable(0)},
@@ -275,17 +262,4 @@ func TestParseRetryAfter(t *testing.T) {
 			t.Errorf("parseRetryAfter(%q) = %v, want %v", tc.value, got, tc.want)
 		}
 	}
-}
-
-func FuzzParseRetryAfter(f *testing.F) {
-	for _, s := range []string{"", "0", "7", "300", "99999999999999999999", "-1", "Mon, 23 Nov 2026 09:30:42 GMT",
-		"Monday, 23-Nov-26 09:30:42 GMT", "Mon Nov 23 09:30:42 2026", "Thursday, 29-Feb-00 00:00:00 GMT"} {
-		f.Add(s, int64(1795426200))
-	}
-	f.Fuzz(func(t *testing.T, value string, unix int64) {
-		now := time.Unix(unix%253402300800, 0) // within the years that HTTP can write
-		if got := parseRetryAfter(value, now); got != 0 && (got < minRetryAfter || got > maxRetryAfter) {
-			t.Errorf("%v is out of range", got)
-		}
-	})
 }

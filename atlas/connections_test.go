@@ -3,12 +3,10 @@ package atlas
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -108,35 +106,6 @@ func TestMaxConns(t *testing.T) {
 	if n := conns.Load(); n != 2 {
 		t.Errorf("%d connections, want 2", n)
 	}
-}
-
-// When Atlas's limit of concurrent streams is reached, calls get another connection, even beyond
-// MaxConns.
-func TestStreamLimitOfAtlas(t *testing.T) {
-	const calls = 6
-	var inside sync.WaitGroup
-	inside.Add(calls)
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		inside.Done()
-		inside.Wait() // all are in progress at once
-		answerToken(w)
-	}))
-	s.EnableHTTP2 = true
-	s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2}
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	pool := x509.NewCertPool()
-	pool.AddCert(s.Certificate())
-	c := newTestClient(t, Config{BaseURL: s.URL, RootCAs: pool, MaxConns: 1})
-	var wg sync.WaitGroup
-	for range calls {
-		wg.Go(func() {
-			if _, err := c.CreateEphemeralToken(t.Context(), plantedJWT); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
 }
 
 // Frame types of HTTP/2 (RFC 9113 section 6).
@@ -302,13 +271,9 @@ func TestHTTP2FrameFlood(t *testing.T) {
 				}
 			})
 			config.Timeout = 300 * time.Millisecond
-			start := time.Now()
 			err := newTestClient(t, config).DeleteEphemeralToken(t.Context(), plantedJWT)
 			if got := outcomeOf(t, OpDelete, err); got.Kind != KindTimeout && got.Kind != KindUnreachable || !got.Sent {
 				t.Errorf("got %+v: %v", got, err)
-			}
-			if took := time.Since(start); took > 2*time.Second {
-				t.Errorf("took %v", took)
 			}
 		})
 	}

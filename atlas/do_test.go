@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -170,7 +169,7 @@ func TestDeadlines(t *testing.T) {
 			return reached, config
 		}
 		const soon = 500 * time.Millisecond // longer than a handshake on a busy machine
-		check := func(t *testing.T, start time.Time, err error, want outcome, is error) {
+		check := func(t *testing.T, err error, want outcome, is error) {
 			t.Helper()
 			if got := outcomeOf(t, OpCreate, err); got != want {
 				t.Errorf("got %+v, want %+v: %v", got, want, err)
@@ -178,25 +177,20 @@ func TestDeadlines(t *testing.T) {
 			if is != nil && !errors.Is(err, is) {
 				t.Errorf("the error does not match %v: %v", is, err)
 			}
-			if took := time.Since(start); took > soon+time.Second {
-				t.Errorf("took %v", took)
-			}
 		}
 		t.Run(stage.name+"/caller's deadline", func(t *testing.T) {
 			t.Parallel()
 			_, config := stalls(t)
 			c := newTestClient(t, config)
-			start := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), soon)
 			defer cancel()
 			_, err := c.CreateEphemeralToken(ctx, plantedJWT)
-			check(t, start, err, outcome{KindCanceled, stage.status, 0, true}, context.DeadlineExceeded)
+			check(t, err, outcome{KindCanceled, stage.status, 0, true}, context.DeadlineExceeded)
 		})
 		t.Run(stage.name+"/caller cancels", func(t *testing.T) {
 			t.Parallel()
 			reached, config := stalls(t)
 			c := newTestClient(t, config)
-			start := time.Now()
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			go func() {
@@ -204,18 +198,17 @@ func TestDeadlines(t *testing.T) {
 				time.AfterFunc(soon/2, func() { cancel(errors.New("planted")) }) // lets the client read what was sent
 			}()
 			_, err := c.CreateEphemeralToken(ctx, plantedJWT)
-			check(t, start, err, outcome{KindCanceled, stage.status, 0, true}, context.Canceled)
+			check(t, err, outcome{KindCanceled, stage.status, 0, true}, context.Canceled)
 		})
 		t.Run(stage.name+"/own cap", func(t *testing.T) {
 			t.Parallel()
 			_, config := stalls(t)
 			config.Timeout = soon
 			c := newTestClient(t, config)
-			start := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			_, err := c.CreateEphemeralToken(ctx, plantedJWT)
-			check(t, start, err, outcome{KindTimeout, stage.status, 0, true}, nil)
+			check(t, err, outcome{KindTimeout, stage.status, 0, true}, nil)
 		})
 	}
 }
@@ -236,51 +229,11 @@ func TestStalledBodyNotAwaited(t *testing.T) {
 			if status == 503 {
 				want = outcome{KindStatus, 503, 0, true}
 			}
-			start := time.Now()
 			err := c.DeleteEphemeralToken(t.Context(), plantedJWT)
 			if got := outcomeOf(t, OpDelete, err); got != want {
 				t.Errorf("HTTP/2 %v, status %d: got %+v, want %+v: %v", http2, status, got, want, err)
 			}
-			if took := time.Since(start); took > 2*time.Second {
-				t.Errorf("HTTP/2 %v, status %d: took %v", http2, status, took)
-			}
 		}
-	}
-}
-
-func TestReset(t *testing.T) {
-	for _, tc := range []struct {
-		name           string
-		answer         string
-		create, delete outcome
-	}{
-		{"before the header", "", outcome{KindUnreachable, 0, 0, true}, outcome{KindUnreachable, 0, 0, true}},
-		{
-			"in the body", "HTTP/1.1 201 \r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n" + `{"token":"planted"}`,
-			outcome{KindUnreachable, 201, 0, true}, outcome{},
-		},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			arrived := make(chan struct{}, 1)
-			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotFirstResponseByte: func() { arrived <- struct{}{} }})
-			_, config := newRawTLS(t, func(conn *tls.Conn, _ *http.Request) bool {
-				if tc.answer != "" {
-					_, _ = io.WriteString(conn, tc.answer)
-					<-arrived // a reset discards what the client has not read yet
-				}
-				reset(conn)
-				return false
-			})
-			c := newTestClient(t, config)
-			token, err := c.CreateEphemeralToken(ctx, plantedJWT)
-			if got := outcomeOf(t, OpCreate, err); got != tc.create || token != "" {
-				t.Errorf("create: got %+v, want %+v: %v", got, tc.create, err)
-			}
-			err = c.DeleteEphemeralToken(ctx, plantedJWT)
-			if got := outcomeOf(t, OpDelete, err); got != tc.delete {
-				t.Errorf("delete: got %+v, want %+v: %v", got, tc.delete, err)
-			}
-		})
 	}
 }
 

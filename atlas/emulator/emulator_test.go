@@ -174,14 +174,6 @@ func TestStartRefusesBadConfig(t *testing.T) {
 	}
 }
 
-func TestHTTP1Only(t *testing.T) {
-	em := start(t, emulator.Config{HTTP1Only: true})
-	response, _ := createWith(em.Org(0).JWT()).do(t, em)
-	if response.Proto != "HTTP/1.1" {
-		t.Errorf("protocol is %s", response.Proto)
-	}
-}
-
 // Close must get rid of clients in every state, without their help.
 func TestCloseEndsStalledClients(t *testing.T) {
 	for _, http2 := range []bool{false, true} {

@@ -234,21 +234,6 @@ func TestFaultAbortStreamKeepsConnection(t *testing.T) {
 	}
 }
 
-// On HTTP/2, Connection: close becomes a GOAWAY.
-func TestFaultConnectionClose(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, em *emulator.Emulator, client *http.Client) {
-		c := createWith(em.Org(0).JWT())
-		c.client = client
-		c.do(t, em)
-		before := connections(em)
-		em.Inject(emulator.Fault{Times: 1, Header: http.Header{"Connection": {"close"}}})
-		c.do(t, em)
-		for connections(em) == before { // until the client has seen the GOAWAY
-			c.do(t, em)
-		}
-	})
-}
-
 func TestFaultInformational(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, em *emulator.Emulator, client *http.Client) {
 		informed := 0
@@ -314,30 +299,13 @@ func TestFaultBrokenBodies(t *testing.T) {
 	}
 }
 
-// A broken body takes the genuine token apart too, and the token is minted.
-func TestFaultShapeOfGenuineAnswer(t *testing.T) {
-	em := start(t, emulator.Config{})
-	em.Inject(emulator.Fault{Shape: emulator.Overlong})
-	_, body, err := createWith(em.Org(0).JWT()).try(t.Context(), em)
-	if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(body, em.Org(0).EphemeralToken()) || len(em.Tokens()) != 1 {
-		t.Errorf("%q, %v, minted %d", body, err, len(em.Tokens()))
-	}
-	if response, _ := deleteWith(em.Org(0).JWT()).do(t, em); response.StatusCode != 204 {
-		t.Error(response.Status)
-	}
-}
-
 func TestFaultDrip(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, em *emulator.Emulator, client *http.Client) {
 		em.Inject(emulator.Fault{Body: "abcd", Shape: emulator.Drip, Interval: 5 * time.Millisecond})
 		c := createWith(em.Org(0).JWT())
 		c.client = client
-		began := time.Now()
 		if _, body := c.do(t, em); body != "abcd" {
 			t.Errorf("body is %q", body)
-		}
-		if took := time.Since(began); took < 20*time.Millisecond {
-			t.Errorf("took %v", took)
 		}
 	})
 }

@@ -8,9 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
-	"net"
-	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -298,26 +295,6 @@ func TestNoSVIDYet(t *testing.T) {
 				t.Error("another SVID is in use")
 			}
 		})
-	}
-}
-
-// TestOtherProgramListens has another program on the socket.
-func TestOtherProgramListens(t *testing.T) {
-	agent := spiffetest.NewAgent(t) // for its socket
-	l, err := net.Listen("unix", strings.TrimPrefix(agent.Addr(), "unix://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	web := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
-	go func() { _ = web.Serve(l) }()
-	defer web.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if _, err := spiffe.Fetch(ctx, agent.Addr()); !errors.Is(err, spiffe.ErrUnreachable) && !errors.Is(err, spiffe.ErrNoAnswer) {
-		t.Errorf("a web server: %v", err)
-	}
-	if _, err := spiffe.Fetch(ctx, "unix://"+filepath.Join(t.TempDir(), "none")); !errors.Is(err, spiffe.ErrUnreachable) {
-		t.Errorf("no socket: %v", err)
 	}
 }
 
