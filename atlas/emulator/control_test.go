@@ -16,7 +16,7 @@ func TestControlFaults(t *testing.T) {
 	em := start(t, emulator.Config{})
 	jwt := em.Org(0).JWT()
 	const fault = `{"operation":"create","times":2,"after_effect":true,"informational":1,"header":{"Retry-After":["7"]},` +
-		`"header_bytes":5,"status":429,"content_type":"text/plain","body":"no","shape":"drip","delay":"1ms","interval":"1µs"}`
+		`"status":429,"content_type":"text/plain","body":"no","shape":"drip","delay":"1ms","interval":"1µs"}`
 	listed := `[{"id":1,` + fault[1:] + `]`
 	if response, body := post("/_emulator/faults", fault).do(t, em); response.StatusCode != 201 || body != `{"id":1}` {
 		t.Errorf("%s %s", response.Status, body)

@@ -38,7 +38,7 @@ func (o *Org) JWT() string { return o.MintJWT(JWT{}) }
 
 // MintJWT mints a JWT of the org's bot, as spec says.
 func (o *Org) MintJWT(spec JWT) string {
-	c := o.claims(o.atlas.now().Add(-spec.Age).Unix(), cmp.Or(spec.Lifetime, o.atlas.lifetime))
+	c := o.claims(o.atlas.Now().Add(-spec.Age).Unix(), cmp.Or(spec.Lifetime, o.atlas.JWTLifetime))
 	switch {
 	case spec.Unsigned:
 		return sign(jwt.SigningMethodNone, c, jwt.UnsafeAllowNoneSignatureType)
@@ -51,7 +51,7 @@ func (o *Org) MintJWT(spec JWT) string {
 // issue is a new JWT of the org's bot that starts its life now. loginTime is when the bot logged
 // in.
 func (o *Org) issue(loginTime int64) string {
-	return sign(jwt.SigningMethodHS256, o.claims(loginTime, o.atlas.lifetime), o.atlas.key)
+	return sign(jwt.SigningMethodHS256, o.claims(loginTime, o.atlas.JWTLifetime), o.atlas.key)
 }
 
 // claims are those of the org's bot, with the next serial number.
@@ -61,7 +61,7 @@ func (o *Org) claims(loginTime int64, lifetime time.Duration) claims {
 	o.atlas.lastJWT++
 	return claims{
 		UserID: o.userID, OrgID: o.ID, OrigIat: loginTime,
-		RegisteredClaims: jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(o.atlas.now().Add(lifetime)), ID: strconv.Itoa(o.atlas.lastJWT)},
+		RegisteredClaims: jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(o.atlas.Now().Add(lifetime)), ID: strconv.Itoa(o.atlas.lastJWT)},
 	}
 }
 
@@ -92,7 +92,7 @@ func (a *atlas) verify(signed string) (claims, *Org, error) {
 	switch {
 	case err != nil || c.ExpiresAt == nil:
 		return claims{}, nil, errUndecodable
-	case !a.now().Before(c.ExpiresAt.Time):
+	case !a.Now().Before(c.ExpiresAt.Time):
 		return claims{}, nil, errExpired
 	}
 	serial, _ := strconv.Atoi(c.ID)

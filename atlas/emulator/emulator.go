@@ -168,8 +168,10 @@ func (em *Emulator) serve(listener net.Listener, certificate tls.Certificate, ht
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // tests cause refused handshakes
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnContext:       withConnection,
-		ConnState:         func(conn net.Conn, state http.ConnState) { em.count(ctx, conn, state) },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connectionKey{}, c)
+		},
+		ConnState: func(conn net.Conn, state http.ConnState) { em.count(ctx, conn, state) },
 	}
 	em.serving.Go(func() { _ = em.server.ServeTLS(listener, "", "") }) // until Close
 	em.addr = listener.Addr()

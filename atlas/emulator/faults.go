@@ -36,8 +36,6 @@ type Fault struct {
 	// Header is added to the answer, such as Retry-After or Location; Content-Type has a field of
 	// its own. On HTTP/2, "Connection: close" makes the server send GOAWAY.
 	Header http.Header `json:"header,omitempty"`
-	// HeaderBytes is the length of one more header of the answer.
-	HeaderBytes int `json:"header_bytes,omitempty"`
 
 	Status      int    `json:"status,omitempty"`       // 200 to 599; 0: the genuine one, or the operation's success
 	ContentType string `json:"content_type,omitempty"` // default: the genuine one, or application/json
@@ -88,12 +86,8 @@ func (f Fault) validate() error {
 	switch {
 	case !slices.Contains(operations, f.On):
 		return fmt.Errorf("unknown operation %q", f.On)
-	case f.Times < 0:
-		return fmt.Errorf("times is %d: want 0 or more", f.Times)
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
 		return fmt.Errorf("status is %d: want 200 to 599", f.Status)
-	case f.Delay < 0 || f.Interval < 0 || f.HeaderBytes < 0:
-		return fmt.Errorf("delay, interval and header bytes cannot be negative")
 	case !slices.Contains(shapes, f.Shape):
 		return fmt.Errorf("unknown shape %q", f.Shape)
 	case !slices.Contains(drops, f.Drop):

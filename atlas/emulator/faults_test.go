@@ -109,9 +109,7 @@ func TestInjectRefusesImpossibleFaults(t *testing.T) {
 	em := start(t, emulator.Config{})
 	for name, fault := range map[string]emulator.Fault{
 		"operation": {On: "x"},
-		"times":     {Times: -1},
 		"status":    {Status: 100},
-		"delay":     {Delay: -1},
 		"shape":     {Shape: "x"},
 		"drop":      {Drop: "x"},
 	} {
@@ -256,7 +254,7 @@ func TestFaultInformational(t *testing.T) {
 		strict := newClient(t, em, response.ProtoMajor == 2)
 		strict.Transport.(*http.Transport).MaxResponseHeaderBytes = 10_000
 		c.client = strict
-		for _, fault := range []emulator.Fault{{Times: 1, Informational: -1}, {Times: 1, HeaderBytes: 100_000}} {
+		for _, fault := range []emulator.Fault{{Times: 1, Informational: -1}, {Times: 1, Header: http.Header{"X-Padding": {strings.Repeat("x", 100_000)}}}} {
 			em.Inject(fault)
 			if _, _, err := c.try(t.Context(), em); err == nil {
 				t.Errorf("the client accepts %+v", fault)

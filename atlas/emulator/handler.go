@@ -6,19 +6,14 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
-
-// maxBody bounds what is read of a request.
-const maxBody = 1 << 20
 
 // handle serves every request. Faults and gates do not apply to the control paths.
 func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
@@ -27,19 +22,14 @@ func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
 	if em.closed {
 		panic(http.ErrAbortHandler)
 	}
-	w.Header().Set("Date", em.atlas.now().UTC().Format(http.TimeFormat)) // net/http has the real time otherwise
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil && !errors.As(err, new(*http.MaxBytesError)) {
-		panic(http.ErrAbortHandler) // the client left
-	}
+	w.Header().Set("Date", em.atlas.Now().UTC().Format(http.TimeFormat)) // net/http has the real time otherwise
+	body, err := io.ReadAll(r.Body)
+	check(err)
 	if strings.HasPrefix(r.URL.Path, controlPath+"/") {
 		em.control(r, body).write(w)
 		return
 	}
 	rt := routeFor(r)
-	if err != nil {
-		rt = fixed(detail(http.StatusRequestEntityTooLarge, "Request body is too large."))
-	}
 	answered := em.seen.arrived(rt.op, r)
 	defer answered(0)
 	f := em.faults.take(rt.op)
@@ -85,9 +75,6 @@ func (f Fault) change(a answer, success int) answer {
 	header := http.Header{}
 	maps.Copy(header, a.header)
 	maps.Copy(header, f.Header)
-	if f.HeaderBytes > 0 {
-		header.Set("X-Padding", strings.Repeat("x", f.HeaderBytes))
-	}
 	a.header = header
 	return a
 }
@@ -114,17 +101,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// connectionKey is the context key of a request's connection, which a fault can break.
 type connectionKey struct{}
-
-// withConnection adds the connection to the context of its requests, so that a fault can break it.
-func withConnection(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, c)
-}
-
-const (
-	bombParts       = 64 // the MiB that a GzipBomb inflates to
-	defaultInterval = 10 * time.Millisecond
-)
 
 // sender writes one answer, with the fault applied.
 type sender struct {
@@ -173,7 +151,12 @@ func (s *sender) body(body []byte) {
 		s.flush()
 		s.breakConnection(true)
 	case Drip:
-		s.drip(body)
+		s.flush()
+		for i := range body {
+			check(wait(s.r.Context(), cmp.Or(s.fault.Interval, 10*time.Millisecond)))
+			s.write(body[i : i+1])
+			s.flush()
+		}
 	case Stall:
 		s.flush()
 		<-s.r.Context().Done()
@@ -185,7 +168,7 @@ func (s *sender) body(body []byte) {
 		}
 	case GzipBomb:
 		s.write(compress(body))
-		for range bombParts { // a gzip file may have several members; RFC 1952, 2.2
+		for range 64 { // MiB; a gzip file may have several members; RFC 1952, 2.2
 			s.write(bombPart())
 		}
 	}
@@ -200,16 +183,6 @@ func (s *sender) write(b []byte) {
 }
 
 func (s *sender) flush() { check(http.NewResponseController(s.w).Flush()) }
-
-func (s *sender) drip(body []byte) {
-	interval := cmp.Or(s.fault.Interval, defaultInterval)
-	s.flush()
-	for i := range body {
-		check(wait(s.r.Context(), interval))
-		s.write(body[i : i+1])
-		s.flush()
-	}
-}
 
 // bombPart inflates to a MiB of spaces, in about a KiB.
 var bombPart = sync.OnceValue(func() []byte { return compress(bytes.Repeat(spaces, (1<<20)/len(spaces))) })

@@ -66,7 +66,9 @@ func routeFor(r *http.Request) route {
 		}
 	}
 	if allowed != nil {
-		return fixed(methodNotAllowed(r.Method, allowed))
+		a := detail(http.StatusMethodNotAllowed, fmt.Sprintf("Method %q not allowed.", r.Method))
+		a.header = http.Header{"Allow": {strings.Join(allowed, ", ")}}
+		return fixed(a)
 	}
 	return fixed(notFound())
 }
@@ -87,7 +89,7 @@ func (a *atlas) login(r *http.Request, body []byte) answer {
 	}
 	name := fmt.Sprintf("Emulated Org %d", o.number)
 	return jsonAnswer(http.StatusOK, map[string]any{
-		"token": o.issue(a.now().Unix()),
+		"token": o.issue(a.Now().Unix()),
 		"user": map[string]any{
 			"id": o.userID, "first_name": "Emulated", "last_name": "Bot",
 			"org": map[string]string{"id": o.ID, "name": name, "slug": strings.ReplaceAll(strings.ToLower(name), " ", "-")},
@@ -105,7 +107,7 @@ func (a *atlas) refresh(r *http.Request, body []byte) answer {
 	switch {
 	case err != nil:
 		return nonFieldError(err.Error())
-	case a.now().After(time.Unix(c.OrigIat, 0).Add(a.refreshWindow)):
+	case a.Now().After(time.Unix(c.OrigIat, 0).Add(a.RefreshWindow)):
 		return nonFieldError("Refresh has expired.")
 	}
 	return jsonAnswer(http.StatusOK, map[string]string{"token": o.issue(c.OrigIat)})
@@ -236,12 +238,6 @@ func unauthorized(text string) answer {
 }
 
 func notFound() answer { return detail(http.StatusNotFound, "Not found.") }
-
-func methodNotAllowed(method string, allowed []string) answer {
-	a := detail(http.StatusMethodNotAllowed, fmt.Sprintf("Method %q not allowed.", method))
-	a.header = http.Header{"Allow": {strings.Join(allowed, ", ")}}
-	return a
-}
 
 // movedTo is Django's redirect to the path with the right slash.
 func movedTo(path, query string) answer {

@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 )
 
 // atlas is what Atlas knows: orgs, tokens and its signing key.
 type atlas struct {
-	now           func() time.Time
-	key           []byte
-	lifetime      time.Duration
-	refreshWindow time.Duration
-	orgs          []*Org
+	Config
+	key  []byte
+	orgs []*Org
 
 	mu      sync.Mutex
 	tick    uint64       // guarded by mu; the logical clock
@@ -46,13 +43,7 @@ type Token struct {
 }
 
 func newAtlas(config Config) *atlas {
-	a := &atlas{
-		now:           config.Now,
-		key:           randomBytes(32),
-		lifetime:      config.JWTLifetime,
-		refreshWindow: config.RefreshWindow,
-		revoked:       map[int]bool{},
-	}
+	a := &atlas{Config: config, key: randomBytes(32), revoked: map[int]bool{}}
 	for i := range config.Orgs {
 		a.orgs = append(a.orgs, &Org{ID: newUUID(), userID: newUUID(), number: i, atlas: a, userAuthToken: newSecret()})
 	}
