@@ -88,8 +88,8 @@ type TokenSource struct {
 	closed   bool        // guarded by mu
 	retired  bool        // guarded by mu
 
-	shortLived int                     // guarded by mu; JWTs in a row that Atlas refused within minLife
-	blocked    map[Operation]time.Time // guarded by mu; until when a 401 for the operation causes no login
+	shortLived int                 // guarded by mu; JWTs in a row that Atlas refused within minLife
+	blocked    map[Operation]block // guarded by mu
 
 	// Secrets. Only the renewal in progress uses them, and there is one at a time, so mu does not
 	// guard them.
@@ -102,7 +102,7 @@ type TokenSource struct {
 func NewTokenSource(config TokenSourceConfig) *TokenSource {
 	s := &TokenSource{
 		profile: config.Profile, atlas: config.Client, secret: config.Secret, onEvent: config.OnEvent,
-		clock: config.Clock.withDefaults(), blocked: map[Operation]time.Time{},
+		clock: config.Clock.withDefaults(), blocked: map[Operation]block{},
 	}
 	if s.onEvent == nil {
 		s.onEvent = func(TokenEvent) {}
@@ -196,18 +196,34 @@ func (s *TokenSource) drop(jwt JWT) {
 	}
 }
 
-// reject notes that Atlas has refused an operation with a JWT that it had just issued. Another
-// login would not help, and one for every call could lock the account. The JWT stays, since other
-// operations may work.
+// block says that Atlas has refused an operation with a JWT that it had just issued.
+type block struct {
+	until      time.Time // until then, a 401 for the operation causes no login
+	rejections int       // in a row
+}
+
+// reject notes that Atlas has refused an operation with a JWT that it had just issued. The JWT
+// stays, since other operations may work. Perhaps it was revoked in that moment, so another login
+// may be tried a second later; if none helps, the wait grows, since one for every call could lock
+// the account.
 func (s *TokenSource) reject(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.clock.Now()
+	now, b := s.clock.Now(), s.blocked[e.Op]
 	s.failedAt = now
-	if e, ok := errors.AsType[*Error](err); ok {
-		s.blocked[e.Op] = now.Add(minRefusedWait)
+	if !now.Before(b.until) { // otherwise another call has noted it
+		if now.Sub(b.until) >= minLife {
+			b.rejections = 0
+		}
+		b.rejections++
+		b.until = now.Add(backOff(minFailedWait, minRefusedWait, b.rejections))
+		s.blocked[e.Op] = b
 	}
-	return &CredentialError{RetryAfter: minRefusedWait, Err: err}
+	return &CredentialError{RetryAfter: b.until.Sub(now), Err: err}
 }
 
 // rejected returns the error of an operation that was refused with err, if another login is not
@@ -219,7 +235,7 @@ func (s *TokenSource) rejected(err error) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if wait := s.clock.until(s.blocked[e.Op]); wait > 0 {
+	if wait := s.clock.until(s.blocked[e.Op].until); wait > 0 {
 		return &CredentialError{RetryAfter: wait, Err: err}
 	}
 	return nil
@@ -254,7 +270,7 @@ func (s *TokenSource) Err() error {
 		return s.err
 	}
 	for _, op := range slices.Sorted(maps.Keys(s.blocked)) {
-		if wait := s.clock.until(s.blocked[op]); wait > 0 {
+		if wait := s.clock.until(s.blocked[op].until); wait > 0 {
 			return &CredentialError{RetryAfter: wait, Err: fmt.Errorf("%s: %w", op, errBlocked)}
 		}
 	}
@@ -294,7 +310,7 @@ func (s *TokenSource) Status() TokenStatus {
 		status.NextDue = s.nextDue
 	}
 	if s.present != nil && now.Before(s.present.expires) {
-		status.Valid, status.Refused = true, now.Before(s.blocked[OpCreate])
+		status.Valid, status.Refused = true, now.Before(s.blocked[OpCreate].until)
 		status.Issued, status.Expires = s.present.since, s.present.expires
 	}
 	return status

@@ -341,6 +341,45 @@ func TestFault08ReLogin(t *testing.T) {
 			wantCounts(t, f, "2 logins, 0 refreshes") // and not two for each call
 		})
 	})
+	t.Run("revoked twice within one call", func(t *testing.T) {
+		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			first := mustToken(t, s)
+			second := JWT("")
+			create := func(_ context.Context, jwt JWT) (string, error) {
+				if jwt == first || jwt == second {
+					return "", unauthorized()
+				}
+				return "done", nil
+			}
+			revoke := func(ctx context.Context, jwt JWT) (string, error) {
+				if jwt != first {
+					second = jwt
+				}
+				return create(ctx, jwt)
+			}
+			if _, err := withReLogin(t.Context(), s, revoke); Classify(err) != ClassUnauthorized {
+				t.Fatalf("got %v, want the second 401", err)
+			}
+			advance(2 * minFailedWait)
+			if _, err := withReLogin(t.Context(), s, create); err != nil || s.Refused() {
+				t.Errorf("two seconds later: %v; refused: %t", err, s.Refused())
+			}
+			wantCounts(t, f, "3 logins, 0 refreshes")
+		})
+	})
+	t.Run("refused for long", func(t *testing.T) {
+		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			for range 10 * 60 { // a call each second
+				_, _ = withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "", unauthorized() })
+				advance(time.Second)
+			}
+			f.set(func() {
+				if f.logins < 15 || f.logins > 30 {
+					t.Errorf("%d logins in ten minutes, want one about each 30 s", f.logins)
+				}
+			})
+		})
+	})
 	t.Run("one operation is refused", func(t *testing.T) {
 		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 			for range 10 {
