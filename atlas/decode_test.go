@@ -85,8 +85,8 @@ func TestDecodeToken(t *testing.T) {
 	}
 }
 
-// FuzzDecodeToken checks that a token that is accepted is one by the rules and by encoding/json, and
-// that an error is one of the fixed ones, which cannot quote the body.
+// FuzzDecodeToken checks that a token that is accepted is one by the rules and by encoding/json,
+// and that an error is one of the fixed ones, which cannot quote the body.
 func FuzzDecodeToken(f *testing.F) {
 	for _, s := range []string{
 		`{"token":"abc"}`, `{"token":"abc","token":"def"}`, `{"Token":"abc"}`, `{"\u0074oken":"a"}`, `{"token":null}`, `{}`,

@@ -171,11 +171,6 @@ func (s *TokenSource) waitError(wait time.Duration) error {
 func (s *TokenSource) Invalidate(jwt JWT) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drop(jwt)
-}
-
-// drop drops jwt if it is the present one. The caller holds mu.
-func (s *TokenSource) drop(jwt JWT) {
 	if s.present == nil || s.present.cred.JWT != jwt {
 		return
 	}

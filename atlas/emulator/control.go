@@ -189,10 +189,6 @@ type counters struct {
 	requests []Request // guarded by mu
 }
 
-func newCounters() counters {
-	return counters{totals: Counters{Calls: map[Operation]int{}, Statuses: map[Operation]map[int]int{}}}
-}
-
 // arrived counts a request. The returned function must be called when its answer begins, with the
 // status, or when it ends without one, with 0; only the first call counts.
 func (c *counters) arrived(op Operation, r *http.Request) (answered func(status int)) {

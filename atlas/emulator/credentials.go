@@ -80,9 +80,9 @@ var parser = jwt.NewParser(jwt.WithValidMethods([]string{"HS256"}), jwt.WithStri
 
 // Why a JWT is refused, in the words of Django REST framework JWT.
 var (
-	errExpired     = errors.New("Signature has expired.")    //nolint:staticcheck // Atlas's words
-	errUndecodable = errors.New("Error decoding signature.") //nolint:staticcheck // Atlas's words
-	errRevoked     = errors.New("User account is disabled.") //nolint:staticcheck // Atlas's words
+	errExpired     = errors.New("Signature has expired.")    //nolint:staticcheck // Atlas says so
+	errUndecodable = errors.New("Error decoding signature.") //nolint:staticcheck // Atlas says so
+	errRevoked     = errors.New("User account is disabled.") //nolint:staticcheck // Atlas says so
 )
 
 // verify returns the claims and the org of a JWT that Atlas accepts now.

@@ -136,7 +136,7 @@ func Start(config Config) (*Emulator, error) {
 			return nil, err
 		}
 	}
-	em := &Emulator{caPEM: caPEM, pool: x509.NewCertPool(), atlas: newAtlas(config), seen: newCounters()}
+	em := &Emulator{caPEM: caPEM, pool: x509.NewCertPool(), atlas: newAtlas(config), seen: counters{totals: Counters{Calls: map[Operation]int{}, Statuses: map[Operation]map[int]int{}}}}
 	em.pool.AppendCertsFromPEM(caPEM)
 	em.serve(listener, certificate, config.HTTP1Only)
 	return em, nil

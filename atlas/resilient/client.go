@@ -5,7 +5,7 @@
 // A [Client] has the methods of [atlas.Client]. A call is one or more attempts (retry.go). Each
 // needs a closed breaker (breaker.go) and a slot of the limiter (limiter.go) before Atlas is asked.
 // A refusal of these two is an [*atlas.Error] of [atlas.KindUnavailable] or [atlas.KindOverloaded],
-// with Sent false. All of them tell tenants apart (tenants.go).
+// with Sent false. All of them tell tenants apart.
 //
 // The package logs nothing. Its metrics have no label that Atlas or a caller chooses.
 package resilient

@@ -5,10 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -176,7 +173,7 @@ type traffic struct {
 type result struct {
 	ok     int
 	failed map[string]int // by kind
-	took   []time.Duration
+	most   time.Duration  // that a successful call took
 }
 
 func (r *result) failures() int {
@@ -185,25 +182,6 @@ func (r *result) failures() int {
 		n += of
 	}
 	return n
-}
-
-// quantile returns a quantile of the durations of the calls that succeeded.
-func (r *result) quantile(q float64) time.Duration {
-	if len(r.took) == 0 {
-		return 0
-	}
-	slices.Sort(r.took)
-	return r.took[int(float64(len(r.took)-1)*q)]
-}
-
-func (r *result) String() string {
-	var failed []string
-	for _, kind := range slices.Sorted(maps.Keys(r.failed)) {
-		failed = append(failed, fmt.Sprintf("%d %s", r.failed[kind], kind))
-	}
-	total := r.ok + r.failures()
-	return fmt.Sprintf("%d calls, %.1f %% failed [%s], p99 %v", total, 100*float64(r.failures())/float64(max(total, 1)),
-		strings.Join(failed, ", "), r.quantile(0.99).Round(time.Millisecond))
 }
 
 func newTraffic(t *testing.T, c *resilient.Client) *traffic {
@@ -236,7 +214,7 @@ func (tr *traffic) one(party string, op atlas.Operation, jwt atlas.JWT, timeout 
 	defer tr.mu.Unlock()
 	if err == nil {
 		r.ok++
-		r.took = append(r.took, time.Since(start))
+		r.most = max(r.most, time.Since(start))
 	} else {
 		r.failed[kindOf(err).String()]++
 	}

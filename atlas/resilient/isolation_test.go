@@ -40,8 +40,8 @@ func besideOthers(t *testing.T, setUp func(a *simulated), trouble func(ctx conte
 		if n := others.failures(); n > 0 {
 			t.Errorf("%d of %d calls of others failed", n, n+others.ok)
 		}
-		if most := others.quantile(1); most > 100*time.Millisecond {
-			t.Errorf("a call of others took %v: it waited", most)
+		if others.most > 100*time.Millisecond {
+			t.Errorf("a call of others took %v: it waited", others.most)
 		}
 		if opened > 0 {
 			t.Error("the breaker opened")

@@ -195,7 +195,8 @@ func (v *Value[T]) look() bool {
 	return false
 }
 
-// read reads the files, and reports if they cannot be read or are those in use. The caller holds mu.
+// read reads the files, and reports if they cannot be read or are those in use. The caller holds
+// mu.
 func (v *Value[T]) read() (contents [][]byte, sum digest, err error) {
 	contents, sum, err = readAll(v.files.Paths)
 	switch {
