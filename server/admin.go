@@ -14,7 +14,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 )
 
-// newAdminHandler serves what operators and probes need and callers do not: it belongs on an address of its own.
+// newAdminHandler serves the status page, probes, metrics and profiles, on an address that callers
+// should not reach.
 func newAdminHandler(ready *readiness, page http.Handler, metrics *prometheus.Registry, debug bool) http.Handler {
 	mux := http.NewServeMux()
 	pages := "/ in a browser: the status page\n/healthz\n/readyz, also as application/json\n"
@@ -30,19 +31,20 @@ func newAdminHandler(ready *readiness, page http.Handler, metrics *prometheus.Re
 		}
 		writePlain(w, http.StatusOK, pages)
 	})
-	// Alive: the process answers. Whether Atlas does is no reason to restart it.
+	// Liveness: the process answers. An Atlas outage is no reason to restart it.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", ready.serve)
 	mux.Handle("GET /metrics", metricsHandler(metrics))
 	if debug {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and all profiles but the two below, which take a while
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // all profiles except the two below
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	return mux
 }
 
-// serve answers /readyz: a line with the state and one for each problem, or all checks as JSON for those who ask for it.
+// serve answers /readyz: the state and one line per problem, or all checks as JSON if the request
+// accepts that by name.
 func (r *readiness) serve(w http.ResponseWriter, req *http.Request) {
 	status, state := http.StatusOK, r.get()
 	if state != stateReady {
@@ -63,7 +65,7 @@ func (r *readiness) serve(w http.ResponseWriter, req *http.Request) {
 	writePlain(w, status, strings.Join(text, "\n"))
 }
 
-// accepts reports whether a client asks for a media type by name. A client that takes anything gets text.
+// accepts reports whether the Accept header names a media type. Wildcards do not count.
 func accepts(h http.Header, wanted string) bool {
 	for accepted := range strings.SplitSeq(strings.Join(h.Values("Accept"), ","), ",") {
 		if mediaType, _, err := mime.ParseMediaType(accepted); err == nil && mediaType == wanted {
@@ -73,13 +75,13 @@ func accepts(h http.Header, wanted string) bool {
 	return false
 }
 
-// readyJSON is the answer of /readyz on the wire.
+// readyJSON is the JSON body of /readyz.
 type readyJSON struct {
 	State  string      `json:"state"`
 	Checks []checkJSON `json:"checks"`
 }
 
-// checkJSON is a check on the wire.
+// checkJSON is one check in a readyJSON.
 type checkJSON struct {
 	Name  string    `json:"name"`
 	OK    bool      `json:"ok"`
@@ -90,21 +92,21 @@ type checkJSON struct {
 func writeJSON(w http.ResponseWriter, status int, state string, found []status.Check) {
 	checks := make([]checkJSON, 0, len(found))
 	for _, c := range found {
-		told := checkJSON{Name: c.Name, OK: c.Err == nil, Since: c.Since.UTC().Truncate(time.Second)}
+		out := checkJSON{Name: c.Name, OK: c.Err == nil, Since: c.Since.UTC().Truncate(time.Second)}
 		if c.Err != nil {
-			told.Why = c.Err.Error()
+			out.Why = c.Err.Error()
 		}
-		checks = append(checks, told)
+		checks = append(checks, out)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(readyJSON{state, checks}) // the client has gone if this fails
+	_ = json.NewEncoder(w).Encode(readyJSON{state, checks}) // fails only if the client has gone
 }
 
 func writePlain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text+"\n") // the client has gone if this fails
+	_, _ = io.WriteString(w, text+"\n") // fails only if the client has gone
 }

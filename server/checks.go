@@ -8,8 +8,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 )
 
-// checks knows since when each thing that calls depend on has been in its state. It must be asked
-// from time to time.
+// checks runs the checks of everything that calls depend on, and remembers how long each has been
+// in its state. Call get regularly.
 type checks struct {
 	look func() []auth.Check
 	now  func() time.Time
@@ -20,7 +20,7 @@ type checks struct {
 
 func newChecks(look func() []auth.Check) *checks { return &checks{look: look, now: time.Now} }
 
-// get looks at everything.
+// get runs the checks.
 func (c *checks) get() []status.Check {
 	c.mu.Lock()
 	defer c.mu.Unlock()

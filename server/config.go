@@ -20,75 +20,86 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-// Config says what a Server listens on and whom it asks.
+// Config configures a Server.
 type Config struct {
-	// GRPCAddr, HTTPAddr and AdminAddr are host:port, port 0 for any free one; empty turns that listener off. GRPCAddr
-	// may be unix:/path. At least one of the first two is needed.
+	// GRPCAddr, HTTPAddr and AdminAddr are host:port; port 0 picks a free port, and an empty
+	// address turns the listener off. GRPCAddr may be unix:/path. At least one of the first two is
+	// needed.
 	GRPCAddr, HTTPAddr, AdminAddr string
 	// GRPCSocketMode is the mode of the socket file where GRPCAddr is unix:/path. Default 0600.
 	GRPCSocketMode fs.FileMode
-	// TLS is for the gRPC and REST listeners. The admin listener is always plaintext.
+	// TLS configures the gRPC and REST listeners. The admin listener is always plaintext.
 	TLS TLS
-	// CheckFiles, if set, reports to /readyz what is wrong with certificates, secrets and other files that are replaced at run time.
+	// CheckFiles, if set, returns what is wrong with certificates, secrets and other files that are
+	// reloaded at run time. /readyz shows it.
 	CheckFiles func() error
-	// Docs adds the API's page, /docs, and its OpenAPI document, /openapi.json, to the REST listener.
+	// Docs serves the API page at /docs and the OpenAPI document at /openapi.json on the REST
+	// listener.
 	Docs bool
-	// CORSOrigins are the origins, such as https://app.example.com, whose pages may call REST from a browser. Default: none but the
-	// listener's own.
+	// CORSOrigins are the origins, such as https://app.example.com, whose pages may call REST from
+	// a browser. Default: only the listener's own.
 	CORSOrigins []string
 	// Plaintext allows gRPC and REST without TLS on addresses that other machines can reach.
 	Plaintext bool
-	// Atlas does the work. If it has a method Check() error, that is for /readyz to tell.
+	// Atlas creates and deletes tokens. If it has a method Check() error, /readyz shows its result.
 	Atlas tokencache.Atlas
-	// Cache says what of Atlas's answers is remembered, and where. Default: nothing is; calls are shared in any case. Its
-	// CallTimeout, Registerer, Logger and Tracer are those of this Config.
+	// Cache configures the token cache. By default nothing is cached; concurrent calls are shared
+	// in any case. Its CallTimeout, Registerer, Logger and Tracer are taken from this Config.
 	Cache tokencache.Config
-	// Auth says who is let in, and as whom. Default: everybody with an Atlas JWT of their own, which is passed on.
+	// Auth authenticates callers and picks their Atlas identity. Default: callers bring an Atlas
+	// JWT, which is passed on.
 	Auth *auth.Authenticator
-	// Audit gets one record per call. Default: there is none.
+	// Audit gets one record per call. Default: no audit log.
 	Audit *slog.Logger
-	// DrainDelay is how long the server goes on serving once it is asked to stop and says that it is not ready, so that
-	// whoever sends it calls has the time to notice. Default: not at all.
+	// DrainDelay is how long the server keeps serving after it has reported that it is not ready,
+	// so that load balancers notice before it stops. Default 0.
 	DrainDelay time.Duration
-	// DrainTimeout bounds how long calls in progress may take to finish after that. Default 25 s.
+	// DrainTimeout bounds how long calls in progress may take to finish after DrainDelay. Default
+	// 25 s.
 	DrainTimeout time.Duration
-	// CallCeiling is the longest that a call may take, whatever its own deadline. It should be longer than Atlas's limit,
-	// so that a slow Atlas is told from a slow caller. Default 30 s.
+	// CallCeiling is the longest that a call may take, whatever its own deadline. It should exceed
+	// the timeout of Atlas calls, so that a slow Atlas can be told from a slow caller. Default 30
+	// s.
 	CallCeiling time.Duration
-	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. One caller may have as many as
-	// there are free ones. Default 4096.
+	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. One caller
+	// may have as many in progress as there are places left. Default 4096.
 	MaxCalls int64
-	// CallerRate is how many calls one caller may begin in a second; further ones are refused with OVERLOADED. A caller is whom
-	// package auth knows it to be from, else the credential. Default: no limit.
+	// CallerRate is how many calls one caller may begin in a second; further ones are refused with
+	// OVERLOADED. A caller is identified by package auth, or else by its credential. Default: no
+	// limit.
 	CallerRate int
-	// MaxConns is how many connections the gRPC and the HTTP listener may each have open; one address of another machine may have
-	// half of them. Default: as many as fit the process's descriptors and memory, but no more than 10,000.
+	// MaxConns is how many connections the gRPC and the HTTP listener may each have open; one
+	// address of another machine may have half of them. Default: as many as the process's
+	// descriptors and memory allow, at most 10,000.
 	MaxConns int
-	// Logger gets one line per call (debug if it went well) and the server's own events. Default: nothing is logged.
+	// Logger gets one line per call (at debug level if it succeeded) and the server's own events.
+	// Default: no log.
 	Logger *slog.Logger
-	// Tracer makes spans of calls and of the calls to Atlas that they share; an Atlas client has its own, see [atlas.Config]. Default:
-	// there are none.
+	// Tracer makes spans of calls and of the Atlas calls that they share; an Atlas client has its
+	// own, see [atlas.Config]. Default: no tracing.
 	Tracer trace.TracerProvider
 	// Propagator finds a call's parent span in its headers. Default: W3C Trace Context.
 	Propagator propagation.TextMapPropagator
-	// Metrics is what /metrics on the admin listener shows. New adds the server's own to it, so no two servers can share
-	// one; whatever else the program counts may be registered before or after. Default: a new one.
+	// Metrics is the registry behind /metrics on the admin listener. New registers the server's
+	// metrics, so two servers cannot share one. Default: a new registry.
 	Metrics *prometheus.Registry
-	// Version and Settings are shown on the status page of the admin listener. No setting may be a secret.
+	// Version and Settings are shown on the status page of the admin listener. Settings must not
+	// contain secrets.
 	Version  string
 	Settings []status.Setting
 	// Debug adds /debug/pprof to the admin listener.
 	Debug bool
-	// ConnectionAge is how long a gRPC connection lasts before the client has to connect again. Default 30 min.
+	// ConnectionAge is how old a connection may get before the client has to reconnect. Default 30
+	// min.
 	ConnectionAge time.Duration
-	// Tokens makes what answers the two RPCs. Default: the cache that Cache describes.
+	// Tokens makes the implementation of the two RPCs. Default: the cache configured by Cache.
 	Tokens func(tokencache.Atlas) Tokens
 	// Listen binds an address. Default: net.Listen.
 	Listen func(addr string) (net.Listener, error)
 
-	memoryLimit       int64         // in bytes, in place of GOMEMLIMIT; of tests
-	descriptors       int           // that the process may have open; tests have too many
-	readinessInterval time.Duration // between two looks at whether Atlas lets the service in
+	memoryLimit       int64         // in bytes; tests set it in place of GOMEMLIMIT
+	descriptors       int           // file descriptor limit; tests set it
+	readinessInterval time.Duration // time between updates of the readiness state
 }
 
 func (c *Config) setDefaults() {
@@ -127,7 +138,8 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Validate reports every mistake in c that can be seen without binding an address, each a *config.Error, joined.
+// Validate returns every mistake in c that can be found without binding an address, each a
+// *config.Error, joined.
 func (c Config) Validate() error {
 	var errs []error
 	wrong := func(field, text string) { errs = append(errs, config.Wrong(field, errors.New(text))) }
@@ -160,14 +172,14 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// listener is one of the addresses of a Config.
+// listener is the address of one listener.
 type listener struct{ name, field, addr string }
 
 func (c Config) listeners() []listener {
 	return []listener{{"gRPC", "GRPCAddr", c.GRPCAddr}, {"HTTP", "HTTPAddr", c.HTTPAddr}, {adminListener, "AdminAddr", c.AdminAddr}}
 }
 
-// wrong returns what is wrong with the address as a *config.Error.
+// wrong returns err as a *config.Error about the address.
 func (l listener) wrong(err error) error {
 	if err == nil {
 		return nil
@@ -175,14 +187,14 @@ func (l listener) wrong(err error) error {
 	return config.Wrong(l.field, fmt.Errorf("%s: %w", l.addr, err))
 }
 
-// validateBrowsers reports settings for browsers that would have no effect.
+// validateBrowsers returns mistakes in the settings for browsers, including those without effect.
 func (c Config) validateBrowsers() []error {
 	var errs []error
 	wrong := func(field, text string) { errs = append(errs, config.Wrong(field, errors.New(text))) }
 	for _, origin := range c.CORSOrigins {
 		errs = append(errs, config.Wrong("CORSOrigins", rest.ValidateOrigin(origin)))
 	}
-	// A preflight comes without a client certificate, and so do the requests of a page to another origin.
+	// Browsers send neither preflights nor cross-origin requests with a client certificate.
 	if len(c.CORSOrigins) > 0 && c.TLS.ClientCAs != nil && (c.Auth == nil || !c.Auth.AllowsWithoutCertificate()) {
 		wrong("CORSOrigins", "every caller needs a client certificate, and browsers send none for a page of another origin: add a policy with a rule for oidc or atlas_jwt, or drop the client CA")
 	}
@@ -195,7 +207,7 @@ func (c Config) validateBrowsers() []error {
 	return errs
 }
 
-// tracer is nil if there is none.
+// tracer returns nil if tracing is off.
 func (c Config) tracer() trace.Tracer {
 	if c.Tracer == nil {
 		return nil

@@ -14,27 +14,27 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
-// How the process's descriptors are divided. What is for callers is bounded, so that the rest is there whatever they do: probes
-// are answered and Atlas is reached while callers' connections are turned away.
+// Shares of the process's file descriptors. Callers' connections are bounded, so that probes are
+// still answered and Atlas can be reached while those are refused.
 const (
-	// mostConns is what each of the two listeners for callers has if there is no end of descriptors.
+	// mostConns bounds the connections of each of the two listeners for callers.
 	mostConns = 10_000
-	// mostAdminConns is for probes, scrapers and people.
+	// mostAdminConns bounds the connections of probes, scrapers and operators.
 	mostAdminConns = 64
-	// ownDescriptors is for Atlas, Redis, OIDC issuers and files.
+	// ownDescriptors are reserved for Atlas, Redis, OIDC issuers and files.
 	ownDescriptors = 256
 )
 
-// How the process's memory is divided. A third is for idle connections, and a third for requests that wait for
-// their clients.
+// Shares of the process's memory: a third for idle connections, and a third for requests that wait
+// for their clients.
 const (
 	connBytes    = 40 << 10 // measured: an idle connection with TLS takes 34 to 42 KiB
 	requestBytes = 20 << 10 // measured: a request over REST whose answer is not read
-	// mostRequests is how many requests may wait if there is no end of memory.
+	// mostRequests is how many requests may wait if memory is unlimited.
 	mostRequests = 2048
 )
 
-// memory returns how much memory the process may use: what GOMEMLIMIT says, or the container's limit.
+// memory returns how much memory the process may use: GOMEMLIMIT, or the container's limit.
 func (c *Config) memory() int64 { return cmp.Or(c.memoryLimit, debug.SetMemoryLimit(-1)) }
 
 // maxRequests returns how many requests may wait for their clients.
@@ -47,10 +47,10 @@ func (c *Config) maxDescriptors() int {
 	return listen.Descriptors()
 }
 
-// adminConns is how many connections the admin listener may have open.
+// adminConns returns how many connections the admin listener may have open.
 func (c *Config) adminConns() int { return max(min(mostAdminConns, c.maxDescriptors()/16), 4) }
 
-// connsThatFit is how many connections each listener for callers can have open.
+// connsThatFit returns how many connections the descriptors allow on each listener for callers.
 func (c *Config) connsThatFit() int {
 	all := c.maxDescriptors()
 	rest := all - min(ownDescriptors, all/2) - c.adminConns()
@@ -77,14 +77,15 @@ func (c *Config) validateMaxConns() error {
 	return nil
 }
 
-// adminListener is the name of the listener that is not for callers.
+// adminListener is the name of the listener for operators and probes.
 const adminListener = "admin"
 
-// connectionLimits makes the limits of each listener, by its name. What they refuse is counted, and logged at a rate.
+// connectionLimits returns a function that makes the limits of a listener by its name. Refused
+// connections are counted, and logged at a limited rate.
 func connectionLimits(cfg Config, requests *listen.Requests) (limits func(listener string) listen.Limits, metric prometheus.Collector) {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokend_connections_refused_total",
-		Help: "Connections closed because too many were open, on the listener or of one peer, or because too many of their requests were.",
+		Help: "Connections closed because too many connections or requests were open, on the listener or of one peer.",
 	}, []string{"listener", "limit"})
 	log := lograte.Kind(cfg.Logger, lograte.Connection)
 	return func(listener string) listen.Limits {
@@ -105,7 +106,7 @@ func connectionLimits(cfg Config, requests *listen.Requests) (limits func(listen
 	}, refused
 }
 
-// registerConnections shows how many connections a listener has open, and how many it may have.
+// registerConnections registers gauges of a listener's open connections and of their limit.
 func registerConnections(registry *prometheus.Registry, listener string, l *listen.Listener, most int) error {
 	labels := prometheus.Labels{"listener": listener}
 	return errors.Join(

@@ -12,15 +12,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
-// drain ends the server's listeners, once whoever sends calls here has had the delay to notice that it is no longer ready: a
-// platform takes an address out of its lists some time after it has sent SIGTERM, and sends calls there until then. The admin
-// listener goes last, so that probes can watch.
+// drain stops the listeners after delay. Platforms keep sending calls for some time after SIGTERM,
+// until they notice that the server is not ready. The admin listener stops last, so that probes can
+// watch.
 func (s *Server) drain(delay time.Duration) error {
 	s.cfg.Logger.Info("draining", slog.String("delay", delay.String()), slog.String("timeout", s.cfg.DrainTimeout.String()))
 	s.ready.set(stateDraining)
 	<-time.After(delay) // a second signal ends the process, and with it this
 
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout+lastWords)
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout+answerGrace)
 	defer cancel()
 	defer time.AfterFunc(idleGrace, s.endIdle).Stop()
 	defer time.AfterFunc(s.cfg.DrainTimeout, func() {
@@ -35,11 +35,11 @@ func (s *Server) drain(delay time.Duration) error {
 		group.Go(func() error { return stopHTTP(ctx, s.httpServer) })
 	}
 	err := group.Wait()
-	if errors.Is(err, context.DeadlineExceeded) { // which has been logged
+	if errors.Is(err, context.DeadlineExceeded) { // logged above
 		err = nil
 	}
 	if s.adminListener != nil {
-		// Nobody's call is lost with a probe, so what is open after a moment is cut off without a word.
+		// Probes and scrapes are not worth a longer wait.
 		ctx, cancel := context.WithTimeout(context.Background(), idleGrace)
 		defer cancel()
 		_ = stopHTTP(ctx, s.adminServer)
@@ -47,13 +47,14 @@ func (s *Server) drain(delay time.Duration) error {
 	return err
 }
 
-// lastWords is how long a call that is cut off has for its answer.
-const lastWords = 500 * time.Millisecond
+// answerGrace is how long a call that is cut off has to send its answer.
+const answerGrace = 500 * time.Millisecond
 
-// idleGrace is how long a drain waits for what is open and has no call in progress.
+// idleGrace is how long a drain waits for connections and streams without a call in progress.
 const idleGrace = 500 * time.Millisecond
 
-// endIdle ends the streams that have no end of their own, and closes the connections on which nothing has arrived.
+// endIdle ends the streams of health and reflection, and closes the connections on which nothing
+// has arrived.
 func (s *Server) endIdle() {
 	s.endStreams()
 	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener} {
@@ -63,7 +64,8 @@ func (s *Server) endIdle() {
 	}
 }
 
-// stopGRPC is stopHTTP for gRPC.
+// stopGRPC waits for the calls in progress until ctx is done, then cuts off the rest and returns
+// ctx's error.
 func (s *Server) stopGRPC(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
@@ -81,7 +83,8 @@ func (s *Server) stopGRPC(ctx context.Context) error {
 	}
 }
 
-// stopHTTP answers the calls in progress until ctx is done, and cuts off what is left then. Its error is ctx's in that case.
+// stopHTTP waits for the calls in progress until ctx is done, then cuts off the rest and returns
+// ctx's error.
 func stopHTTP(ctx context.Context, srv *http.Server) error {
 	err := srv.Shutdown(ctx)
 	if err != nil {

@@ -16,52 +16,57 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
-// transportHeaderBytes is how large headers may be for grpc-go and net/http. Beyond it they may end the connection, with
-// other calls on it, so it is larger than what a call may have, which is checked call by call.
+// transportHeaderBytes is the header limit of grpc-go and net/http. Beyond it they may end the
+// connection with other calls on it, so it is larger than the limit of a call, which is checked per
+// call.
 const transportHeaderBytes = 128 << 10
 
-// maxStreams is how many calls one HTTP/2 connection may have open, on either listener.
+// maxStreams is how many calls one HTTP/2 connection may have open.
 const maxStreams = 100
 
-// A connection on which no frame becomes whole for keepaliveTime is pinged, and closed if that is not answered within
-// keepaliveTimeout. That ends the dead, and those who send a frame or a header block byte by byte: nothing else has a limit of
-// time for them. It takes a few seconds, and not a minute, so that whoever sends slowly is gone in ten.
+// A connection on which no frame is completed for keepaliveTime is pinged, and closed if the ping
+// is not answered within keepaliveTimeout. This is the only timeout for dead clients and for those
+// that send a frame or a header block byte by byte, so it is short: they are gone within ten
+// seconds.
 const (
 	keepaliveTime    = 4 * time.Second
 	keepaliveTimeout = 5 * time.Second
 )
 
-// streamWorkers is how many goroutines wait for calls. A new one for each call would begin with a small stack, and copy it to a larger
-// one several times on the call's way through the chain: that is a tenth of the CPU of a call. Calls beyond these get a new one.
+// streamWorkers is how many goroutines wait for calls; calls beyond these get a new one. A new
+// goroutine starts with a small stack and copies it several times as it grows, which costs a tenth
+// of a call's CPU.
 const streamWorkers = 64
 
-// grpcOptions are the hardened defaults of the gRPC listener.
+// grpcOptions returns the options of the gRPC server.
 func grpcOptions(cfg Config, guard *streams, creds credentials.TransportCredentials) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxHeaderListSize(transportHeaderBytes),
 		grpc.MaxRecvMsgSize(call.MaxMessageBytes),
-		// grpc-go would log the name of any other codec that a caller asks for, and that may be a secret.
+		// Without this, grpc-go logs the name of any other codec that a caller asks for, which may
+		// be a secret.
 		grpc.ForceServerCodecV2(encoding.GetCodecV2(proto.Name)),
 		grpc.MaxSendMsgSize(call.MaxMessageBytes),
 		grpc.ConnectionTimeout(8 * time.Second), // TLS and HTTP/2 handshake
-		// Answers are small, and connections may be many. The buffer for reading has room for a frame that is a little too large: what is
-		// left unread of it makes TCP reset the connection before the client has read why.
+		// Answers are small and connections many. The read buffer holds a frame that is a little
+		// too large: unread bytes would make TCP reset the connection before the client has read
+		// the error.
 		grpc.WriteBufferSize(4 << 10),
 		grpc.ReadBufferSize(18 << 10), // a size class of Go's allocator
-		// grpc-go would make them larger by itself, up to 16 MiB.
+		// By default grpc-go grows the windows up to 16 MiB.
 		grpc.StaticStreamWindowSize(call.MaxMessageBytes),
 		grpc.StaticConnWindowSize(4 * call.MaxMessageBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: 15 * time.Minute,
-			// Connections end now and then so that clients find replicas that were added since.
+			// Connections end regularly, so that clients find replicas that were added since.
 			MaxConnectionAge:      cfg.ConnectionAge,
-			MaxConnectionAgeGrace: cfg.CallCeiling + time.Second, // for the last call, and its answer
+			MaxConnectionAgeGrace: cfg.CallCeiling + time.Second, // for the last answer
 			Time:                  keepaliveTime,
 			Timeout:               keepaliveTimeout,
 		}),
-		// A client may ping every 10 s, also between calls; one that does it faster is disconnected.
+		// A client may ping every 10 s, also between calls; one that pings faster is disconnected.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			return guard.refuse(stream.Context(), "unknown method", apierror.RouteNotFound)
@@ -76,8 +81,8 @@ func grpcOptions(cfg Config, guard *streams, creds credentials.TransportCredenti
 	return opts
 }
 
-// newGRPCServer has the service, and health and reflection beside it: probes and grpcurl have no credential, and both tell
-// only what is public.
+// newGRPCServer returns a server with the service, health and reflection. The latter two need no
+// credential, since probes and grpcurl have none, and show only what is public.
 func newGRPCServer(guard *streams, svc ephemeraltokenv1.EphemeralTokenServiceServer, intercept grpc.UnaryServerInterceptor, h healthpb.HealthServer, opts []grpc.ServerOption) *grpc.Server {
 	s := grpc.NewServer(opts...)
 	guard.register(s, ephemeraltokenv1.EphemeralTokenService_ServiceDesc, svc, intercept)

@@ -16,7 +16,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
-// failedHandshakes counts and logs the TLS handshakes that fail, on each listener for callers.
+// failedHandshakes counts and logs failed TLS handshakes.
 type failedHandshakes struct {
 	*prometheus.CounterVec
 	log *slog.Logger
@@ -37,8 +37,8 @@ func newFailedHandshakes(log *slog.Logger) failedHandshakes {
 	return failedHandshakes{v, lograte.Kind(log, lograte.Handshake)}
 }
 
-// plainAlert is the error of crypto/tls for an alert that should be encrypted and is not. OpenSSL's clients send one when they do not
-// trust the server's certificate.
+// plainAlert is how crypto/tls reports an alert that should be encrypted and is not. OpenSSL
+// clients send one when they do not trust the server's certificate.
 const plainAlert = "tls: bad record MAC"
 
 // on returns the function that counts and logs the failed handshakes of a listener.
@@ -49,7 +49,7 @@ func (f failedHandshakes) on(listener string) func(peer net.Addr, err error) {
 		switch {
 		case ok && noTLS.Conn != nil:
 			cause = "the client speaks no TLS"
-			if listener == onHTTP { // as net/http answers if it does the handshake
+			if listener == onHTTP { // the answer of net/http when it does the handshake
 				_, _ = io.WriteString(noTLS.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 			}
 		case strings.HasSuffix(cause, plainAlert):
@@ -61,7 +61,7 @@ func (f failedHandshakes) on(listener string) func(peer net.Addr, err error) {
 	}
 }
 
-// grpcCredentials take a connection's TLS from its listener; nil for plaintext.
+// grpcCredentials returns credentials that use the listener's TLS, or nil for plaintext.
 func (c *Config) grpcCredentials() credentials.TransportCredentials {
 	if c.TLS.Certificate == nil {
 		return nil
@@ -69,12 +69,13 @@ func (c *Config) grpcCredentials() credentials.TransportCredentials {
 	return listenerCredentials{credentials.NewTLS(nil)}
 }
 
-// listenerCredentials differ from those of grpc-go in that the listener has done the handshake.
+// listenerCredentials are grpc-go's TLS credentials for connections whose listener does the
+// handshake.
 type listenerCredentials struct {
 	credentials.TransportCredentials
 }
 
-// errNoHTTP2 is that a client has not asked for HTTP/2, which gRPC needs.
+// errNoHTTP2 means that the client did not negotiate HTTP/2, which gRPC needs.
 var errNoHTTP2 = errors.New("the client does not offer h2 by ALPN")
 
 // ServerHandshake implements credentials.TransportCredentials.

@@ -12,18 +12,18 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
-// idleTimeout is when an idle connection is closed. It is longer than the 600 s for which load balancers keep one: a request that
-// is sent while the server closes the connection fails.
+// idleTimeout closes idle connections. It is longer than the 600 s for which load balancers keep
+// one, because a request that is sent while the server closes the connection fails.
 const idleTimeout = 620 * time.Second
 
-// How long after the ceiling of a call its answer may still be read. net/http resets a REST stream whose answer is not; a
-// connection of gRPC is closed a little later.
+// How long after a call's ceiling its answer may still be read. net/http resets a REST stream whose
+// answer is unread; a gRPC connection is closed a little later.
 const (
 	restAnswerTimeout = 15 * time.Second
 	grpcAnswerTimeout = 20 * time.Second
 )
 
-// newHTTPServer has the limits of every HTTP listener. A client that sends slowly is gone after ReadTimeout.
+// newHTTPServer returns an http.Server with the limits of the REST and the admin listener.
 func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:        handler,
@@ -33,7 +33,7 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 		ConnState: func(c net.Conn, state http.ConnState) {
 			c.(*listen.Conn).SetBusy(state == http.StateActive)
 		},
-		// OPTIONS * is a route that does not exist, like any other, and not for net/http to answer.
+		// OPTIONS * gets our own answer, like any unknown route.
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            5 * time.Second,
 		ReadTimeout:                  messageTimeout,
@@ -44,16 +44,16 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 			SendPingTimeout:      keepaliveTime,
 			PingTimeout:          keepaliveTimeout,
 			WriteByteTimeout:     10 * time.Second,
-			// As on the gRPC listener, and not a megabyte for a client that keeps bodies back.
+			// As on the gRPC listener. The default of 1 MiB is for larger bodies.
 			MaxReceiveBufferPerStream:     call.MaxMessageBytes,
 			MaxReceiveBufferPerConnection: 4 * call.MaxMessageBytes,
 		},
 	}
 }
 
-// restProtocols are those of the REST listener. The listener does TLS itself, so to net/http all of it is plaintext, and
-// HTTP/2 begins with the client's preface (RFC 9113, section 3.3). A client without TLS may do that too, as meshes and
-// proxies do.
+// restProtocols returns the protocols of the REST listener. The listener does TLS itself, so
+// net/http sees plaintext, where HTTP/2 begins with the client's preface (RFC 9113, section 3.3).
+// Meshes and proxies without TLS use that too.
 func restProtocols() *http.Protocols {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
@@ -61,9 +61,9 @@ func restProtocols() *http.Protocols {
 	return p
 }
 
-// restFront tells next about the connection of a request. It ends connections at connectionAge, as grpc-go does, so that
-// clients find replicas that were added since, and while the server drains: over HTTP/2 that is a GOAWAY. To close idle
-// connections at once, as http.Server does, would fail a request that is on its way on one of them.
+// restFront adds the connection's TLS state to a request and counts it. It ends connections, over
+// HTTP/2 with GOAWAY, at ConnectionAge, as grpc-go does, and while the server drains. Closing idle
+// connections at once, as http.Server does, would fail requests that are on their way.
 func (s *Server) restFront(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := listen.FromContext(r.Context())
@@ -80,7 +80,7 @@ func (s *Server) restFront(next http.Handler) http.Handler {
 	})
 }
 
-// bodySize returns how many bytes of a body may be read into memory.
+// bodySize returns how many bytes of a request's body may be read into memory.
 func bodySize(r *http.Request) int64 {
 	if r.ContentLength < 0 {
 		return call.MaxMessageBytes
@@ -88,8 +88,9 @@ func bodySize(r *http.Request) int64 {
 	return min(r.ContentLength, call.MaxMessageBytes)
 }
 
-// overloaded reports whether a request over REST is beyond its connection's share of the requests that may wait for
-// their clients, and whether its refusal must have no body: a client that reads no bodies would keep the refusals open too.
+// overloaded reports whether a REST request exceeds its connection's share of the requests that may
+// wait for their clients, and whether its refusal must have no body, because the client does not
+// read bodies.
 func (s *Server) overloaded(ctx context.Context) (refuse, brief bool) {
 	conn := listen.FromContext(ctx)
 	if conn.Admit() {

@@ -10,11 +10,11 @@ import (
 
 var (
 	identityValid = prometheus.NewDesc("tokend_identity_valid",
-		"1 if there is an Atlas JWT for the profile.", []string{"profile"}, nil)
+		"1 if the profile has a valid Atlas JWT.", []string{"profile"}, nil)
 	identityRefused = prometheus.NewDesc("tokend_identity_refused",
 		"1 while Atlas refuses the profile's userauthtoken or its JWTs.", []string{"profile"}, nil)
 	identityIssued = prometheus.NewDesc("tokend_identity_issued_timestamp_seconds",
-		"When the JWT came, in Unix seconds.", []string{"profile"}, nil)
+		"When the JWT was issued, in Unix seconds.", []string{"profile"}, nil)
 	identityExpiry = prometheus.NewDesc("tokend_identity_expiry_timestamp_seconds",
 		"When the JWT is no longer used, in Unix seconds.", []string{"profile"}, nil)
 	identityNext = prometheus.NewDesc("tokend_identity_next_renewal_timestamp_seconds",
@@ -22,12 +22,13 @@ var (
 	identityFailed = prometheus.NewDesc("tokend_identity_last_failure_timestamp_seconds",
 		"When a login or refresh last failed, in Unix seconds.", []string{"profile"}, nil)
 	issuerUp = prometheus.NewDesc("tokend_oidc_issuer_up",
-		"1 if the OIDC issuer answered when it was last asked for its keys.", []string{"issuer"}, nil)
+		"1 if the last request for the OIDC issuer's keys succeeded.", []string{"issuer"}, nil)
 	issuerKeys = prometheus.NewDesc("tokend_oidc_issuer_keys_timestamp_seconds",
-		"When the OIDC issuer's keys came that are in use, in Unix seconds.", []string{"issuer"}, nil)
+		"When the OIDC issuer's keys in use were fetched, in Unix seconds.", []string{"issuer"}, nil)
 )
 
-// identityMetrics show how the profiles and issuers are that the policy in force names. A time that is not there has no series.
+// identityMetrics collects the state of the profiles and issuers that the current policy names.
+// Unknown times have no series.
 type identityMetrics struct{ auth *auth.Authenticator }
 
 // Describe implements prometheus.Collector.

@@ -12,12 +12,14 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
-// registerMetrics adds the server's own metrics, and those of the Go runtime and the process. No label of any metric may have
-// a value that a caller or Atlas chooses: it could be a secret, and there is no end of them.
+// registerMetrics registers the server's metrics and those of the Go runtime and the process. No
+// label may have a value that a caller or Atlas chooses: it could be a secret, and the number of
+// series would be unbounded.
 func registerMetrics(registry *prometheus.Registry, own ...prometheus.Collector) error {
 	errs := []error{
-		// Without runtime.MemStats: in OpenMetrics its go_memstats_alloc_bytes and go_memstats_alloc_bytes_total are one family
-		// of two types, which parsers reject. The runtime's own metrics have the same figures.
+		// Without runtime.MemStats: in OpenMetrics its go_memstats_alloc_bytes and
+		// go_memstats_alloc_bytes_total are one family of two types, which parsers reject. The
+		// runtime metrics have the same figures.
 		registry.Register(collectors.NewGoCollector(
 			collectors.WithGoCollectorMemStatsMetricsDisabled(),
 			collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsMemory, collectors.MetricsGC),
@@ -30,7 +32,7 @@ func registerMetrics(registry *prometheus.Registry, own ...prometheus.Collector)
 	return errors.Join(errs...)
 }
 
-// newRefusedCalls counts the calls that are beyond a limit, by which.
+// newRefusedCalls returns a counter of calls that exceed a limit, by limit.
 func newRefusedCalls() *prometheus.CounterVec {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokend_calls_refused_total",
@@ -42,14 +44,15 @@ func newRefusedCalls() *prometheus.CounterVec {
 	return refused
 }
 
-// maxCallsMetric is how many calls may be in progress.
+// maxCallsMetric returns a gauge of how many calls may be in progress.
 func maxCallsMetric(maxCalls int64) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tokend_calls_in_flight_limit", Help: "How many calls may be in progress, over all transports.",
 	}, func() float64 { return float64(maxCalls) })
 }
 
-// registerRequests shows the requests that wait for their clients, and the streams of health and reflection.
+// registerRequests registers gauges of the requests that wait for their clients and of the streams
+// of health and reflection.
 func registerRequests(registry *prometheus.Registry, requests *listen.Requests, guard *streams) error {
 	gauge := func(name, help string, value func() float64) error {
 		return registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
@@ -66,13 +69,14 @@ func registerRequests(registry *prometheus.Registry, requests *listen.Requests, 
 	)
 }
 
-// metric is whether calls should be sent here.
+// metric returns a gauge of whether the server is ready.
 func (r *readiness) metric() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tokend_ready", Help: "1 if /readyz answers 200.",
 	}, func() float64 { return oneIf(r.get() == stateReady) })
 }
 
+// metricsHandler serves OpenMetrics too, which exemplars need.
 func metricsHandler(registry *prometheus.Registry) http.Handler {
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}) // which exemplars need
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
 }

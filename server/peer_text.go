@@ -9,10 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// maxPeerText bounds what a peer can write into a log line before it is authenticated, in bytes.
+// maxPeerText bounds how many bytes an unauthenticated peer can add to a log line.
 const maxPeerText = 200
 
-// cutPeerText cuts a text that a peer may have written.
+// cutPeerText truncates a text that a peer may have written.
 func cutPeerText(text string) string {
 	if len(text) <= maxPeerText {
 		return text
@@ -24,8 +24,8 @@ func cutPeerText(text string) string {
 	return text[:end] + "…"
 }
 
-// handshakeCause returns what the log says about a handshake that failed: the cause, and the client certificate that was refused, if
-// that is what failed. The certificate is not verified: its text is the client's own.
+// handshakeCause returns the log attributes of a failed handshake: the cause, and the client
+// certificate if that was refused. The certificate is unverified: the client chose its text.
 func handshakeCause(cause string, err error) []slog.Attr {
 	attrs := []slog.Attr{slog.String("cause", cutPeerText(cause))}
 	refused, ok := errors.AsType[*tls.CertificateVerificationError](err)

@@ -12,22 +12,22 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// The states of a server. Only in the first should calls be sent to it.
+// The states of a server. Calls should be sent to it only when it is ready.
 const (
 	stateReady    = "ready"
 	stateStarting = "starting"
 	stateDraining = "draining"
-	// stateRefused: Atlas refuses every identity that the service holds, and nobody may bring one of his own, so no call can
-	// succeed. It is the one trouble with Atlas that makes a replica unready: it may be this replica's alone, with a secret that
-	// was mounted wrong. An Atlas that is down is every replica's, and taking all of them out would help nobody.
+	// stateRefused: Atlas refuses every identity of the service, and callers may not bring their
+	// own, so no call can succeed. Unlike an Atlas outage, which affects every replica, this may be
+	// a wrong secret of this replica alone.
 	stateRefused = "refused by Atlas"
 )
 
-// startInterval is the time between two looks until the first logins have ended, so that a server that could serve is not
-// held up.
+// startInterval is the time between updates until the first logins have ended, so that a starting
+// server becomes ready soon.
 const startInterval = 10 * time.Millisecond
 
-// readiness is whether new calls should be sent here, as /readyz and grpc.health.v1 say it.
+// readiness is the state of the server as /readyz and grpc.health.v1 report it.
 type readiness struct {
 	auth   *auth.Authenticator
 	checks *checks
@@ -49,7 +49,7 @@ func (r *readiness) get() string {
 	return r.state
 }
 
-// set changes the state, unless the server is draining: nothing comes after that.
+// set changes the state, unless the server is draining, which is final.
 func (r *readiness) set(state string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -62,11 +62,11 @@ func (r *readiness) set(state string) {
 		status = healthpb.HealthCheckResponse_SERVING
 	}
 	for _, name := range []string{"", ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName} {
-		r.health.SetServingStatus(name, status) // those who watch are told
+		r.health.SetServingStatus(name, status)
 	}
 }
 
-// watch keeps the state up to date until ctx is done.
+// watch updates the state until ctx is done.
 func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
 	tick := time.NewTicker(startInterval)
 	defer tick.Stop()
@@ -84,7 +84,7 @@ func (r *readiness) watch(ctx context.Context, interval time.Duration) error {
 }
 
 func (r *readiness) look() {
-	r.checks.get() // so that it is known since when
+	r.checks.get() // records when a check changes
 	switch {
 	case r.auth.Refused():
 		r.set(stateRefused)

@@ -1,12 +1,14 @@
-// Package server is the ephemeral-token service: two RPCs, over gRPC and as REST routes, behind one call chain.
+// Package server implements the ephemeral-token service: two RPCs, over gRPC and REST, behind one
+// call chain.
 //
-// The way of a call, each step of which calls the next: grpc.go or package rest takes it in; package call gives it an id and a
-// log line, bounds it, and has package auth find out who is calling; service.go has the two RPCs; package tokencache shares the
-// call with others that ask for the same token, and caches the answer; package atlas/resilient retries, and spares an Atlas that
-// is down; package atlas makes the HTTP request. An error comes back the same way as it is, until package call has package
-// apierror turn it into what the caller is told.
+// A call passes these steps: grpc.go or package rest receives it; package call gives it an ID and a
+// log line, applies limits, and authenticates the caller with package auth; service.go has the two
+// RPCs; package tokencache shares concurrent calls for the same token and caches the answer;
+// package atlas/resilient retries, and fails fast while Atlas is down; package atlas makes the HTTP
+// request. Errors are returned unchanged up to package call, where package apierror turns them into
+// public errors.
 //
-// The package reads no flags and no environment; Config has everything it needs to know.
+// The package reads no flags and no environment; Config has all settings.
 package server
 
 import (
@@ -33,18 +35,19 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-// Server is a bound but not yet serving service. Close or Run releases what New took.
+// Server is a service whose addresses are bound. Run serves; Close releases a Server that never
+// ran.
 type Server struct {
 	cfg    Config
 	ready  *readiness
 	status *status.Page
 
 	tokens      Tokens
-	cache       *tokencache.Cache  // what tokens is, unless a test has its own
-	endStreams  context.CancelFunc // lets go of the streams of health and reflection
+	cache       *tokencache.Cache  // the same as tokens, unless a test has its own
+	endStreams  context.CancelFunc // ends the streams of health and reflection
 	cutOff      context.CancelFunc // ends the calls in progress
-	requests    *listen.Requests   // that wait for their clients
-	refused     func(limit string) // counts a call that is refused
+	requests    *listen.Requests   // those that wait for their clients
+	refused     func(limit string) // counts a refused call
 	grpcServer  *grpc.Server
 	httpServer  *http.Server
 	adminServer *http.Server
@@ -52,8 +55,8 @@ type Server struct {
 	grpcListener, httpListener, adminListener *listen.Listener // nil where off
 }
 
-// New validates cfg and binds every address, so that whatever is wrong is known before the first call. The server answers
-// once Run is called.
+// New validates cfg and binds every address, so that mistakes are found before the first call. The
+// server answers once Run is called.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -112,7 +115,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// newRESTHandler adds the API's page to what cfg serves, if it is asked for.
+// newRESTHandler returns the REST handler, with the API page if withDocs is set.
 func newRESTHandler(cfg rest.Config, withDocs bool) (http.Handler, error) {
 	if withDocs {
 		pages, err := docs.Pages()
@@ -124,7 +127,7 @@ func newRESTHandler(cfg rest.Config, withDocs bool) (http.Handler, error) {
 	return rest.NewHandler(cfg)
 }
 
-// openTokens makes the cache that the Config describes.
+// openTokens makes the token cache.
 func (s *Server) openTokens() error {
 	if s.cfg.Tokens != nil {
 		s.tokens = s.cfg.Tokens(s.cfg.Atlas)
@@ -140,7 +143,7 @@ func (s *Server) openTokens() error {
 	return nil
 }
 
-// look is what an operator should know of: whatever calls depend on.
+// look checks everything that calls depend on.
 func (s *Server) look() []auth.Check {
 	var found []auth.Check
 	if checked, ok := s.cfg.Atlas.(interface{ Check() error }); ok {
@@ -183,10 +186,10 @@ func (s *Server) listen(limits func(listener string) listen.Limits, handshakes f
 	return errors.Join(errs...)
 }
 
-// alpn has the protocols of the listeners that serve TLS.
+// alpn has the ALPN protocols of the listeners that serve TLS.
 var alpn = map[string][]string{onGRPC: {"h2"}, onHTTP: {"h2", "http/1.1"}}
 
-// bind listens on an address, within limits.
+// bind listens on an address with limits.
 func (s *Server) bind(addr string, limits listen.Limits) (*listen.Listener, error) {
 	if s.cfg.Listen == nil {
 		return listen.On(addr, limits)
@@ -198,13 +201,13 @@ func (s *Server) bind(addr string, limits listen.Limits) (*listen.Listener, erro
 	return listen.Track(l, limits), nil
 }
 
-// GRPCAddr is the bound gRPC address, nil if it is off. HTTPAddr and AdminAddr are the same for the others.
+// GRPCAddr returns the bound gRPC address, or nil if that listener is off.
 func (s *Server) GRPCAddr() net.Addr { return boundAddr(s.grpcListener) }
 
-// HTTPAddr is the bound REST address, nil if it is off.
+// HTTPAddr returns the bound REST address, or nil if that listener is off.
 func (s *Server) HTTPAddr() net.Addr { return boundAddr(s.httpListener) }
 
-// AdminAddr is the bound admin address, nil if it is off.
+// AdminAddr returns the bound admin address, or nil if that listener is off.
 func (s *Server) AdminAddr() net.Addr { return boundAddr(s.adminListener) }
 
 func boundAddr(l *listen.Listener) net.Addr {
@@ -214,7 +217,8 @@ func boundAddr(l *listen.Listener) net.Addr {
 	return l.Addr()
 }
 
-// Close releases the addresses of a server that does not run. One that runs is stopped by its context.
+// Close releases the addresses of a server that does not run. The context of Run stops one that
+// runs.
 func (s *Server) Close() {
 	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
@@ -225,17 +229,17 @@ func (s *Server) Close() {
 		s.cache.Close()
 	}
 	if s.grpcServer != nil {
-		s.grpcServer.Stop() // its workers, also of a server that never ran
+		s.grpcServer.Stop() // ends its workers, also if it never ran
 	}
 }
 
-// Run serves until ctx is done, then drains: it stops being ready, goes on serving for DrainDelay, takes no new connection,
-// answers the calls in progress, and after DrainTimeout cuts off what is left, with an answer. It returns nil after such a stop, else
-// what failed.
+// Run serves until ctx is done, then drains: it reports that it is not ready, keeps serving for
+// DrainDelay, stops accepting connections, waits up to DrainTimeout for calls in progress, and ends
+// the rest with an error. It returns nil after such a stop.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
-	s.ready.look() // before the first call is answered: whoever asks then is not told otherwise
-	asked := ctx   // done when the server is asked to stop; that of the group also when a listener fails
+	s.ready.look() // so that the state is right when the first call is answered
+	stop := ctx    // the group's context is also done when a listener fails
 	group, ctx := errgroup.WithContext(ctx)
 	if s.grpcListener != nil {
 		group.Go(func() error { return serveGRPC(s.grpcServer, s.grpcListener) })
@@ -252,7 +256,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error {
 		<-ctx.Done()
 		delay := s.cfg.DrainDelay
-		if asked.Err() == nil { // a listener has failed: there is nothing to wait for
+		if stop.Err() == nil { // a listener has failed
 			delay = 0
 		}
 		return s.drain(delay)
@@ -260,7 +264,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// endUnread closes the connections with a request that has been open for longer than any call takes, until ctx is done.
+// endUnread closes connections whose client has not read an answer in time, until ctx is done.
 func (s *Server) endUnread(ctx context.Context) error {
 	tick := time.NewTicker(unreadInterval)
 	defer tick.Stop()
@@ -274,10 +278,10 @@ func (s *Server) endUnread(ctx context.Context) error {
 	}
 }
 
-// unreadInterval is how often the server looks for requests that are open for too long.
+// unreadInterval is the time between two runs of EndOlder.
 const unreadInterval = 5 * time.Second
 
-// serveGRPC reports why a gRPC server stopped, unless it was asked to, be it before it began.
+// serveGRPC runs a gRPC server. It returns nil if the server was stopped, also before it began.
 func serveGRPC(srv *grpc.Server, l net.Listener) error {
 	if err := srv.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
@@ -285,7 +289,7 @@ func serveGRPC(srv *grpc.Server, l net.Listener) error {
 	return nil
 }
 
-// serveHTTP reports why an HTTP server stopped, unless it was asked to.
+// serveHTTP runs an HTTP server. It returns nil if the server was shut down.
 func serveHTTP(srv *http.Server, l net.Listener) error {
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err

@@ -12,17 +12,17 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-// Tokens creates and deletes ephemeral tokens. *tokencache.Cache does: it shares calls, caches tokens, and asks Atlas.
+// Tokens creates and deletes ephemeral tokens. *tokencache.Cache implements it.
 type Tokens interface {
 	Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error)
 	Delete(ctx context.Context, cred atlas.Credential) (org string, err error)
-	// Check returns a problem that an operator should know of, or nil.
+	// Check returns a problem for /readyz, or nil.
 	Check() error
 }
 
-// service is the two RPCs, as they run at the inner end of the call chain.
+// service implements the two RPCs. They run at the inner end of the call chain.
 type service struct {
-	ephemeraltokenv1.UnsafeEphemeralTokenServiceServer // so that a new RPC does not compile until it is here
+	ephemeraltokenv1.UnsafeEphemeralTokenServiceServer // makes a missing RPC an error
 
 	tokens Tokens
 }
@@ -34,7 +34,7 @@ func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTok
 		return nil, err
 	}
 	result, err := s.tokens.Create(ctx, cred, wantsFresh(ctx))
-	tellStatus(rec, result.Status, err) // also of a call that failed
+	setCacheStatus(rec, result.Status, err) // also if the call failed
 	if err != nil {
 		return nil, err
 	}
@@ -56,14 +56,14 @@ func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTok
 	return &ephemeraltokenv1.DeleteTokenResponse{}, nil
 }
 
-// Metadata about remembering, in both directions.
+// Metadata about caching, in both directions.
 const (
 	cacheControlHeader = "cache-control" // RFC 9111 §5.2
 	cacheStatusHeader  = "cache-status"  // RFC 9211
 	ageHeader          = "age"           // RFC 9111 §5.1
 )
 
-// wantsFresh reports whether the caller does not want what is remembered.
+// wantsFresh reports whether the caller does not accept a cached token.
 func wantsFresh(ctx context.Context) bool {
 	for _, value := range metadata.ValueFromIncomingContext(ctx, cacheControlHeader) {
 		for directive := range strings.SplitSeq(value, ",") {
@@ -75,8 +75,8 @@ func wantsFresh(ctx context.Context) bool {
 	return false
 }
 
-// tellStatus says where the answer comes from: in its metadata, and in the audit record.
-func tellStatus(rec *call.Record, status tokencache.Status, err error) {
+// setCacheStatus records where the answer comes from, in its metadata and in the audit record.
+func setCacheStatus(rec *call.Record, status tokencache.Status, err error) {
 	rec.Cache, rec.Free = status.String(), status.Hit || status.Collapsed
 	if why := tokencache.NotAsked(err); why != "" {
 		rec.Cache = "tokend; detail=" + why

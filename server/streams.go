@@ -19,24 +19,24 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
-// messageTimeout is how long the message of a call may take to arrive once its headers have.
+// messageTimeout is how long a call's message may take to arrive after its headers.
 const messageTimeout = 8 * time.Second
 
-// How many streams of health and reflection may be open. They have no end of their own, and each may hold a message of
-// 64 KiB in both directions.
+// Limits on open streams of health and reflection. They may stay open indefinitely, and each may
+// hold a message of 64 KiB in both directions.
 const (
 	maxStandingPerConn = 4
 	maxStanding        = 256
 )
 
-// The limits that a stream can be refused for, beside those of package call.
+// The names of limits that a stream can exceed, beside those of package call.
 const (
 	requestsLimit = "requests"
 	standingLimit = "streams"
 )
 
-// streams guards the streams of the gRPC listener, before their messages arrive and while they last. Their age is bounded
-// by that of their connection.
+// streams limits the streams of the gRPC listener. Their age is bounded by that of their
+// connection.
 type streams struct {
 	refuse   func(ctx context.Context, method string, reason apierror.Reason) error
 	refused  func(limit string)
@@ -44,8 +44,9 @@ type streams struct {
 	standing atomic.Int64    // streams of health and reflection that are open
 }
 
-// register adds a service. Its unary calls run as streams of one message each, because grpc-go reads the message of a
-// unary call before any code of ours runs, and waits for it as long as the client likes.
+// register adds a service to srv. Its unary calls run as streams of one message, because grpc-go
+// reads the message of a unary call before it runs an interceptor, and waits for it without a
+// timeout.
 func (s *streams) register(srv *grpc.Server, desc grpc.ServiceDesc, impl any, intercept grpc.UnaryServerInterceptor) {
 	desc.Streams = slices.Clone(desc.Streams)
 	for _, m := range desc.Methods {
@@ -58,7 +59,7 @@ func (s *streams) register(srv *grpc.Server, desc grpc.ServiceDesc, impl any, in
 			return stream.SendMsg(resp)
 		}
 		desc.Streams = append(desc.Streams, grpc.StreamDesc{StreamName: m.MethodName, Handler: func(impl any, stream grpc.ServerStream) error {
-			return s.intercept(impl, stream, info, call) // grpc-go runs interceptors of streams on those of several messages
+			return s.intercept(impl, stream, info, call) // grpc-go does not run the interceptor on these
 		}})
 	}
 	desc.Methods = nil
@@ -94,7 +95,8 @@ func (s *streams) intercept(srv any, stream grpc.ServerStream, info *grpc.Stream
 	return recoverStream(srv, waiting, info, handler)
 }
 
-// admitStanding counts a stream of health or reflection until release is called.
+// admitStanding counts a stream of health or reflection until release is called, or reports that
+// there are too many.
 func (s *streams) admitStanding(conn *listen.Conn) (release func(), ok bool) {
 	drop, ok := conn.Hold(maxStandingPerConn)
 	if !ok {
@@ -111,19 +113,19 @@ func (s *streams) admitStanding(conn *listen.Conn) (release func(), ok bool) {
 	return release, true
 }
 
-// waitingStream is a stream whose first message is due.
+// waitingStream is a stream whose first message has to arrive before timer fires.
 type waitingStream struct {
 	grpc.ServerStream
 
 	timer   *time.Timer
-	arrived bool // Only one goroutine of a handler receives.
+	arrived bool // used by the one goroutine that receives
 }
 
 // RecvMsg implements grpc.ServerStream.
 func (s *waitingStream) RecvMsg(m any) error {
 	err := s.ServerStream.RecvMsg(m)
 	if err == nil && !s.arrived {
-		if !s.timer.Stop() { // the caller has been refused
+		if !s.timer.Stop() { // the call has been refused
 			return context.Canceled
 		}
 		s.arrived = true
@@ -131,22 +133,22 @@ func (s *waitingStream) RecvMsg(m any) error {
 	return err
 }
 
-// endStream ends a stream while its handler waits for the client. grpc-go has no other way to end one with a status of our
-// choice: a handler that has to return first cannot, and a cancelled context becomes CANCELLED.
+// endStream ends a stream with a status while its handler waits for the client. The handler itself
+// cannot return then, and a cancelled context would become CANCELLED.
 func endStream(ctx context.Context, st *status.Status) {
 	stream := grpc.ServerTransportStreamFromContext(ctx)
 	if s, ok := stream.(interface{ WriteStatus(*status.Status) error }); ok {
-		_ = s.WriteStatus(st) // fails if the stream has ended already
+		_ = s.WriteStatus(st) // fails only if the stream has ended
 	}
 }
 
-// connOf returns the connection of a call over gRPC.
+// connOf returns the connection of a gRPC call.
 func connOf(ctx context.Context) *listen.Conn {
 	p, _ := peer.FromContext(ctx)
 	return listen.FromAddr(p.Addr)
 }
 
-// working runs a chain, while the call does not wait for its client.
+// working runs chain, and marks the call as not waiting for its client meanwhile.
 func working(chain grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		conn := listen.FromContext(ctx) // over REST
@@ -161,9 +163,8 @@ func working(chain grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 
 type oversizedKey struct{}
 
-// markOversized marks the calls whose metadata exceeds the contract's limit. grpc-go's own limit is higher, because it
-// ends the whole connection, with other calls on it. The tap must not refuse anything: grpc-go leaks the timer of a call
-// that is refused here.
+// markOversized marks calls whose metadata exceeds call.MaxHeaderBytes. It does not refuse them:
+// grpc-go leaks the timer of a call that a tap refuses.
 func markOversized(ctx context.Context, info *tap.Info) (context.Context, error) {
 	if metadataBytes(info.Header) > call.MaxHeaderBytes {
 		return context.WithValue(ctx, oversizedKey{}, true), nil
@@ -192,10 +193,11 @@ func recoverStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, 
 	return handler(srv, stream)
 }
 
-// maxServiceName is the longest name of a service that health is asked about.
+// maxServiceName is the longest service name that health accepts.
 const maxServiceName = 256
 
-// boundedHealth is a health server that does not keep the long names of services that do not exist.
+// boundedHealth is a health server that refuses long service names, which health.Server would
+// store.
 type boundedHealth struct{ healthpb.HealthServer }
 
 // Watch implements healthpb.HealthServer.

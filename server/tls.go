@@ -5,19 +5,22 @@ import (
 	"crypto/x509"
 )
 
-// TLS is what the gRPC and REST listeners go by at each handshake, so that a certificate can be replaced while they serve.
+// TLS configures the gRPC and REST listeners. Its functions are called at each handshake, so that
+// certificates can be replaced at run time.
 type TLS struct {
-	// Certificate has the server's own, with any intermediates. If nil, the listeners are plaintext.
+	// Certificate returns the server's certificate, with any intermediates. If nil, the listeners
+	// are plaintext.
 	Certificate func() tls.Certificate
-	// ClientCAs, if set, makes both listeners ask for a client certificate and refuse those not signed by one of these
-	// authorities (mTLS). Who shows none is refused too, unless a rule of the policy in force can let in such a caller.
+	// ClientCAs, if set, turns on mTLS: client certificates must be signed by one of these
+	// authorities. A client without one is refused too, unless a rule of the current policy can
+	// admit it.
 	ClientCAs func() *x509.CertPool
-	// CheckClient, if set, says what else is wrong with a client certificate that one of ClientCAs has signed. Its chain has it first,
-	// then what the client sent with it.
+	// CheckClient, if set, is a further check of a client certificate that one of ClientCAs has
+	// signed. The chain is as the client sent it, its certificate first.
 	CheckClient func(chain []*x509.Certificate) error
 }
 
-// Mode is "off", "server" or "mutual".
+// Mode returns "off", "server" or "mutual".
 func (t TLS) Mode() string {
 	switch {
 	case t.Certificate == nil:
@@ -28,28 +31,30 @@ func (t TLS) Mode() string {
 	return "mutual"
 }
 
-// tlsConfig serves on each handshake the certificate of that time. A client certificate that is shown has
-// to be signed by one of the authorities of that time in any case; whether one has to be, the policy of that time says.
+// tlsConfig returns a configuration that uses the current certificate, authorities and policy at
+// each handshake. A client certificate is always verified; the policy decides whether one is
+// required.
 func (c *Config) tlsConfig(protocols ...string) *tls.Config {
-	// Without tickets each connection of mTLS is checked against the authorities of its own time.
+	// Without tickets, each mTLS connection is checked against the current authorities.
 	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, SessionTicketsDisabled: c.TLS.ClientCAs != nil}
 	outer := base.Clone()
 	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		present := base.Clone()
-		present.Certificates = []tls.Certificate{c.TLS.Certificate()}
+		current := base.Clone()
+		current.Certificates = []tls.Certificate{c.TLS.Certificate()}
 		if c.TLS.ClientCAs != nil {
-			present.ClientAuth, present.ClientCAs = tls.RequireAndVerifyClientCert, c.TLS.ClientCAs()
+			current.ClientAuth, current.ClientCAs = tls.RequireAndVerifyClientCert, c.TLS.ClientCAs()
 			if c.Auth.AllowsWithoutCertificate() {
-				present.ClientAuth = tls.VerifyClientCertIfGiven
+				current.ClientAuth = tls.VerifyClientCertIfGiven
 			}
-			present.VerifyConnection = c.TLS.verifyClient
+			current.VerifyConnection = c.TLS.verifyClient
 		}
-		return present, nil
+		return current, nil
 	}
 	return outer
 }
 
-// verifyClient is called once crypto/tls has found nothing wrong, neither with the client's certificate nor with that there is none.
+// verifyClient runs CheckClient after crypto/tls has verified the certificate, if the client sent
+// one.
 func (t TLS) verifyClient(state tls.ConnectionState) error {
 	if t.CheckClient == nil || len(state.PeerCertificates) == 0 {
 		return nil

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Conn is a connection that a Listener has accepted. It does its own TLS, so that both net/http and grpc-go read and
-// write through it, and it can follow the frames of HTTP/2.
+// Conn is a connection that a Listener has accepted. It does its own TLS, so that net/http and
+// grpc-go both read and write through it and it sees the frames of HTTP/2.
 type Conn struct {
 	net.Conn // the TLS connection if there is TLS, else the socket
 
@@ -31,10 +31,10 @@ type Conn struct {
 	requests openRequests
 }
 
-// socket remembers when something last arrived from the peer.
+// socket records when data last arrived from the peer.
 type socket struct {
 	net.Conn
-	last atomic.Int64 // Unix nanoseconds; 0 before anything has arrived
+	last atomic.Int64 // Unix nanoseconds; 0 before any data
 }
 
 // Read implements net.Conn.
@@ -56,10 +56,10 @@ func newConn(l *Listener, accepted net.Conn) *Conn {
 	return c
 }
 
-// heard reports whether anything has arrived.
+// heard reports whether any data has arrived.
 func (c *Conn) heard() bool { return c.socket.last.Load() != 0 }
 
-// lastHeard returns when something last arrived, or when the connection was opened.
+// lastHeard returns when data last arrived, or else when the connection was opened.
 func (c *Conn) lastHeard() time.Time {
 	if at := c.socket.last.Load(); at != 0 {
 		return time.Unix(0, at)
@@ -70,10 +70,10 @@ func (c *Conn) lastHeard() time.Time {
 // Opened returns when the connection was accepted.
 func (c *Conn) Opened() time.Time { return c.opened }
 
-// SetBusy says whether a request is in progress. A busy connection is not evicted.
+// SetBusy sets whether a request is in progress. A busy connection is not evicted.
 func (c *Conn) SetBusy(busy bool) { c.busy.Store(busy) }
 
-// Handshake does the TLS handshake, once. Read and Write call it, as those of *tls.Conn do.
+// Handshake does the TLS handshake, once. Read and Write call it, as in *tls.Conn.
 func (c *Conn) Handshake() error {
 	c.handshakeOnce.Do(func() {
 		secured, ok := c.Conn.(*tls.Conn)
@@ -92,10 +92,10 @@ func (c *Conn) Handshake() error {
 	return c.handshakeErr
 }
 
-// TLS returns the state of the TLS connection, nil if there is no TLS. The handshake must be over.
+// TLS returns the state of the TLS connection, or nil without TLS. Call it after the handshake.
 func (c *Conn) TLS() *tls.ConnectionState { return c.state }
 
-// agreedHTTP2 reports whether the handshake was for HTTP/2.
+// agreedHTTP2 reports whether the handshake negotiated HTTP/2.
 func (c *Conn) agreedHTTP2() bool { return c.state != nil && c.state.NegotiatedProtocol == "h2" }
 
 // Read implements net.Conn.
@@ -123,7 +123,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite tells the peer that nothing more will be written. net/http looks for it.
+// CloseWrite closes the sending direction. net/http calls it if present.
 func (c *Conn) CloseWrite() error {
 	closer, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok {
@@ -135,7 +135,8 @@ func (c *Conn) CloseWrite() error {
 	return closer.CloseWrite()
 }
 
-// Close implements net.Conn. It frees the connection's place last, so that there are never more descriptors than places.
+// Close implements net.Conn. It frees the connection's place last, so that there are never more
+// descriptors than places.
 func (c *Conn) Close() error {
 	err := c.Conn.Close()
 	c.requests.release()
@@ -145,7 +146,7 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// abort closes the socket without a word to the peer. The server that has the connection sees an error, and closes it.
+// abort resets the connection. The server that uses it sees an error and closes it.
 func (c *Conn) abort() {
 	c.requests.release()
 	refuse(c.socket.Conn)
@@ -153,17 +154,17 @@ func (c *Conn) abort() {
 
 func (c *Conn) peerAddr() net.Addr { return c.socket.RemoteAddr() }
 
-// addr is a peer's address that knows its connection.
+// addr is a peer's address with its connection.
 type addr struct {
 	net.Addr
 	conn *Conn
 }
 
-// RemoteAddr implements net.Conn. FromAddr finds the connection by it: the address is all of a connection that grpc-go
-// passes on to a call.
+// RemoteAddr implements net.Conn. FromAddr returns the connection of it: grpc-go passes only the
+// address on to calls.
 func (c *Conn) RemoteAddr() net.Addr { return addr{c.peerAddr(), c} }
 
-// FromAddr returns the connection whose RemoteAddr is a, nil if a is another address.
+// FromAddr returns the connection whose RemoteAddr is a, or nil for any other address.
 func FromAddr(a net.Addr) *Conn {
 	known, _ := a.(addr)
 	return known.conn
@@ -171,12 +172,12 @@ func FromAddr(a net.Addr) *Conn {
 
 type connKey struct{}
 
-// NewContext returns ctx with a connection. It is an http.Server's ConnContext.
+// NewContext returns ctx with a connection. Use it as http.Server's ConnContext.
 func NewContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// FromContext returns the connection put there by NewContext, nil if there is none.
+// FromContext returns the connection that NewContext added, or nil.
 func FromContext(ctx context.Context) *Conn {
 	c, _ := ctx.Value(connKey{}).(*Conn)
 	return c

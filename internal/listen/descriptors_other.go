@@ -4,5 +4,6 @@ package listen
 
 import "math"
 
-// Descriptors is how many files and connections the process may have open: here, no number that one could run into.
+// Descriptors returns how many files and connections the process may have open: here, no practical
+// limit.
 func Descriptors() int { return math.MaxInt32 }

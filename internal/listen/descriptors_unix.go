@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors is how many files and connections the process may have open. The Go runtime has raised that to the hard limit.
+// Descriptors returns how many files and connections the process may have open. The Go runtime
+// raises the soft limit to the hard limit.
 func Descriptors() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur > math.MaxInt32 {

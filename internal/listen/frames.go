@@ -2,7 +2,7 @@ package listen
 
 import "encoding/binary"
 
-// preface is what a client sends first on an HTTP/2 connection (RFC 9113, section 3.4).
+// preface begins what a client sends on an HTTP/2 connection (RFC 9113, section 3.4).
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // The types and flags of HTTP/2 frames that begin and end streams (RFC 9113, section 6).
@@ -22,14 +22,14 @@ type frame struct {
 	stream uint32
 }
 
-// frames finds the frames in one direction of an HTTP/2 connection. It looks at their headers only.
+// frames parses the frame headers in one direction of an HTTP/2 connection.
 type frames struct {
 	header [9]byte
 	have   int // bytes of header
 	skip   int // bytes left of the frame's payload
 }
 
-// each calls f for each frame whose header ends in p, which is the next part of the connection.
+// each calls f for each frame whose header ends in p, the next bytes of the connection.
 func (s *frames) each(p []byte, f func(frame)) {
 	for len(p) > 0 {
 		if s.skip > 0 {

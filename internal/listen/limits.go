@@ -5,19 +5,18 @@ import (
 	"net/netip"
 )
 
-// Limits bound the connections that a Listener has open at a time. A connection beyond them is accepted and closed at
-// once: in the kernel's queue it would block those behind it, and its client would wait instead of trying another
-// replica.
+// Limits bound the open connections of a Listener. A connection beyond them is accepted and closed
+// at once, so that its client tries another replica; in the kernel's queue it would block others.
 type Limits struct {
-	// Total is the most connections that may be open; 0 is no limit.
+	// Total is how many connections may be open; 0 is no limit.
 	Total int
-	// PerPeer is the most connections that one address may have; 0 is no limit. IPv6 addresses count by their /64, since
-	// one machine has all of that. It does not apply to addresses of this machine, which usually belong to proxies,
-	// unless Local is set.
+	// PerPeer is how many connections one address may have; 0 is no limit. IPv6 addresses count by
+	// their /64, since one machine has a whole /64. Loopback addresses, usually of proxies, are
+	// exempt unless Local is set.
 	PerPeer int
 	Local   bool
-	// EvictIdle makes room for a new connection by closing the one that has been idle longest, of the same peer if it is
-	// the peer's limit. Conn.SetBusy says which connections are not idle.
+	// EvictIdle makes room for a new connection by closing the one that has been idle longest, of
+	// the same peer if the limit is PerPeer. Connections marked by Conn.SetBusy are not idle.
 	EvictIdle bool
 	// Requests, if not nil, bounds the requests that are open on the connections.
 	Requests *Requests
@@ -25,7 +24,7 @@ type Limits struct {
 	Refused func(limit string, peer net.Addr)
 }
 
-// The limits that a connection can be closed for.
+// The names of the limits that Limits.Refused reports.
 const (
 	TotalLimit    = "listener"
 	PerPeerLimit  = "peer"
@@ -38,8 +37,8 @@ func (l Limits) refused(limit string, peer net.Addr) {
 	}
 }
 
-// peerOf returns what a connection counts for: an address, or an IPv6 /64. The zero Prefix counts for nothing: a socket
-// file, and an address of this machine unless local is set.
+// peerOf returns the peer that a connection counts for: an address, or an IPv6 /64. It returns the
+// zero Prefix, which is not limited, for socket files, and for loopback unless local is set.
 func peerOf(addr net.Addr, local bool) netip.Prefix {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
@@ -57,10 +56,10 @@ func peerOf(addr net.Addr, local bool) netip.Prefix {
 	return peer
 }
 
-// refuse closes a connection with a reset, so that the kernel keeps nothing of it.
+// refuse closes a connection with a reset, so that the kernel keeps no state of it.
 func refuse(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // fails only if the peer was faster
+		_ = tcp.SetLinger(0) // fails only if the peer has closed it
 	}
 	_ = c.Close()
 }

@@ -1,5 +1,5 @@
-// Package listen binds the addresses that the service is reached at. It knows what an address may be, and which connections
-// are open; it knows nothing of what is spoken on them.
+// Package listen binds the service's addresses, does TLS on the connections, and limits connections
+// and the requests open on them.
 package listen
 
 import (
@@ -15,11 +15,11 @@ import (
 
 const unixPrefix = "unix:"
 
-// maxPath is the longest path that the kernel takes for a socket file: sockaddr_un less the final zero.
+// maxPath is the longest path of a socket file: sockaddr_un without the final zero.
 const maxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
-// Validate reports an address that cannot be listened on. An empty one is no address, and not an error. A socket file is
-// allowed if sockets is set.
+// Validate returns what is wrong with an address. An empty one is valid. A socket file is allowed
+// if sockets is set.
 func Validate(addr string, sockets bool) error {
 	if addr == "" {
 		return nil
@@ -45,8 +45,8 @@ func Validate(addr string, sockets bool) error {
 	return nil
 }
 
-// IsLocal reports whether only this machine can reach addr: a loopback address, "localhost", or a socket file. What is
-// not an address at all is somebody else's to report.
+// IsLocal reports whether only this machine can reach addr: a loopback address, "localhost", or a
+// socket file. It returns true for an invalid address, which Validate reports.
 func IsLocal(addr string) bool {
 	if strings.HasPrefix(addr, unixPrefix) {
 		return true
@@ -59,8 +59,8 @@ func IsLocal(addr string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// On binds host:port or unix:/path. A socket file that nobody listens on any more, as a killed process leaves it, is
-// replaced; only its owner can connect, until Share says otherwise.
+// On binds host:port or unix:/path. It replaces a socket file that a killed process has left. Only
+// the owner can connect to a socket file, unless Share changes that.
 func On(addr string, limits Limits) (*Listener, error) {
 	l, err := bind(addr)
 	if err != nil {
@@ -69,7 +69,7 @@ func On(addr string, limits Limits) (*Listener, error) {
 	return Track(l, limits), nil
 }
 
-// Track returns a Listener on what is bound already.
+// Track returns a Listener that accepts from l.
 func Track(l net.Listener, limits Limits) *Listener {
 	return &Listener{Listener: l, limits: limits, conns: make(map[*Conn]struct{}), peers: make(map[netip.Prefix]int)}
 }
@@ -82,10 +82,10 @@ func bind(addr string) (net.Listener, error) {
 	return bindSocket(path)
 }
 
-// ErrInUse is the cause if somebody else listens on an address.
+// ErrInUse means that another process listens on the address.
 var ErrInUse = errors.New("the address is in use: stop the process that holds it, or choose another")
 
-// explain says in words what the operator can do about the usual failures.
+// explain adds advice to the usual errors.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Listener accepts connections within its limits, and knows which are open. On and Track make one.
+// Listener accepts connections within its limits, and tracks the open ones. On and Track make one.
 type Listener struct {
 	net.Listener
 	limits Limits
@@ -17,18 +17,17 @@ type Listener struct {
 	handshakeFailed func(peer net.Addr, err error)
 
 	mu    sync.Mutex
-	conns map[*Conn]struct{}   // guarded by mu: those that are open
-	peers map[netip.Prefix]int // guarded by mu: how many connections each peer has
+	conns map[*Conn]struct{}   // guarded by mu; the open ones
+	peers map[netip.Prefix]int // guarded by mu; open connections of each peer
 }
 
-// Secure makes the listener serve TLS on the connections that it accepts from then on. It calls failed, which must not
-// block, for each handshake that fails, unless the client closed the connection before it sent anything, as a TCP probe
-// does.
+// Secure makes the listener serve TLS. It calls failed, which must not block, for each failed
+// handshake, unless the client closed the connection before it sent anything, as TCP probes do.
 func (l *Listener) Secure(config *tls.Config, failed func(peer net.Addr, err error)) {
 	l.tls, l.handshakeFailed = config, failed
 }
 
-// Accept implements net.Listener. It returns connections within the limits only, each a *Conn.
+// Accept implements net.Listener. It returns only connections within the limits, each a *Conn.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		accepted, err := l.Listener.Accept()
@@ -49,8 +48,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit counts c among the open connections. If that exceeds a limit, it returns the limit, and the connection to close
-// in place of c, if there is one.
+// admit adds c to the open connections. If that exceeds a limit, it returns the limit and the
+// connection to close in place of c, nil if that is c.
 func (l *Listener) admit(c *Conn) (limit string, evicted *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,8 +72,8 @@ func (l *Listener) admit(c *Conn) (limit string, evicted *Conn) {
 	return limit, evicted
 }
 
-// longestIdle returns the eligible connection on which nothing has arrived for longest, nil if the listener evicts none.
-// The caller holds mu.
+// longestIdle returns the eligible connection that has been idle longest, or nil. The caller holds
+// mu.
 func (l *Listener) longestIdle(eligible func(*Conn) bool) *Conn {
 	if !l.limits.EvictIdle {
 		return nil
@@ -126,6 +125,6 @@ func (l *Listener) closeIf(choose func(*Conn) bool) {
 	}
 	l.mu.Unlock()
 	for _, c := range chosen {
-		_ = c.Close() // the server that has the connection sees an error
+		_ = c.Close() // the server that uses the connection sees an error
 	}
 }

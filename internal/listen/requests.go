@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Requests bounds the requests that wait for their clients, on the connections of several listeners together: for the
-// rest of a message, or for the client to read the answer. A request waits from its first frame until the last frame of
-// its answer is written or either side resets it, whatever grpc-go or net/http have made of it, except while the server
-// works on it.
+// Requests bounds the requests that wait for their clients, over all connections of several
+// listeners: for the rest of a message, or for the client to read the answer. A request waits from
+// its first frame until the last frame of its answer is written or either side resets it, except
+// while the server works on it.
 //
-// The share of a connection is what is free: it may have as many requests waiting as there are places left (dynamic
-// thresholds, Choudhury and Hahne, 1998). A single connection gets half, k greedy ones get 1/(k+1) each, and a connection
-// with a few requests always finds a place.
+// A connection may have as many requests waiting as there are places left (dynamic thresholds,
+// Choudhury and Hahne, 1998). A single connection gets half, k greedy ones get 1/(k+1) each, and a
+// connection with few requests always finds a place.
 type Requests struct {
 	limit int64
 	used  atomic.Int64
@@ -24,15 +24,15 @@ type Requests struct {
 	conns map[*Conn]struct{} // guarded by mu: those that speak HTTP/2
 }
 
-// unit is how many bytes of a request count as another request.
+// unit is how many bytes of a request count as another place.
 const unit = 16 << 10
 
-// maxUnanswered is how many streams of one connection may be open at once on the wire. grpc-go and net/http allow for 100
-// and refuse the others, so a client with more does not read the refusals.
+// maxUnanswered is how many streams of one connection may be open on the wire. grpc-go and net/http
+// refuse those beyond 100, so a client with more does not read the refusals.
 const maxUnanswered = 1000
 
-// NewRequests returns Requests with a number of places. Each request takes one, and another for every 16 KiB of it that
-// has arrived.
+// NewRequests returns Requests with limit places. Each request takes one, and another for every 16
+// KiB of it that has arrived.
 func NewRequests(limit int) *Requests {
 	return &Requests{limit: int64(limit), conns: make(map[*Conn]struct{})}
 }
@@ -43,17 +43,17 @@ func (r *Requests) Waiting() int { return int(r.used.Load()) }
 // Limit returns how many places there are.
 func (r *Requests) Limit() int { return int(r.limit) }
 
-// pause gives the server time to refuse the requests that have arrived, while there are more than there are places. What
-// is read in the meantime would only be more of them.
+// pause delays reading while there are more requests than places, so that the server can refuse
+// those that have arrived.
 func (r *Requests) pause() {
 	for i := 0; i < 5 && r.used.Load() > r.limit; i++ {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// makeRoom closes the connection with the most waiting requests, and of several the one with the oldest request, if half
-// as many wait beyond the limit. Refusals keep within it, so only clients that do not read those, or send much of their
-// messages, get there.
+// makeRoom closes the connection with the most waiting requests, of several the one with the oldest
+// request, if one and a half times the limit wait. Only clients that do not read refusals, or that
+// send large messages, cause that.
 func (r *Requests) makeRoom() {
 	if r.used.Load() <= r.limit+r.limit/2 {
 		return
@@ -74,8 +74,8 @@ func (r *Requests) makeRoom() {
 	}
 }
 
-// EndOlder closes the connections with a request that began before t and is still open, other than those that Hold allows
-// to last.
+// EndOlder closes the connections with a request that began before t and is still open, except for
+// streams counted by Hold.
 func (r *Requests) EndOlder(t time.Time) {
 	r.mu.Lock()
 	var late []*Conn
@@ -96,10 +96,10 @@ func (c *Conn) end() {
 	c.listener.limits.refused(RequestsLimit, c.peerAddr())
 }
 
-// Few is how many requests of a connection may wait however many wait in all.
+// Few is how many requests of a connection may always wait, however many wait in all.
 const Few = 2
 
-// Admit reports whether a request that has just arrived is within the connection's share.
+// Admit reports whether a request that has arrived is within the connection's share.
 func (c *Conn) Admit() bool {
 	all, own := c.requests.all, c.requests.used.Load()
 	return all == nil || own <= Few || own+all.used.Load() <= all.limit+1
@@ -108,21 +108,21 @@ func (c *Conn) Admit() bool {
 // Waiting returns how many places the connection takes.
 func (c *Conn) Waiting() int { return int(c.requests.used.Load()) }
 
-// Work says that the server works on a request, which does not wait for its client until Rest is called.
+// Work marks a request as in progress: it does not wait for its client until Rest is called.
 func (c *Conn) Work() { c.requests.add(-1) }
 
-// Rest says that the server has an answer to a request, or has given up on it.
+// Rest reverses Work: the server has answered the request, or has given up on it.
 func (c *Conn) Rest() { c.requests.add(1) }
 
-// Begin counts a request of HTTP/1, with up to size bytes to come, until End is called with the same size. Requests of
-// HTTP/2 are counted by their frames.
+// Begin counts an HTTP/1 request with a body of up to size bytes, until End is called with the same
+// size. HTTP/2 requests are counted by their frames.
 func (c *Conn) Begin(size int64) { c.requests.add(1 + size/unit) }
 
-// End is the end of what Begin began.
+// End reverses Begin.
 func (c *Conn) End(size int64) { c.requests.add(-1 - size/unit) }
 
-// Hold lets one of the connection's streams stay open for as long as it likes, until the function that it returns is
-// called. It reports false if most streams of the connection are held already.
+// Hold exempts one of the connection's streams from EndOlder until release is called. It reports
+// false if most streams of the connection are exempt already.
 func (c *Conn) Hold(most int) (release func(), ok bool) {
 	release = func() { c.requests.held.Add(-1) }
 	if int(c.requests.held.Add(1)) > most {
@@ -132,15 +132,15 @@ func (c *Conn) Hold(most int) (release func(), ok bool) {
 	return release, true
 }
 
-// openRequests are those of one connection.
+// openRequests are the requests of one connection.
 type openRequests struct {
 	conn   *Conn
 	all    *Requests    // nil: they are not counted
 	used   atomic.Int64 // places taken in all
-	held   atomic.Int64 // streams that may stay open
+	held   atomic.Int64 // streams exempt from EndOlder
 	http2  atomic.Bool  // the client's preface has arrived
-	match  int          // bytes of the preface that have arrived; -1: it is another protocol
-	broken bool         // the client agreed on HTTP/2, and speaks another protocol
+	match  int          // bytes of the preface that have arrived; -1: another protocol
+	broken bool         // the client negotiated HTTP/2 and speaks another protocol
 
 	in, out frames
 
@@ -169,8 +169,8 @@ func (o *openRequests) add(n int64) {
 	}
 }
 
-// received follows what the client has sent, and reports false if that has cost it the connection. Only one goroutine of
-// a server reads.
+// received parses what the client has sent, and reports false if the connection is closed for it.
+// Only one goroutine reads.
 func (o *openRequests) received(p []byte) bool {
 	if o.all == nil || o.match < 0 {
 		return !o.broken
@@ -193,7 +193,7 @@ func (o *openRequests) received(p []byte) bool {
 	return !o.released
 }
 
-// register has all know the connection, unless it has been closed in the meantime.
+// register adds the connection to all, unless it has been closed.
 func (o *openRequests) register() {
 	o.all.mu.Lock()
 	defer o.all.mu.Unlock()
@@ -225,7 +225,8 @@ func (o *openRequests) receivedFrame(f frame) {
 	}
 }
 
-// grow opens the stream of a frame, or adds the frame to it, and returns how many places that took. The caller holds mu.
+// grow opens the stream of a frame, or adds the frame to its stream, and returns how many places
+// that took. The caller holds mu.
 func (o *openRequests) grow(f frame) int64 {
 	if o.released {
 		return 0
@@ -248,7 +249,7 @@ func (o *openRequests) grow(f frame) int64 {
 	return grown
 }
 
-// sent follows what the server has written. Nothing before the client's preface is of a stream.
+// sent parses what the server has written. Before the client's preface there are no streams.
 func (o *openRequests) sent(p []byte) {
 	if !o.http2.Load() {
 		return
@@ -261,7 +262,7 @@ func (o *openRequests) sent(p []byte) {
 	})
 }
 
-// close ends a stream, if it is open.
+// close removes a stream, if it is open.
 func (o *openRequests) close(id uint32) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -271,11 +272,11 @@ func (o *openRequests) close(id uint32) {
 	}
 }
 
-// lingering is how long the requests of a closed connection count. What the server has begun for them ends in its own
-// time, and a client could otherwise have it begin more by opening and closing connections.
+// lingering is how long the requests of a closed connection still count. The server may still work
+// on them, and a client could otherwise start more by reconnecting.
 const lingering = time.Second
 
-// release ends all streams of a connection that is closed. It may be called twice.
+// release removes all streams of a closed connection. It may be called twice.
 func (o *openRequests) release() {
 	if o.all == nil {
 		return

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// ownerOnly is the mode that a socket file is made with, whatever the umask.
+// ownerOnly is the mode of a new socket file, whatever the umask.
 const ownerOnly fs.FileMode = 0o600
 
 // IsSocket reports whether addr is a socket file.
 func IsSocket(addr string) bool { return strings.HasPrefix(addr, unixPrefix) }
 
-// Share sets the permissions of a listener's socket file: whoever can write to it can connect. 0 leaves it to its owner, and
-// a listener on host:port has no file.
+// Share sets the mode of a listener's socket file; connecting takes write permission. It does
+// nothing for mode 0 and for a listener on host:port.
 func (l *Listener) Share(mode fs.FileMode) error {
 	if l.Addr().Network() != "unix" || mode == 0 {
 		return nil
@@ -26,7 +26,7 @@ func (l *Listener) Share(mode fs.FileMode) error {
 	return os.Chmod(l.Addr().String(), mode)
 }
 
-// bindSocket makes a socket file that only its owner can connect to. One that nobody listens on any more is replaced.
+// bindSocket makes a socket file that only its owner can connect to. It replaces a stale one.
 func bindSocket(path string) (net.Listener, error) {
 	l, err := listenUnix(path)
 	if errors.Is(err, syscall.EADDRINUSE) && isStaleSocket(path) {

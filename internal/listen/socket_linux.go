@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenUnix makes the socket file with the mode of the socket, which Linux goes by: at no time can anybody else connect.
+// listenUnix sets the mode on the socket before it is bound. Linux makes the file with that mode,
+// so no other user can connect at any time.
 func listenUnix(path string) (net.Listener, error) {
 	config := net.ListenConfig{Control: func(_, _ string, socket syscall.RawConn) error {
 		var err error

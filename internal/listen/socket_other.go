@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// listenUnix takes the file from others as soon as it is there.
+// listenUnix restricts the file as soon as it exists.
 func listenUnix(path string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", path)
 	if err != nil {

@@ -4,5 +4,6 @@ package listen
 
 import "syscall"
 
-// setUserTimeout does nothing: the option is Linux's. Keepalive finds a peer that is gone, later.
+// setUserTimeout does nothing: the option is specific to Linux. Keepalive detects a vanished peer
+// later.
 func setUserTimeout(_, _ string, _ syscall.RawConn) error { return nil }

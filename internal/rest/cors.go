@@ -17,15 +17,16 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
-// preflightAge is how long a browser may remember what it has been allowed: what Chromium takes at most.
+// preflightAge is how long browsers may cache a preflight: Chromium's maximum.
 const preflightAge = 2 * time.Hour
 
-// allowOrigins lets pages of these origins call the routes from a browser, by CORS (https://fetch.spec.whatwg.org/#http-cors-protocol).
-// It answers preflights by itself: they are no calls, and bring no credential. Access-Control-Allow-Credentials is never sent: a caller
-// says who he is in Authorization, which a page has to know, and never by what a browser adds of its own.
+// allowOrigins lets pages of these origins call the routes by CORS
+// (https://fetch.spec.whatwg.org/#http-cors-protocol). It answers preflights itself: they are not
+// calls and have no credential. It never sends Access-Control-Allow-Credentials: pages authenticate
+// with Authorization, not with what a browser adds by itself.
 func allowOrigins(origins []string, known routes, next http.Handler) http.Handler {
 	if len(origins) == 0 {
-		return next // to the library none would be all
+		return next // the library would allow all
 	}
 	var methods []string
 	for _, verbs := range known {
@@ -45,12 +46,12 @@ func allowOrigins(origins []string, known routes, next http.Handler) http.Handle
 	}).Handler(next)
 }
 
-// byOrigin knows the requests that a page of another origin has its browser make.
+// byOrigin detects requests that a page of another origin causes.
 var byOrigin http.CrossOriginProtection
 
-// checkOrigin refuses what a page of another origin has a browser do with the client certificate that the browser holds: it could not
-// read the answer, and a delete needs none. A call with an Authorization header is that of somebody who knows what to write there,
-// and of a page that the browser has asked us about.
+// checkOrigin refuses requests that a page of another origin makes with the browser's client
+// certificate: it could not read the answer, but a delete needs none. Requests with an
+// Authorization header pass: they carry a credential of their own, and needed a preflight.
 func checkOrigin(r *http.Request) error {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 || r.Header[authorization] != nil {
 		return nil
@@ -58,10 +59,11 @@ func checkOrigin(r *http.Request) error {
 	return byOrigin.Check(r)
 }
 
-// authorization is auth.Header as net/http has it.
+// authorization is auth.Header in net/http's form.
 var authorization = http.CanonicalHeaderKey(auth.Header)
 
-// ValidateOrigin reports an origin that is not written as browsers send it, and one that any page could have.
+// ValidateOrigin returns an error for an origin that is not in the form that browsers send, or that
+// any page could have.
 func ValidateOrigin(origin string) error {
 	wrong := func(what string) error {
 		return fmt.Errorf("%q is not an origin that can be allowed: %s", origin, what)
@@ -78,7 +80,7 @@ func ValidateOrigin(origin string) error {
 	}
 	switch {
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		return wrong("anybody on the way can change a page that comes over http; give https, or http for localhost")
+		return wrong("pages over http can be changed on the way; give https, or http for localhost")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return wrong("give one with https")
 	}
@@ -88,14 +90,15 @@ func ValidateOrigin(origin string) error {
 	return nil
 }
 
-// isLoopback reports whether browsers take a host for this machine.
+// isLoopback reports whether browsers treat a host as this machine.
 func isLoopback(host string) bool {
 	host = strings.ToLower(host)
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// asSent is u's origin in the one form in which browsers send it: in lower case, without the scheme's own port.
+// asSent returns u's origin in the form that browsers send: in lower case, without the default
+// port.
 func asSent(u *url.URL) string {
 	host, port := strings.ToLower(u.Hostname()), u.Port()
 	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() {

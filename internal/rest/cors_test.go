@@ -13,7 +13,7 @@ func TestValidateOrigin(t *testing.T) {
 		"*": "name each origin", "https://*.example.com": "name each origin", "null": "every sandboxed page",
 		"app.example.com": "give scheme and host", "https://": "give scheme and host", "": "give scheme and host", "localhost:3000": "give scheme and host",
 		"https://bücher.example": "xn--", "https://a b": "give scheme and host",
-		"http://app.example.com": "anybody on the way", "http://localhost.example.com": "anybody on the way", "ftp://app.example.com": "give one with https",
+		"http://app.example.com": "pages over http can be changed", "http://localhost.example.com": "pages over http can be changed", "ftp://app.example.com": "give one with https",
 		"https://app.example.com/": "browsers send https://app.example.com", "https://app.example.com/path?q#f": "browsers send https://app.example.com",
 		"https://app.example.com:443": "browsers send https://app.example.com", "http://localhost:80": "browsers send http://localhost",
 		"https://App.Example.com": "browsers send https://app.example.com", "HTTPS://app.example.com": "browsers send https://app.example.com",

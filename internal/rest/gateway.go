@@ -22,13 +22,13 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
-// The only headers that cross from REST into a call and back. Grpc-Timeout ends at the front (handler.go).
+// The headers that are passed from REST requests to calls and back. handler.go reads Grpc-Timeout.
 var (
 	headersIn  = canonical(auth.Header, auth.SecondHeader, call.RequestIDHeader, "traceparent", "tracestate", "cache-control")
 	headersOut = canonical(call.RequestIDHeader, "cache-status", "age")
 )
 
-// header is the name of one: in lower case, as in metadata, and in the form in which net/http has it.
+// header is a header's name, in lower case as in metadata and in net/http's form.
 type header struct{ name, canonical string }
 
 func canonical(names ...string) []header {
@@ -39,7 +39,7 @@ func canonical(names ...string) []header {
 	return all
 }
 
-// incomingHeaders is what a call knows of the headers of its request.
+// incomingHeaders returns a request's headers for its call.
 func incomingHeaders(received http.Header) metadata.MD {
 	md := metadata.MD{}
 	for _, h := range headersIn {
@@ -50,8 +50,7 @@ func incomingHeaders(received http.Header) metadata.MD {
 	return md
 }
 
-// setHeaders takes over what a request is to know of the metadata of its call's answer, be that in headers or, of a call that failed,
-// in trailers.
+// setHeaders copies the metadata of a call's answer into the response headers.
 func setHeaders(to http.Header, answer metadata.MD) {
 	for _, h := range headersOut {
 		if values := answer[h.name]; len(values) > 0 {
@@ -60,22 +59,25 @@ func setHeaders(to http.Header, answer metadata.MD) {
 	}
 }
 
-// Config says what a handler serves. All of it has to be set, except Pages, Origins and Overloaded.
+// Config configures a handler. Pages, Origins and Overloaded are optional.
 type Config struct {
 	Service   ephemeraltokenv1.EphemeralTokenServiceServer
 	Intercept grpc.UnaryServerInterceptor // the call chain
 	Logger    *slog.Logger
 	Metrics   *call.Metrics
-	// Pages answer GET and HEAD of their paths, which are no calls: they need no credential and pass no chain.
+	// Pages answer GET and HEAD of their paths. They are not calls: they need no credential and
+	// skip the call chain.
 	Pages map[string]http.Handler
-	// Origins are those whose pages browsers let call the service and read its answers (CORS). Each has to pass ValidateOrigin.
+	// Origins are those whose pages may call the service from a browser (CORS). Each must pass
+	// ValidateOrigin.
 	Origins []string
-	// Overloaded reports whether the request with this context is to be refused, and whether the answer must have no body.
+	// Overloaded reports whether to refuse the request with this context, and whether the answer
+	// must have no body.
 	Overloaded func(ctx context.Context) (refuse, brief bool)
 }
 
-// NewHandler serves the service's routes. It does not dial the gRPC listener: a request becomes a call in this process and
-// passes the same chain.
+// NewHandler returns a handler of the service's routes. Requests become calls in this process,
+// through the same call chain as gRPC.
 func NewHandler(cfg Config) (http.Handler, error) {
 	mux := runtime.NewServeMux(
 		runtime.WithIncomingHeaderMatcher(none),
@@ -106,9 +108,9 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	return allowOrigins(cfg.Origins, known, h), nil
 }
 
-// inProcess runs the service's RPCs inside the call chain, under the names that they have on the wire.
+// inProcess runs the service's RPCs inside the call chain.
 type inProcess struct {
-	ephemeraltokenv1.UnsafeEphemeralTokenServiceServer // a new RPC does not compile until it is here
+	ephemeraltokenv1.UnsafeEphemeralTokenServiceServer // makes a missing RPC an error
 	svc                                                ephemeraltokenv1.EphemeralTokenServiceServer
 	intercept                                          grpc.UnaryServerInterceptor
 }
@@ -131,10 +133,10 @@ func invoke[Req, Resp any](ctx context.Context, intercept grpc.UnaryServerInterc
 	return resp.(Resp), nil
 }
 
-// none is that the gateway passes no header on, in either direction: the front does (handler.go).
+// none makes the gateway pass no headers on; handler.go does that.
 func none(string) (string, bool) { return "", false }
 
-// successStatus gives the answers the statuses that Atlas gives them: 201, and 204 without a body or its type.
+// successStatus sets the same statuses as Atlas: 201, and 204 without a body.
 func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message) error {
 	switch resp.(type) {
 	case *ephemeraltokenv1.CreateTokenResponse:
@@ -146,7 +148,8 @@ func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message)
 	return nil
 }
 
-// gatewayErrorHandler writes a failed call's error, and makes one of what the gateway itself could not read.
+// gatewayErrorHandler writes the error of a failed call. Errors of the gateway itself become
+// RequestMalformed.
 func gatewayErrorHandler(log *slog.Logger, metrics *call.Metrics) runtime.ErrorHandlerFunc {
 	return func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
 		var failed *apierror.Error
@@ -160,8 +163,9 @@ func gatewayErrorHandler(log *slog.Logger, metrics *call.Metrics) runtime.ErrorH
 	}
 }
 
-// writeError answers with google.rpc.Status as JSON: {"code", "message", "details"}. A brief answer has headers only,
-// which a client cannot keep from being sent by not reading.
+// writeError answers with google.rpc.Status as JSON: {"code", "message", "details"}. A brief answer
+// has headers only: HTTP/2 flow control does not apply to those, so it is sent even if the client
+// does not read.
 func writeError(w http.ResponseWriter, e *apierror.Error, brief bool) {
 	st := e.GRPCStatus()
 	body, err := protojson.Marshal(st.Proto())
@@ -182,6 +186,6 @@ func writeError(w http.ResponseWriter, e *apierror.Error, brief bool) {
 	}
 	w.WriteHeader(e.HTTPStatus())
 	if !brief {
-		_, _ = w.Write(body) // the client has gone if this fails
+		_, _ = w.Write(body) // fails only if the client has gone
 	}
 }

@@ -1,5 +1,5 @@
-// Package rest is the service over HTTP/1.1 and HTTP/2: a strict front that knows the routes, the gateway behind it that turns a
-// request into a call, and the answers in the form that Atlas gives them.
+// Package rest serves the service over HTTP/1.1 and HTTP/2: a strict front that knows the routes,
+// and grpc-gateway behind it, which turns requests into calls and answers in Atlas's form.
 package rest
 
 import (
@@ -23,8 +23,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 )
 
-// handler is the front: it refuses what is not a well-formed request for one of the routes before the gateway sees it, and makes
-// a deadline of Grpc-Timeout. NewHandler (gateway.go) puts the two together. The gateway's own routing is lenient (it unescapes paths, for one) and its errors are not ours.
+// handler is the front: it refuses requests that are not well-formed requests for one of the routes
+// before the gateway sees them, and turns Grpc-Timeout into a deadline. The gateway's own routing
+// is lenient (it unescapes paths, for example) and its errors differ.
 type handler struct {
 	routes  routes // of calls and pages
 	pages   map[string]http.Handler
@@ -56,7 +57,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.metrics.CountFailure(r.Context(), e)
 		call.Log(r.Context(), h.log, h.routes.logName(r), time.Since(start), e)
 	}
-	// The call chain recovers by itself. This is for what is around it: net/http would print the panic's value.
+	// The call chain recovers from panics itself. This is for the code around it: net/http would
+	// print the panic's value.
 	defer func() {
 		if v := recover(); v != nil {
 			refuse(call.Panicked(v))
@@ -81,27 +83,28 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		page.ServeHTTP(w, r)
 		return
 	}
-	if err := checkOrigin(r); err != nil { // a call all the same, for the audit record of whose certificate it is
+	if err := checkOrigin(r); err != nil { // goes on as a call, for the audit record
 		record.Forbid(&apierror.Error{Reason: apierror.CallerNotPermitted, Cause: err})
 	}
-	// The gateway gets no headers: what a call may know of them it has already, and the gateway would pass on some more, and make up
-	// others of where the request comes from.
+	// The gateway gets no headers: the call has those it needs, and the gateway would add others.
 	r.Header, r.Host, r.RemoteAddr = nil, "", ""
 	h.gateway.ServeHTTP(w, r)
 }
 
-// What every answer says. The lists are the same for all, and nobody changes them.
+// Headers of every answer. The slices are shared and must not be changed.
 var (
 	noStore = []string{"no-store"} // RFC 9111 §5.2.2.5: a token must not stay in any cache
 	noSniff = []string{"nosniff"}
 )
 
-// check says what is wrong with a request before it becomes a call, nil if nothing is. It reads the body whole.
+// check returns what is wrong with a request before it becomes a call, or nil. It reads the whole
+// body.
 func (h *handler) check(w http.ResponseWriter, r *http.Request) *apierror.Error {
 	if headerBytes(r) > call.MaxHeaderBytes {
 		return &apierror.Error{Reason: apierror.HeadersTooLarge}
 	}
-	// As the client wrote it, neither cleaned nor unescaped: what a proxy in front of us has authorised is what is compared.
+	// The path is compared as the client wrote it, neither cleaned nor unescaped, as a proxy in
+	// front has authorised it.
 	methods, ok := h.routes[r.URL.EscapedPath()]
 	if !ok || r.URL.EscapedPath() != r.URL.Path {
 		return &apierror.Error{Reason: apierror.RouteNotFound, Hint: h.routes.missed(r).hint}
@@ -139,14 +142,14 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return io.ReadAll(http.MaxBytesReader(w, r.Body, call.MaxMessageBytes))
 }
 
-// Why a body was not read, without a word of it.
+// Why a body was not read, without its content.
 var (
 	errBodyUnreadable = errors.New("the body ended early or came too slowly")
 	errUndecodable    = errors.New("the body is not one JSON object, or nests too deep")
 )
 
-// headerBytes is the size of a request's headers as HTTP/2 counts it for SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113
-// §6.5.2), so that both transports have the same limit.
+// headerBytes returns the size of a request's headers as HTTP/2 counts it (RFC 9113, section
+// 6.5.2), so that both transports have the same limit.
 func headerBytes(r *http.Request) int {
 	n := len(r.Method) + len(r.RequestURI) + len(r.Host)
 	for name, values := range r.Header {
@@ -157,7 +160,7 @@ func headerBytes(r *http.Request) int {
 	return n
 }
 
-// isPlainJSON reports whether a body is declared as JSON, or not declared, and not compressed.
+// isPlainJSON reports whether a body is declared as JSON or not at all, and not compressed.
 func isPlainJSON(h http.Header) bool {
 	for _, encoding := range h.Values("Content-Encoding") {
 		if encoding != "" && !strings.EqualFold(encoding, "identity") {
@@ -172,12 +175,12 @@ func isPlainJSON(h http.Header) bool {
 	return len(declared) == 1 && err == nil && mediaType == "application/json"
 }
 
-// maxJSONDepth is how deep a body may nest. A request has no fields, so anything in it is ignored, and 8 is generous.
+// maxJSONDepth is how deep a body may nest. Requests have no fields, so the content is ignored.
 const maxJSONDepth = 8
 
 // isShallowJSON reports whether body is empty, or JSON that no decoder has to recurse far into.
 func isShallowJSON(body []byte) bool {
-	if len(body) == 0 { // as most are
+	if len(body) == 0 {
 		return true
 	}
 	depth, values := 0, 0
@@ -187,7 +190,7 @@ func isShallowJSON(body []byte) bool {
 			return errors.Is(err, io.EOF) && depth == 0
 		}
 		if depth == 0 {
-			values++ // a second one would be for another decoder to find
+			values++ // a second value is an error
 		}
 		switch token {
 		case json.Delim('{'), json.Delim('['):
@@ -201,8 +204,8 @@ func isShallowJSON(body []byte) bool {
 	}
 }
 
-// requestPeer is who is at the other end of a REST request, in the form in which gRPC has it. X-Forwarded-For is not
-// asked: anybody can write that.
+// requestPeer returns the peer of a REST request in gRPC's form. X-Forwarded-For is ignored: any
+// client can set it.
 func requestPeer(r *http.Request) *peer.Peer {
 	p := &peer.Peer{Addr: remoteAddr(r.RemoteAddr)}
 	if r.TLS != nil {
@@ -214,7 +217,7 @@ func requestPeer(r *http.Request) *peer.Peer {
 	return p
 }
 
-// remoteAddr is a net.Addr as net/http has it: in the form in which logs have it.
+// remoteAddr is a net.Addr for http.Request.RemoteAddr.
 type remoteAddr string
 
 // Network implements net.Addr.

@@ -16,7 +16,7 @@ import (
 // routes maps each REST path to its verbs, sorted.
 type routes map[string][]string
 
-// serviceRoutes reads the routes from the google.api.http annotations in the proto.
+// serviceRoutes returns the routes in the google.api.http annotations of the proto.
 func serviceRoutes(file protoreflect.FileDescriptor) (routes, error) {
 	found := routes{}
 	for i := range file.Services().Len() {
@@ -56,11 +56,11 @@ func verbAndPath(rule *annotations.HttpRule) (verb, path string) {
 	return "", ""
 }
 
-// miss is what a request for an unknown route was probably meant for. The texts are fixed: a path may contain a secret.
+// miss describes a request for an unknown route. The texts are fixed, because a path may contain a
+// secret.
 type miss struct{ log, hint string }
 
-// missed returns what a request for an unknown route was probably meant for. It serves messages only: nothing is redirected or
-// let in.
+// missed guesses what a request for an unknown route was meant for, for messages only.
 func (rt routes) missed(r *http.Request) miss {
 	if isRPC(r) {
 		return miss{"gRPC or Connect on the REST address", "this address serves REST: gRPC has an address of its own (--grpc-addr), and gRPC-Web and Connect are not served"}

@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// grpcTimeoutHeader carries a REST call's deadline, in gRPC's notation.
+// grpcTimeoutHeader has the timeout of a REST call, in gRPC's notation.
 const grpcTimeoutHeader = "Grpc-Timeout"
 
-// noTimeout is that of a call that brings no deadline, or one so late that the call chain's own comes before it.
+// noTimeout means that a call has no timeout, or one longer than a time.Duration holds.
 const noTimeout time.Duration = math.MaxInt64
 
 var errTimeoutHeader = errors.New("the Grpc-Timeout header is not up to 8 digits and a unit")
 
-// grpcTimeout reads the values of a Grpc-Timeout header: none, or one with up to 8 digits and a unit (gRPC over HTTP/2,
-// section Requests).
+// grpcTimeout parses the values of a Grpc-Timeout header: none, or one with up to 8 digits and a
+// unit (gRPC over HTTP/2, section Requests).
 func grpcTimeout(values []string) (time.Duration, error) {
 	if len(values) == 0 {
 		return noTimeout, nil

@@ -20,7 +20,7 @@ type plot struct {
 	Line   string // points of an SVG polyline; empty if there is nothing to show
 }
 
-// plots derives what happened between each two samples.
+// plots returns the plots of the page.
 func plots(samples []sample) []plot {
 	rate := func(of func(sample) float64) func(before, after sample) float64 {
 		return func(before, after sample) float64 {
@@ -43,8 +43,7 @@ func plots(samples []sample) []plot {
 	}
 }
 
-// newPlot draws value between each two samples. Times at which there is no value, such as the latency
-// of no call, are left out.
+// newPlot plots value over consecutive samples. NaN and infinite values are left out.
 func newPlot(title, unit string, samples []sample, value func(before, after sample) float64) plot {
 	p := plot{Title: title, Latest: "no data"}
 	type point struct{ x, y float64 }
@@ -76,7 +75,7 @@ func newPlot(title, unit string, samples []sample, value func(before, after samp
 	return p
 }
 
-// short is a number of about three digits.
+// short formats a number with about three digits.
 func short(y float64) string {
 	if y >= 100 {
 		return fmt.Sprintf("%.0f", y)

@@ -10,8 +10,8 @@ import (
 //go:embed page.css
 var styles string
 
-// markup is HTML in the making. html/template would do, but with it the linker drops no unused method
-// of the whole program, which makes the binary 9 MB larger.
+// markup builds HTML. With html/template the linker would keep every method of the program, which
+// makes the binary 9 MB larger.
 type markup struct{ strings.Builder }
 
 // add appends format with its verbs filled in. Every argument is escaped.
@@ -59,7 +59,7 @@ func render(v view) string {
 	return m.String()
 }
 
-// section adds a table with a heading. Without rows there is none.
+// section adds a table with a heading, if there are rows.
 func (m *markup) section(width, heading string, rows []row) {
 	if len(rows) == 0 {
 		return
@@ -82,7 +82,7 @@ func (m *markup) plot(p plot) {
 `, p.Title, p.Latest, p.Title, p.Most, p.Line, p.Most)
 }
 
-// class is the style of a state.
+// class returns the CSS class of a state.
 func class(ok bool) string {
 	if ok {
 		return "good"

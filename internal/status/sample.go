@@ -8,17 +8,17 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// sample is what the plots need of the metrics at one time. All but at count up.
+// sample has the counters that the plots need, at one time.
 type sample struct {
 	at       time.Time
 	calls    float64
 	failures map[string]float64 // by reason
-	free     float64            // creates that cost Atlas no call of their own
+	free     float64            // creates without an Atlas call of their own
 	creates  float64
 	atlas    histogram // durations of creates at Atlas
 }
 
-// histogram is cumulative, as Prometheus has it.
+// histogram is cumulative, as in Prometheus.
 type histogram struct {
 	count   float64
 	buckets []bucket
@@ -27,10 +27,10 @@ type histogram struct {
 // bucket counts the observations of at most upper seconds.
 type bucket struct{ upper, count float64 }
 
-// read takes a sample. A metric that is not there counts zero.
+// read takes a sample. A missing metric counts as zero.
 func read(metrics prometheus.Gatherer, now time.Time) sample {
 	s := sample{at: now, failures: map[string]float64{}}
-	families, _ := metrics.Gather() // a collector that fails leaves out its own
+	families, _ := metrics.Gather() // a collector that fails leaves out only its own metrics
 	for _, family := range families {
 		for _, m := range family.GetMetric() {
 			switch family.GetName() {
@@ -61,8 +61,8 @@ func histogramOf(h *dto.Histogram) histogram {
 	return out
 }
 
-// quantile returns the bound of the bucket in which the quantile of what came after before is, in
-// seconds; NaN if nothing came.
+// quantile returns the upper bound, in seconds, of the bucket with the quantile of the observations
+// since before, or NaN if there are none.
 func (h histogram) quantile(q float64, before histogram) float64 {
 	total := h.count - before.count
 	if total <= 0 {

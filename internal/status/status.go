@@ -1,5 +1,5 @@
-// Package status is the operator's page: what the service knows about itself now, and small plots of
-// the last hour. It reads the process's own metrics, so whatever is on the page is also in /metrics.
+// Package status serves the operator's page: the state of the service, and small plots of the last
+// hour. It reads the process's own metrics, so all figures are also in /metrics.
 package status
 
 import (
@@ -19,31 +19,31 @@ const (
 	maxSamples = 61
 )
 
-// Check is the state of one thing that calls depend on.
+// Check is the state of one dependency.
 type Check struct {
 	Name  string
 	Err   error // nil if all is well
 	Since time.Time
 }
 
-// Setting is a setting in force, and where its value is from. It must not be a secret.
+// Setting is a setting and the source of its value. It must not be a secret.
 type Setting struct{ Name, Value, Source string }
 
-// Config says what the page shows.
+// Config configures the page.
 type Config struct {
 	// Version is that of the program, such as "v1.2.3".
 	Version string
-	// State returns the state that /readyz has, such as "ready".
+	// State returns the state as in /readyz, such as "ready".
 	State func() string
-	// Checks returns the checks that /readyz has.
+	// Checks returns the checks as in /readyz.
 	Checks func() []Check
-	// Metrics has the metrics that the page reads.
+	// Metrics are the metrics that the page reads.
 	Metrics prometheus.Gatherer
 	// Settings are shown in this order.
 	Settings []Setting
 }
 
-// Page is an http.Handler. Run collects what its plots show.
+// Page is an http.Handler. Run collects the data of its plots.
 type Page struct {
 	cfg     Config
 	started time.Time
@@ -52,7 +52,7 @@ type Page struct {
 	samples []sample // guarded by mu; oldest first, at most maxSamples
 }
 
-// New returns a page for a process that starts now.
+// New returns the page of a process that starts now.
 func New(cfg Config) *Page {
 	p := &Page{cfg: cfg, started: time.Now()}
 	p.add(time.Now())
@@ -90,9 +90,9 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
-	// The page has styles of its own and nothing else: no script, no request.
+	// The page has inline styles, no scripts, and loads nothing.
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
-	_, _ = io.WriteString(w, page) // the client has gone if this fails
+	_, _ = io.WriteString(w, page) // fails only if the client has gone
 }

@@ -12,7 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// view is what the page shows.
+// view is the content of the page.
 type view struct {
 	Version, State, Uptime, Now string
 	OK                          bool
@@ -22,7 +22,7 @@ type view struct {
 	Plots                       []plot
 }
 
-// row is a line of a table.
+// row is a row of a table.
 type row struct {
 	Name, Value, Note string
 	Class             string // of the value: good, bad or none
@@ -57,12 +57,12 @@ func (p *Page) view(now time.Time) view {
 	return v
 }
 
-// gauges has the metrics in force, by name of the family.
+// gauges are the current gauges, by family name.
 type gauges map[string][]*dto.Metric
 
 func (p *Page) gauges() gauges {
 	g := gauges{}
-	families, _ := p.cfg.Metrics.Gather() // a collector that fails leaves out its own
+	families, _ := p.cfg.Metrics.Gather() // a collector that fails leaves out only its own metrics
 	for _, family := range families {
 		if family.GetType() == dto.MetricType_GAUGE {
 			g[family.GetName()] = family.GetMetric()
@@ -71,7 +71,8 @@ func (p *Page) gauges() gauges {
 	return g
 }
 
-// value returns the value of the metric whose only label has this value, and whether there is one.
+// value returns the value of the metric whose only label has this value, or that has no label if
+// labelled is empty.
 func (g gauges) value(family, labelled string) (float64, bool) {
 	for _, m := range g[family] {
 		if len(m.GetLabel()) == 0 && labelled == "" || len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == labelled {
@@ -81,7 +82,7 @@ func (g gauges) value(family, labelled string) (float64, bool) {
 	return 0, false
 }
 
-// facts says in words what a few gauges have.
+// facts describes a few gauges in words.
 func (g gauges) facts() []row {
 	var facts []row
 	if open, ok := g.value("tokend_atlas_breaker_open", ""); ok {
@@ -119,7 +120,7 @@ func (g gauges) facts() []row {
 	return facts
 }
 
-// identities has a row for each profile.
+// identities returns a row for each profile.
 func (g gauges) identities(now time.Time) []row {
 	var rows []row
 	for _, m := range g["tokend_identity_valid"] {
@@ -139,7 +140,7 @@ func (g gauges) identities(now time.Time) []row {
 	return rows
 }
 
-// certificates has a row for each certificate and bundle.
+// certificates returns a row for each certificate and bundle.
 func (g gauges) certificates(now time.Time) []row {
 	var rows []row
 	for _, m := range g["tokend_certificate_expiry_timestamp_seconds"] {
@@ -153,7 +154,7 @@ func (g gauges) certificates(now time.Time) []row {
 	return rows
 }
 
-// failures has the reasons of the last hour, the most frequent first.
+// failures returns the failures of the last hour by reason, the most frequent first.
 func failures(samples []sample) []row {
 	first, last := samples[0], samples[len(samples)-1]
 	type counted struct {
@@ -180,7 +181,7 @@ func unix(seconds float64) time.Time { return time.UnixMilli(int64(seconds * 100
 
 func number(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
 
-// in says when something is due.
+// in formats a time relative to now.
 func in(d time.Duration) string {
 	if d < 0 {
 		return span(-d) + " ago"
@@ -188,7 +189,7 @@ func in(d time.Duration) string {
 	return "in " + span(d)
 }
 
-// span is a duration in its two largest units at most.
+// span formats a duration with at most its two largest units.
 func span(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
