@@ -54,6 +54,7 @@ func (em *Emulator) control(r *http.Request, body []byte) answer {
 type faultJSON struct {
 	ID int `json:"id,omitempty"`
 	Fault
+	For      duration `json:"for,omitempty"`
 	Delay    duration `json:"delay,omitempty"`
 	Interval duration `json:"interval,omitempty"`
 }
@@ -72,7 +73,7 @@ func (d *duration) UnmarshalText(text []byte) error {
 func (em *Emulator) listFaults() answer {
 	list := []faultJSON{}
 	for _, f := range em.faults.list() {
-		list = append(list, faultJSON{f.id, f.Fault, duration(f.Delay), duration(f.Interval)})
+		list = append(list, faultJSON{f.id, f.Fault, duration(f.For), duration(f.Delay), duration(f.Interval)})
 	}
 	return jsonAnswer(http.StatusOK, list)
 }
@@ -83,7 +84,7 @@ func (em *Emulator) postFault(body []byte) answer {
 		return detail(http.StatusBadRequest, err.Error())
 	}
 	f := wire.Fault
-	f.Delay, f.Interval = time.Duration(wire.Delay), time.Duration(wire.Interval)
+	f.For, f.Delay, f.Interval = time.Duration(wire.For), time.Duration(wire.Delay), time.Duration(wire.Interval)
 	if err := f.validate(); err != nil {
 		return detail(http.StatusBadRequest, err.Error())
 	}

@@ -79,6 +79,9 @@ type Config struct {
 	Listener net.Listener
 	// Orgs is the number of orgs, each with one bot user. Default 2.
 	Orgs int
+	// Seed makes the key that signs JWTs and the ids of the orgs, so that JWTs are good in the next
+	// run too. Anyone who knows it can sign them. Default: random.
+	Seed string
 	// JWTLifetime is the time from a JWT's issue to its exp. Default 1 hour.
 	JWTLifetime time.Duration
 	// RefreshWindow is how long after the login (orig_iat) a JWT can still be refreshed. Default 7

@@ -20,6 +20,8 @@ import (
 type Fault struct {
 	On    Operation `json:"operation,omitempty"` // which requests; Any by default
 	Times int       `json:"times,omitempty"`     // how many requests; 0: until removed
+	// For is how long the fault stays; 0: until removed.
+	For time.Duration `json:"-"`
 
 	// Delay is the time to wait before the first byte of the answer. It ends early when the client
 	// leaves.
@@ -118,7 +120,8 @@ type faults struct {
 
 // liveFault is a fault whose Times are those that are left.
 type liveFault struct {
-	id int
+	id    int
+	until time.Time // zero: until it is removed
 	Fault
 }
 
@@ -131,7 +134,11 @@ func (fs *faults) add(f Fault) (id int) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.lastID++
-	fs.active = append(fs.active, liveFault{fs.lastID, f})
+	live := liveFault{id: fs.lastID, Fault: f}
+	if f.For > 0 {
+		live.until = time.Now().Add(f.For)
+	}
+	fs.active = append(fs.active, live)
 	return fs.lastID
 }
 
@@ -152,13 +159,21 @@ func (fs *faults) clear() {
 func (fs *faults) list() []liveFault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	fs.expire()
 	return slices.Clone(fs.active)
+}
+
+// expire removes the faults whose time has passed. The caller holds mu.
+func (fs *faults) expire() {
+	now := time.Now()
+	fs.active = slices.DeleteFunc(fs.active, func(f liveFault) bool { return !f.until.IsZero() && !now.Before(f.until) })
 }
 
 // take is the fault that a request for op meets: the zero Fault if there is none. It counts as met.
 func (fs *faults) take(op Operation) Fault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	fs.expire()
 	i := slices.IndexFunc(fs.active, func(f liveFault) bool { return f.On.matches(op) })
 	if i < 0 {
 		return Fault{}

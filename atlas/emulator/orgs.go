@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -43,9 +44,9 @@ type Token struct {
 }
 
 func newAtlas(config Config) *atlas {
-	a := &atlas{Config: config, key: randomBytes(32), revoked: map[int]bool{}}
+	a := &atlas{Config: config, key: config.bytes("key"), revoked: map[int]bool{}}
 	for i := range config.Orgs {
-		a.orgs = append(a.orgs, &Org{ID: newUUID(), userID: newUUID(), number: i, atlas: a, userAuthToken: newSecret()})
+		a.orgs = append(a.orgs, &Org{ID: newUUID(config.bytes(fmt.Sprint("org ", i))), userID: newUUID(config.bytes(fmt.Sprint("user ", i))), number: i, atlas: a, userAuthToken: newSecret()})
 	}
 	return a
 }
@@ -134,12 +135,20 @@ func (a *atlas) orgOfSecret(userAuthToken string) *Org {
 
 func newSecret() string { return hex.EncodeToString(randomBytes(20)) }
 
-// newUUID makes a random (version 4) UUID; RFC 9562, 5.4.
-func newUUID() string {
-	b := randomBytes(16)
+// bytes returns 32 bytes for a purpose: from the seed, or random without one.
+func (c Config) bytes(purpose string) []byte {
+	if c.Seed == "" {
+		return randomBytes(32)
+	}
+	sum := sha256.Sum256([]byte(c.Seed + "\x00" + purpose))
+	return sum[:]
+}
+
+// newUUID makes a version 4 UUID of random bytes; RFC 9562, 5.4.
+func newUUID(b []byte) string {
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
 func randomBytes(n int) []byte {

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,11 +46,11 @@ func devCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-// devJWTLifetime is long enough for a JWT to be valid after lunch.
-const devJWTLifetime = 24 * time.Hour
+// devSeed makes the emulator's signing key. It is public: a JWT of it is good for the emulator of tokend dev and nothing else.
+const devSeed = "tokend dev (not real)"
 
 func dev(ctx context.Context, set setup.Settings, identity bool, environ []string, invalid error, stdout, stderr io.Writer) error {
-	em, err := emulator.Start(emulator.Config{JWTLifetime: devJWTLifetime})
+	em, err := emulator.Start(emulator.Config{Seed: devSeed})
 	if err != nil {
 		return err
 	}
@@ -72,6 +72,7 @@ func dev(ctx context.Context, set setup.Settings, identity bool, environ []strin
 	if err != nil {
 		return err
 	}
+	set.Dev = true
 	log, out := set.Log(stderr)
 	defer out.Close()
 	s := setup.Open(set, setup.Options{Build: build(), Environ: environ, Stdout: stdout, Logger: log})
@@ -79,6 +80,8 @@ func dev(ctx context.Context, set setup.Settings, identity bool, environ []strin
 	if err := errors.Join(invalid, s.Err()); err != nil {
 		return err
 	}
+	s.Config.Audit = slog.New(&callLines{log: log})
+	access.faults = strings.TrimSuffix(em.URL(), "/v1") + "/_emulator/faults"
 	if identity {
 		access.intro = "# The service holds the Atlas identity of an emulated org. Its client has a certificate and no Atlas secret.\n" +
 			"# " + strings.ReplaceAll(strings.TrimSuffix(s.DescribeCallers(), "\n"), "\n", "\n# ") + "\n\n" + access.intro
@@ -102,7 +105,9 @@ type devAccess struct {
 	intro         string // what to read, and to paste first
 	scheme        string // of REST
 	page          string // what to do on the API page; "" if a browser cannot open it
+	client        string // arguments of tokend create
 	curl, grpcurl string // arguments, with a space after them
+	faults        string // where the emulator takes faults
 	refused       *devAccess
 }
 
@@ -117,6 +122,18 @@ func (a devAccess) rpc(addr net.Addr, method string) string {
 	return fmt.Sprintf("go tool -modfile=tools/go.mod grpcurl %s%s %s/%s", a.grpcurl, grpcTarget(addr), service, method)
 }
 
+// tokend returns a line for this program.
+func (a devAccess) tokend(addr net.Addr, command string) string {
+	line := fmt.Sprintf("go run ./cmd/tokend %s %s", command, a.client)
+	switch target := addr.String(); {
+	case addr.Network() == "unix":
+		return line + " --addr unix:" + target
+	case target != "127.0.0.1:9090": // the default
+		return line + " --addr " + target
+	}
+	return line
+}
+
 // devGuide returns what to paste into another terminal.
 func devGuide(srv *server.Server, access devAccess, docs bool) string {
 	lines := []string{
@@ -125,6 +142,9 @@ func devGuide(srv *server.Server, access devAccess, docs bool) string {
 		"",
 		strings.TrimSuffix(access.intro, "\n"),
 	}
+	if addr := srv.GRPCAddr(); addr != nil {
+		lines = append(lines, "", "# get the token, delete it", access.tokend(addr, "create"), access.tokend(addr, "delete"))
+	}
 	if addr := srv.HTTPAddr(); addr != nil {
 		lines = append(lines, "", "# over REST: get the token, delete it", access.rest(addr, "POST"), access.rest(addr, "DELETE"))
 		if docs && access.page != "" {
@@ -132,8 +152,7 @@ func devGuide(srv *server.Server, access devAccess, docs bool) string {
 		}
 	}
 	if addr := srv.GRPCAddr(); addr != nil {
-		lines = append(lines, "", "# over gRPC: the same two (where grpcurl is installed, `grpcurl` alone does for `go tool … grpcurl`)",
-			access.rpc(addr, "CreateToken"), access.rpc(addr, "DeleteToken"))
+		lines = append(lines, "", "# with grpcurl, which takes a minute to compile the first time", access.rpc(addr, "CreateToken"))
 	}
 	if access.refused != nil {
 		lines = append(lines, "", "# without the client certificate there is no connection")
@@ -142,6 +161,10 @@ func devGuide(srv *server.Server, access devAccess, docs bool) string {
 		} else {
 			lines = append(lines, access.refused.rpc(srv.GRPCAddr(), "CreateToken"))
 		}
+	}
+	lines = append(lines, "", "# make Atlas fail, be slow, or throttle for 10 s; a cached token is still served")
+	for _, fault := range []string{`"status":503`, `"delay":"2s"`, `"status":429`} {
+		lines = append(lines, fmt.Sprintf(`curl -k %s -d '{"for":"10s",%s}'`, access.faults, fault))
 	}
 	if addr := srv.AdminAddr(); addr != nil {
 		lines = append(lines, "", "# is it alive and ready?", fmt.Sprintf("curl http://%s/readyz", addr))

@@ -69,17 +69,19 @@ func TestDevServiceIdentity(t *testing.T) {
 	type wanted struct{ command, output string }
 	export, ready := wanted{"export DEV_FILES=", `^$`}, wanted{"curl http://", `^ready\n$`}
 	rest := []wanted{{"curl -i -X POST --cacert", created}, {"curl -i -X DELETE --cacert", `^HTTP/\S+ 204 `}}
-	rpc := []wanted{{goTool, rpcDone}, {goTool, `^\{\}\n$`}}
+	client := []wanted{{"go run ./cmd/tokend create --ca-file", `^\S+\n$`}, {"go run ./cmd/tokend delete --ca-file", `^deleted\n$`}}
+	rpc := []wanted{{goTool, rpcDone}}
+	faults := []wanted{{"curl -k https://", `^\{"id":1\}$`}, {"curl -k https://", `^\{"id":2\}$`}, {"curl -k https://", `^\{"id":3\}$`}}
 	overREST, overRPC := wanted{"curl -i -X POST --http1.1 --cacert", refused}, wanted{goTool, refused}
 	for name, test := range map[string]struct {
 		args []string
 		want []wanted
 	}{
-		"tcp":      {nil, slices.Concat([]wanted{export}, rest, rpc, []wanted{overREST, ready})},
-		"unix":     {[]string{"--grpc-addr=unix:" + socketPath(t)}, slices.Concat([]wanted{export}, rest, rpc, []wanted{overREST, ready})},
-		"no REST":  {[]string{"--http-addr=", "--grpc-addr=localhost:0"}, slices.Concat([]wanted{export}, rpc, []wanted{overRPC, ready})},
-		"no gRPC":  {[]string{"--grpc-addr="}, slices.Concat([]wanted{export}, rest, []wanted{overREST, ready})},
-		"loopback": {[]string{"--grpc-addr=127.0.0.2:0", "--http-addr=127.0.0.3:0"}, slices.Concat([]wanted{export}, rest, rpc, []wanted{overREST, ready})},
+		"tcp":      {nil, slices.Concat([]wanted{export}, client, rest, rpc, []wanted{overREST}, faults, []wanted{ready})},
+		"unix":     {[]string{"--grpc-addr=unix:" + socketPath(t)}, slices.Concat([]wanted{export}, client, rest, rpc, []wanted{overREST}, faults, []wanted{ready})},
+		"no REST":  {[]string{"--http-addr=", "--grpc-addr=localhost:0"}, slices.Concat([]wanted{export}, client, rpc, []wanted{overRPC}, faults, []wanted{ready})},
+		"no gRPC":  {[]string{"--grpc-addr="}, slices.Concat([]wanted{export}, rest, []wanted{overREST}, faults, []wanted{ready})},
+		"loopback": {[]string{"--grpc-addr=127.0.0.2:0", "--http-addr=127.0.0.3:0"}, slices.Concat([]wanted{export}, client, rest, rpc, []wanted{overREST}, faults, []wanted{ready})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

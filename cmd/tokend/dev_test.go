@@ -91,6 +91,24 @@ func TestDev(t *testing.T) {
 	withoutREST.awaitOutput(t, withoutREST.stdout, guideEnd)
 }
 
+// TestDevRestart calls a second dev with the JWT of the first, and reads in the log what the cache has spared Atlas.
+func TestDevRestart(t *testing.T) {
+	t.Parallel()
+	first := startDev(t)
+	second := startDev(t)
+	if first.jwt != second.jwt {
+		t.Error("the JWT is another one")
+	}
+	for range 2 {
+		if got := rest(t, http.MethodPost, second.http, "Authorization", "JWT "+first.jwt); got.status != http.StatusCreated {
+			t.Fatalf("%d", got.status)
+		}
+	}
+	for _, want := range []string{`"cache":"tokend; fwd=miss","spared":"0 of 1 calls to Atlas"`, `"spared":"1 of 2 calls to Atlas"`} {
+		poll(t, want, func() bool { return strings.Contains(second.stderr.String(), want) })
+	}
+}
+
 // What dev prints can be pasted as it is into a shell in the repository's root.
 func TestDevLines(t *testing.T) {
 	t.Parallel()
@@ -110,10 +128,14 @@ func TestDevLines(t *testing.T) {
 			d := startDev(t, args...)
 			want := []struct{ command, output string }{
 				{"export ATLAS_JWT=", `^$`},
+				{"go run ./cmd/tokend create --plaintext", `^\S+\n$`},
+				{"go run ./cmd/tokend delete --plaintext", `^deleted\n$`},
 				{"curl -i -X POST", `(?s)^HTTP/1.1 201 .*\{"token":"[^"]+"\}$`},
 				{"curl -i -X DELETE", `^HTTP/1.1 204 `},
 				{"go tool -modfile=tools/go.mod grpcurl", `^\{\n  "token": "[^"]+"\n\}\n$`},
-				{"go tool -modfile=tools/go.mod grpcurl", `^\{\}\n$`},
+				{"curl -k https://", `^\{"id":1\}$`},
+				{"curl -k https://", `^\{"id":2\}$`},
+				{"curl -k https://", `^\{"id":3\}$`},
 				{"curl http", `^ready\n$`},
 			}
 			if len(d.commands) != len(want) {

@@ -33,6 +33,7 @@ func DevFlags(cmd *cobra.Command, set *setup.Settings) {
 	fs := cmd.Flags()
 	listenerFlags(fs, set)
 	browserFlags(fs, set, true)
+	fs.DurationVar(&set.CacheTTL, "cache-ttl", 30*time.Second, "Cache a token for this long; 0 caches nothing.")
 	stopFlags(fs, set, 0)
 	logFlags(fs, set)
 	finish(cmd)

@@ -39,7 +39,7 @@ func (s *Setup) Serve(ctx context.Context, hangups <-chan os.Signal, started fun
 	started(srv)
 	s.status = fmt.Sprintf("STATUS=Serving gRPC on %s, REST on %s.", Addr(srv.GRPCAddr()), Addr(srv.HTTPAddr()))
 	s.notify(daemon.SdNotifyReady, s.status)
-	if s.Config.Cache.TTL > 0 && s.Config.Cache.Redis == nil {
+	if s.Config.Cache.TTL > 0 && s.Config.Cache.Redis == nil && !s.Settings.Dev {
 		s.log.WarnContext(ctx, "tokens are cached in this process. "+oneReplicaOnly)
 	}
 	defer s.tracer.flush(s.stopBy(ctx))

@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
+	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
@@ -54,6 +56,9 @@ type Settings struct {
 
 	// Logging.
 	LogLevel, LogFormat, AuditFile string
+
+	// Dev is set by tokend dev: there is one replica, and lines of text in the log are short.
+	Dev bool
 }
 
 // wantsTLS reports whether there is to be TLS, whether or not the files can be used.
@@ -81,12 +86,35 @@ func (set *Settings) Log(w io.Writer) (*slog.Logger, *sink.Sink) {
 	text := set.LogFormat == "text" || set.LogFormat != "json" && isTerminal(w)
 	return sink.ForLog(w, func(w io.Writer) slog.Handler {
 		var handler slog.Handler = slog.NewJSONHandler(w, opts)
+		if text && set.Dev {
+			opts.ReplaceAttr = shorten
+		}
 		if text {
 			handler = slog.NewTextHandler(w, opts)
 		}
 		log, _ := lograte.Limit(slog.New(handler)) // the server adds the metric to its own
 		return log.Handler()
 	})
+}
+
+// shorten leaves out what few need to read on a terminal.
+func shorten(groups []string, a slog.Attr) slog.Attr {
+	switch {
+	case a.Value.Kind() == slog.KindString && a.Value.String() == "":
+		return slog.Attr{}
+	case len(groups) > 0:
+		return a
+	}
+	switch a.Key {
+	case slog.TimeKey:
+		return slog.String(a.Key, a.Value.Time().Format(time.TimeOnly))
+	case "request_id", "duration_ms", "transport", "peer", "user_agent", "code":
+		return slog.Attr{}
+	case "method":
+		method := a.Value.String()
+		return slog.String(a.Key, strings.TrimPrefix(method, "/"+ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName+"/"))
+	}
+	return a
 }
 
 func isTerminal(w io.Writer) bool {
