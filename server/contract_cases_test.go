@@ -201,7 +201,7 @@ func answerCallers(t *testing.T, r *contractRun) {
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"ec": key})
 	s := testutil.StartIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: testutil.MustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
-	testutil.Eventually(t, func() bool { return s.Auth.Check() == nil }, "the issuer's keys do not come")
+	testutil.Eventually(t, func() bool { return s.Auth.Issuers()[issuer.URL].OK }, "the issuer's keys do not come")
 	c := newCallerCredentials(t, s.Certs.CA, issuer, key)
 	r.both(t, restAs(t, s.Service, nil), 401, "CALLER_REJECTED", "authorization", c.token(t, map[string]any{"aud": "other"}))
 	r.both(t, restAs(t, s.Service, nil), 401, "CALLER_UNKNOWN", testutil.Credential(s.Atlas)...)

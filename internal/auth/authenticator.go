@@ -1,3 +1,10 @@
+// Package auth identifies the caller of each call and decides what it may do, and with which
+// credential Atlas is called on its behalf. It fetches the keys of OIDC issuers; it does not call
+// Atlas.
+//
+// A caller is identified by its verified client certificate or by an OIDC token that verifies with
+// its issuer's keys. Only Atlas can verify an Atlas JWT (HS256), so the claims in one are not
+// trusted. No other header that names a caller is read.
 package auth
 
 import (
@@ -6,51 +13,84 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// Config says who is let in. With neither Policy nor DefaultProfile, everybody with an Atlas JWT is, and Atlas decides.
-type Config struct {
-	// Policy says who may do what. It can be replaced while running.
-	Policy *Policy
-	// DefaultProfile is the profile of every caller with a verified client certificate, whoever it names; nobody else is
-	// let in. Not together with Policy.
-	DefaultProfile string
-	// Sources has one for each profile of the Policy, or the DefaultProfile's.
-	Sources Sources
-	// RootCAs returns the authorities of the OIDC issuers' certificates. It is asked for each request to one, so they can be
-	// replaced. If nil, they are the system's.
-	RootCAs func() *x509.CertPool
-	// Logger is told of issuers that cannot be reached. If nil, nobody is.
-	Logger *slog.Logger
+// Passthrough is the profile of callers whose own Atlas JWT is passed on. The name is reserved.
+const Passthrough = "passthrough"
 
-	timing timing // of tests
+// Sources has the token source of each profile by name. It must not change after it is passed on.
+type Sources map[string]*atlas.TokenSource
+
+// Grant is the result of authenticating a call.
+type Grant struct {
+	Caller Caller
+	// Profile is the name of the profile to use at Atlas, or Passthrough.
+	Profile string
+	// JWT is the caller's own Atlas JWT; with Passthrough only.
+	JWT atlas.JWT
+	// Source is the source of the profile, nil with Passthrough. It belongs to the policy that decided:
+	// a later policy may give the name to another Atlas user.
+	Source *atlas.TokenSource
 }
 
-// Authenticator says for each call who makes it, and how it goes on to Atlas.
+// Credential returns the credential for Atlas: the caller's own JWT, or the profile's, which may need a
+// login. It returns ErrMissing for the Grant of a refused call.
+func (g Grant) Credential(ctx context.Context) (atlas.Credential, error) {
+	if g.Profile == "" || (g.Profile == Passthrough) != (g.Source == nil) {
+		return atlas.Credential{}, ErrMissing
+	}
+	if g.Profile == Passthrough {
+		return atlas.Credential{JWT: g.JWT}, nil
+	}
+	return g.Source.Credential(ctx)
+}
+
+// Config configures an [Authenticator]. With neither Policy nor DefaultProfile, every caller with an
+// Atlas JWT is accepted, and Atlas decides.
+type Config struct {
+	// Policy says which callers may do what. SetPolicy can replace it.
+	Policy *Policy
+	// DefaultProfile is the profile of all callers with a verified client certificate; others are
+	// refused. It excludes Policy.
+	DefaultProfile string
+	// Sources has the source of each profile of the Policy, or of the DefaultProfile.
+	Sources Sources
+	// RootCAs returns the authorities trusted for OIDC issuers. It is called for each request. If nil,
+	// the system's are trusted.
+	RootCAs func() *x509.CertPool
+	// Logger logs issuers that cannot be reached. It may be nil.
+	Logger *slog.Logger
+
+	timing timing // set by tests
+}
+
+// Authenticator identifies the caller of each call and its credential for Atlas.
 type Authenticator struct {
 	cfg   Config
 	state atomic.Pointer[state]
 
-	mu   sync.Mutex      // guards the succession of states
+	mu   sync.Mutex      // guards changes of state
 	ctx  context.Context // of all issuers
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
 
-// state is a policy with all that it names; without one, the sources alone.
+// state is a policy with its sources and issuers. Without a policy it has sources only.
 type state struct {
 	policy  *Policy
 	sources Sources
 	issuers map[string]*issuer // by URL
 }
 
-// New returns an Authenticator that is ready at once, also if an OIDC issuer is not: its callers are then told to wait. It
-// must be closed.
+// New returns an Authenticator. It does not wait for OIDC issuers; until one answers, its callers get
+// ErrCallerCheckUnavailable. The Authenticator must be closed.
 func New(cfg Config) (*Authenticator, error) {
 	switch {
 	case cfg.Policy != nil && cfg.DefaultProfile != "":
@@ -77,17 +117,16 @@ func New(cfg Config) (*Authenticator, error) {
 	return a, nil
 }
 
-// NewPassThrough returns the Authenticator of a service that holds no profile: everybody with an Atlas JWT is let in with it, and
-// Atlas decides.
+// NewPassThrough returns an Authenticator that accepts every caller with an Atlas JWT and passes the
+// JWT on.
 func NewPassThrough() *Authenticator {
-	a, _ := New(Config{}) // which nothing can be wrong with
+	a, _ := New(Config{}) // an empty Config is valid
 	return a
 }
 
-// SetPolicy replaces the policy, and the sources of its profiles with it. A call that has begun is decided by the policy it
-// began with, and goes on with that one's source. Issuers that both policies name keep their keys. It fails if a profile
-// has no source; if there was no policy before, since it would turn a service that is open to every Atlas JWT into
-// another one or back; and after Close.
+// SetPolicy replaces the policy and the sources of its profiles. Calls in progress keep the policy and
+// the source they started with; issuers in both policies keep their keys. It fails if a profile has
+// no source, if there was no policy before, and after Close.
 func (a *Authenticator) SetPolicy(p *Policy, sources Sources) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -100,7 +139,7 @@ func (a *Authenticator) SetPolicy(p *Policy, sources Sources) error {
 	return a.install(p, sources)
 }
 
-// install makes p the policy in force. Whoever calls it holds mu, or is New.
+// install puts p into force. The caller holds mu or is New.
 func (a *Authenticator) install(p *Policy, sources Sources) error {
 	for _, profile := range p.profiles {
 		if sources[profile.Name] == nil {
@@ -136,15 +175,17 @@ func (a *Authenticator) start(named issuerConfig) *issuer {
 	return i
 }
 
-// Close stops asking the issuers. Calls with an OIDC token may fail from then on. The sources are their owner's to close.
+// Close stops fetching issuers' keys. Calls with an OIDC token may fail afterwards. It does not close
+// the sources.
 func (a *Authenticator) Close() {
-	a.mu.Lock() // no issuer starts meanwhile
+	a.mu.Lock() // so that no issuer starts
 	a.stop()
 	a.mu.Unlock()
 	a.wg.Wait()
 }
 
-// Refused reports whether no call can succeed because Atlas refuses every profile, and no caller may bring a JWT of its own.
+// Refused reports whether no call can succeed because Atlas refuses every profile and no rule is for
+// pass-through.
 func (a *Authenticator) Refused() bool {
 	s := a.state.Load()
 	if len(s.sources) == 0 || s.policy != nil && s.policy.usesPassthrough() {
@@ -158,7 +199,7 @@ func (a *Authenticator) Refused() bool {
 	return true
 }
 
-// Starting reports whether the first login of a profile is in progress, so that it is not known yet whether all are refused.
+// Starting reports whether the first login of a profile is in progress, so that Refused may change.
 func (a *Authenticator) Starting() bool {
 	s := a.state.Load()
 	if s.policy != nil && s.policy.usesPassthrough() {
@@ -172,18 +213,18 @@ func (a *Authenticator) Starting() bool {
 	return false
 }
 
-// AllowsWithoutCertificate reports whether the policy in force has a rule for callers without a client certificate. Without
-// a policy it is false: then, whoever asks for certificates wants one of everybody.
+// AllowsWithoutCertificate reports whether the policy has a rule for callers without a client
+// certificate. It is false without a policy.
 func (a *Authenticator) AllowsWithoutCertificate() bool {
 	p := a.state.Load().policy
 	return p != nil && p.allowsWithoutCertificate()
 }
 
-// Authenticate says who makes the call, and how it goes on. The peer and the incoming metadata are in ctx, where gRPC puts
-// them; the method is its short or its full gRPC name. If it fails, all that the Grant can have is the Caller, as far as it
-// has been verified: for the audit record, and for nothing else.
+// Authenticate identifies the caller of a call and decides about it. It reads the peer and the
+// incoming metadata from ctx; the method is the short or the full gRPC name. On failure the Grant has
+// at most the Caller, for the audit record.
 //
-// The error is one of this package's, or the context's if it ended while an issuer was asked.
+// The error wraps one of this package's, or is the context's.
 func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant, error) {
 	callers, known, err := verifiedCallers(ctx)
 	refused := Grant{Caller: known}
@@ -222,8 +263,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	}
 	switch {
 	case len(callers) == 0 && known != (Caller{}):
-		return refused, fmt.Errorf("%w, and its client certificate names no caller: it has no DNS name, or a SPIFFE ID that is not valid", ErrMissing)
-	case len(callers) == 0 && s.policy.asksForCertificates():
+		return refused, fmt.Errorf("%w, and its client certificate names no caller: it has no DNS name, or an invalid SPIFFE ID", ErrMissing)
+	case len(callers) == 0 && s.policy.NeedsCertificates():
 		return refused, ErrMissing
 	case len(callers) == 0:
 		return refused, noToken
@@ -236,7 +277,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	case passthrough:
 		return s.grant(d.Caller, Passthrough, jwt), nil
 	case isAtlas:
-		err = fmt.Errorf("%w: %s has profile %s and brings an Atlas JWT", ErrAmbiguous, d.Caller, d.Profile)
+		err = fmt.Errorf("%w: %s has profile %s and sent an Atlas JWT", ErrAmbiguous, d.Caller, d.Profile)
 	default:
 		return s.grant(d.Caller, d.Profile, ""), nil
 	}
@@ -246,7 +287,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	return Grant{Caller: d.Caller}, err
 }
 
-// withoutPolicy lets in every caller with a verified certificate, if there is a default profile, else every caller with an Atlas JWT.
+// withoutPolicy accepts every caller with a verified certificate if there is a default profile, and
+// otherwise every caller with an Atlas JWT.
 func (a *Authenticator) withoutPolicy(s *state, known Caller, jwt atlas.JWT, method string) (Grant, error) {
 	profile, refused := a.cfg.DefaultProfile, Grant{Caller: known}
 	switch {
@@ -261,14 +303,63 @@ func (a *Authenticator) withoutPolicy(s *state, known Caller, jwt atlas.JWT, met
 	case known == (Caller{}):
 		return refused, ErrUnknownCaller
 	case jwt != "":
-		return refused, fmt.Errorf("%w: callers have profile %s, and this one brings an authorization value", ErrAmbiguous, profile)
+		return refused, fmt.Errorf("%w: callers have profile %s, and this one sent an authorization value", ErrAmbiguous, profile)
 	case !slices.Contains(methods, methodName(method)):
 		return refused, ErrNotPermitted
 	}
 	return s.grant(known, profile, ""), nil
 }
 
-// grant lets a caller in, with the source of its profile.
+// grant returns the Grant of an accepted caller.
 func (s *state) grant(caller Caller, profile string, jwt atlas.JWT) Grant {
 	return Grant{Caller: caller, Profile: profile, JWT: jwt, Source: s.sources[profile]}
+}
+
+// Check is the state of a profile or an issuer.
+type Check struct {
+	Name string // such as "profile acme"
+	Err  error  // nil if it works; begins with the name
+}
+
+// Checks returns whether Atlas accepts each profile, and whether the tokens of each issuer can be
+// verified, sorted by kind and name.
+func (a *Authenticator) Checks() []Check {
+	s := a.state.Load()
+	var checks []Check
+	for _, profile := range slices.Sorted(maps.Keys(s.sources)) {
+		c := Check{Name: "profile " + profile}
+		if err := s.sources[profile].Err(); err != nil {
+			c.Err = fmt.Errorf("%s: %w", c.Name, err)
+		}
+		checks = append(checks, c)
+	}
+	for _, url := range slices.Sorted(maps.Keys(s.issuers)) {
+		checks = append(checks, Check{Name: "OIDC issuer " + url, Err: s.issuers[url].last.Load().check(url)})
+	}
+	return checks
+}
+
+// Profiles returns the state of each profile by name.
+func (a *Authenticator) Profiles() map[string]atlas.TokenStatus {
+	status := map[string]atlas.TokenStatus{}
+	for profile, source := range a.state.Load().sources {
+		status[profile] = source.Status()
+	}
+	return status
+}
+
+// IssuerStatus is the state of an OIDC issuer.
+type IssuerStatus struct {
+	OK   bool      // the last fetch of its keys succeeded
+	Keys time.Time // when the keys in use were fetched; zero if there are none
+}
+
+// Issuers returns the state of each issuer by URL.
+func (a *Authenticator) Issuers() map[string]IssuerStatus {
+	status := map[string]IssuerStatus{}
+	for url, issuer := range a.state.Load().issuers {
+		last := issuer.last.Load()
+		status[url] = IssuerStatus{OK: last.keys != nil && last.err == nil, Keys: last.keysAt}
+	}
+	return status
 }

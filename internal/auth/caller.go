@@ -12,28 +12,34 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+
+	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// The kinds of [Caller], as the audit record has them.
+// The kinds of a [Caller], as in the audit record.
 const (
 	kindSPIFFE = "spiffe" // by the SPIFFE ID of a verified client certificate
 	kindDNS    = "dns"    // by a DNS name of a verified client certificate
 	kindOIDC   = "oidc"   // by a verified OIDC token
-	kindAtlas  = "atlas"  // brings an Atlas JWT, which only Atlas can verify: the caller is not known
+	kindAtlas  = "atlas"  // has an Atlas JWT, which only Atlas can verify: the caller is unknown
 
-	kindCertificate = "certificate" // by the serial number and fingerprint of a verified client certificate that names no caller
+	// kindCertificate is a verified client certificate that names no caller, by its serial number and
+	// fingerprint.
+	kindCertificate = "certificate"
 )
 
-// Caller is who is calling, as far as that has been verified. The zero Caller is unknown.
+// Caller is the verified identity of a caller. The zero Caller is unknown.
 type Caller struct {
 	// Kind is spiffe, dns, oidc, atlas, certificate or, for the zero Caller, empty.
 	Kind string
-	// Name is the SPIFFE ID, the DNS name in lower case, issuer#subject, or serial:HEX,sha256:HEX; empty for the kind atlas.
+	// Name is the SPIFFE ID, the DNS name in lower case, issuer#subject, or serial:HEX,sha256:HEX. It
+	// is empty for the kind atlas.
 	Name string
 }
 
-// String returns the caller in the form that [Policy.Explain] reads, "unknown" for the zero Caller.
+// String returns the form that [Policy.Explain] reads, or "unknown" for the zero Caller.
 func (c Caller) String() string {
 	switch c.Kind {
 	case "":
@@ -46,7 +52,7 @@ func (c Caller) String() string {
 	return c.Kind + ":" + c.Name
 }
 
-// parseCaller reads what String writes.
+// parseCaller is the inverse of String.
 func parseCaller(text string) (Caller, error) {
 	kind, name, _ := strings.Cut(text, ":")
 	c := Caller{Kind: kind, Name: name}
@@ -71,16 +77,16 @@ func parseCaller(text string) (Caller, error) {
 	return c, nil
 }
 
-// ErrCertificateExpired is the error of a call over a connection that is still open although its client certificate, or the one of an
-// authority above it, has expired.
+// ErrCertificateExpired is the error of a call over a connection whose client certificate, or that of
+// an authority above it, has expired since the handshake.
 var ErrCertificateExpired = errors.New("the caller's client certificate has expired")
 
-// verifiedCallers returns all callers that the call's client certificate has been verified to stand for, and the one to put on record,
-// which is zero if the call comes without a certificate. A certificate that names no caller is recorded by its serial number and
-// fingerprint; no rule of a policy matches that.
+// verifiedCallers returns the callers that the verified client certificate of a call identifies, and
+// the one to record, which is zero without a certificate. A certificate that names no caller is
+// recorded by its serial number and fingerprint, which no rule of a policy matches.
 //
-// The certificates that the client merely sent, PeerCertificates, are not looked at: without a verified chain, anyone can make one.
-// A connection outlives certificates, so their expiry is checked for each call.
+// It ignores PeerCertificates, which are not verified. It checks the expiry for each call because a
+// connection may outlive a certificate.
 func verifiedCallers(ctx context.Context) (callers []Caller, recorded Caller, err error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -106,10 +112,10 @@ func verifiedCallers(ctx context.Context) (callers []Caller, recorded Caller, er
 	return nil, recorded, ErrCertificateExpired
 }
 
-// certificateCallers returns the callers that a verified certificate stands for: its SPIFFE ID if it has one, else its DNS names. The
-// common name is never used (RFC 9525 section 2).
+// certificateCallers returns the callers that a verified certificate identifies: its SPIFFE ID, or
+// its DNS names if it has none. The common name is never used (RFC 9525 section 2).
 func certificateCallers(leaf *x509.Certificate) []Caller {
-	// A certificate that may sign others is no caller's (X509-SVID section 5.2).
+	// A certificate that may sign others identifies no caller (X509-SVID section 5.2).
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return nil
 	}
@@ -117,8 +123,8 @@ func certificateCallers(leaf *x509.Certificate) []Caller {
 		if !strings.EqualFold(uri.Scheme, "spiffe") {
 			continue
 		}
-		// It is meant as an X.509-SVID, so it has to be a valid one (X509-SVID sections 2 and 4.1): one URI, with a path. One that
-		// is not names no caller, rather than its DNS names.
+		// An X.509-SVID must have exactly one URI, with a path (X509-SVID sections 2 and 4.1). An
+		// invalid one identifies no caller, not even by its DNS names.
 		id, err := x509svid.IDFromCert(leaf)
 		if err != nil || id.Path() == "" {
 			return nil
@@ -127,9 +133,131 @@ func certificateCallers(leaf *x509.Certificate) []Caller {
 	}
 	var callers []Caller
 	for _, name := range leaf.DNSNames {
-		if name = strings.ToLower(name); checkDNSName(name) == nil { // no wildcard: that is a set of names, not a caller
+		if name = strings.ToLower(name); checkDNSName(name) == nil { // a wildcard is a set of names, not a caller
 			callers = append(callers, Caller{Kind: kindDNS, Name: name})
 		}
 	}
 	return callers
 }
+
+// Header is the metadata key and HTTP header in which a caller brings its credential.
+const Header = "authorization"
+
+// SecondHeader is what clients of a gRPC gateway may send instead. It is never read as a credential,
+// but next to a real one it makes the call ambiguous.
+const SecondHeader = "grpc-metadata-authorization"
+
+// callCredentials returns the authorization values of a call.
+func callCredentials(ctx context.Context) []string {
+	values := metadata.ValueFromIncomingContext(ctx, Header)
+	if second := metadata.ValueFromIncomingContext(ctx, SecondHeader); len(values) > 0 && len(second) > 0 {
+		return append(slices.Clone(values), second...)
+	}
+	return values
+}
+
+// The errors of a call's credential. None of them quotes it.
+var (
+	// ErrMissing: the call has nothing that identifies its caller, or no Atlas JWT to pass on.
+	ErrMissing = errors.New("the call has no authorization value")
+	// ErrMalformed: the authorization value cannot be parsed.
+	ErrMalformed = errors.New("the authorization value is not `JWT <jwt>` or `Bearer <jwt>`")
+	// ErrAmbiguous: the call has several authorization values, or an Atlas JWT although the caller is
+	// mapped to a profile.
+	ErrAmbiguous = errors.New("the call has more than one credential")
+)
+
+// maxCredential limits an authorization value, in bytes. Atlas's JWTs have about 300.
+const maxCredential = 8 << 10
+
+// parseCredential returns the JWT in the authorization values of a call: exactly one value, `JWT
+// <jwt>` or `Bearer <jwt>`, in which the scheme's case does not matter (RFC 9110 section 11.1). It
+// checks only the form of the JWT, so that CR, LF, NUL and non-ASCII are never passed on. A Bearer
+// token may be an OIDC token instead of an Atlas JWT.
+func parseCredential(values []string) (jwt atlas.JWT, bearer bool, err error) {
+	switch len(values) {
+	case 0:
+		return "", false, ErrMissing
+	case 1:
+	default:
+		return "", false, ErrAmbiguous
+	}
+	value := values[0]
+	if value == "" {
+		return "", false, ErrMissing
+	}
+	if len(value) > maxCredential {
+		return "", false, ErrMalformed
+	}
+	scheme, rest, _ := strings.Cut(value, " ")
+	bearer = strings.EqualFold(scheme, "Bearer")
+	rest = strings.TrimLeft(rest, " ") // RFC 9110 section 11.4 allows several
+	if !isScheme(scheme) || !isCompactJWS(rest) {
+		return "", false, mistakeIn(value)
+	}
+	return atlas.JWT(rest), bearer, nil
+}
+
+// isCompactJWS reports whether s looks like a signed JWT: three non-empty base64url parts (RFC 7515
+// section 7.1).
+func isCompactJWS(s string) bool {
+	parts := strings.SplitN(s, ".", 4)
+	return len(parts) == 3 && !slices.ContainsFunc(parts, func(part string) bool {
+		return part == "" || strings.IndexFunc(part, func(r rune) bool { return !isLetterOrDigit(r) && r != '-' && r != '_' }) >= 0
+	})
+}
+
+// Mistake is a common mistake with a credential. It wraps ErrMalformed or ErrMissing.
+type Mistake struct {
+	kind error
+	// Advice is for the caller. It is a fixed text and quotes nothing.
+	Advice string
+}
+
+func (m *Mistake) Error() string { return m.Advice }
+func (m *Mistake) Unwrap() error { return m.kind }
+
+// The missing credential, where only some would be accepted.
+var (
+	noJWT         = &Mistake{ErrMissing, "no credential: send `authorization: JWT <jwt>` with an Atlas JWT"}
+	noCertificate = &Mistake{ErrMissing, "no credential: show a client certificate that this service trusts"}
+	noToken       = &Mistake{ErrMissing, "no credential: send `authorization: Bearer <token>` with a token that this service trusts, or `authorization: JWT <jwt>` with an Atlas JWT"}
+)
+
+// The common mistakes in an authorization value.
+var (
+	otherScheme = &Mistake{ErrMalformed, "the authorization scheme is one that Atlas JWTs do not have: send `JWT <jwt>` or `Bearer <jwt>`"}
+	noScheme    = &Mistake{ErrMalformed, "the authorization value has a JWT without a scheme: put `JWT ` in front of it"}
+	twoSchemes  = &Mistake{ErrMalformed, "the authorization value has two schemes: send `JWT <jwt>` or `Bearer <jwt>`"}
+	onlyScheme  = &Mistake{ErrMalformed, "the authorization value has a scheme and no JWT: check that the variable with the JWT is set"}
+	unexpanded  = &Mistake{ErrMalformed, "the authorization value has a variable or placeholder in place of the JWT: check the quotes in the shell, or the template"}
+	quoted      = &Mistake{ErrMalformed, "the authorization value has quotes: send `JWT <jwt>` without them"}
+)
+
+// otherSchemes are well-known authorization schemes that are not accepted.
+var otherSchemes = []string{"Basic", "Digest", "Token", "Negotiate", "NTLM", "DPoP", "ApiKey", "OAuth", "AWS4-HMAC-SHA256"}
+
+// mistakeIn returns the common mistake in a malformed authorization value, or ErrMalformed.
+func mistakeIn(value string) error {
+	scheme, rest, _ := strings.Cut(value, " ")
+	rest = strings.TrimLeft(rest, " ")
+	second, _, _ := strings.Cut(rest, " ")
+	switch {
+	case slices.ContainsFunc(otherSchemes, func(s string) bool { return strings.EqualFold(s, scheme) }):
+		return otherScheme
+	case strings.ContainsAny(value, "${}<>%"):
+		return unexpanded
+	case strings.ContainsAny(value, `"'`):
+		return quoted
+	case isCompactJWS(value):
+		return noScheme
+	case isScheme(scheme) && rest == "":
+		return onlyScheme
+	case isScheme(scheme) && isScheme(second):
+		return twoSchemes
+	}
+	return ErrMalformed
+}
+
+// isScheme reports whether s is an accepted scheme, in any case.
+func isScheme(s string) bool { return strings.EqualFold(s, "JWT") || strings.EqualFold(s, "Bearer") }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -10,6 +11,15 @@ import (
 func (c Config) Impatient(retry, keys time.Duration) Config {
 	c.timing = timing{retryMin: retry, retryMax: retry, again: time.Hour, keys: keys}
 	return c
+}
+
+// Check returns the errors of Checks, joined.
+func (a *Authenticator) Check() error {
+	var errs []error
+	for _, c := range a.Checks() {
+		errs = append(errs, c.Err)
+	}
+	return errors.Join(errs...)
 }
 
 // MaxIssuerWaits is maxIssuerWaits.

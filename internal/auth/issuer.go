@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,50 +12,54 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	josejson "github.com/go-jose/go-jose/v4/json" // case-sensitive, and refuses duplicate names
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// What is wrong with a caller's OIDC token, or with asking about it.
+// The errors of a caller's OIDC token.
 var (
-	// ErrCallerRejected: the token is not one that is accepted. The error that wraps it says why, for the log.
+	// ErrCallerRejected: the token is not accepted. The error that wraps it says why, for the log.
 	ErrCallerRejected = errors.New("the caller's OIDC token is not accepted")
-	// ErrCallerCheckUnavailable: whether it is, cannot be told, because its issuer cannot be reached. Waiting helps.
+	// ErrCallerCheckUnavailable: the token cannot be verified because its issuer cannot be reached.
 	ErrCallerCheckUnavailable = errors.New("the caller's OIDC token cannot be checked")
-	// ErrNoUsableKey is the error of [CheckIssuer] if the issuer answers, but not with a key that could verify a token.
-	ErrNoUsableKey = errors.New("it publishes no key of a kind that is known")
+	// ErrNoUsableKey: the issuer answers, but without a key that could verify a token.
+	ErrNoUsableKey = errors.New("it publishes no key of a known kind")
 )
 
-// signingAlgorithms are those accepted, whatever an issuer offers: asymmetric ones, so that a public key is never taken for
-// a secret (RFC 8725 §3.1).
+// signingAlgorithms are asymmetric, whatever an issuer offers, so that a public key is never used as
+// a secret (RFC 8725 section 3.1).
 var signingAlgorithms = []jose.SignatureAlgorithm{
 	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
 
-// The bounds of a request to an issuer.
+// Limits of a request to an issuer.
 const (
 	issuerTimeout     = 5 * time.Second
 	maxIssuerResponse = 1 << 20
 )
 
-// maxIssuerWaits is how many calls may wait for an issuer's keys at a time. A client can make up any number of tokens with an unknown
-// key, and each of these calls takes one of the places for calls in progress.
+// maxIssuerWaits limits the calls that wait for an issuer's keys. A client can invent any number of
+// tokens with an unknown key, and each of these calls is in progress.
 const maxIssuerWaits = 32
 
-// timing is how often an issuer is asked; tests are less patient.
+// timing says how often an issuer is asked. Tests shorten it.
 type timing struct {
-	retryMin, retryMax time.Duration // between attempts that fail, doubling, with jitter
-	again              time.Duration // between fetches when all is well: an issuer may withdraw a key
-	keys               time.Duration // at least, between fetches for tokens with a key that is not known
+	retryMin, retryMax time.Duration // backoff after a failed fetch, doubling, with jitter
+	again              time.Duration // interval of successful fetches, which find withdrawn keys
+	keys               time.Duration // shortest interval of fetches for tokens with an unknown key
 }
 
 var defaultTiming = timing{retryMin: time.Second, retryMax: time.Minute, again: time.Hour, keys: 2 * time.Second}
 
-// issuer verifies the OIDC tokens of one issuer. Its keys are fetched in the background, by run alone, so that no caller's
-// deadline ends what others wait for.
+// issuer verifies the OIDC tokens of one issuer. Only run fetches its keys, in the background, so that
+// no caller's deadline cancels a fetch that others wait for. go-oidc keeps withdrawn keys, does not
+// limit its fetches and reads unbounded answers.
 type issuer struct {
 	issuerConfig
 
@@ -64,21 +69,22 @@ type issuer struct {
 
 	stop    context.CancelFunc
 	stopped <-chan struct{}
-	wanted  chan struct{} // asks for a fetch
+	wanted  chan struct{} // requests a fetch
 	waiting chan struct{} // has an entry for each call that waits for one
 	last    atomic.Pointer[fetched]
 }
 
-// fetched is how things are after a fetch.
+// fetched is the state after a fetch.
 type fetched struct {
-	keys   []jose.JSONWebKey // nil until a fetch has succeeded; those of the last one that did
-	keysAt time.Time         // when that one began
+	keys   []jose.JSONWebKey // of the last successful fetch; nil before
+	keysAt time.Time         // when that fetch began
 	err    error             // nil if this one succeeded
-	began  time.Time         // zero until the first one
-	next   chan struct{}     // closed when there is a newer one
+	began  time.Time         // zero before the first fetch
+	next   chan struct{}     // closed after the next fetch
 }
 
-// run fetches the issuer's keys until ctx is done: until it succeeds, then from time to time, and when a token needs it.
+// run fetches the issuer's keys until ctx is done: with backoff until it succeeds, then at intervals
+// and when a token has an unknown key.
 func (i *issuer) run(ctx context.Context) {
 	delay := i.timing.retryMin
 	for {
@@ -91,7 +97,7 @@ func (i *issuer) run(ctx context.Context) {
 			wait = delay/2 + rand.N(delay/2+1) //nolint:gosec // jitter needs no secrecy
 			delay = min(2*delay, i.timing.retryMax)
 			if last.err == nil || last.err.Error() != now.err.Error() {
-				i.log.WarnContext(ctx, "OIDC issuer cannot be used, trying again", slog.String("issuer", i.URL), slog.Any("error", now.err))
+				i.log.WarnContext(ctx, "OIDC issuer cannot be used, retrying", slog.String("issuer", i.URL), slog.Any("error", now.err))
 			}
 		} else {
 			now.keysAt, delay = now.began, i.timing.retryMin
@@ -110,16 +116,16 @@ func (i *issuer) run(ctx context.Context) {
 	}
 }
 
-// CheckIssuer asks an issuer once, as an [Authenticator] does, and returns how many keys of a kind that is understood it
-// publishes. roots are the authorities to believe; if nil, they are the system's.
+// CheckIssuer fetches an issuer's keys as an [Authenticator] does, and returns the number of usable
+// keys. If roots is nil, it trusts the system's authorities.
 func CheckIssuer(ctx context.Context, url string, roots func() *x509.CertPool) (keys int, err error) {
 	i := &issuer{issuerConfig: issuerConfig{URL: url}, roots: roots}
 	found, err := i.fetch(ctx)
 	return len(found), err
 }
 
-// fetch reads the issuer's configuration (OpenID Connect Discovery §4), and the keys that this points to. Connections do not
-// outlive it: the next one believes the authorities that there are then.
+// fetch reads the issuer's configuration (OpenID Connect Discovery section 4) and keys. It does not
+// keep connections, because the trusted authorities may change.
 func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if i.roots != nil {
@@ -131,7 +137,7 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	defer transport.CloseIdleConnections()
 	client := &http.Client{
 		Transport: transport, Timeout: issuerTimeout,
-		// Never anywhere else than where the issuer said.
+		// Redirects are not followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	var configuration struct {
@@ -142,7 +148,7 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 		return nil, err
 	}
 	if configuration.Issuer != i.URL {
-		return nil, fmt.Errorf("its configuration is that of %s", quotable(configuration.Issuer))
+		return nil, fmt.Errorf("its configuration is for issuer %s", quotable(configuration.Issuer))
 	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -153,7 +159,7 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	keys := make([]jose.JSONWebKey, 0, len(set.Keys))
 	for _, text := range set.Keys {
 		var key jose.JSONWebKey
-		if json.Unmarshal(text, &key) == nil && key.IsPublic() { // unknown kinds are to be ignored (RFC 7517 section 5)
+		if json.Unmarshal(text, &key) == nil && key.IsPublic() { // unknown kinds are ignored (RFC 7517 section 5)
 			keys = append(keys, key)
 		}
 	}
@@ -163,7 +169,7 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	return keys, nil
 }
 
-// getJSON fetches a document over HTTPS, whole or not at all. No error quotes it.
+// getJSON fetches a JSON document over HTTPS. No error quotes it.
 func getJSON(ctx context.Context, client *http.Client, url string, to any) error {
 	if !strings.HasPrefix(url, "https://") {
 		return errors.New("the issuer's documents must be at https URLs")
@@ -187,12 +193,12 @@ func getJSON(ctx context.Context, client *http.Client, url string, to any) error
 	case len(body) > maxIssuerResponse:
 		return errors.New("the issuer's answer is larger than 1 MiB")
 	case json.Unmarshal(body, to) != nil:
-		return errors.New("the issuer's answer is not the JSON that it should be")
+		return errors.New("the issuer's answer is not the expected JSON")
 	}
 	return nil
 }
 
-// check is why no token can be verified at present, nil if tokens can be.
+// check returns an error if there is no key to verify tokens with.
 func (f *fetched) check(url string) error {
 	switch {
 	case f.keys != nil:
@@ -203,8 +209,8 @@ func (f *fetched) check(url string) error {
 	return fmt.Errorf("OIDC issuer %s has not answered yet", url)
 }
 
-// newer waits for a fetch after last, unless that is recent: tokens that no key verifies must not flood the issuer. It does not wait
-// if too many calls do.
+// newer waits for a fetch after last. It returns last if that is recent, so that invalid tokens do not
+// flood the issuer, and an error if too many calls are waiting.
 func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
 	if time.Since(last.began) < i.timing.keys {
 		return last, nil
@@ -213,13 +219,13 @@ func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
 	case i.waiting <- struct{}{}:
 		defer func() { <-i.waiting }()
 	default:
-		return nil, fmt.Errorf("%w: %d calls wait for the keys of issuer %s already", ErrCallerCheckUnavailable, maxIssuerWaits, i.URL)
+		return nil, fmt.Errorf("%w: %d calls are already waiting for the keys of issuer %s", ErrCallerCheckUnavailable, maxIssuerWaits, i.URL)
 	}
 	wanted := i.wanted
 	for {
 		select {
 		case wanted <- struct{}{}:
-			wanted = nil // run has it
+			wanted = nil // run has received it
 		case <-last.next:
 			return i.last.Load(), nil
 		case <-i.stopped:
@@ -230,14 +236,14 @@ func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
 	}
 }
 
-// verify returns the caller for whom the issuer has made the token. No error quotes what has not been verified.
+// verify returns the caller that a token identifies. No error quotes unverified claims.
 func (i *issuer) verify(ctx context.Context, token string) (Caller, error) {
 	last := i.last.Load()
 	if err := last.check(i.URL); err != nil {
 		return Caller{}, fmt.Errorf("%w: %w", ErrCallerCheckUnavailable, err)
 	}
 	subject, err := i.parse(token, last.keys)
-	if errors.Is(err, errNoKey) { // there may be new ones (OpenID Connect Core §10.1.1)
+	if errors.Is(err, errNoKey) { // there may be a new one (OpenID Connect Core section 10.1.1)
 		if last, err = i.newer(ctx, last); err != nil {
 			return Caller{}, err
 		}
@@ -251,14 +257,14 @@ func (i *issuer) verify(ctx context.Context, token string) (Caller, error) {
 	return Caller{Kind: kindOIDC, Name: i.URL + "#" + subject}, nil
 }
 
-// errNoKey: the token cannot be verified with the keys that there are.
+// errNoKey means that none of the known keys verifies the token.
 var errNoKey = errors.New("no key verifies it")
 
-// parse returns the subject of a token. It verifies the signature with one of the keys, and only then looks at the claims.
+// parse verifies the signature of a token and returns its subject.
 func (i *issuer) parse(token string, keys []jose.JSONWebKey) (string, error) {
 	signed, err := jose.ParseSignedCompact(token, signingAlgorithms)
 	if err != nil {
-		return "", errors.New("it is not a JWT, or signed in a way that is not accepted")
+		return "", errors.New("it is not a JWT, or its signature algorithm is not accepted")
 	}
 	kid := signed.Signatures[0].Header.KeyID
 	for _, key := range keys {
@@ -270,4 +276,86 @@ func (i *issuer) parse(token string, keys []jose.JSONWebKey) (string, error) {
 		}
 	}
 	return "", errNoKey
+}
+
+// clockLeeway is how far ahead an issuer's clock may be. It does not extend an expiry.
+const clockLeeway = time.Minute
+
+// registeredClaims are the claims of RFC 7519 section 4.1.
+var registeredClaims = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
+
+var (
+	errNoClaims        = errors.New("its claims are not a JSON object")
+	errAmbiguousClaims = errors.New("it has a claim twice, or in another case")
+)
+
+// readClaims reads the claims of a JWT. It refuses a registered claim that occurs twice or in another
+// case, such as SUB, because an issuer may let users choose the names of further claims.
+func readClaims(payload []byte) (map[string]josejson.RawMessage, error) {
+	var claims map[string]josejson.RawMessage
+	if josejson.Unmarshal(payload, &claims) != nil {
+		if isObject(payload) {
+			return nil, errAmbiguousClaims
+		}
+		return nil, errNoClaims
+	}
+	for name := range claims {
+		if slices.ContainsFunc(registeredClaims, func(r string) bool { return name != r && strings.EqualFold(name, r) }) {
+			return nil, errAmbiguousClaims
+		}
+	}
+	return claims, nil
+}
+
+// peekIssuer returns the unverified issuer of a JWT, to choose the keys that verify it. It is empty for
+// a JWT without one, such as Atlas's, and for one that cannot be read. An issuer that is not a
+// string is ErrMalformed; ambiguous claims are ErrCallerRejected.
+func peekIssuer(token string) (string, error) {
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	decoded, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return "", nil //nolint:nilerr // Atlas decides whether it is valid
+	}
+	claims, err := readClaims(decoded)
+	switch {
+	case errors.Is(err, errNoClaims) || err == nil && claims["iss"] == nil:
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("%w: %w", ErrCallerRejected, err)
+	}
+	var issuer string
+	if err := josejson.Unmarshal(claims["iss"], &issuer); err != nil || issuer == "" {
+		return "", ErrMalformed
+	}
+	return issuer, nil
+}
+
+// subject checks the claims of a token whose signature is verified, and returns its subject.
+func (i *issuer) subject(payload []byte) (string, error) {
+	if _, err := readClaims(payload); err != nil {
+		return "", err
+	}
+	var claims jwt.Claims
+	if josejson.Unmarshal(payload, &claims) != nil {
+		return "", errors.New("a claim has the wrong type")
+	}
+	switch {
+	case claims.Expiry == nil:
+		return "", errors.New("it has no expiry")
+	case !time.Now().Before(claims.Expiry.Time()): // without the leeway
+		return "", fmt.Errorf("it expired at %s", claims.Expiry.Time().UTC().Format(time.RFC3339))
+	case len(claims.Audience) != 1: // another audience could replay it here (OpenID Connect Core section 3.1.3.7)
+		return "", errors.New("it is for several audiences, or for none")
+	}
+	if err := claims.ValidateWithLeeway(jwt.Expected{Issuer: i.URL, AnyAudience: jwt.Audience{i.Audience}}, clockLeeway); err != nil {
+		return "", err
+	}
+	return claims.Subject, checkSubject(claims.Subject)
+}
+
+// isObject reports whether text is a JSON object, even with ambiguous names.
+func isObject(text []byte) bool {
+	var object map[string]any
+	return json.Unmarshal(text, &object) == nil
 }

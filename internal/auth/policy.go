@@ -11,22 +11,22 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// Why a policy lets a caller do nothing. The error that wraps one of these says which rule it was, for the log.
+// The errors of a policy. The error that wraps one of them names the rule, for the log.
 var (
-	// ErrNotPermitted: the caller is known, but no rule matches, or the one that does has not allowed the method.
+	// ErrNotPermitted: no rule matches the caller, or the one that does not allow the method.
 	ErrNotPermitted = errors.New("the policy does not permit the call")
-	// ErrUnknownCaller: nothing says who is calling. An Atlas JWT alone does not, unless a rule is about those.
-	ErrUnknownCaller = errors.New("the caller is not known")
+	// ErrUnknownCaller: the caller is not identified, and no rule is for callers with an Atlas JWT.
+	ErrUnknownCaller = errors.New("the caller is unknown")
 )
 
-// Policy says which caller may call which method, as whom. It does not change; all its methods may be called from anywhere.
+// Policy says which caller may call which method, with which profile. It is immutable.
 //
-// The first rule whose selector matches decides, in the order of the file. What that rule does not allow is denied: no later
-// rule is asked. If a caller is verified in several ways, by certificate and by OIDC token, a rule matches if it matches one
-// of them.
+// The first rule whose selector matches decides, in the order of the file. A method that it does not
+// allow is denied. A caller with a certificate and an OIDC token matches a rule if one of the two
+// does.
 //
-// In a selector * stands for any number of characters, also none, and a selector has to match from the first character
-// to the last. It can be used in three places, and never goes beyond its own part of the name:
+// A selector matches the whole name. A * in it matches any number of characters, in three places and
+// within its own part of the name:
 //
 //   - spiffe_id: in the path, without crossing a slash; never in the trust domain
 //   - dns_san: in the leftmost label, without crossing a dot
@@ -38,35 +38,34 @@ type Policy struct {
 	rules    []rule
 }
 
-// Profile is an Atlas identity that the service holds.
+// Profile is an Atlas identity of the service.
 type Profile struct {
-	// Name is what rules call it.
 	Name string
 	// UserauthtokenFile is the absolute path of the file that holds the secret.
 	UserauthtokenFile string
-	// Line is where in the policy file it is.
+	// Line is its line in the policy file.
 	Line int
 }
 
-// issuerConfig is somebody whose OIDC tokens are accepted.
+// issuerConfig is an issuer whose OIDC tokens are accepted.
 type issuerConfig struct {
-	// URL is what its tokens have as iss, and where its keys are found.
+	// URL is the iss of its tokens, and where its keys are found.
 	URL string
-	// Audience is what they must have as aud, and nothing else beside it.
+	// Audience is the only aud that its tokens may have.
 	Audience string
 }
 
-// decision is what a policy lets a caller do.
+// decision is what a policy decides about a call.
 type decision struct {
-	// Caller is the one of those given that the rule matches.
+	// Caller is the identity that the rule matches.
 	Caller Caller
 	// Profile is Passthrough or the name of a profile; empty if the method is not allowed.
 	Profile string
-	// Rule is the number of the rule that decided, from 1; zero if none did.
+	// Rule is the number of the rule that decided, from 1, or zero.
 	Rule int
 }
 
-// methods lists the names of the service's methods in a policy.
+// methods are the service's methods, by the names they have in a policy.
 var methods = func() []string {
 	var names []string
 	for _, method := range ephemeraltokenv1.EphemeralTokenService_ServiceDesc.Methods {
@@ -75,12 +74,12 @@ var methods = func() []string {
 	return names
 }()
 
-// methodName takes a method's short name or its full gRPC name, and returns the short one. Of another service's it makes none.
+// methodName returns the short name of a method from its short or full gRPC name.
 func methodName(method string) string {
 	return strings.TrimPrefix(method, "/"+ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName+"/")
 }
 
-// The keys of the selectors.
+// The keys of selectors.
 const (
 	selectorSPIFFE = "spiffe_id"
 	selectorOIDC   = "oidc"
@@ -88,34 +87,34 @@ const (
 	selectorAtlas  = "atlas_jwt"
 )
 
-// rule is one entry of callers. A caller matches if it is of the kind, and its name is the prefix and then something that
-// the pattern matches.
+// rule is one entry of callers. It matches a caller of its kind whose name is the prefix followed by
+// something that the pattern matches.
 type rule struct {
 	line    int
 	kind    string
-	prefix  string // taken literally: the trust domain, the issuer
+	prefix  string // literal: the trust domain, the issuer
 	pattern string
 	allow   []string // short names, sorted
 	profile string
 }
 
-// separators are what a * never matches, beside the slash.
+// separators are what a * does not match, besides the slash.
 var separators = map[string]string{kindSPIFFE: "/", kindDNS: ".", kindOIDC: ":"}
 
 func (r rule) matches(c Caller) bool {
 	return r.kind == c.Kind && strings.HasPrefix(c.Name, r.prefix) && matchGlob(r.pattern, c.Name[len(r.prefix):], separators[r.kind])
 }
 
-// covers reports whether every caller that other matches is matched by r. Only a * matches the * of another pattern, and what
-// that can stand for is just what it can be replaced with.
+// covers reports whether r matches every caller that other matches. Only a * matches the * of another
+// pattern, and both match the same characters.
 func (r rule) covers(other rule) bool {
 	return r.kind == other.kind && r.prefix == other.prefix && matchGlob(r.pattern, other.pattern, separators[r.kind])
 }
 
-// matchGlob is path.Match for patterns whose only special character is a *, which does not cross the separator either.
+// matchGlob is path.Match for patterns in which only * is special and does not match the separator.
 func matchGlob(pattern, name, separator string) bool {
 	if !strings.Contains(pattern, "*") {
-		return pattern == name // so it may have what is special to path.Match in it
+		return pattern == name // may contain characters that are special to path.Match
 	}
 	for {
 		p, restOfPattern, morePattern := strings.Cut(pattern, separator)
@@ -130,7 +129,7 @@ func matchGlob(pattern, name, separator string) bool {
 	}
 }
 
-// selector is how the rule reads in a listing.
+// selector returns the selector for a listing.
 func (r rule) selector() string {
 	switch r.kind {
 	case kindSPIFFE:
@@ -152,7 +151,7 @@ func (r rule) as() string {
 	return "as profile " + r.profile
 }
 
-// find returns the index of the first rule that matches, and which of the callers it matches; -1 if there is none.
+// find returns the index of the first rule that matches and the identity that it matches, or -1.
 func (p *Policy) find(callers []Caller) (int, Caller) {
 	for i, r := range p.rules {
 		for _, c := range callers {
@@ -164,9 +163,9 @@ func (p *Policy) find(callers []Caller) (int, Caller) {
 	return -1, Caller{}
 }
 
-// decide says what a caller that has been verified to be all of these may do. The method is its short name, CreateToken, or
-// its full gRPC name. The error is ErrNotPermitted or ErrUnknownCaller; the decision with it tells the caller and the rule,
-// if any.
+// decide decides about a call of a caller with these verified identities. The method is the short or
+// the full gRPC name. The error wraps ErrNotPermitted or ErrUnknownCaller; the decision then has the
+// caller and the rule, if any.
 func (p *Policy) decide(callers []Caller, method string) (decision, error) {
 	i, caller := p.find(callers)
 	if i < 0 {
@@ -183,8 +182,8 @@ func (p *Policy) decide(callers []Caller, method string) (decision, error) {
 	return decision{caller, r.profile, i + 1}, nil
 }
 
-// Explain says which rule a caller matches, in words. The caller is a SPIFFE ID, dns:NAME, oidc:ISSUER#SUBJECT or
-// atlas_jwt; what is none of these is an error.
+// Explain says in words which rule a caller matches. The caller is a SPIFFE ID, dns:NAME,
+// oidc:ISSUER#SUBJECT or atlas_jwt.
 func (p *Policy) Explain(caller string) (string, error) {
 	c, err := parseCaller(caller)
 	if err != nil {
@@ -198,10 +197,10 @@ func (p *Policy) Explain(caller string) (string, error) {
 	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.may(), r.as()), nil
 }
 
-// Profiles are the service's own, in the order of the file.
+// Profiles returns the profiles in the order of the file.
 func (p *Policy) Profiles() []Profile { return slices.Clone(p.profiles) }
 
-// Issuers are the URLs of those whose OIDC tokens are accepted, in the order of the file.
+// Issuers returns the URLs of the OIDC issuers in the order of the file.
 func (p *Policy) Issuers() []string {
 	urls := make([]string, 0, len(p.issuers))
 	for _, issuer := range p.issuers {
@@ -210,36 +209,27 @@ func (p *Policy) Issuers() []string {
 	return urls
 }
 
-// AcceptsOIDC reports whether a rule is for callers with an OIDC token.
-func (p *Policy) AcceptsOIDC() bool { return len(p.issuers) > 0 }
-
 // NeedsCertificates reports whether a rule is for callers with client certificates.
 func (p *Policy) NeedsCertificates() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindSPIFFE || r.kind == kindDNS })
 }
 
-// NeedsDNSNames reports whether a rule is for callers with client certificates that have no SPIFFE ID.
+// NeedsDNSNames reports whether a rule is for DNS names in client certificates.
 func (p *Policy) NeedsDNSNames() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindDNS })
 }
 
-// allowsWithoutCertificate reports whether a rule is for callers that need no client certificate: those with an OIDC token
-// or an Atlas JWT.
+// allowsWithoutCertificate reports whether a rule is for callers without a client certificate.
 func (p *Policy) allowsWithoutCertificate() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindOIDC || r.kind == kindAtlas })
 }
 
-// asksForCertificates reports whether a rule is for callers with a client certificate.
-func (p *Policy) asksForCertificates() bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind != kindOIDC && r.kind != kindAtlas })
-}
-
-// usesPassthrough reports whether a rule is for callers with an Atlas JWT of their own.
+// usesPassthrough reports whether a rule is for callers with their own Atlas JWT.
 func (p *Policy) usesPassthrough() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.profile == Passthrough })
 }
 
-// String lists what is in force, for people.
+// String lists the policy for an operator.
 func (p *Policy) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

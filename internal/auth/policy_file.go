@@ -12,16 +12,16 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// The bounds of a policy. Checking each rule against all before it takes time that grows with the square of their number.
+// Limits of a policy file. Finding unreachable rules takes quadratic time.
 const (
 	maxPolicySize       = 1 << 20
 	maxRules            = 5000
-	maxValidationErrors = 100 // reported; the rest is counted
-	maxQuoted           = 200 // bytes of the file's text in a validation error
+	maxValidationErrors = 100 // more are only counted
+	maxQuoted           = 200 // bytes of the file quoted in an error
 	maxName             = 63  // bytes in a profile's name
 )
 
-// validationError is something wrong in a policy file.
+// validationError is a mistake in a policy file.
 type validationError struct {
 	File string
 	Line int
@@ -31,7 +31,7 @@ type validationError struct {
 // Error returns file:line: text.
 func (e *validationError) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text) }
 
-// The file as it is written.
+// The structure of the file.
 type (
 	policyYAML struct {
 		Profiles map[string]profileYAML `yaml:"profiles"`
@@ -55,7 +55,7 @@ type (
 	}
 )
 
-// knownKeys are those of the types above, as the YAML library names these.
+// knownKeys are the keys of the types above, by the names the YAML library gives the types.
 var knownKeys = map[string]string{
 	"auth.policyYAML":  "profiles, callers",
 	"auth.profileYAML": "userauthtoken_file",
@@ -63,11 +63,11 @@ var knownKeys = map[string]string{
 	"auth.oidcYAML":    "issuer, audience, subject",
 }
 
-// ParsePolicy reads a policy in YAML. The name is the file's, for messages. The error joins one of each mistake, as
-// file:line: text, in the order of the lines; but what the values mean is looked at only once each is of the right type.
+// ParsePolicy parses a policy in YAML. The name is the file's, for errors. The error joins all
+// mistakes as file:line: text, by line; values are checked only if all types are right.
 //
-// It is strict: a key that it does not know, a rule that can never decide, a profile that nobody uses are errors, and so is
-// whatever lets anybody at all use a profile. YAML's anchors, aliases, tags and merge keys are not accepted.
+// It refuses unknown keys, unreachable rules, unused profiles, selectors that match every caller, and
+// YAML's anchors, aliases, tags and merge keys.
 func ParsePolicy(name string, data []byte) (*Policy, error) {
 	p := &policyParser{policy: &Policy{name: name}}
 	if root, file := p.load(data); file != nil {
@@ -101,7 +101,7 @@ func (p *policyParser) err() error {
 	return errors.Join(errs...)
 }
 
-// load decodes the one document in data. The file is nil if nothing more can be said of it; its nodes tell the lines.
+// load decodes data. The file is nil if it cannot be checked further; the node has the line numbers.
 func (p *policyParser) load(data []byte) (*yaml.Node, *policyYAML) {
 	switch {
 	case len(data) > maxPolicySize:
@@ -127,8 +127,8 @@ func (p *policyParser) load(data []byte) (*yaml.Node, *policyYAML) {
 	return root, file
 }
 
-// inOurWords has what the YAML library says, and what we say: its words quote the file, and somebody may have put a secret
-// there. The last fits all.
+// inOurWords replaces errors of the YAML library, which quote the file and so could quote a secret. The
+// last entry matches all.
 var inOurWords = []struct{ theirs, ours string }{
 	{"no documents", "the file is empty"},
 	{"found multiple", "a second YAML document: a policy is one"},
@@ -139,7 +139,7 @@ var inOurWords = []struct{ theirs, ours string }{
 	{"", "this must be a mapping"},
 }
 
-// loadErrors takes over the YAML library's errors, and reports whether the rest can be checked all the same.
+// loadErrors records the YAML library's errors, and reports whether the values can still be checked.
 func (p *policyParser) loadErrors(err error) bool {
 	var (
 		syntax *yaml.LoadError
@@ -171,8 +171,7 @@ func (p *policyParser) loadErrors(err error) bool {
 	return ok
 }
 
-// plain reports whether there is nothing but mappings, lists and scalars below a node: what it says is what is written
-// there, and no file says more than it has bytes.
+// plain reports whether a node has only mappings, lists and scalars, so that no alias can expand.
 func (p *policyParser) plain(n *yaml.Node) bool {
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "" || n.ShortTag() == "!!merge":
@@ -182,7 +181,7 @@ func (p *policyParser) plain(n *yaml.Node) bool {
 		p.errorf(n.Line, "YAML's tags are not accepted")
 		return false
 	case n.ShortTag() == "!!null":
-		p.errorf(n.Line, "there is nothing in column %d: leave the key out, or say something", n.Column)
+		p.errorf(n.Line, "there is no value in column %d: give one, or leave the key out", n.Column)
 		return false
 	}
 	ok := true
@@ -192,7 +191,7 @@ func (p *policyParser) plain(n *yaml.Node) bool {
 	return ok
 }
 
-// check says what is wrong with what the values mean, and makes the policy.
+// check checks the values and builds the policy.
 func (p *policyParser) check(root *yaml.Node, file *policyYAML) {
 	profiles, callers := valueOf(root, "profiles"), valueOf(root, "callers")
 	if len(file.Profiles) == 0 && file.Profiles != nil {
@@ -207,7 +206,7 @@ func (p *policyParser) check(root *yaml.Node, file *policyYAML) {
 	}
 	switch {
 	case len(file.Callers) == 0:
-		p.errorf(callers.Line, "the policy has no callers: nobody could call")
+		p.errorf(callers.Line, "the policy has no callers: no call would be permitted")
 	case len(file.Callers) > maxRules:
 		p.errorf(callers.Line, "callers has %d rules: %d is the most", len(file.Callers), maxRules)
 	default:
@@ -221,7 +220,7 @@ func (p *policyParser) check(root *yaml.Node, file *policyYAML) {
 	p.unreachable()
 }
 
-// valueOf returns the value of a key; if there is none, an empty one in the mapping's line.
+// valueOf returns the value of a key, or an empty node with the mapping's line.
 func valueOf(mapping *yaml.Node, key string) *yaml.Node {
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == key {
@@ -239,14 +238,14 @@ func (p *policyParser) profile(profile Profile) {
 	case file == "":
 		p.errorf(profile.Line, "profile %s has no userauthtoken_file", quotable(profile.Name))
 	case !filepath.IsAbs(file) || filepath.Clean(file) != file || strings.ContainsRune(file, 0):
-		// Not quoted: somebody may have put the secret itself there.
+		// Not quoted: it may be the secret itself.
 		p.errorf(profile.Line, "userauthtoken_file in profile %s must be an absolute path without . or .. in it", quotable(profile.Name))
 	}
 	p.policy.profiles = append(p.policy.profiles, profile)
 }
 
-// rule reads one entry of callers. It is kept if its selector is sound, so that rules can be compared with each other even
-// if there are errors.
+// rule adds one entry of callers. A rule with a valid selector is added even if it has other mistakes,
+// so that unreachable finds the rules behind it.
 func (p *policyParser) rule(y ruleYAML, line int, what string) {
 	if len(y.Allow) == 0 {
 		p.errorf(line, "%s must allow at least one method", what)
@@ -271,7 +270,7 @@ func (p *policyParser) rule(y ruleYAML, line int, what string) {
 	case r.kind == kindAtlas && r.profile != Passthrough && r.profile != "":
 		p.errorf(line, "%s: only Atlas can verify an Atlas JWT, so %s needs profile %s", what, selectorAtlas, Passthrough)
 	case r.kind == kindOIDC && r.profile == Passthrough:
-		p.errorf(line, "%s: a caller with an OIDC token has no place left for an Atlas JWT, so %s does not go with profile %s", what, selectorOIDC, Passthrough)
+		p.errorf(line, "%s: a caller with an OIDC token cannot send an Atlas JWT too, so %s excludes profile %s", what, selectorOIDC, Passthrough)
 	}
 	if y.OIDC != nil {
 		p.issuer(issuerConfig{URL: y.OIDC.Issuer, Audience: y.OIDC.Audience}, line, what)
@@ -288,7 +287,7 @@ func (p *policyParser) issuer(issuer issuerConfig, line int, what string) {
 	}
 }
 
-// selects takes over the one selector of a rule.
+// selects sets the selector of a rule.
 func (r *rule) selects(y ruleYAML) (err error) {
 	given := 0
 	for _, there := range []bool{y.SPIFFE != "", y.OIDC != nil, y.DNS != "", y.Atlas} {
@@ -318,7 +317,7 @@ func (r *rule) selects(y ruleYAML) (err error) {
 	return err
 }
 
-// unreachable reports the rules that can never decide, because an earlier one matches whoever they match.
+// unreachable reports rules that can never decide because an earlier one matches all their callers.
 func (p *policyParser) unreachable() {
 	for i, r := range p.policy.rules {
 		if first := slices.IndexFunc(p.policy.rules[:i], func(earlier rule) bool { return earlier.covers(r) }); first >= 0 {
@@ -327,7 +326,7 @@ func (p *policyParser) unreachable() {
 	}
 }
 
-// quotable is a text from the file, bounded and on one line.
+// quotable returns a text from outside, quoted and shortened.
 func quotable(s string) string {
 	if len(s) > maxQuoted {
 		s = s[:maxQuoted] + "…"
@@ -335,5 +334,5 @@ func quotable(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// oneLine makes one line of joined errors.
+// oneLine puts joined errors on one line.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

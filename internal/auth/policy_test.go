@@ -65,8 +65,8 @@ func TestWhatAPolicyNeeds(t *testing.T) {
 		{"callers: [{atlas_jwt: true, " + own, false, false, false},
 	} {
 		p := mustPolicy(t, tc.policy)
-		if p.AcceptsOIDC() != tc.oidc || (len(p.Issuers()) == 1) != tc.oidc || p.NeedsCertificates() != tc.certificates || p.NeedsDNSNames() != tc.dns {
-			t.Errorf("OIDC %t of %q, certificates %t, with DNS names %t:\n%s", p.AcceptsOIDC(), p.Issuers(), p.NeedsCertificates(), p.NeedsDNSNames(), tc.policy)
+		if (len(p.Issuers()) == 1) != tc.oidc || p.NeedsCertificates() != tc.certificates || p.NeedsDNSNames() != tc.dns {
+			t.Errorf("issuers %q, certificates %t, DNS names %t:\n%s", p.Issuers(), p.NeedsCertificates(), p.NeedsDNSNames(), tc.policy)
 		}
 	}
 }

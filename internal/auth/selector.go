@@ -10,10 +10,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// maxSubject is the longest subject in bytes, by OpenID Connect Core §2.
+// maxSubject is the longest subject in bytes (OpenID Connect Core section 2).
 const maxSubject = 255
 
-// checkStars refuses ** wherever a * is allowed: elsewhere that means "across separators", and here it never would.
+// checkStars refuses **, which in other languages crosses separators.
 func checkStars(pattern string) error {
 	if strings.Contains(pattern, "**") {
 		return errors.New("** is not supported: each * stays within its own part of the name")
@@ -21,28 +21,27 @@ func checkStars(pattern string) error {
 	return nil
 }
 
-// onlyStars reports whether a part of a name says nothing: such a part matches everybody.
+// onlyStars reports whether a part of a pattern matches everything.
 func onlyStars(part string) bool { return strings.Trim(part, "*") == "" }
 
-// checkSPIFFEID is for one caller, without a *.
+// checkSPIFFEID checks the SPIFFE ID of a caller.
 func checkSPIFFEID(id string) error {
 	parsed, err := spiffeid.FromString(id)
 	if err != nil {
 		return fmt.Errorf("not a SPIFFE ID: %w", err)
 	}
 	if parsed.Path() == "" {
-		return errors.New("the SPIFFE ID has no path: it is the trust domain's, not a caller's")
+		return errors.New("the SPIFFE ID has no path: it names a trust domain, not a caller")
 	}
 	return nil
 }
 
-// splitSPIFFEPattern checks a spiffe_id of a policy, and returns the part that is taken literally and the path after it.
+// splitSPIFFEPattern checks a spiffe_id of a policy, and returns its literal prefix and the path.
 func splitSPIFFEPattern(pattern string) (prefix, path string, err error) {
 	domain, path, _ := strings.Cut(strings.TrimPrefix(pattern, "spiffe://"), "/")
 	if strings.Contains(domain, "*") {
 		return "", "", errors.New("the trust domain must not have a * in it")
 	}
-	// In place of a * there can be any character of a path.
 	if err := errors.Join(checkSPIFFEID(strings.ReplaceAll(pattern, "*", "x")), checkStars(path)); err != nil {
 		return "", "", err
 	}
@@ -51,10 +50,10 @@ func splitSPIFFEPattern(pattern string) (prefix, path string, err error) {
 			return "spiffe://" + domain + "/", path, nil
 		}
 	}
-	return "", "", errors.New("it would match everybody in the trust domain: one segment at least must be more than a *")
+	return "", "", errors.New("it would match every caller in the trust domain: at least one segment must be more than a *")
 }
 
-// checkDNSName is for one host name in lower case, without a *.
+// checkDNSName checks a host name in lower case.
 func checkDNSName(name string) error {
 	if len(name) == 0 || len(name) > 253 {
 		return errors.New("not a DNS name: it must have 1 to 253 characters")
@@ -74,7 +73,7 @@ func notLabelRune(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_')
 }
 
-// checkDNSPattern is for a dns_san of a policy, in lower case.
+// checkDNSPattern checks a dns_san of a policy, in lower case.
 func checkDNSPattern(pattern string) error {
 	label, rest, _ := strings.Cut(pattern, ".")
 	if strings.Contains(rest, "*") {
@@ -94,7 +93,7 @@ func checkDNSPattern(pattern string) error {
 	return nil
 }
 
-// checkIssuer is for the URL of an OIDC issuer (OpenID Connect Core §2), which must be given as its tokens have it.
+// checkIssuer checks the URL of an OIDC issuer (OpenID Connect Core section 2).
 func checkIssuer(issuer string) error {
 	if err := checkPrintable("issuer", issuer, 2048); err != nil {
 		return err
@@ -102,7 +101,7 @@ func checkIssuer(issuer string) error {
 	u, err := url.Parse(issuer)
 	switch {
 	case err != nil:
-		return errors.New("the issuer is not a URL") // what url.Parse says would quote it
+		return errors.New("the issuer is not a URL") // the error of url.Parse quotes it
 	case u.Scheme != "https":
 		return errors.New("the issuer must be an https URL")
 	case u.Hostname() == "" || u.Opaque != "":
@@ -124,7 +123,7 @@ func checkAudience(audience string) error {
 	return checkPrintable("audience", audience, 2048)
 }
 
-// checkSubject is for the subject of a token: so that it can be logged as it is, and read back.
+// checkSubject checks that the subject of a token can be logged and parsed again.
 func checkSubject(subject string) error { return checkPrintable("subject", subject, maxSubject) }
 
 func checkSubjectPattern(pattern string) error {
@@ -133,9 +132,9 @@ func checkSubjectPattern(pattern string) error {
 	}
 	switch {
 	case strings.IndexFunc(pattern, isLetterOrDigit) < 0:
-		return errors.New("the subject would match everybody that the issuer knows: it must have a letter or digit besides each *")
+		return errors.New("the subject would match every caller of the issuer: it must have a letter or digit besides each *")
 	case strings.Contains(pattern, "*") && strings.ContainsAny(pattern, `?[\`):
-		return errors.New(`?, [ and \ do not go with a *: only that is special here`)
+		return errors.New(`?, [ and \ cannot be combined with a *: only * is special`)
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func (s *Setup) parsePolicy(contents [][]byte) (policyVersion, error) {
 	case policy.NeedsDNSNames() && set.SPIFFESocket != "":
 		errs = append(errs, errors.New("it has callers by dns_san, and with --spiffe-socket callers are known by the SPIFFE ID of their certificate: give their spiffe_id"))
 	}
-	if set.OIDCCAFile != "" && !policy.AcceptsOIDC() {
+	if set.OIDCCAFile != "" && len(policy.Issuers()) == 0 {
 		errs = append(errs, errors.New("it has no callers with OIDC tokens, so --oidc-ca-file would be ignored"))
 	}
 	profiles, err := s.profiles.forPolicy(set.PolicyFile, policy)
