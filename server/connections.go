@@ -91,7 +91,7 @@ func connectionLimits(cfg Config, requests *listen.Requests) (limits func(listen
 	return func(listener string) listen.Limits {
 		l := listen.Limits{Total: cfg.MaxConns, PerPeer: max(cfg.MaxConns/2, 1), Requests: requests}
 		if listener == adminListener {
-			l = listen.Limits{Total: cfg.adminConns(), PerPeer: max(cfg.adminConns()/2, 1), Local: true, EvictIdle: true}
+			l = listen.Limits{Total: cfg.adminConns(), PerPeer: max(cfg.adminConns()/2, 1), Local: true, EvictSilent: true}
 		} else {
 			refused.WithLabelValues(listener, listen.RequestsLimit)
 		}

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"time"
 
@@ -30,9 +29,6 @@ func newHTTPServer(handler http.Handler, ceiling time.Duration, log *slog.Logger
 		ErrorLog:       slog.NewLogLogger(lograte.Kind(log, lograte.NetHTTP).Handler(), slog.LevelWarn),
 		MaxHeaderBytes: transportHeaderBytes,
 		ConnContext:    listen.NewContext,
-		ConnState: func(c net.Conn, state http.ConnState) {
-			c.(*listen.Conn).SetBusy(state == http.StateActive)
-		},
 		// OPTIONS * gets our own answer, like any unknown route.
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            5 * time.Second,

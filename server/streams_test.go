@@ -160,27 +160,31 @@ func statuses(t *testing.T, h *testutil.RawHTTP2, streams int) map[uint32]string
 	return got
 }
 
-// TestFault73AdminPeer: a probe is answered though one peer has opened as many connections as it may, and more.
+// TestFault73AdminPeer: a probe is answered though one peer has opened as many connections as it may, and more, whether they
+// are idle or their requests never end.
 func TestFault73AdminPeer(t *testing.T) {
 	t.Parallel()
-	s := testutil.Start(t, testutil.Plaintext)
-	for range 100 {
-		conn, err := net.Dial("tcp", s.AdminAddr().String())
-		if err != nil {
-			t.Fatal(err)
+	for _, request := range []string{"", "POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"} {
+		s := testutil.Start(t, testutil.Plaintext)
+		for range 100 {
+			conn, err := net.Dial("tcp", s.AdminAddr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			_, _ = io.WriteString(conn, request) // fails if the connection has been closed already
 		}
-		t.Cleanup(func() { _ = conn.Close() })
-	}
-	for range 5 {
-		probe := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-		resp, err := probe.Get("http://" + s.AdminAddr().String() + "/healthz")
-		if err != nil {
-			t.Fatal(err)
+		for range 5 {
+			probe := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			resp, err := probe.Get("http://" + s.AdminAddr().String() + "/healthz")
+			if err != nil {
+				t.Fatalf("beside requests %q: %v", request, err)
+			}
+			_ = resp.Body.Close()
 		}
-		_ = resp.Body.Close()
-	}
-	if n := metric(t, s, `tokend_connections_refused_total{limit="peer",listener="admin"}`); n < 68 {
-		t.Errorf("%v connections were closed for their peer's limit", n)
+		if n := metric(t, s, `tokend_connections_refused_total{limit="peer",listener="admin"}`); n < 68 {
+			t.Errorf("%v connections were closed for their peer's limit", n)
+		}
 	}
 }
 

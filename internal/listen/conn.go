@@ -22,7 +22,6 @@ type Conn struct {
 	listener *Listener
 	peer     netip.Prefix
 	opened   time.Time
-	busy     atomic.Bool
 
 	handshakeOnce sync.Once
 	handshakeErr  error
@@ -69,9 +68,6 @@ func (c *Conn) lastHeard() time.Time {
 
 // Opened returns when the connection was accepted.
 func (c *Conn) Opened() time.Time { return c.opened }
-
-// SetBusy sets whether a request is in progress. A busy connection is not evicted.
-func (c *Conn) SetBusy(busy bool) { c.busy.Store(busy) }
 
 // Handshake does the TLS handshake, once. Read and Write call it, as in *tls.Conn.
 func (c *Conn) Handshake() error {

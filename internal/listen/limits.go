@@ -15,9 +15,10 @@ type Limits struct {
 	// exempt unless Local is set.
 	PerPeer int
 	Local   bool
-	// EvictIdle makes room for a new connection by closing the one that has been idle longest, of
-	// the same peer if the limit is PerPeer. Connections marked by Conn.SetBusy are not idle.
-	EvictIdle bool
+	// EvictSilent makes room for a new connection by closing the one that has been silent longest,
+	// of the same peer if the limit is PerPeer. A request in progress does not spare it: a client
+	// can keep one up by sending no body, or by not reading the answer.
+	EvictSilent bool
 	// Requests, if not nil, bounds the requests that are open on the connections.
 	Requests *Requests
 	// Refused is called for each connection that is closed because of a limit. It must not block.

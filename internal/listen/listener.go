@@ -55,9 +55,9 @@ func (l *Listener) admit(c *Conn) (limit string, evicted *Conn) {
 	defer l.mu.Unlock()
 	switch {
 	case l.limits.PerPeer > 0 && c.peer.IsValid() && l.peers[c.peer] >= l.limits.PerPeer:
-		limit, evicted = PerPeerLimit, l.longestIdle(func(other *Conn) bool { return other.peer == c.peer })
+		limit, evicted = PerPeerLimit, l.longestSilent(func(other *Conn) bool { return other.peer == c.peer })
 	case l.limits.Total > 0 && len(l.conns) >= l.limits.Total:
-		limit, evicted = TotalLimit, l.longestIdle(func(*Conn) bool { return true })
+		limit, evicted = TotalLimit, l.longestSilent(func(*Conn) bool { return true })
 	}
 	if limit != "" && evicted == nil {
 		return limit, nil
@@ -72,16 +72,16 @@ func (l *Listener) admit(c *Conn) (limit string, evicted *Conn) {
 	return limit, evicted
 }
 
-// longestIdle returns the eligible connection that has been idle longest, or nil. The caller holds
-// mu.
-func (l *Listener) longestIdle(eligible func(*Conn) bool) *Conn {
-	if !l.limits.EvictIdle {
+// longestSilent returns the eligible connection on which nothing has arrived for longest, or nil.
+// The caller holds mu.
+func (l *Listener) longestSilent(eligible func(*Conn) bool) *Conn {
+	if !l.limits.EvictSilent {
 		return nil
 	}
 	var found *Conn
 	var since time.Time
 	for c := range l.conns {
-		if at := c.lastHeard(); !c.busy.Load() && eligible(c) && (found == nil || at.Before(since)) {
+		if at := c.lastHeard(); eligible(c) && (found == nil || at.Before(since)) {
 			found, since = c, at
 		}
 	}
