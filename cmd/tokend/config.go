@@ -28,7 +28,7 @@ func configCommand(environ []string) *cobra.Command {
 		Long:  "Check the settings of serve and show them, without serving. Secrets are in files, so no setting is one." + inEnvironment,
 	}
 	cli.ServeFlags(cmd, &set)
-	cmd.Flags().StringVar(&explain, "explain", "", "Only say which rule of the policy this `CALLER` matches: spiffe://…, dns:NAME,\noidc:ISSUER#SUBJECT or atlas_jwt.")
+	cmd.Flags().StringVar(&explain, "explain", "", "Only say which rule of the policy this `CALLER` matches: spiffe://…, dns:NAME,\noidc:ISSUER#SUBJECT or atlas_jwt. The exit status is 1 if it matches none.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		invalid := cli.Environment(cmd, environ, false)
 		var warnings bytes.Buffer
@@ -61,12 +61,14 @@ func explainCaller(stdout io.Writer, s *setup.Setup, caller string) error {
 		_, err := fmt.Fprint(stdout, "There is no policy. ", s.DescribeCallers())
 		return err
 	}
-	rule, err := s.Policy.Explain(caller)
+	rule, matches, err := s.Policy.Explain(caller)
 	if err != nil {
 		return config.Wrong("--explain", err)
 	}
-	_, err = fmt.Fprintln(stdout, rule)
-	return err
+	if _, err := fmt.Fprintln(stdout, rule); err != nil || matches {
+		return err
+	}
+	return errors.New("the policy does not let this caller in")
 }
 
 // patience bounds the wait for the SPIFFE agent and the policy's OIDC issuers.

@@ -183,18 +183,18 @@ func (p *Policy) decide(callers []Caller, method string) (decision, error) {
 }
 
 // Explain says in words which rule a caller matches. The caller is a SPIFFE ID, dns:NAME,
-// oidc:ISSUER#SUBJECT or atlas_jwt.
-func (p *Policy) Explain(caller string) (string, error) {
+// oidc:ISSUER#SUBJECT or atlas_jwt. It also reports whether there is such a rule.
+func (p *Policy) Explain(caller string) (text string, matches bool, err error) {
 	c, err := parseCaller(caller)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	i, _ := p.find([]Caller{c})
 	if i < 0 {
-		return fmt.Sprintf("%s matches none of the %d rules in %s: it may do nothing", c, len(p.rules), p.name), nil
+		return fmt.Sprintf("%s matches none of the %d rules in %s: it may do nothing", c, len(p.rules), p.name), false, nil
 	}
 	r := p.rules[i]
-	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.may(), r.as()), nil
+	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.may(), r.as()), true, nil
 }
 
 // Profiles returns the profiles in the order of the file.

@@ -146,7 +146,7 @@ func ExamplePolicy_Explain() {
 		"atlas_jwt",
 		"billing.internal",
 	} {
-		said, err := policy.Explain(caller)
+		said, _, err := policy.Explain(caller)
 		if err != nil {
 			fmt.Println("error:", err)
 			continue
