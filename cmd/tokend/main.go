@@ -2,14 +2,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,8 +30,8 @@ var version, commit, date string
 func build() setup.Build { return setup.Build{Version: version, Commit: commit, Date: date} }
 
 func main() {
-	// net/http logs through this logger what a broken server or proxy sends unasked, which may be a token, and has no other
-	// way to turn that off. Nothing else uses it.
+	// net/http logs unsolicited data of a broken server or proxy, which may be a token, through this
+	// logger, and has no other way to turn that off. Nothing else uses it.
 	log.SetOutput(io.Discard)
 	cobra.EnableCommandSorting = false // the help begins with what matters
 	limitMemory()
@@ -40,8 +43,9 @@ func main() {
 	os.Exit(cli.Report(err, os.Stderr))
 }
 
-// limitMemory sets GOMEMLIMIT and GOGC if the operator has not. A few megabytes live in the heap: at Go's default of 100 it would be
-// collected tens of times a second under load. Resident under load are 30 MB at 100, 35 at 200 and 44 at 400.
+// limitMemory sets GOMEMLIMIT and GOGC if the operator has not. A few megabytes live in the heap:
+// at Go's default of 100 it would be collected tens of times a second under load. Resident under
+// load are 30 MB at 100, 35 at 200 and 44 at 400.
 func limitMemory() {
 	_, _ = memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithLogger(slog.New(slog.DiscardHandler))) // fails where there is no limit
 	if os.Getenv("GOGC") == "" {
@@ -77,6 +81,10 @@ func newRoot(environ []string) *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(cli.FlagError)
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) { // pflag's --plaintext[=true|false] says little
+		usage := strings.ReplaceAll(c.UsageString(), "[=true|false]", strings.Repeat(" ", len("[=true|false]")))
+		fmt.Fprint(c.OutOrStdout(), cmp.Or(c.Long, c.Short), "\n\n", usage)
+	})
 	root.AddCommand(
 		serveCommand(environ), devCommand(environ), configCommand(environ), doctorCommand(environ),
 		healthcheckCommand(environ), versionCommand(environ),
