@@ -74,7 +74,8 @@ func explainCaller(stdout io.Writer, s *setup.Setup, caller string) error {
 // patience bounds the wait for the SPIFFE agent and the policy's OIDC issuers.
 const patience = 15 * time.Second
 
-// askPeers reports an agent or issuers that do not answer. serve would start without the issuers, and try again.
+// askPeers reports an agent or issuers that do not answer. serve starts without the issuers, and
+// tries again.
 func askPeers(ctx context.Context, s *setup.Setup) error {
 	var errs []error
 	for _, f := range doctor.ExaminePeers(ctx, s, patience) {
@@ -85,7 +86,7 @@ func askPeers(ctx context.Context, s *setup.Setup) error {
 	return errors.Join(errs...)
 }
 
-// warningLog writes what serve would warn of, without the time.
+// warningLog writes the warnings that serve would log, without the time.
 func warningLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		switch {

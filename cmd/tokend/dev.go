@@ -22,8 +22,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// devCommand serves with an emulated Atlas. It has no setting of Atlas or TLS and listens on loopback only, so that it cannot be
-// mistaken for the real service.
+// devCommand serves with an emulated Atlas. It has no setting of Atlas or TLS and listens on
+// loopback only, so that it cannot be mistaken for the real service.
 func devCommand(environ []string) *cobra.Command {
 	var (
 		set      setup.Settings
@@ -46,7 +46,8 @@ func devCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-// devSeed makes the emulator's signing key. It is public: a JWT of it is good for the emulator of tokend dev and nothing else.
+// devSeed makes the emulator's signing key. It is public: a JWT of it is good for the emulator of
+// tokend dev and nothing else.
 const devSeed = "tokend dev (not real)"
 
 func dev(ctx context.Context, set setup.Settings, identity bool, environ []string, invalid error, stdout, stderr io.Writer) error {
@@ -100,7 +101,7 @@ func checkLoopback(set *setup.Settings) error {
 	return errors.Join(errs...)
 }
 
-// devAccess is how a client gets in.
+// devAccess describes how a client connects.
 type devAccess struct {
 	intro         string // what to read, and to paste first
 	scheme        string // of REST
@@ -134,7 +135,7 @@ func (a devAccess) tokend(addr net.Addr, command string) string {
 	return line
 }
 
-// devGuide returns what to paste into another terminal.
+// devGuide returns the commands to paste into another terminal.
 func devGuide(srv *server.Server, access devAccess, docs bool) string {
 	lines := []string{
 		"NOTHING HERE IS REAL: Atlas is an emulator in this process, and its tokens work nowhere else.",

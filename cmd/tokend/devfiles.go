@@ -20,7 +20,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
-// passThrough has the service pass on the JWT that it prints.
+// passThrough configures the service to pass on the JWT that dev prints.
 func passThrough(set *setup.Settings, dir string, em *emulator.Emulator) (devAccess, error) {
 	set.Plaintext = true // on loopback only, see checkLoopback
 	return devAccess{
@@ -48,7 +48,8 @@ func useEmulator(set *setup.Settings, dir string, em *emulator.Emulator) error {
 // devCaller is the client that the one client certificate is for.
 const devCaller = "spiffe://dev.invalid/web"
 
-// holdIdentity has the service hold the identity of an emulated org, for one client with a certificate. All files are in dir.
+// holdIdentity configures the service to hold the identity of an emulated org, for one client with
+// a certificate. All files are in dir.
 func holdIdentity(set *setup.Settings, dir string, em *emulator.Emulator) (devAccess, error) {
 	file := func(name string) string { return filepath.Join(dir, name) }
 	if err := makeDevCertificates(dir, loopbackIPs(set)); err != nil {
@@ -73,7 +74,8 @@ callers:
 		client:  `--ca-file ` + files + `ca.pem" --cert-file ` + files + `client.pem" --key-file ` + files + `client-key.pem"`,
 		curl:    `--cacert ` + files + `ca.pem" --cert ` + files + `client.pem" --key ` + files + `client-key.pem" `,
 		grpcurl: `-cacert ` + files + `ca.pem" -cert ` + files + `client.pem" -key ` + files + `client-key.pem" `,
-		// Over HTTP/2 curl often writes before it reads, and then reports a reset rather than the reason for it.
+		// Over HTTP/2 curl often writes before it reads, and then reports a reset rather than the reason
+		// for it.
 		refused: &devAccess{scheme: "https", curl: `--http1.1 --cacert ` + files + `ca.pem" `, grpcurl: `-cacert ` + files + `ca.pem" `},
 	}, err
 }
@@ -90,11 +92,11 @@ func loopbackIPs(set *setup.Settings) []net.IP {
 	return ips
 }
 
-// devCertificateLifetime is short enough for the files to be worth nothing if a crash leaves them behind.
+// devCertificateLifetime is short, because a crash may leave the files behind.
 const devCertificateLifetime = 7 * 24 * time.Hour
 
-// makeDevCertificates writes ca.pem, and server and client with their -key.pem, into dir. The authority's key is not kept, so
-// that nothing else is ever signed with it.
+// makeDevCertificates writes ca.pem, and server and client with their -key.pem, into dir. The
+// authority's key is not kept, so that nothing else is ever signed with it.
 func makeDevCertificates(dir string, ips []net.IP) error {
 	caller, err := url.Parse(devCaller)
 	if err != nil {
@@ -123,7 +125,7 @@ func makeDevCertificates(dir string, ips []net.IP) error {
 	)
 }
 
-// devTemplate returns what all of them have. CreateCertificate makes the serial number.
+// devTemplate returns a template with the common fields. CreateCertificate makes the serial number.
 func devTemplate(name string) *x509.Certificate {
 	now := time.Now()
 	return &x509.Certificate{
@@ -157,8 +159,8 @@ func writePEM(path, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
 
-// shellText is text as one word of a shell.
+// shellText quotes text for a shell.
 func shellText(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// yamlText is text as a scalar of YAML (1.2.2, 7.3.2).
+// yamlText quotes text for YAML.
 func yamlText(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

@@ -144,7 +144,7 @@ var illnesses = []illness{
 			p.secrets = append(p.secrets, "planted-proxy-password")
 			p.settings["atlas-url"], p.env = "https://atlas.invalid/v1", []string{"HTTPS_PROXY=http://user:planted-proxy-password@" + nobody}
 		},
-		check: "atlas TCP", detail: "the proxy cannot be connected to: .*refused", remedy: "HTTPS_PROXY", healthy: []string{"atlas DNS"},
+		check: "atlas TCP", detail: "cannot connect to the proxy: .*refused", remedy: "HTTPS_PROXY", healthy: []string{"atlas DNS"},
 		skipped: []string{"atlas TLS", "atlas API", "atlas clock", "login acme", "login other"},
 	},
 	{
@@ -169,7 +169,7 @@ var illnesses = []illness{
 	{
 		name:   "Atlas is down",
 		infect: func(_ *testing.T, p *patient) { p.settings["atlas-url"] = "https://" + nobody + "/v1" },
-		check:  "atlas TCP", detail: "Atlas cannot be connected to: .*refused", remedy: "firewalls", healthy: []string{"atlas DNS"},
+		check:  "atlas TCP", detail: "cannot connect to Atlas: .*refused", remedy: "firewalls", healthy: []string{"atlas DNS"},
 		skipped: []string{"atlas TLS", "atlas API", "atlas clock", "login acme", "login other"},
 	},
 	{

@@ -11,7 +11,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/doctor"
 )
 
-// healthcheckCommand asks a running tokend whether it is alive: an image without a shell has nothing else to ask with.
+// healthcheckCommand asks a running tokend whether it is alive, for images without a shell.
 func healthcheckCommand(environ []string) *cobra.Command {
 	var addr string
 	cmd := &cobra.Command{

@@ -15,7 +15,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// inEnvironment is the part of a command's help that is about variables.
+// inEnvironment is the part of a command's help about environment variables.
 const inEnvironment = "\n\nEach flag can be given as an environment variable: --atlas-url is TOKEND_ATLAS_URL. A flag wins."
 
 func serveCommand(environ []string) *cobra.Command {

@@ -23,8 +23,8 @@ func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// serviceLink matches what Kubernetes puts into the environment of each pod for a Service named tokend, or tokend-something. No
-// setting has such a name and such a value.
+// serviceLink matches what Kubernetes puts into the environment of each pod for a Service named
+// tokend, or tokend-something. No setting has such a name and such a value.
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 var serviceLink = func() *regexp.Regexp {
 	const ip, port = `([0-9]+(\.[0-9]+){3}|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*)`, `[0-9]+`
@@ -41,9 +41,9 @@ var serviceLink = func() *regexp.Regexp {
 // source is the annotation of a flag that says which variable its value is from.
 const source = "tokend_source"
 
-// Environment sets the command's flags that are not on the command line from their variables. It reports malformed values,
-// variables of no setting, since a misspelt setting must not pass for a set one, and variables of other commands, unless shared
-// says that the command runs in the environment of serve.
+// Environment sets the command's flags that are not on the command line from their variables. It
+// reports malformed values, variables of no setting, which are misspelt, and variables of other
+// commands, unless shared says that the command runs in the environment of serve.
 func Environment(cmd *cobra.Command, environ []string, shared bool) error {
 	var errs []error
 	wrong := func(name string, err error) { errs = append(errs, &config.Error{Field: name, Err: err}) }

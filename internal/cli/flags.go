@@ -1,4 +1,5 @@
-// Package cli declares the flags of tokend, sets them from the command line and the environment, and reports what is wrong.
+// Package cli declares the flags of tokend, sets them from the command line and the environment,
+// and reports errors.
 package cli
 
 import (
@@ -93,7 +94,7 @@ func logFlags(fs *pflag.FlagSet, set *setup.Settings) {
 	fs.StringVar(&set.LogFormat, "log-format", "auto", "`FORMAT` of the log: text, json or auto, which is text on a terminal and JSON otherwise.")
 }
 
-// finish sets what all flags of a command have in common. The shell completes file names by itself.
+// finish registers the completions of a command's flags. The shell completes file names by itself.
 func finish(cmd *cobra.Command) {
 	choices := map[string][]string{"log-level": setup.LogLevels, "log-format": setup.LogFormats}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {

@@ -3,14 +3,15 @@ package config
 
 import "errors"
 
-// Error says which setting is wrong. It may be one of several, joined.
+// Error says which setting is wrong. It may be one of several joined errors.
 type Error struct {
-	// Field is the path of a field in server.Config, such as "Cache.TTL", or what an operator knows the setting as: a
-	// flag or an environment variable.
+	// Field is the path of a field in server.Config, such as "Cache.TTL", or what an operator knows
+	// the setting as: a flag or an environment variable.
 	Field string
 	// Err says what is wrong with its value, and what to do. It does not repeat a secret.
 	Err error
-	// MayPass reports that the setting itself may be right and what it names is not there yet, such as a file.
+	// MayPass reports that the setting may be right, and what it names, such as a file, is not there
+	// yet.
 	MayPass bool
 }
 
@@ -26,7 +27,7 @@ func Wrong(field string, err error) error {
 	return &Error{Field: field, Err: err}
 }
 
-// Flatten takes joined errors apart and leaves out the nil ones.
+// Flatten splits joined errors, and leaves out nil.
 func Flatten(errs ...error) []error {
 	var all []error
 	for _, err := range errs {

@@ -24,14 +24,14 @@ const (
 	checkAtlasTLS = "atlas TLS"
 )
 
-// Beyond clockDoubtful, JWTs seem to last shorter or longer than they do; beyond clockBad, tokens of OIDC issuers are refused, and
-// so are certificates that have just been issued.
+// Beyond clockDoubtful, JWTs seem to last shorter or longer than they do; beyond clockBad, tokens
+// of OIDC issuers are refused, and so are certificates that have just been issued.
 const (
 	clockDoubtful = 5 * time.Second
 	clockBad      = time.Minute
 )
 
-// atlasCheck has what has been found on the way to Atlas.
+// atlasCheck is the state of the checks of Atlas.
 type atlasCheck struct {
 	client *atlas.Client
 	url    string
@@ -40,7 +40,7 @@ type atlasCheck struct {
 	probed atlas.Probed
 }
 
-// atlasChecks follow the way to Atlas step by step, so that the first one that fails shows where it ends.
+// atlasChecks connect to Atlas step by step, so that the first failure shows the cause.
 func atlasChecks(s *setup.Setup) []check {
 	settings := []string{"--atlas-url", setup.ProxySetting}
 	a := &atlasCheck{client: s.Atlas, url: s.Settings.AtlasURL}
@@ -54,7 +54,7 @@ func atlasChecks(s *setup.Setup) []check {
 	}
 }
 
-// locate finds out which address to connect to. A wrong URL is reported already.
+// locate sets the address to connect to. A wrong URL has been reported already.
 func (a *atlasCheck) locate() {
 	target, err := url.Parse(a.url)
 	if err != nil {
@@ -93,7 +93,7 @@ func (a *atlasCheck) findConnection(ctx context.Context) Finding {
 		if !a.proxy {
 			remedy = "Have firewalls let this machine connect there, name the proxy in HTTPS_PROXY if there is one, or correct " + setting + "."
 		}
-		return bad(fmt.Sprintf("%s cannot be connected to: %v", who, err), remedy)
+		return bad(fmt.Sprintf("cannot connect to %s: %v", who, err), remedy)
 	}
 	_ = conn.Close()
 	return good("%s accepts connections at %s", who, a.addr)
@@ -147,7 +147,7 @@ func isCertificateError(err error) bool {
 	return certificate || record
 }
 
-// atlasCause says why a call failed; what was called is known.
+// atlasCause returns why a call failed, without the operation.
 func atlasCause(err error) string {
 	var e *atlas.Error
 	switch {

@@ -14,8 +14,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
-// callerChecks log in with each profile, and ask each issuer. They use the policy even if serve would refuse it because of
-// another file.
+// callerChecks log in with each profile, and ask each issuer. They use the policy even if serve
+// would refuse it because of another file.
 func callerChecks(ctx context.Context, s *setup.Setup, timeout time.Duration) []check {
 	set := &s.Settings
 	if set.PolicyFile == "" {
@@ -46,8 +46,8 @@ func issuerChecks(s *setup.Setup, policy *auth.Policy) []check {
 	return checks
 }
 
-// loginChecks has a check for each profile. A secret that several share is tried once: Atlas may lock an account after a few
-// refused logins.
+// loginChecks has a check for each profile. A secret that several share is tried once: Atlas may
+// lock an account after a few refused logins.
 func loginChecks(ctx context.Context, s *setup.Setup, timeout time.Duration, setting string, profiles []auth.Profile) []check {
 	logins := map[atlas.UserAuthToken]func() (atlas.JWT, error){}
 	checks := make([]check, 0, len(profiles))
@@ -76,7 +76,7 @@ func loginChecks(ctx context.Context, s *setup.Setup, timeout time.Duration, set
 	return checks
 }
 
-// loginFinding says how a login went.
+// loginFinding returns the finding of a login.
 func loginFinding(file string, jwt atlas.JWT, err error) Finding {
 	var e *atlas.Error
 	switch {

@@ -10,7 +10,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// certificateUse is what certificates are for.
+// certificateUse is the use of certificates.
 type certificateUse int
 
 const (
@@ -21,10 +21,11 @@ const (
 	forClient                    // a client's, with intermediates
 )
 
-// expiresSoon leaves people time to renew a certificate. One that lives for days is renewed by a machine.
+// expiresSoon leaves time to renew a certificate by hand. One that lives for days is renewed
+// automatically.
 const expiresSoon = 14 * 24 * time.Hour
 
-// expiryFinding says what is wrong with the validity of a certificate, nil if nothing is.
+// expiryFinding returns a problem with the validity of a certificate, or nil.
 func expiryFinding(cert *x509.Certificate, now time.Time) *Finding {
 	const remedy = "Have it renewed, and replace the file; tokend picks it up."
 	margin := min(expiresSoon, cert.NotAfter.Sub(cert.NotBefore)/10)
@@ -39,8 +40,8 @@ func expiryFinding(cert *x509.Certificate, now time.Time) *Finding {
 	return nil
 }
 
-// certificatesFinding looks at the certificates of a file. Opening the settings has checked the key, and that the first is for
-// servers.
+// certificatesFinding looks at the certificates of a file. Opening the settings has checked the
+// key, and that the first is for servers.
 func certificatesFinding(use certificateUse, certs []*x509.Certificate, now time.Time) Finding {
 	if use == forTrust || use == forCallers {
 		return authoritiesFinding(use, certs, now)
@@ -79,7 +80,8 @@ func authoritiesFinding(use certificateUse, certs []*x509.Certificate, now time.
 	return *worst
 }
 
-// chainFinding says what is wrong with the order of the certificates (RFC 5246 §7.4.2: each certifies the one before).
+// chainFinding returns a problem with the order of the certificates (RFC 5246 §7.4.2: each
+// certifies the one before).
 func chainFinding(certs []*x509.Certificate) *Finding {
 	for i := range len(certs) - 1 {
 		if certs[i].CheckSignatureFrom(certs[i+1]) != nil {
@@ -90,7 +92,7 @@ func chainFinding(certs []*x509.Certificate) *Finding {
 	return nil
 }
 
-// unfitFinding says why peers would refuse a certificate.
+// unfitFinding returns why peers would refuse a certificate, or nil.
 func unfitFinding(use certificateUse, cert *x509.Certificate) *Finding {
 	unlimited := slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny) || len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0
 	switch {

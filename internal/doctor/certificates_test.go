@@ -38,7 +38,7 @@ func TestCertificates(t *testing.T) {
 		"one that lives for days":             {forServer, []*x509.Certificate{cert(7*day, 2*day)}, Passed, "valid until"},
 		"one that lives for days, at its end": {forServer, []*x509.Certificate{cert(7*day, 12*time.Hour)}, Doubted, "expires soon"},
 		"an intermediate that has expired":    {forServer, []*x509.Certificate{fine, expired}, Failed, "expired at 2029-12-31"},
-		"an intermediate of somebody else":    {forServer, []*x509.Certificate{fine, fine}, Doubted, "certificate 2 (CN=c) has not signed"},
+		"an unrelated intermediate":           {forServer, []*x509.Certificate{fine, fine}, Doubted, "certificate 2 (CN=c) has not signed"},
 		"a server without a name":             {forServer, []*x509.Certificate{nameless}, Doubted, "names no host"},
 		"a client's without a name":           {forClient, []*x509.Certificate{nameless}, Passed, ""},
 		"a client's for clients":              {forClient, []*x509.Certificate{cert(365*day, 100*day, x509.ExtKeyUsageClientAuth)}, Passed, ""},

@@ -71,7 +71,7 @@ func portFinding(ctx context.Context, s *setup.Setup, setting, addr string) Find
 	case errors.Is(err, listen.ErrInUse):
 		return bad(addr+" is in use", "Stop the process that holds it, or choose another address in "+setting+".")
 	}
-	return bad(fmt.Sprintf("%s cannot be listened on: %v", addr, err), "Choose an address of this machine, and a port or directory that this user may use, in "+setting+".")
+	return bad(fmt.Sprintf("cannot listen on %s: %v", addr, err), "Choose an address of this machine, and a port or directory that this user may use, in "+setting+".")
 }
 
 // AskHealth returns nil if a tokend with that admin address says that it is alive.
@@ -112,7 +112,8 @@ type redisCheck struct {
 	probe  *redis.Probe
 }
 
-// redisChecks connect and log in, then run a script. The two share a probe, which the second one closes.
+// redisChecks connect and log in, then run a script. The two share a probe, which the second one
+// closes.
 func redisChecks(s *setup.Setup) []check {
 	if s.Config.Cache.Redis == nil {
 		return nil
@@ -145,8 +146,8 @@ func (r *redisCheck) findScripts(context.Context) Finding {
 	case err != nil:
 		return bad(err.Error(), redisRemedy(err))
 	case fastest > r.probe.Budget():
-		return doubtful(fmt.Sprintf("a script takes %v at least, and calls wait for %v only", fastest.Round(time.Millisecond), r.probe.Budget()),
-			"Move Redis nearer, or give it more of a machine: until then calls go straight to Atlas.")
+		return doubtful(fmt.Sprintf("a script takes at least %v, but calls wait only %v", fastest.Round(time.Millisecond), r.probe.Budget()),
+			"Move Redis closer, or give it more CPU: until then calls go to Atlas.")
 	}
 	return good("a script takes %v", fastest.Round(10*time.Microsecond))
 }
@@ -160,7 +161,7 @@ var redisRemedies = map[redis.ReplyError]string{
 	"OOM":       "Give Redis more memory, or a maxmemory-policy that evicts.",
 }
 
-// redisRemedy says what to do about an error of a probe.
+// redisRemedy returns the remedy of an error of a probe.
 func redisRemedy(err error) string {
 	reply, answered := errors.AsType[redis.ReplyError](err)
 	switch {

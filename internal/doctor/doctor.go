@@ -1,5 +1,5 @@
-// Package doctor finds out what is wrong with the settings of tokend and with everything that they name, and says what to do. It
-// serves nothing and changes nothing: it logs in once for each userauthtoken, and asks Atlas for no token.
+// Package doctor checks the settings of tokend and everything that they name, and suggests fixes. It serves nothing and changes nothing: it logs in once for each
+// userauthtoken, and asks Atlas for no token.
 package doctor
 
 import (
@@ -55,15 +55,15 @@ func (f Finding) isAbout(check string) bool {
 	return f.Check == check || strings.HasPrefix(check, "--") && slices.Contains(strings.Fields(f.Check), check)
 }
 
-// check is one thing to find out.
+// check is one check.
 type check struct {
 	name  string
-	needs []string // earlier checks, or settings; if one of them has failed there is nothing to find out
+	needs []string // earlier checks, or settings; if one of them has failed, the check is skipped
 	find  func(ctx context.Context) Finding
 }
 
-// Examine returns what is found about the settings, in order. open opens them for a trial; each check may take as long as
-// timeout.
+// Examine returns the findings about the settings, in order. open opens them for a trial; each
+// check may take as long as timeout.
 func Examine(ctx context.Context, open func() *setup.Setup, timeout time.Duration) []Finding {
 	s, ok := within(timeout, func() *setup.Setup {
 		s := open()
@@ -78,7 +78,7 @@ func Examine(ctx context.Context, open func() *setup.Setup, timeout time.Duratio
 	return d.run(ctx)
 }
 
-// ExaminePeers returns what is found about the SPIFFE agent and the OIDC issuers of open settings.
+// ExaminePeers returns the findings about the SPIFFE agent and the OIDC issuers of open settings.
 func ExaminePeers(ctx context.Context, s *setup.Setup, timeout time.Duration) []Finding {
 	d := &diagnosis{timeout: timeout, checks: agentChecks(s)}
 	if s.Policy != nil {
@@ -94,7 +94,8 @@ type diagnosis struct {
 	checks   []check
 }
 
-// run returns all findings, in order. Checks run at the same time, except that one waits for those that it needs.
+// run returns all findings, in order. Checks run at the same time, except that one waits for those
+// that it needs.
 func (d *diagnosis) run(ctx context.Context) []Finding {
 	type result struct {
 		Finding
@@ -139,7 +140,7 @@ func (d *diagnosis) attempt(ctx context.Context, c check, before []Finding) Find
 	// A check that honours its context says better what took so long, so it gets a second more.
 	f, ok := within(d.timeout+time.Second, func() Finding { return c.find(ctx) })
 	if !ok {
-		return bad(fmt.Sprintf("no result within %v", d.timeout), "Give it longer with --timeout, or find out what holds it up.")
+		return bad(fmt.Sprintf("no result within %v", d.timeout), "Allow more time with --timeout, or find out what is slow.")
 	}
 	return f
 }

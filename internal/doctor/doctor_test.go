@@ -9,7 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Checks run at the same time, one that needs a failed one does not run, and one that hangs is left behind.
+// Checks run at the same time, one that needs a failed one does not run, and one that hangs is left
+// behind.
 func TestDiagnosis(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -41,7 +42,7 @@ func TestDiagnosis(t *testing.T) {
 			{"needs a setting", Skipped, "not checked, because of --tls-cert-file and --tls-key-file", ""},
 			{"needs another", Passed, "fine", ""},
 			{"waits", Failed, "context deadline exceeded", ""},
-			{"hangs", Failed, "no result within 5s", "Give it longer with --timeout, or find out what holds it up."},
+			{"hangs", Failed, "no result within 5s", "Allow more time with --timeout, or find out what is slow."},
 			{"needs that", Skipped, "not checked, because of hangs", ""},
 			{"needs what needs that", Skipped, "not checked, because of needs that", ""},
 		}

@@ -14,8 +14,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
-// settingsFindings are what can be seen without asking anything else: a finding for each mistake that serve would not start
-// with, for each file, and for each warning.
+// settingsFindings returns a finding for each mistake that would keep serve from starting, for each
+// file, and for each warning. It connects to nothing.
 func settingsFindings(s *setup.Setup) []Finding {
 	var wrong []Finding
 	for _, err := range s.Errors {
@@ -58,7 +58,7 @@ func mistake(err error) Finding {
 	return bad(e.Err.Error(), mistakeRemedy(e.Field, err)).of(e.Field)
 }
 
-// mistakeRemedy says what to do about a mistake, by its cause and setting.
+// mistakeRemedy returns the remedy of a mistake, by its cause and setting.
 func mistakeRemedy(about string, err error) string {
 	switch {
 	case about == "--audit-file":

@@ -53,7 +53,7 @@ func (s *Setup) openAtlas() {
 	}
 }
 
-// newAtlas makes a client for one attempt per call, and the one in front of it, which the server calls.
+// newAtlas makes a client that makes one attempt per call, and the resilient one in front of it.
 func (s *Setup) newAtlas(cfg atlas.Config) error {
 	resilience := resilient.Config{MaxCalls: s.Settings.AtlasMaxCalls, Registerer: s.Config.Metrics, OnChange: func(cause error) {
 		if cause == nil {
@@ -83,8 +83,8 @@ const ProxySetting = "HTTPS_PROXY"
 // proxySchemes are those that net/http connects to.
 var proxySchemes = []string{"http", "https", "socks5", "socks5h"}
 
-// checkProxy reports a proxy that net/http would silently ignore, calling Atlas without it. The value may have a password in it,
-// so it is not repeated.
+// checkProxy reports a proxy that net/http would silently ignore, calling Atlas without it. The
+// value may have a password in it, so it is not repeated.
 func (s *Setup) checkProxy() {
 	for _, name := range []string{ProxySetting, strings.ToLower(ProxySetting)} {
 		value := lookup(s.opts.Environ, name)

@@ -9,8 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
 )
 
-// openAudit opens the audit file. In a trial, a file that it had to make is removed again: it could belong to another user than
-// the one that serves.
+// openAudit opens the audit file. In a trial, a file that it had to make is removed again: it could
+// belong to another user than the one that serves.
 func (s *Setup) openAudit() {
 	to, path := s.opts.Stdout, s.Settings.AuditFile
 	if path == "" {

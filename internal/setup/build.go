@@ -9,7 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Build says which build of the program runs. A release sets all of it; the Go command knows some of it otherwise.
+// Build identifies the build of the program. A release sets all fields; otherwise the Go command
+// knows some.
 type Build struct{ Version, Commit, Date string }
 
 // String returns the line of tokend version.
@@ -67,7 +68,7 @@ func (b Build) metric() prometheus.Collector {
 	return built
 }
 
-// userAgent is how Atlas's operators see this service.
+// userAgent identifies this service to Atlas's operators.
 func (b Build) userAgent() string {
 	return "ephemeral-token-service/" + b.ShortVersion() + " (+https://github.com/ForstaLabs/ephemeral-token-service)"
 }

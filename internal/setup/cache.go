@@ -10,7 +10,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-// openCache reads the files of the cache's settings. What else is wrong with them, tokencache finds.
+// openCache reads the files of the cache's settings. Package tokencache checks the rest.
 func (s *Setup) openCache() {
 	set := &s.Settings
 	s.Config.Cache = tokencache.Config{TTL: set.CacheTTL, StaleIfError: set.CacheStaleIfError}

@@ -15,7 +15,7 @@ import (
 // DefaultProfile is the profile that --atlas-userauthtoken-file makes.
 const DefaultProfile = "default"
 
-// openCallers reads the policy and the secrets that say who may call, and as whom.
+// openCallers reads the policy and the secrets, which define the callers and their identities.
 func (s *Setup) openCallers() {
 	set := &s.Settings
 	s.profiles = &profiles{client: s.logins, log: s.log, files: s.files, warn: s.warn}
@@ -49,7 +49,8 @@ func (s *Setup) openDefault() {
 	s.authenticate(auth.Config{DefaultProfile: DefaultProfile}, profileSet{key: p})
 }
 
-// unusableSecret reports the file of a secret. A name without a slash is not repeated: it may be the secret itself.
+// unusableSecret reports the file of a secret. A name without a slash is not repeated: it may be
+// the secret itself.
 func (s *Setup) unusableSecret(flag, file string, err error) {
 	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(file, "/") {
 		s.wrong(flag, errors.New("there is no such file: give the path of a file with the secret in it, not the secret"))
@@ -76,7 +77,8 @@ type policyVersion struct {
 	profiles profileSet
 }
 
-// parsePolicy reads a version of the policy file and the secrets that it names. A start and a reload refuse the same.
+// parsePolicy reads a version of the policy file and the secrets that it names. A start and a
+// reload refuse the same.
 func (s *Setup) parsePolicy(contents [][]byte) (policyVersion, error) {
 	set := &s.Settings
 	policy, err := auth.ParsePolicy(set.PolicyFile, contents[0])
@@ -97,7 +99,7 @@ func (s *Setup) parsePolicy(contents [][]byte) (policyVersion, error) {
 	return policyVersion{policy, profiles}, errors.Join(append(errs, err)...)
 }
 
-// usePolicy puts a version in force.
+// usePolicy applies a version.
 func (s *Setup) usePolicy(v policyVersion) error {
 	if err := s.Config.Auth.SetPolicy(v.policy, v.profiles.sources()); err != nil {
 		return err
@@ -106,8 +108,8 @@ func (s *Setup) usePolicy(v policyVersion) error {
 	return nil
 }
 
-// openPolicy reads the policy and the secrets that it names. A new version of the file that is wrong, or that names a secret
-// that cannot be read, leaves the last good one in force.
+// openPolicy reads the policy and the secrets that it names. A new version of the file that is
+// wrong, or that names a secret that cannot be read, leaves the last good one in force.
 func (s *Setup) openPolicy() {
 	log := s.log.With(slog.String("file", s.Settings.PolicyFile))
 	get, err := reload.Watch(s.files, reload.Files[policyVersion]{

@@ -2,12 +2,12 @@ package setup
 
 import "fmt"
 
-// Describe says in words what the settings come to, a line each.
+// Describe describes the effect of the settings, one line for each aspect.
 func (s *Setup) Describe() string {
 	return s.DescribeCallers() + s.describeCertificates() + s.describeCache() + s.describeTraces()
 }
 
-// DescribeCallers says who may call.
+// DescribeCallers describes which callers may call what.
 func (s *Setup) DescribeCallers() string {
 	switch {
 	case s.Policy != nil:

@@ -13,8 +13,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// profiles are the Atlas identities that the service holds. They come and go with the policy; a call that was granted one that
-// has gone keeps its source. One goroutine at a time makes and replaces sets.
+// profiles are the Atlas identities that the service holds. They come and go with the policy; a
+// call that was granted one that has gone keeps its source. One goroutine at a time makes and
+// replaces sets.
 type profiles struct {
 	client  atlas.IdentityProvider
 	log     *slog.Logger
@@ -24,7 +25,8 @@ type profiles struct {
 	mu      sync.Mutex // guards inUse
 	inUse   profileSet
 
-	// opened is closed by Close. A call may still have a source that is no longer in use; each is some hundred bytes.
+	// opened is closed by Close. A call may still have a source that is no longer in use; each is some
+	// hundred bytes.
 	opened  []*atlas.TokenSource
 	watches sync.WaitGroup
 }
@@ -51,7 +53,8 @@ func (set profileSet) sources() auth.Sources {
 	return sources
 }
 
-// open reads the secret in a file and makes a source of it. The file is not watched until the profile is in use.
+// open reads the secret in a file and makes a source of it. The file is not watched until the
+// profile is in use.
 func (ps *profiles) open(key profileKey) (*profile, error) {
 	p := &profile{}
 	log := ps.log.With(slog.String("profile", key.name))
@@ -88,7 +91,8 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 	return p, nil
 }
 
-// ParseSecret returns the userauthtoken in a file: one word, with white space around it as editors leave it.
+// ParseSecret returns the userauthtoken in a file: one word, with white space around it as editors
+// leave it.
 func ParseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
 	secret := bytes.TrimSpace(contents[0])
 	if len(secret) == 0 || bytes.ContainsAny(secret, " \t\r\n\x00") {
@@ -97,8 +101,8 @@ func ParseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
 	return atlas.UserAuthToken(secret), nil
 }
 
-// forPolicy returns the set that a policy needs: what is in use stays, the rest is opened. A secret that cannot be read may
-// come after the policy that names it.
+// forPolicy returns the set that a policy needs: what is in use stays, the rest is opened. A secret
+// that cannot be read may come after the policy that names it.
 func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, error) {
 	set, errs := profileSet{}, []error(nil)
 	for _, named := range policy.Profiles() {
@@ -115,7 +119,8 @@ func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, err
 	return set, errors.Join(errs...)
 }
 
-// use replaces the profiles in use by those of the set: their files are watched, and those of the rest no longer.
+// use replaces the profiles in use by those of the set: their files are watched, and those of the
+// rest no longer.
 func (ps *profiles) use(set profileSet) {
 	for key, p := range set {
 		if ps.inUse[key] == p {
@@ -149,7 +154,8 @@ func (ps *profiles) use(set profileSet) {
 	ps.inUse = set
 }
 
-// start logs in to the profiles in use, and to those that come later. Settings that are only checked cost no login.
+// start logs in to the profiles in use, and to those that come later. Settings that are only
+// checked cost no login.
 func (ps *profiles) start() {
 	ps.serving = true
 	for _, p := range ps.inUse {
@@ -169,7 +175,7 @@ func (ps *profiles) Look() reload.Looked {
 	return all
 }
 
-// Close ends everything and waits for it. No call may be in progress any more.
+// Close ends the background work and waits for it. No call may be in progress.
 func (ps *profiles) Close() {
 	for _, p := range ps.inUse {
 		p.stop()

@@ -22,8 +22,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Serve serves until ctx is done and the calls have ended, and follows the files meanwhile. It reads them again for each value of
-// hangups. It calls started once the addresses are bound. There must be no Errors.
+// Serve serves until ctx is done and the calls have ended, and follows the files meanwhile. It
+// reads them again for each value of hangups. It calls started once the addresses are bound. There
+// must be no Errors.
 func (s *Setup) Serve(ctx context.Context, hangups <-chan os.Signal, started func(*server.Server)) error {
 	stopSVID, err := s.awaitSVID(ctx, maxSVIDWait)
 	defer stopSVID()
@@ -75,14 +76,15 @@ func (s *Setup) stopBy(ctx context.Context) func() time.Time {
 	}
 }
 
-// notify tells the service manager, if there is one that wants to know ($NOTIFY_SOCKET).
+// notify sends state to the service manager, if $NOTIFY_SOCKET is set.
 func (s *Setup) notify(state ...string) {
 	if _, err := daemon.SdNotify(false, strings.Join(state, "\n")); err != nil {
 		s.log.Warn("cannot notify the service manager", slog.String("state", state[0]), slog.Any("cause", err))
 	}
 }
 
-// notifyStopping tells the service manager once ctx is done. The function that it returns waits until that has been sent.
+// notifyStopping notifies the service manager once ctx is done. wait waits until that has been
+// sent.
 func (s *Setup) notifyStopping(ctx context.Context) (wait func()) {
 	stopping := func() { s.notify(daemon.SdNotifyStopping, "STATUS=Draining.") }
 	sent := make(chan struct{})
@@ -100,8 +102,8 @@ func (s *Setup) notifyStopping(ctx context.Context) (wait func()) {
 	}
 }
 
-// rereadOn reads all files again at each hangup, until ctx is done. While the server stops, which serving reports, it does not
-// say that it is ready again.
+// rereadOn reads all files again at each hangup, until ctx is done. While the server stops, which
+// serving reports, it does not say that it is ready again.
 func (s *Setup) rereadOn(ctx, serving context.Context, hangups <-chan os.Signal) {
 	for {
 		select {
@@ -125,8 +127,8 @@ func (s *Setup) rereadOn(ctx, serving context.Context, hangups <-chan os.Signal)
 	}
 }
 
-// reread reads the policy, secrets, certificates and authorities at once, and opens the audit file again, so that rotating it
-// takes a rename and a SIGHUP. It logs one line.
+// reread reads the policy, secrets, certificates and authorities at once, and opens the audit file
+// again, so that rotating it takes a rename and a SIGHUP. It logs one line.
 func (s *Setup) reread() error {
 	looked := s.files.Look() // the policy first: it may bring profiles
 	looked = looked.And(s.profiles.Look())
@@ -143,7 +145,8 @@ func (s *Setup) reread() error {
 	return looked.Err
 }
 
-// grpcLog is where the warnings and errors of grpc-go and the gateway go. Peers can cause them, so they are logged at a rate.
+// grpcLog is where the warnings and errors of grpc-go and the gateway go. Peers can cause them, so
+// they are logged at a rate.
 var grpcLog atomic.Pointer[io.Writer]
 
 // grpc-go reads its logger without a lock, so it is set before anything else runs.
@@ -151,14 +154,14 @@ func init() {
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, grpcWarnings{}, io.Discard)) // errors are written as warnings too
 }
 
-// routeGRPCLog sends them to the log of the server that was set up last.
+// routeGRPCLog sends the lines to the log of the server that was set up last.
 func routeGRPCLog(log *slog.Logger) {
 	w := slog.NewLogLogger(lograte.Kind(log, "grpc").Handler(), slog.LevelWarn).Writer()
 	grpcLog.Store(&w)
 }
 
-// grpcWarnings drops lines of grpc-go: those with a caller's metadata, which may have a credential in it, and those about its own
-// attempts to connect, because package spiffe reports them once.
+// grpcWarnings drops lines of grpc-go: those with a caller's metadata, which may have a credential
+// in it, and those about its own attempts to connect, because package spiffe reports them once.
 type grpcWarnings struct{}
 
 func (grpcWarnings) Write(p []byte) (int, error) {

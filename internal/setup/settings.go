@@ -1,5 +1,5 @@
-// Package setup makes a server of what an operator has set: it reads the files, makes the Atlas client, the profiles and the
-// log, and reports everything that is wrong with the settings at once.
+// Package setup makes a server from an operator's settings. It reads the files, makes the Atlas
+// client, the profiles and the log, and reports all mistakes in the settings at once.
 package setup
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
 )
 
-// Settings has one field for each flag and its environment variable. Package cli says what they mean.
+// Settings has one field for each flag and its environment variable. Package cli describes them.
 type Settings struct {
 	// Listeners.
 	GRPCAddr, HTTPAddr, AdminAddr string
@@ -61,7 +61,7 @@ type Settings struct {
 	Dev bool
 }
 
-// wantsTLS reports whether there is to be TLS, whether or not the files can be used.
+// wantsTLS reports whether the settings ask for TLS.
 func (set *Settings) wantsTLS() bool {
 	return set.TLSCertFile != "" || set.TLSKeyFile != "" || set.TLSClientCAFile != "" || set.SPIFFESocket != ""
 }
@@ -77,8 +77,8 @@ var (
 	LogLevels  = []string{"debug", "info", "warn", "error"}
 )
 
-// Log returns a logger to w, which never waits for w, and the sink between them. A level or format that does not exist is the
-// default; Open reports it.
+// Log returns a logger to w, which never waits for w, and the sink between them. A level or format
+// that does not exist is the default; Open reports it.
 func (set *Settings) Log(w io.Writer) (*slog.Logger, *sink.Sink) {
 	var level slog.Level // info
 	_ = level.UnmarshalText([]byte(set.LogLevel))
@@ -126,10 +126,10 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&fs.ModeCharDevice != 0
 }
 
-// longest bounds durations: more is a mistake, and a sum of several could overflow.
+// longest bounds durations, so that sums of them do not overflow.
 const longest = 365 * 24 * time.Hour
 
-// checkRanges reports values out of range. It replaces them, so that nothing else complains about them.
+// checkRanges reports values out of range, and replaces them so that they are not reported again.
 func (s *Setup) checkRanges() {
 	set := &s.Settings
 	for _, d := range []struct {

@@ -31,21 +31,22 @@ type Options struct {
 	Logger  *slog.Logger
 	Metrics []prometheus.Collector // in addition
 	Shown   []status.Setting       // on the status page
-	// Trial opens everything to be looked at and not to be served: an expired certificate is an error then, and no file or
-	// exporter is left behind.
+	// Trial opens everything to be looked at and not to be served: an expired certificate is an error
+	// then, and no file or exporter is left behind.
 	Trial bool
 }
 
-// Setup is what the settings describe, or everything that is wrong with them. It has to be closed in either case.
+// Setup is what the settings describe, or the mistakes in them. It must be closed in either case.
 type Setup struct {
 	Settings Settings
-	// Config is of no use if there are Errors.
+	// Config must not be used if there are Errors.
 	Config server.Config
 	// Errors has a *config.Error for each mistake, in terms of flags.
 	Errors []error
-	// Warnings are what the settings allow and an operator should know. They have been logged as well.
+	// Warnings are about settings that are allowed but risky. They have been logged as well.
 	Warnings []Warning
-	// Atlas makes one attempt per call, and the Atlas of Config goes through it. Nil if its settings are wrong.
+	// Atlas makes one attempt per call, and the Atlas of Config goes through it. Nil if its settings
+	// are wrong.
 	Atlas *atlas.Client
 	// Policy is the one at the start, nil without one.
 	Policy *auth.Policy
@@ -127,14 +128,14 @@ func Open(settings Settings, opts Options) *Setup {
 // Err returns all errors joined, nil if there are none.
 func (s *Setup) Err() error { return errors.Join(s.Errors...) }
 
-// Close ends what calls need. No call may be in progress any more.
+// Close releases what calls need. No call may be in progress.
 func (s *Setup) Close() {
 	for _, end := range s.close {
 		end()
 	}
 }
 
-// register adds to what /metrics shows.
+// register adds metrics to /metrics.
 func (s *Setup) register(metrics ...prometheus.Collector) {
 	for _, m := range metrics {
 		if err := s.Config.Metrics.Register(m); err != nil {
@@ -143,14 +144,14 @@ func (s *Setup) register(metrics ...prometheus.Collector) {
 	}
 }
 
-// wrong reports a setting, with a line for each of joined errors.
+// wrong reports a mistake in a setting, with an error for each of joined ones.
 func (s *Setup) wrong(flag string, err error) {
 	for _, err := range config.Flatten(err) {
 		s.Errors = append(s.Errors, &config.Error{Field: flag, Err: err})
 	}
 }
 
-// unusable reports a file. Its content may be right the next time.
+// unusable reports a file, whose content may be right at the next start.
 func (s *Setup) unusable(flag string, err error) {
 	for _, err := range config.Flatten(err) {
 		s.Errors = append(s.Errors, &config.Error{Field: flag, Err: err, MayPass: true})
@@ -173,13 +174,13 @@ func (w Warning) log(log *slog.Logger) {
 	log.With(attrs...).Warn(w.Text) //nolint:sloglint // one of a few fixed texts
 }
 
-// fieldFlags names the flags by the fields of server.Config that they set.
+// fieldFlags maps the fields of server.Config to the flags that set them.
 var fieldFlags = map[string]string{
 	"GRPCAddr": "--grpc-addr", "HTTPAddr": "--http-addr", "AdminAddr": "--admin-addr", "Plaintext": "--plaintext", "MaxConns": "--max-connections",
 	"Docs": "--docs", "CORSOrigins": "--cors-origin", "Cache.StaleIfError": "--cache-stale-if-error", "Cache.Redis.URL": "--cache-redis-url",
 }
 
-// nameFlags takes joined errors apart and has them name flags in place of fields.
+// nameFlags splits joined errors, and replaces field names by flags.
 func nameFlags(err error) []error {
 	errs := config.Flatten(err)
 	for i, err := range errs {
@@ -190,7 +191,8 @@ func nameFlags(err error) []error {
 	return errs
 }
 
-// validate adds what the server finds wrong. An Atlas client that is missing is reported already.
+// validate adds the mistakes that the server finds. A missing Atlas client has been reported
+// already.
 func (s *Setup) validate() {
 	for _, err := range nameFlags(s.Config.Validate()) {
 		if e := config.As(err); e == nil || e.Field != "Atlas" {
@@ -199,7 +201,8 @@ func (s *Setup) validate() {
 	}
 }
 
-// publicSecret returns the warning about a secret that every user of this machine can read, nil if the file is private.
+// publicSecret returns the warning about a secret that every user of this machine can read, nil if
+// the file is private.
 func publicSecret(setting, file string) *Warning {
 	info, err := os.Stat(file)
 	if err != nil || info.Mode().Perm()&0o004 == 0 {
@@ -215,8 +218,8 @@ func (s *Setup) warnIfPublic(setting, file string) {
 	}
 }
 
-// checkExpiry reports an expired certificate in a trial. A service starts with one and says so in its log: a restart during an
-// incident must not make things worse, and a new certificate is picked up.
+// checkExpiry reports an expired certificate in a trial. A service starts with one and logs it: a
+// restart during an incident must not make things worse, and a new certificate is picked up.
 func (s *Setup) checkExpiry(flags string, cert *x509.Certificate) {
 	if s.opts.Trial && time.Now().After(cert.NotAfter) {
 		s.unusable(flags, fmt.Errorf("the certificate expired at %s", cert.NotAfter.UTC().Format(time.RFC3339)))

@@ -30,11 +30,12 @@ func (s *Setup) openTLS() {
 	}
 }
 
-// noCertificate stands for one that could not be opened, so that nothing else is reported because of that.
+// noCertificate replaces a certificate that could not be opened, so that no other error follows
+// from it.
 func noCertificate() tls.Certificate { return tls.Certificate{} }
 
-// certificate watches a certificate and its key. purpose is what the flags begin with, name what the metric calls it, and fit
-// says what is wrong with a certificate for its use.
+// certificate watches a certificate and its key. The flags begin with purpose, the metric has name,
+// and fit returns why a certificate is unsuitable.
 func (s *Setup) certificate(purpose, name, certFile, keyFile string, fit func(*x509.Certificate) error, onChange func()) func() tls.Certificate {
 	flags := "--" + purpose + "-cert-file and --" + purpose + "-key-file"
 	if certFile == "" || keyFile == "" {
@@ -78,12 +79,13 @@ func (s *Setup) openSPIFFE() {
 	s.Config.TLS = server.TLS{Certificate: s.svid.Certificate, ClientCAs: s.svid.ClientCAs, CheckClient: s.svid.CheckClient}
 }
 
-// maxSVIDWait is how long a start waits for the agent, which may have been started at the same time and may hear of a new workload
-// only every few seconds. Platforms wait longer for a service to start, so the reason is the last thing that they see.
+// maxSVIDWait is how long a start waits for the agent, which may have been started at the same time
+// and may hear of a new workload only every few seconds. Platforms wait longer for a service to
+// start, so the reason is the last thing that they see.
 const maxSVIDWait = 20 * time.Second
 
-// awaitSVID watches the agent until stop, if there is one, and returns once it has given an SVID, or ctx is done. That it gives
-// none within maxWait is an error.
+// awaitSVID watches the agent, if there is one, until stop. It returns once there is an SVID or ctx
+// is done. If there is none within maxWait, it returns an error.
 func (s *Setup) awaitSVID(ctx context.Context, maxWait time.Duration) (stop func(), err error) {
 	if s.svid == nil {
 		return func() {}, nil
@@ -117,7 +119,7 @@ var agentRemedies = []struct {
 	{nil, "Check the agent's log."},
 }
 
-// AgentRemedy says what to do about an error of the SPIFFE agent.
+// AgentRemedy returns the remedy of an error of the SPIFFE agent.
 func AgentRemedy(err error) string {
 	for _, r := range agentRemedies {
 		if r.cause == nil || errors.Is(err, r.cause) {

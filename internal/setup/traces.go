@@ -23,15 +23,16 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
-// traces are exported in the background over OTLP. A span that cannot be exported in time is dropped: no call waits for it.
+// traces are exported in the background over OTLP. A span that cannot be exported in time is
+// dropped: no call waits for it.
 type traces struct {
 	endpoint, protocol string
 	provider           *sdktrace.TracerProvider // nil in a trial
 	log                *slog.Logger
 }
 
-// openTraces sets up tracing if OpenTelemetry's variables ask for it. The SDK reads them itself; here are those that decide
-// whether there are traces, and by which exporter.
+// openTraces sets up tracing if OpenTelemetry's variables ask for it. The SDK reads them itself;
+// here are those that decide whether there are traces, and by which exporter.
 func (s *Setup) openTraces() {
 	get := func(name string) string { return lookup(s.opts.Environ, name) }
 	otlp := func(name string) string {
@@ -79,7 +80,7 @@ func (s *Setup) openTraces() {
 	s.Config.Tracer, s.Config.Propagator = t.provider, propagator(get("OTEL_PROPAGATORS"))
 }
 
-// hostOf returns what of an endpoint can be shown: its path and user may have a secret in them.
+// hostOf returns the host of an endpoint. Its path and user may contain a secret.
 func hostOf(endpoint string) string {
 	u, err := url.Parse(endpoint)
 	if err != nil {
@@ -88,8 +89,8 @@ func hostOf(endpoint string) string {
 	return cmp.Or(u.Host, "this machine")
 }
 
-// propagator returns W3C Trace Context, or none if the list has only others. Baggage is not read: it would go on to Atlas with
-// whatever callers put into it.
+// propagator returns W3C Trace Context, or none if the list has only others. Baggage is not read:
+// it would go on to Atlas with whatever callers put into it.
 func propagator(list string) propagation.TextMapPropagator {
 	if list == "" || strings.Contains(list, "tracecontext") {
 		return propagation.TraceContext{}
@@ -97,7 +98,8 @@ func propagator(list string) propagation.TextMapPropagator {
 	return propagation.NewCompositeTextMapPropagator()
 }
 
-// traceResource says who makes the spans. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before it.
+// traceResource identifies the service in spans. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
+// override it.
 func (b Build) traceResource() *resource.Resource {
 	of, err := resource.New(context.Background(),
 		resource.WithTelemetrySDK(),
@@ -111,7 +113,8 @@ func (b Build) traceResource() *resource.Resource {
 	return of
 }
 
-// messagesOnly leaves out the attributes of the SDK's own log: they quote variables, which may be secrets.
+// messagesOnly leaves out the attributes of the SDK's own log: they quote variables, which may be
+// secrets.
 type messagesOnly struct{ slog.Handler }
 
 func (h messagesOnly) Handle(ctx context.Context, r slog.Record) error {
@@ -121,13 +124,15 @@ func (h messagesOnly) Handle(ctx context.Context, r slog.Record) error {
 func (h messagesOnly) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h messagesOnly) WithGroup(string) slog.Handler      { return h }
 
-// failed logs that something was not exported. It leaves out the body of a collector's answer, which can have anything in it.
+// failed logs that something was not exported. It leaves out the body of a collector's answer,
+// which can have anything in it.
 func (t *traces) failed(err error) {
 	cause, _, _ := strings.Cut(err.Error(), "body: ")
 	t.log.Warn("traces were not exported", slog.String("cause", cause))
 }
 
-// A stop waits between minFlush and maxFlush for the export of the last spans, as the drain has left time.
+// A stop waits between minFlush and maxFlush for the export of the last spans, as the drain has
+// left time.
 const (
 	minFlush = time.Second
 	maxFlush = 5 * time.Second

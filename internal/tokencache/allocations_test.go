@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A token that is cached in memory costs no allocation, and a call to Atlas no more than it does now.
-// (The race detector allocates by itself.)
+// TestAllocations bounds the allocations of a hit in memory and of a call to Atlas. The race
+// detector allocates by itself.
 func TestAllocations(t *testing.T) {
 	for _, tc := range []struct {
 		name string

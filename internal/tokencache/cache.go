@@ -55,7 +55,7 @@ type layer interface {
 	cached(ctx context.Context, r request) (Result, bool)
 }
 
-// New returns a Cache in front of client. It does not wait for Redis: until that answers, every
+// New returns a Cache in front of client. It does not wait for Redis. Until Redis answers, every
 // create goes to Atlas.
 func New(client Atlas, cfg Config) (*Cache, error) {
 	if err := cfg.Validate(); err != nil {
@@ -94,7 +94,7 @@ func (c *Cache) Close() {
 	}
 }
 
-// Check returns a problem that an operator should know of, or nil.
+// Check returns why the cache is degraded, or nil.
 func (c *Cache) Check() error {
 	if c.caching == nil {
 		return nil

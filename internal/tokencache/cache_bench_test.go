@@ -45,7 +45,7 @@ func BenchmarkHitInMemory(b *testing.B) {
 	}
 }
 
-// How long a hit takes while others look as well, each for its own.
+// BenchmarkParallelHitsInMemory measures hits of several credentials at a time.
 func BenchmarkParallelHitsInMemory(b *testing.B) {
 	c := newBench(b, Config{TTL: time.Hour})
 	var n atomic.Int64
@@ -81,20 +81,20 @@ func BenchmarkParallelCallersOfOneKey(b *testing.B) {
 	})
 }
 
-// newRedisBench is over a Redis that remembers a token for jwt.
+// newRedisBench returns a cache over a Redis that has a token for jwt.
 func newRedisBench(b *testing.B, jwt atlas.JWT) *Cache {
 	b.Helper()
 	c := newBench(b, Config{TTL: time.Hour, Redis: &RedisConfig{URL: redistest.Start(b).URL(), Budget: time.Second}})
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		if result, err := c.Create(b.Context(), own(jwt), false); err != nil || time.Now().After(deadline) {
-			b.Fatalf("nothing is remembered: %v", err)
+			b.Fatalf("nothing is cached: %v", err)
 		} else if result.Status.Hit {
 			return c
 		}
 	}
 }
 
-// reportCPU reports how much of the processor a look costs this process. Redis is another one.
+// reportCPU reports the CPU time of this process, without Redis, per operation.
 func reportCPU(b *testing.B) (done func()) {
 	b.Helper()
 	used := func() time.Duration {
@@ -119,7 +119,7 @@ func BenchmarkHitInRedis(b *testing.B) {
 	}
 }
 
-// How long a hit takes while a hundred others look as well, each for its own.
+// BenchmarkParallelHitsInRedis measures a hit while a hundred others read, each its own credential.
 func BenchmarkParallelHitsInRedis(b *testing.B) {
 	c := newRedisBench(b, newJWT(orgA, "u", time.Time{}))
 	var n, hits atomic.Int64

@@ -11,7 +11,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 )
 
-// Config says how calls are shared and what is cached. The zero value shares and caches nothing.
+// Config configures sharing and caching. The zero value shares calls and caches nothing.
 type Config struct {
 	// TTL is how long a token is cached after Atlas was asked for it, and never beyond the exp of the
 	// JWT that Atlas accepted. 0: nothing is cached.
@@ -33,7 +33,7 @@ type Config struct {
 	SettleTime time.Duration
 	// Registerer gets the metrics. If nil, there are none.
 	Registerer prometheus.Registerer
-	// Tracer makes a span of each shared call. If nil, there are none.
+	// Tracer makes a span for each shared call. If nil, there are none.
 	Tracer trace.Tracer
 	// Logger gets a line when Redis fails, and one when it answers again. If nil, there are none.
 	Logger *slog.Logger

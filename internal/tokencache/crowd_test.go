@@ -13,16 +13,17 @@ import (
 	"time"
 )
 
-// These tests are of numbers. The race detector ends the process at so many timers in a bubble
-// (CHECK failed: tsan_rtl.cpp), and has the other tests of the same code.
+// The race detector fails on this many timers in a bubble (CHECK failed: tsan_rtl.cpp). Other tests
+// cover the same code under it.
 
-// crowd are callers of one credential, each of whom calls again a turnaround after he is answered.
+// crowd is a number of callers with one credential, each of which calls again a turnaround after it
+// was answered.
 type crowd struct {
 	callers    int
 	turnaround time.Duration // 0 to twice that, at random
 }
 
-// crowdOutcome is what they see, and what they cost.
+// crowdOutcome is the latency that they see and the calls that they cost.
 type crowdOutcome struct {
 	median, p99 time.Duration
 	perAnswer   float64 // calls to Atlas for each answer
@@ -64,7 +65,7 @@ func (w crowd) call(tb testing.TB, c *Cache, s *slowAtlas, d time.Duration) crow
 	sorted := slices.Concat(took...)
 	slices.Sort(sorted)
 	if answers = len(sorted); answers == 0 {
-		tb.Fatal("nobody was answered")
+		tb.Fatal("no caller was answered")
 	}
 	return crowdOutcome{
 		sorted[answers/2], sorted[answers*99/100], calls / float64(answers), calls / end.Sub(begin).Seconds(), most,

@@ -13,8 +13,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// steppedCall is a call to Atlas that takes effect when it is told to and is answered when it is
-// told to.
+// steppedCall is a call to Atlas that takes effect, and is answered, when the test says so.
 type steppedCall struct{ effect, answer chan struct{} }
 
 func newSteppedCall() steppedCall { return steppedCall{make(chan struct{}), make(chan struct{})} }
@@ -48,8 +47,8 @@ func begin(call func()) <-chan struct{} {
 	return done
 }
 
-// deleteAnd deletes the token of one of three credentials that have one cached, two of them of its
-// org, and wants so many to be left.
+// deleteAnd caches tokens for three credentials, two of them of one org, deletes with one of these
+// two, and wants left cached tokens to remain.
 func deleteAnd(t *testing.T, outcome error, want int) {
 	t.Helper()
 	bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
@@ -63,14 +62,14 @@ func deleteAnd(t *testing.T, outcome error, want int) {
 			t.Errorf("got %v, want %v", err, outcome)
 		}
 		after(time.Minute) // until an unknown outcome is settled
-		if n := d.kept(); n != want {
+		if n := d.readable(); n != want {
 			t.Errorf("%d tokens are cached, want %d", n, want)
 		}
 	})
 }
 
-// A delete that Atlas has carried out, or may have, removes what is cached for its org. A status
-// that a proxy answers with says nothing about Atlas.
+// TestDeleteInvalidatesItsOrg invalidates the org if Atlas has, or may have, carried the delete
+// out. A status that comes from a proxy says nothing about Atlas.
 func TestDeleteInvalidatesItsOrg(t *testing.T) {
 	for name, outcome := range map[string]error{
 		"deleted": nil,
@@ -85,7 +84,7 @@ func TestDeleteInvalidatesItsOrg(t *testing.T) {
 	}
 }
 
-// A delete that Atlas refused changes nothing. With a 401, what is cached for its credential goes.
+// TestRefusedDeleteLeavesTheCache leaves the cache, except for the credential itself after a 401.
 func TestRefusedDeleteLeavesTheCache(t *testing.T) {
 	for code, want := range map[int]int{400: 3, 401: 2, 403: 2, 404: 3, 409: 3, 429: 3} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) { deleteAnd(t, statusError(atlas.OpDelete, code), want) })
@@ -103,8 +102,8 @@ func TestFault88UnsentDeleteLeavesTheCache(t *testing.T) {
 	}
 }
 
-// A delete is cancelled with its caller until there is a connection to send it on, and then runs to
-// its end.
+// TestFault86UnsentDeleteIsCancelledWithItsCaller cancels a delete with its caller until there is a
+// connection to send it on. After that it runs to its end.
 func TestFault86UnsentDeleteIsCancelledWithItsCaller(t *testing.T) {
 	for name, sent := range map[string]bool{"not sent": false, "sent": true} {
 		t.Run(name, func(t *testing.T) {
@@ -133,7 +132,7 @@ func TestFault86UnsentDeleteIsCancelledWithItsCaller(t *testing.T) {
 				if carriedOut.Load() != sent {
 					t.Errorf("carried out: %t, want %t", carriedOut.Load(), sent)
 				}
-				if n := d.kept(); (n == 0) != sent {
+				if n := d.readable(); (n == 0) != sent {
 					t.Errorf("%d tokens are cached", n)
 				}
 			})
@@ -141,7 +140,8 @@ func TestFault86UnsentDeleteIsCancelledWithItsCaller(t *testing.T) {
 	}
 }
 
-// A caller that leaves during the login that follows a 401 has its delete not sent again.
+// TestFault86DeleteIsNotRepeatedForACallerThatLeft does not send a delete again if the caller left
+// during the login that follows a 401.
 func TestFault86DeleteIsNotRepeatedForACallerThatLeft(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
@@ -153,7 +153,7 @@ func TestFault86DeleteIsNotRepeatedForACallerThatLeft(t *testing.T) {
 	}
 }
 
-func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
+func TestDeleteInFlightHoldsOrg(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 		d.accept(other)
@@ -177,8 +177,8 @@ func TestWhileADeleteIsInFlightNothingIsReadOrFilled(t *testing.T) {
 	})
 }
 
-// Two deletes overlap: the end of the first does not open the fence for the second.
-func TestDeletesHoldTheFenceTogether(t *testing.T) {
+// TestOverlappingDeletesHoldOrg keeps the org held until the last of two overlapping deletes ends.
+func TestOverlappingDeletesHoldOrg(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.accept(jwt)
@@ -200,7 +200,7 @@ func TestDeletesHoldTheFenceTogether(t *testing.T) {
 	})
 }
 
-func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
+func TestCreateBeforeDeleteIsNotStored(t *testing.T) {
 	for name, outcome := range map[string]error{"deleted": nil, "unknown": statusError(atlas.OpDelete, 504)} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 1}, func(t *testing.T, d *testCache) {
@@ -218,7 +218,7 @@ func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
 				_ = d.Delete(t.Context(), own(other), d.world.sendAnd(other, outcome))
 				close(s.answer)
 				<-created
-				if n := d.kept(); n != 0 {
+				if n := d.readable(); n != 0 {
 					t.Errorf("%d tokens are kept: an old one was filled", n)
 				}
 			})
@@ -226,8 +226,9 @@ func TestACreateThatBeganBeforeADeleteDoesNotFill(t *testing.T) {
 	}
 }
 
-// Stale copies too: the one that was there when the call began is gone when it fails.
-func TestNoStaleTokenAcrossADeleteDuringTheCall(t *testing.T) {
+// TestNoStaleTokenAcrossDelete does not return a stale token that was deleted during the failed
+// call.
+func TestNoStaleTokenAcrossDelete(t *testing.T) {
 	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
@@ -254,7 +255,7 @@ func unknownOutcomes() map[string]error {
 	}
 }
 
-func TestAnUnknownOutcomeHoldsTheFence(t *testing.T) {
+func TestUnknownOutcomeHoldsOrg(t *testing.T) {
 	for name, outcome := range unknownOutcomes() {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
@@ -273,8 +274,9 @@ func TestAnUnknownOutcomeHoldsTheFence(t *testing.T) {
 	}
 }
 
-// A create that begins before Atlas carries the delete out, and lands when the settle time is over.
-func TestACreateThatBeganInTheSettleTimeDoesNotFill(t *testing.T) {
+// TestCreateInSettleTimeIsNotStored starts a create before Atlas carries the delete out, and
+// answers it after the settle time.
+func TestCreateInSettleTimeIsNotStored(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.accept(jwt)
@@ -295,7 +297,7 @@ func TestACreateThatBeganInTheSettleTimeDoesNotFill(t *testing.T) {
 	})
 }
 
-func TestAPanickingDeleteHoldsTheFence(t *testing.T) {
+func TestPanickingDeleteHoldsOrg(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
@@ -316,7 +318,7 @@ func TestAPanickingDeleteHoldsTheFence(t *testing.T) {
 	})
 }
 
-func TestADeleteHasATimeout(t *testing.T) {
+func TestDeleteTimeout(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, CallTimeout: 5 * time.Second}, func(t *testing.T, d *testCache) {
 		start := time.Now()
 		_ = d.Delete(t.Context(), own(newJWT(orgA, "u", time.Time{})), func(ctx context.Context) (atlas.JWT, error) {
@@ -329,9 +331,9 @@ func TestADeleteHasATimeout(t *testing.T) {
 	})
 }
 
-// A JWT that names no org is of some org all the same: what Atlas confirms to it may have been any
-// org's.
-func TestADeleteOfNobodyKnowsWhichOrgForgetsEverything(t *testing.T) {
+// TestDeleteWithoutOrgClearsCache clears the cache when Atlas confirms a delete with a JWT that
+// names no org: it may have been any org's.
+func TestDeleteWithoutOrgClearsCache(t *testing.T) {
 	for name, jwt := range map[string]atlas.JWT{"org unknown": newJWT("", "u", time.Time{}), "not a JWT": "nothing"} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
@@ -339,7 +341,7 @@ func TestADeleteOfNobodyKnowsWhichOrgForgetsEverything(t *testing.T) {
 				d.want(a, miss)
 				d.want(b, miss)
 				d.delete(jwt)
-				if n := d.kept(); n != 0 {
+				if n := d.readable(); n != 0 {
 					t.Errorf("%d tokens are kept", n)
 				}
 				d.want(b, miss)
@@ -349,9 +351,9 @@ func TestADeleteOfNobodyKnowsWhichOrgForgetsEverything(t *testing.T) {
 	}
 }
 
-// TestADeleteGoesOnWithoutItsCaller: who leaves is told that nobody knows, and what Atlas says then
-// counts all the same.
-func TestADeleteGoesOnWithoutItsCaller(t *testing.T) {
+// TestDeleteOutlivesItsCaller returns an *UnsettledError to a caller that leaves. The outcome of
+// the delete still counts.
+func TestDeleteOutlivesItsCaller(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 		d.want(jwt, miss)
@@ -394,10 +396,9 @@ func TestCloseEndsDeletes(t *testing.T) {
 	})
 }
 
-// TestAMadeUpDeleteDisturbsNobody: a credential that Atlas has not accepted changes nothing for
-// anybody else, neither while its delete is in progress nor when Atlas has refused it or has not
-// answered, whatever org it names.
-func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
+// TestForgedDeleteIsHarmless deletes with a credential that Atlas has not accepted. Other callers
+// do not notice, neither during the delete nor after it was refused or not answered.
+func TestForgedDeleteIsHarmless(t *testing.T) {
 	outcomes := unknownOutcomes()
 	outcomes["401"], outcomes["403"] = statusError(atlas.OpDelete, 401), statusError(atlas.OpDelete, 403)
 	for name, outcome := range outcomes {
@@ -431,9 +432,9 @@ func TestAMadeUpDeleteDisturbsNobody(t *testing.T) {
 	}
 }
 
-// TestAFirstDeleteForgets: what Atlas confirms to a credential that it has not accepted before
-// counts from then on.
-func TestAFirstDeleteForgets(t *testing.T) {
+// TestFirstDeleteInvalidates invalidates the org once Atlas confirms a delete with a credential
+// that it has not accepted before.
+func TestFirstDeleteInvalidates(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(_ *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
@@ -443,9 +444,8 @@ func TestAFirstDeleteForgets(t *testing.T) {
 	})
 }
 
-// TestAFenceOutlivesEveryCall: a call that left before a delete may be answered long after it, when
-// nothing else is kept of the org; its old token must not stay.
-func TestAFenceOutlivesEveryCall(t *testing.T) {
+// TestFenceOutlivesCalls does not store the old token that a call returns long after a delete.
+func TestFenceOutlivesCalls(t *testing.T) {
 	bubble(t, Config{TTL: 32 * time.Second, CallTimeout: 30 * time.Second, SettleTime: 29 * time.Second}, func(t *testing.T, d *testCache) {
 		deleter, late := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "late", time.Time{})
 		d.want(deleter, miss)
@@ -464,9 +464,9 @@ func TestAFenceOutlivesEveryCall(t *testing.T) {
 	})
 }
 
-// TestTheNewTokenEndsTheOld: while a delete with a credential that is new to us is in progress,
-// whoever comes may still be given the old token, but nobody after one who was given the new one.
-func TestTheNewTokenEndsTheOld(t *testing.T) {
+// TestNewTokenReplacesOld may return the old token while a delete with an unaccepted credential is
+// in progress, but not after a caller got the new one.
+func TestNewTokenReplacesOld(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other, deleter := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{}), newJWT(orgA, "new", time.Time{})
 		d.want(jwt, miss)

@@ -11,8 +11,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// Somebody has deleted the token at Atlas itself.
-func TestAContradictionForgetsBoth(t *testing.T) {
+// TestContradictionRemovesBoth caches neither of two different tokens: another client of Atlas has
+// deleted one of them.
+func TestContradictionRemovesBoth(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 		far := newJWT(orgB, "u", time.Time{})
@@ -20,7 +21,7 @@ func TestAContradictionForgetsBoth(t *testing.T) {
 		d.want(jwt, miss)
 		d.world.replace(orgA)
 		d.want(other, miss)
-		if n := d.kept(); n != 1 {
+		if n := d.readable(); n != 1 {
 			t.Errorf("%d tokens are kept, want 1, the other org's", n)
 		}
 		d.want(jwt, miss)
@@ -30,7 +31,7 @@ func TestAContradictionForgetsBoth(t *testing.T) {
 	})
 }
 
-// A fence is kept as long as a call is in flight that began before it moved, and no longer.
+// TestFencesAreKeptWhileInUse keeps a fence while a call is in flight that began before it moved.
 func TestFencesAreKeptWhileInUse(t *testing.T) {
 	bubble(t, Config{TTL: 2 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
@@ -47,13 +48,13 @@ func TestFencesAreKeptWhileInUse(t *testing.T) {
 		}
 		close(s.answer)
 		<-created
-		if n := d.kept() + d.fences(); n != 0 {
+		if n := d.readable() + d.fences(); n != 0 {
 			t.Errorf("%d tokens and fences are kept: an old token was put", n)
 		}
 	})
 }
 
-// The number of tokens bounds that of fences.
+// TestFencesAreBounded bounds the fences by the number of tokens.
 func TestFencesAreBounded(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, MaxTokens: 10}, func(t *testing.T, d *testCache) {
 		for i := range 1000 {
@@ -65,8 +66,7 @@ func TestFencesAreBounded(t *testing.T) {
 	})
 }
 
-// The org of a JWT is a UUID, whose case says nothing.
-func TestOrgInTwoSpellingsHasOneFence(t *testing.T) {
+func TestOrgIgnoresCase(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(_ *testing.T, d *testCache) {
 		jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(strings.ToUpper(orgA), "other", time.Time{})
 		d.want(jwt, miss)
@@ -76,8 +76,9 @@ func TestOrgInTwoSpellingsHasOneFence(t *testing.T) {
 	})
 }
 
-// The monotonic clock stops while a virtual machine is suspended, so the wall clock counts as well.
-func TestLeftIsThatOfTheClockThatSaysLess(t *testing.T) {
+// TestLeftUsesBothClocks uses the wall clock as well, because the monotonic clock stops while a
+// virtual machine is suspended.
+func TestLeftUsesBothClocks(t *testing.T) {
 	now := time.Now()
 	until := now.Add(time.Minute)
 	suspended := now.Round(0).Add(time.Hour) // without a monotonic reading
@@ -89,8 +90,8 @@ func TestLeftIsThatOfTheClockThatSaysLess(t *testing.T) {
 	}
 }
 
-// What nobody has verified takes up no memory at all.
-func TestMadeUpOrgsAreNotKept(t *testing.T) {
+// TestForgedOrgsAreNotKept keeps no fence of an org that Atlas has not confirmed.
+func TestForgedOrgsAreNotKept(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		d.world.failing(statusError(atlas.OpCreate, 401))
 		for i := range 1000 {

@@ -23,7 +23,7 @@ const (
 	orgB = "7d1b7c4e-0000-4000-8000-00000000000b"
 )
 
-// newJWT makes a JWT that says what it is told to; exp may be zero and org empty.
+// newJWT makes a JWT with these claims; exp may be zero and org empty.
 func newJWT(org, user string, exp time.Time) atlas.JWT {
 	claims := map[string]any{"user_id": user}
 	if org != "" {
@@ -49,13 +49,13 @@ type fakeAtlas struct {
 	sends   map[atlas.JWT]*hooked // guarded by mu; the same for deletes
 }
 
-// hooked is what a test lets one call to Atlas do.
+// hooked is the behaviour of one call to Atlas.
 type hooked struct {
 	ask  func(context.Context) (Answer, error)
 	send func(context.Context) (atlas.JWT, error)
 }
 
-// Answer is what Atlas answered, and to which JWT.
+// Answer is an answer of Atlas, and the JWT of its call.
 type Answer struct {
 	Token atlas.Token
 	JWT   atlas.JWT
@@ -77,15 +77,15 @@ func (w *fakeAtlas) failing(err error) {
 	w.fail = err
 }
 
-// replace is what a delete does at Atlas.
+// replace does what a delete does at Atlas.
 func (w *fakeAtlas) replace(org string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.deletes[org]++
 }
 
-// hook has the next call with jwt do something else. The first to come brings what is done, as for
-// a shared call; unhook takes it back if nothing came of it.
+// hook sets what the next call with jwt does. As for a shared call, the first hook counts; unhook
+// removes one that was not used.
 func (w *fakeAtlas) hook(of map[atlas.JWT]*hooked, jwt atlas.JWT, h *hooked) (unhook func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -148,7 +148,7 @@ func (w *fakeAtlas) send(jwt atlas.JWT) func(context.Context) (atlas.JWT, error)
 	return w.sendAnd(jwt, nil)
 }
 
-// sendAnd deletes, and ends with err all the same.
+// sendAnd deletes the token and returns err.
 func (w *fakeAtlas) sendAnd(jwt atlas.JWT, err error) func(context.Context) (atlas.JWT, error) {
 	return func(context.Context) (atlas.JWT, error) {
 		w.replace(jwt.UnverifiedClaims().OrgID)
@@ -185,7 +185,7 @@ func (d *testCache) create(jwt atlas.JWT) (Result, error) {
 	return d.Cache.Create(d.t.Context(), own(jwt), false)
 }
 
-// Create creates; if it comes to a call to Atlas that nobody else has brought, that is ask.
+// Create creates; unless the test has set a hook, Atlas answers by ask.
 func (d *testCache) Create(ctx context.Context, cred atlas.Credential, fresh bool, ask func(context.Context) (Answer, error)) (Result, error) {
 	defer d.world.hook(d.world.asks, cred.JWT, &hooked{ask: ask})()
 	return d.Cache.Create(ctx, cred, fresh)
@@ -198,7 +198,7 @@ func (d *testCache) Delete(ctx context.Context, cred atlas.Credential, send func
 	return err
 }
 
-// want creates and compares the answer with the org's present token, and how it was answered.
+// want creates, and compares the token with the org's current one, and the status.
 func (d *testCache) want(jwt atlas.JWT, status string) {
 	d.t.Helper()
 	d.wantToken(jwt, d.world.token(jwt.UnverifiedClaims().OrgID), status)

@@ -13,9 +13,8 @@ import (
 // defaultHoldOff is used, and told to callers, when Atlas throttles and does not say for how long.
 const defaultHoldOff = time.Second
 
-// holdOff is the layer that obeys when Atlas throttles a credential: until the time that Atlas
-// named has passed, it is not called with that credential. A profile stays the same credential when
-// its JWT is renewed.
+// holdOff is the layer that does not call Atlas with a throttled credential until the time that
+// Atlas named has passed. A profile stays the same credential when its JWT is renewed.
 type holdOff struct {
 	next layer
 	most int
@@ -66,14 +65,14 @@ func (h *holdOff) throttled(k key, op atlas.Operation) error {
 	return &atlas.Error{Op: op, Kind: atlas.KindStatus, StatusCode: http.StatusTooManyRequests, RetryAfter: left, Err: errHeldOff}
 }
 
-// note notes an answer by which Atlas throttles a credential.
+// note records an answer by which Atlas throttles a credential.
 func (h *holdOff) note(k key, err error) {
 	e, ok := errors.AsType[*atlas.Error](err)
 	if !ok || e.Kind != atlas.KindStatus || e.StatusCode != http.StatusTooManyRequests {
 		return
 	}
 	if e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
-		return // atlas.TokenSource handles that of a login
+		return // of a login: atlas.TokenSource handles it
 	}
 	wait := e.RetryAfter
 	if wait == 0 {
@@ -94,10 +93,10 @@ func (h *holdOff) note(k key, err error) {
 // makeRoom removes one credential, if possible one whose time has passed. The caller holds mu.
 func (h *holdOff) makeRoom() {
 	var picked key
-	looked, now := 0, time.Now()
+	visited, now := 0, time.Now()
 	for k, until := range h.until {
 		picked = k
-		if looked++; looked == 8 || until.Before(now) {
+		if visited++; visited == 8 || until.Before(now) {
 			break
 		}
 	}

@@ -14,7 +14,7 @@ func throttled(op atlas.Operation, wait time.Duration) error {
 	return &atlas.Error{Op: op, Kind: atlas.KindStatus, StatusCode: 429, RetryAfter: wait, Sent: true, Err: errors.New("throttled")}
 }
 
-// wantHeld checks that Atlas is not asked, and what the caller is told.
+// wantHeld checks that Atlas is not called, and the error.
 func (d *testCache) wantHeld(cred atlas.Credential, left time.Duration) {
 	d.t.Helper()
 	_, err := d.Cache.Create(d.t.Context(), cred, false)
@@ -64,9 +64,8 @@ func TestHoldOff(t *testing.T) {
 	}
 }
 
-// A profile is held off whatever its JWT is at present, and its logins are no business of the
-// cache's.
-func TestHoldOffOfAProfile(t *testing.T) {
+// TestHoldOffOfProfile holds a profile off across JWTs, and ignores throttled logins.
+func TestHoldOffOfProfile(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, d *testCache) {
 		first, second := newJWT(orgA, "bot", time.Unix(1e9, 0)), newJWT(orgA, "bot", time.Unix(2e9, 0))
 		d.world.failing(throttled(atlas.OpLogIn, time.Minute))
@@ -85,7 +84,7 @@ func TestHoldOffOfAProfile(t *testing.T) {
 	})
 }
 
-// However many credentials are throttled, no more than so many are kept.
+// TestHoldOffIsBounded bounds the number of throttled credentials.
 func TestHoldOffIsBounded(t *testing.T) {
 	bubble(t, Config{MaxTokens: 100}, func(t *testing.T, d *testCache) {
 		held := d.calls.next.(*holdOff)
@@ -101,7 +100,7 @@ func TestHoldOffIsBounded(t *testing.T) {
 	})
 }
 
-// Of two answers the longer wait counts.
+// TestHoldOffIsNotShortened uses the longer of two waits.
 func TestHoldOffIsNotShortened(t *testing.T) {
 	bubble(t, Config{}, func(_ *testing.T, d *testCache) {
 		held := d.calls.next.(*holdOff)
@@ -112,7 +111,7 @@ func TestHoldOffIsNotShortened(t *testing.T) {
 	})
 }
 
-// Room for another is made by whose time is up, as long as there is one.
+// TestHoldOffMakesRoom evicts credentials whose time has passed first.
 func TestHoldOffMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 20 { // a map has no order

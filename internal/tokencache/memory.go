@@ -72,8 +72,8 @@ func (m *memoryStore) find(k key, now time.Time) found {
 	return found{e.token, e.fence.org, max(0, -left(e.since, now)), left(e.fresh, now)}
 }
 
-// left returns the time from now until t. It is that of the clock that says less: the monotonic
-// clock stops while a virtual machine is suspended, and the wall clock can be set back.
+// left returns the time from now until t, by the monotonic or the wall clock, whichever gives less:
+// the first stops while a virtual machine is suspended, and the second can be set back.
 func left(t, now time.Time) time.Duration {
 	return min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
 }
@@ -234,7 +234,7 @@ func (d *memoryDeletion) finish(how outcome) {
 	f := m.fences[d.org]
 	if f != nil && how != outcomeNotDone {
 		f.moved++
-		f.token = "" // the next answer may well be another token
+		f.token = "" // the next answer is probably another token
 	}
 	if d.held != nil {
 		f.holds--

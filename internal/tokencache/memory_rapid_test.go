@@ -26,7 +26,7 @@ type cacheMachine struct {
 	asked        map[atlas.JWT]time.Time // guarded by mu; when the youngest answer that was read was asked for
 }
 
-// callInProgress is one.
+// callInProgress is a call that has not been answered.
 type callInProgress struct {
 	steppedCall
 	took, answered bool
@@ -39,7 +39,7 @@ func (s *cacheMachine) jwt(t *rapid.T) atlas.JWT {
 	return newJWT(rapid.SampledFrom([]string{orgA, orgA, orgB}).Draw(t, "org"), rapid.SampledFrom([]string{"u", "v"}).Draw(t, "user"), time.Time{})
 }
 
-// tokenNumber is which token of its org one is.
+// tokenNumber returns the number of a token within its org.
 func tokenNumber(token atlas.Token) (n int, org string) {
 	if _, err := fmt.Sscanf(string(token), "token %d of %s", &n, &org); err != nil {
 		return -1, ""
@@ -70,13 +70,13 @@ func (s *cacheMachine) beginCreate(t *rapid.T) *callInProgress {
 		n, of := tokenNumber(result.Token)
 		switch {
 		case of != org:
-			t.Errorf("given another org's token")
+			t.Errorf("got another org's token")
 		case n < atLeast:
-			t.Errorf("given token %d of its org after the delete that made %d was acknowledged: %s", n, atLeast, result.Status)
+			t.Errorf("got token %d of its org after the delete that made %d was acknowledged: %s", n, atLeast, result.Status)
 		case result.Status.Hit && asked.Before(refused):
-			t.Errorf("given what was asked for %v before the credential was refused: %s", refused.Sub(asked), result.Status)
+			t.Errorf("got what was requested %v before the credential was refused: %s", refused.Sub(asked), result.Status)
 		case result.Status.Hit && s.cache.memory.maxTokens >= 4 && asked.Before(s.asked[jwt]): // none gives way to others
-			t.Errorf("given an answer that is %v older than the last one: %s", s.asked[jwt].Sub(asked), result.Status)
+			t.Errorf("got an answer that is %v older than the last one: %s", s.asked[jwt].Sub(asked), result.Status)
 		case result.Status.Hit && fresh:
 			t.Errorf("no-cache was answered from memory")
 		case result.Status.Hit && !result.Status.Stale && result.Status.Age >= machineTTL:
@@ -92,7 +92,7 @@ func (s *cacheMachine) beginCreate(t *rapid.T) *callInProgress {
 	return o
 }
 
-// noteRefusal notes what a call ended with. The caller holds mu.
+// noteRefusal records whether Atlas refused a call. The caller holds mu.
 func (s *cacheMachine) noteRefusal(jwt atlas.JWT, err error) {
 	if isRefusal(err) {
 		s.refused[jwt] = time.Now()

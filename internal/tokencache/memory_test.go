@@ -24,8 +24,8 @@ func bubble(t *testing.T, cfg Config, test func(t *testing.T, d *testCache)) {
 	})
 }
 
-// kept returns how many tokens may be read, fresh or stale.
-func (d *testCache) kept() (n int) {
+// readable returns how many tokens may be read, fresh or stale.
+func (d *testCache) readable() (n int) {
 	d.t.Helper()
 	synctest.Wait() // for what goes on
 	m := d.memory
@@ -57,7 +57,7 @@ func (d *testCache) fences() int {
 
 func after(d time.Duration) { <-time.After(d) }
 
-func TestNothingIsRememberedByDefault(t *testing.T) {
+func TestNoCacheByDefault(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.want(jwt, miss)
@@ -88,8 +88,9 @@ func TestTTLAndAge(t *testing.T) {
 	})
 }
 
-// The time that Atlas takes counts: it may have made up its mind at the beginning of the call.
-func TestTTLBeginsBeforeAtlasIsAsked(t *testing.T) {
+// TestTTLStartsBeforeTheCall counts the time that Atlas takes, because the token may be as old as
+// the call.
+func TestTTLStartsBeforeTheCall(t *testing.T) {
 	bubble(t, Config{TTL: 10 * time.Second}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		_, err := d.Create(t.Context(), own(jwt), false, func(ctx context.Context) (Answer, error) {
@@ -103,7 +104,7 @@ func TestTTLBeginsBeforeAtlasIsAsked(t *testing.T) {
 	})
 }
 
-func TestExpOfTheJWTShortens(t *testing.T) {
+func TestTTLEndsAtJWTExpiry(t *testing.T) {
 	bubble(t, Config{TTL: 10 * time.Second, StaleIfError: time.Minute}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Now().Add(4*time.Second))
 		d.want(jwt, miss)
@@ -118,7 +119,7 @@ func TestExpOfTheJWTShortens(t *testing.T) {
 		past := newJWT(orgB, "u", time.Now().Add(-time.Second))
 		d.want(past, miss)
 		d.want(past, miss)
-		if n := d.kept(); n != 0 {
+		if n := d.readable(); n != 0 {
 			t.Errorf("%d tokens are kept", n)
 		}
 	})
@@ -151,7 +152,7 @@ func TestStaleIfError(t *testing.T) {
 				if _, err := d.create(jwt); !errors.Is(err, failure) {
 					t.Errorf("got %v, want Atlas's error", err)
 				}
-				if n := d.kept(); n != 0 {
+				if n := d.readable(); n != 0 {
 					t.Errorf("%d tokens are kept", n)
 				}
 			})
@@ -159,8 +160,8 @@ func TestStaleIfError(t *testing.T) {
 	}
 }
 
-// TestStaleIfAtlasHangs: a caller who has less time than a call to Atlas may take is given the
-// stale token shortly before his time is up, and one for whom there is none waits to the end.
+// TestStaleIfAtlasHangs returns the stale token shortly before the caller's deadline. Without one,
+// the caller waits until its deadline.
 func TestStaleIfAtlasHangs(t *testing.T) {
 	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt, unknown := newJWT(orgA, "u", time.Time{}), newJWT(orgB, "u", time.Time{})
@@ -194,7 +195,7 @@ func TestStaleIfAtlasHangs(t *testing.T) {
 	})
 }
 
-func TestNoStaleTokenForWhoeverIsToBlame(t *testing.T) {
+func TestNoStaleTokenAfterCallerError(t *testing.T) {
 	for name, failure := range map[string]error{
 		"400":                statusError(atlas.OpCreate, 400),
 		"404":                statusError(atlas.OpCreate, 404),
@@ -216,7 +217,7 @@ func TestNoStaleTokenForWhoeverIsToBlame(t *testing.T) {
 	}
 }
 
-func TestARefusedCredentialIsForgotten(t *testing.T) {
+func TestRefusedCredentialIsRemoved(t *testing.T) {
 	for name, refusal := range map[string]error{
 		"401":     statusError(atlas.OpCreate, 401),
 		"403":     statusError(atlas.OpCreate, 403),
@@ -242,7 +243,7 @@ func TestARefusedCredentialIsForgotten(t *testing.T) {
 	}
 }
 
-func TestADeleteOfARefusedCredentialForgetsItToo(t *testing.T) {
+func TestRefusedDeleteRemovesCredential(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		cred := profile("secret", newJWT(orgA, "u", time.Time{}))
 		jwt := newJWT(orgA, "u", time.Time{})
@@ -251,14 +252,14 @@ func TestADeleteOfARefusedCredentialForgetsItToo(t *testing.T) {
 		}
 		refusal := statusError(atlas.OpDelete, 401)
 		err := d.Delete(t.Context(), cred, func(context.Context) (atlas.JWT, error) { return "", refusal })
-		if !errors.Is(err, refusal) || d.kept() != 0 {
-			t.Errorf("%v, and %d tokens are kept; want a refusal and none", err, d.kept())
+		if !errors.Is(err, refusal) || d.readable() != 0 {
+			t.Errorf("%v, and %d tokens are kept; want a refusal and none", err, d.readable())
 		}
 	})
 }
 
-// What is remembered of one org is not for a credential that is of another now.
-func TestAnIdentityThatChangesItsOrg(t *testing.T) {
+// TestProfileChangesOrg does not return a token of the previous org.
+func TestProfileChangesOrg(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		a, b := newJWT(orgA, "u", time.Time{}), newJWT(orgB, "u", time.Time{})
 		for _, jwt := range []atlas.JWT{a, b} {
@@ -267,15 +268,15 @@ func TestAnIdentityThatChangesItsOrg(t *testing.T) {
 				t.Errorf("got %q, %v", string(result.Token), err)
 			}
 		}
-		if n := d.kept(); n != 2 {
+		if n := d.readable(); n != 2 {
 			t.Errorf("%d tokens are kept, want one for each org", n)
 		}
 	})
 }
 
-// Two identities whose secrets are the same are still told apart by profile and by org, and no call
-// is made for one that has none: it would look like any other that has none.
-func TestProfileAndOrgAreInTheKey(t *testing.T) {
+// TestKeyHasProfileAndOrg distinguishes identities that share a secret, and refuses credentials
+// without one, which would all have one key.
+func TestKeyHasProfileAndOrg(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		seen := map[key]bool{}
 		for _, name := range []string{"acme", "other"} {
@@ -315,14 +316,14 @@ func TestNoCache(t *testing.T) {
 	})
 }
 
-func TestTheOldestTokenGivesWay(t *testing.T) {
+func TestOldestTokenIsEvicted(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, MaxTokens: 3}, func(t *testing.T, d *testCache) {
 		var jwts []atlas.JWT
 		for i := range 4 {
 			jwts = append(jwts, newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
 			d.want(jwts[i], miss)
 		}
-		if n := d.kept(); n != 3 {
+		if n := d.readable(); n != 3 {
 			t.Errorf("%d tokens are kept, want 3", n)
 		}
 		for _, jwt := range jwts[1:] {
@@ -333,9 +334,8 @@ func TestTheOldestTokenGivesWay(t *testing.T) {
 	})
 }
 
-// A sweep comes at least twice in the life of a token, so nothing is there for longer than half as
-// much again.
-func TestExpiredTokensAreForgottenUnasked(t *testing.T) {
+// TestSweepRemovesExpiredTokens wants expired tokens to be removed within half of their lifetime.
+func TestSweepRemovesExpiredTokens(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		d.want(newJWT(orgA, "u", time.Time{}), miss)
 		d.want(newJWT(orgB, "u", time.Now().Add(time.Minute)), miss)
@@ -355,7 +355,7 @@ func TestExpiredTokensAreForgottenUnasked(t *testing.T) {
 	})
 }
 
-func TestCloseForgets(t *testing.T) {
+func TestCloseRemovesTokens(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		d.want(newJWT(orgA, "u", time.Time{}), miss)
 		d.Close()
@@ -365,8 +365,8 @@ func TestCloseForgets(t *testing.T) {
 	})
 }
 
-// A sweep holds up everybody, so it has an end; what is left is for the next.
-func TestASweepIsBounded(t *testing.T) {
+// TestSweepIsBounded bounds a sweep, because it holds the lock. The next sweep removes the rest.
+func TestSweepIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const tokens = maxSweep + 100
 		m := newMemoryStore(Config{TTL: 2 * time.Second, MaxTokens: tokens})
@@ -400,8 +400,8 @@ func TestASweepIsBounded(t *testing.T) {
 	})
 }
 
-// What may not be read any more takes up no memory either.
-func TestNothingIsKeptThatIsOver(t *testing.T) {
+// TestExpiredAnswersAreNotStored does not store a token that cannot be read any more.
+func TestExpiredAnswersAreNotStored(t *testing.T) {
 	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
 	defer m.close()
 	r := request{cred: own(newJWT(orgA, "u", time.Time{})), key: key{1}}
@@ -413,8 +413,8 @@ func TestNothingIsKeptThatIsOver(t *testing.T) {
 	}
 }
 
-// An answer that comes after the cache is closed, as one that was not shared may, is not kept.
-func TestNothingIsKeptAfterClose(t *testing.T) {
+// TestNothingIsStoredAfterClose does not store an answer that arrives after Close.
+func TestNothingIsStoredAfterClose(t *testing.T) {
 	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
 	r := request{cred: own(newJWT(orgA, "u", time.Time{})), key: key{1}}
 	_, v := m.get(t.Context(), r)

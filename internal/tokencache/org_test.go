@@ -9,9 +9,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-// A profile's secret is replaced by one of another org, and the JWT of the old one is refused: the
-// call that finds out goes on for the new org, and neither is given what is the other's.
-func TestAReLoginToAnotherOrg(t *testing.T) {
+// TestReLoginToAnotherOrg replaces a profile's secret by one of another org. The call that finds
+// out continues for the new org, and neither org gets the token of the other.
+func TestReLoginToAnotherOrg(t *testing.T) {
 	em, err := emulator.Start(emulator.Config{Orgs: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestAReLoginToAnotherOrg(t *testing.T) {
 		tokens = append(tokens, result.Token)
 	}
 	if tokens[0] == tokens[1] || tokens[0] != tokens[2] || tokens[1] != tokens[3] {
-		t.Error("one org was given the other's token")
+		t.Error("one org got the other's token")
 	}
 	if got, err := c.Delete(t.Context(), change()); err != nil || got != em.Org(int(org.Load())).ID {
 		t.Errorf("delete: of org %s, %v", got, err)

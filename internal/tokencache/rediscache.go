@@ -8,7 +8,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redis"
 )
 
-// RedisConfig says which Redis or Valkey replicas share.
+// RedisConfig configures the Redis or Valkey that replicas share.
 type RedisConfig = redis.Config
 
 // redisStore is the cache in Redis, for all replicas.
@@ -17,7 +17,7 @@ type redisStore struct {
 	items *recent[*redis.Item]
 }
 
-// maxItems bounds what is derived from credentials and kept: about a kilobyte each.
+// maxItems bounds the derived keys that are kept: about a kilobyte each.
 const maxItems = 2048
 
 func newRedisStore(cfg Config) (*redisStore, error) {

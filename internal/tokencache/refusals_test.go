@@ -10,8 +10,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// overlapping is a cache that knows a call to take 32 ms, and n calls of a credential in flight,
-// which do not ask the cache.
+// overlapping is a cache that knows a latency of 32 ms, with n calls of one credential in flight
+// that do not use the cache.
 func (d *testCache) overlapping(t *testing.T, jwt atlas.JWT, n int) (calls []steppedCall, ended []<-chan struct{}) {
 	t.Helper()
 	d.calls.latency = 32 * ms
@@ -43,8 +43,9 @@ func (s steppedCall) finish(ended <-chan struct{}) {
 	<-ended
 }
 
-// Of two answers the one to the call that left later stays, in whatever order they land.
-func TestAnOlderAnswerDoesNotReplaceAYounger(t *testing.T) {
+// TestOlderAnswerDoesNotReplaceNewer keeps the answer to the call that was sent later, in whatever
+// order they arrive.
+func TestOlderAnswerDoesNotReplaceNewer(t *testing.T) {
 	for name, order := range map[string][]int{"in order": {0, 1}, "out of order": {1, 0}} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, Config{TTL: 10 * time.Second}, func(t *testing.T, d *testCache) {
@@ -63,7 +64,8 @@ func TestAnOlderAnswerDoesNotReplaceAYounger(t *testing.T) {
 	}
 }
 
-// If they are two tokens, it is not known which is the newer, whichever was asked for first.
+// TestOverlappingAnswersThatDiffer caches neither of two different tokens, because it is not known
+// which is newer.
 func TestOverlappingAnswersThatDiffer(t *testing.T) {
 	for name, order := range map[string][]int{"in order": {0, 1}, "out of order": {1, 0}} {
 		t.Run(name, func(t *testing.T) {
@@ -72,13 +74,13 @@ func TestOverlappingAnswersThatDiffer(t *testing.T) {
 				calls, ended := d.overlapping(t, jwt, 2)
 				close(calls[0].effect)
 				synctest.Wait()
-				d.world.replace(orgA) // by somebody else
+				d.world.replace(orgA) // by another client
 				close(calls[1].effect)
 				for _, i := range order {
 					close(calls[i].answer)
 					<-ended[i]
 				}
-				if n := d.kept(); n != 0 {
+				if n := d.readable(); n != 0 {
 					t.Errorf("%d tokens are kept", n)
 				}
 			})
@@ -86,8 +88,8 @@ func TestOverlappingAnswersThatDiffer(t *testing.T) {
 	}
 }
 
-// A delete keeps out of the cache what any call brings that is in flight, and not only the last.
-func TestADeleteFencesAllCallsInFlight(t *testing.T) {
+// TestDeleteFencesCallsInFlight stores no answer to a call that was in flight during a delete.
+func TestDeleteFencesCallsInFlight(t *testing.T) {
 	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})
 		d.accept(jwt)
@@ -100,7 +102,7 @@ func TestADeleteFencesAllCallsInFlight(t *testing.T) {
 		for i, c := range calls {
 			close(c.answer)
 			<-ended[i]
-			if n := d.kept(); n != 0 {
+			if n := d.readable(); n != 0 {
 				t.Errorf("after call %d: %d tokens are kept", i+1, n)
 			}
 		}
@@ -109,9 +111,9 @@ func TestADeleteFencesAllCallsInFlight(t *testing.T) {
 	})
 }
 
-// A refusal of a credential, to a create or a delete, keeps out of the cache what calls bring that
-// are in flight, and nothing that is asked for later.
-func TestARefusalKeepsOlderAnswersOut(t *testing.T) {
+// TestRefusalKeepsOlderAnswersOut stores no answer to a call that was in flight when Atlas refused
+// its credential. Answers to later calls are stored.
+func TestRefusalKeepsOlderAnswersOut(t *testing.T) {
 	for name, refuse := range map[string]func(*testing.T, *testCache, atlas.JWT, steppedCall, <-chan struct{}){
 		"create": func(_ *testing.T, d *testCache, _ atlas.JWT, last steppedCall, ended <-chan struct{}) {
 			d.world.failing(statusError(atlas.OpCreate, 401))
@@ -138,7 +140,7 @@ func TestARefusalKeepsOlderAnswersOut(t *testing.T) {
 				for i, c := range calls[:2] {
 					close(c.answer)
 					<-ended[i]
-					if n := d.kept(); n != 0 {
+					if n := d.readable(); n != 0 {
 						t.Errorf("after call %d: %d tokens are kept", i+1, n)
 					}
 				}
@@ -152,8 +154,8 @@ func TestARefusalKeepsOlderAnswersOut(t *testing.T) {
 	}
 }
 
-// What is being stored when a credential is refused is there before it is removed.
-func TestARefusalWaitsForWhatIsBeingStored(t *testing.T) {
+// TestRefusalWaitsForStore removes a token that is being stored when its credential is refused.
+func TestRefusalWaitsForStore(t *testing.T) {
 	s := newRefusals()
 	one, two := s.begin(key{1}), s.begin(key{1})
 	stored, refused := false, make(chan struct{})
@@ -165,7 +167,7 @@ func TestARefusalWaitsForWhatIsBeingStored(t *testing.T) {
 			defer close(refused)
 			s.refuse(key{1})
 		}()
-		for deadline := time.Now().Add(10 * time.Second); one.storing.TryRLock(); <-time.After(ms) { // nobody wants to write
+		for deadline := time.Now().Add(10 * time.Second); one.storing.TryRLock(); <-time.After(ms) { // no writer waits
 			one.storing.RUnlock()
 			if isClosed(refused) || time.Now().After(deadline) {
 				t.Error("a refusal does not wait")

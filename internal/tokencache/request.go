@@ -20,7 +20,6 @@ type request struct {
 	caller  context.Context // of a delete that may outlive it: until it is sent, it ends with its caller
 }
 
-// errNoCredential says that no call can be made with the credential.
 var errNoCredential = errors.New("the credential has no JWT, or is of a profile and has no secret")
 
 func (c *Cache) request(cred atlas.Credential, noCache bool) (request, error) {
@@ -95,8 +94,8 @@ func derive(cred atlas.Credential, use string, n int) []byte {
 	return derived
 }
 
-// recent has what was added last, by key: at least size values, and less than twice as many.
-// Callers can make up any number of credentials, so there is a bound to what is kept of them.
+// recent keeps the values that were added last: at least size, and less than twice as many. Callers
+// can invent any number of credentials, so what is kept of them is bounded.
 type recent[V any] struct {
 	size int
 
@@ -126,7 +125,7 @@ func (r *recent[V]) get(k key) (v V, ok bool) {
 	return v, ok
 }
 
-// of returns the value for k, which compute makes if there is none.
+// of returns the value for k, and computes it if there is none.
 func (r *recent[V]) of(k key, compute func() V) V {
 	v, ok := r.get(k)
 	if !ok {

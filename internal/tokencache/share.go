@@ -71,7 +71,7 @@ func (g *group) create(ctx context.Context, r request) (Result, error) {
 }
 
 func (g *group) share(ctx context.Context, r request) (Result, error) {
-	if err := ctx.Err(); err != nil { // no call for a caller that is gone
+	if err := ctx.Err(); err != nil { // no call for a caller that has left
 		return Result{}, err
 	}
 	c, collapsed, err := g.join(ctx, r)
@@ -236,7 +236,7 @@ func (g *group) begin(c *call) request {
 	}
 	c.ctx, c.cancel = context.WithDeadline(g.ctx, until)
 	c.ctx = c.trace.begin(c.ctx, g.tracer, c.waiters)
-	if c.waiters == 0 { // they left before it began
+	if c.waiters == 0 { // all left before it began
 		c.cancel()
 	}
 	return c.request
@@ -247,7 +247,7 @@ func (g *group) finish(q *queue, c *call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q.inFlight--
-	if c.err == nil && c.panics == nil && !c.result.Status.Hit { // how long a failure takes says little
+	if c.err == nil && c.panics == nil && !c.result.Status.Hit { // only successful calls count
 		took := time.Since(c.sent)
 		if g.latency == 0 {
 			g.latency = took

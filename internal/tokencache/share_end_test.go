@@ -13,9 +13,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// A call that panics, or that ends its goroutine, does so for everybody aboard, and the line goes
-// on. The first caller runs his call himself.
-func TestACrash(t *testing.T) {
+// TestPanicReachesEveryWaiter panics in every waiter if the call panics or ends its goroutine. The
+// queue continues.
+func TestPanicReachesEveryWaiter(t *testing.T) {
 	for name, tc := range map[string]struct {
 		crash func()
 		want  any
@@ -54,7 +54,7 @@ func TestACrash(t *testing.T) {
 	}
 }
 
-func TestFreshOfOneIsFreshOfTheFlight(t *testing.T) {
+func TestNoCacheAppliesToSharedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		flying := tg.arrive(1, tg.call)
@@ -78,7 +78,7 @@ func TestFreshOfOneIsFreshOfTheFlight(t *testing.T) {
 	})
 }
 
-func TestCloseEndsFlights(t *testing.T) {
+func TestCloseEndsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		var waiting []*waiter
@@ -95,7 +95,7 @@ func TestCloseEndsFlights(t *testing.T) {
 	})
 }
 
-func TestACallHasATimeout(t *testing.T) {
+func TestCallTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, 7*time.Second)
 		start := time.Now()
@@ -107,9 +107,9 @@ func TestACallHasATimeout(t *testing.T) {
 	})
 }
 
-// What is begun for the last time that anybody has, ends with that: so what is below knows how much
-// is left.
-func TestACallHasTheLongestDeadlineOfItsWaiters(t *testing.T) {
+// TestCallHasLongestDeadline gives a call the latest deadline of its waiters, so that the layers
+// below know how much time is left.
+func TestCallHasLongestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		flying := tg.arrive(1, tg.call) // for as long as it takes
@@ -157,8 +157,8 @@ func TestACallHasTheLongestDeadlineOfItsWaiters(t *testing.T) {
 	})
 }
 
-// The stale token goes to the callers of a shared call that accept one, and Atlas's error to those
-// that do not.
+// TestFault87StaleTokenIsForThoseThatAcceptOne returns the stale token to the callers of a shared
+// call that accept one, and Atlas's error to the others.
 func TestFault87StaleTokenIsForThoseThatAcceptOne(t *testing.T) {
 	bubble(t, Config{TTL: time.Second, StaleIfError: time.Hour}, func(t *testing.T, d *testCache) {
 		jwt := newJWT(orgA, "u", time.Time{})

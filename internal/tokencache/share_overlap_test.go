@@ -12,7 +12,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// newOverlapGroup returns a group that knows a call to take 32 ms: calls are sent 8 ms apart.
+// newOverlapGroup returns a group that knows a latency of 32 ms, and so sends calls 8 ms apart.
 func newOverlapGroup(t *testing.T) *testGroup {
 	t.Helper()
 	tg := newTestGroup(t, time.Minute)
@@ -20,14 +20,14 @@ func newOverlapGroup(t *testing.T) *testGroup {
 	return tg
 }
 
-// flight is a call that ends when the test says so.
-type flight struct {
+// sharedCall is a call that ends when the test says so.
+type sharedCall struct {
 	began atomic.Bool
 	end   chan ending
 	ctx   context.Context // when it has begun
 }
 
-func (f *flight) call(ctx context.Context, _ bool) (Result, error) {
+func (f *sharedCall) call(ctx context.Context, _ bool) (Result, error) {
 	f.ctx = ctx
 	f.began.Store(true)
 	select {
@@ -38,13 +38,13 @@ func (f *flight) call(ctx context.Context, _ bool) (Result, error) {
 	}
 }
 
-// board has a caller arrive, with the call that is made if he is the first to wait for it.
-func (tg *testGroup) board() (*waiter, *flight) {
-	f := &flight{end: make(chan ending)}
+// joinCall adds a caller, and returns the call that is made if it is the first to wait for one.
+func (tg *testGroup) joinCall() (*waiter, *sharedCall) {
+	f := &sharedCall{end: make(chan ending)}
 	return tg.arrive(1, f.call), f
 }
 
-func (f *flight) wantBegan(t *testing.T, want bool) {
+func (f *sharedCall) wantBegan(t *testing.T, want bool) {
 	t.Helper()
 	synctest.Wait()
 	if got := f.began.Load(); got != want {
@@ -52,19 +52,19 @@ func (f *flight) wantBegan(t *testing.T, want bool) {
 	}
 }
 
-// The next call leaves while the first is in flight, and takes nobody who comes later. Each lands
-// when it does.
+// TestCallsOverlap sends the next call while the first is in flight. A caller joins only a call
+// that has not been sent.
 func TestCallsOverlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newOverlapGroup(t)
-		first, one := tg.board()
-		second, two := tg.board()
+		first, one := tg.joinCall()
+		second, two := tg.joinCall()
 		after(8*ms - 1)
 		two.wantBegan(t, false)
-		third, _ := tg.board()
+		third, _ := tg.joinCall()
 		after(1)
 		two.wantBegan(t, true)
-		late, three := tg.board()
+		late, three := tg.joinCall()
 		after(100 * ms) // until the others are overdue
 		three.wantBegan(t, true)
 
@@ -73,7 +73,7 @@ func TestCallsOverlap(t *testing.T) {
 		third.want(t, "two", nil)
 		synctest.Wait()
 		if first.answered() || late.answered() {
-			t.Fatal("a caller was given the answer to a call that was not his")
+			t.Fatal("a caller got the answer to another call")
 		}
 		three.end <- ending{err: errCrash}
 		late.want(t, "", errCrash)
@@ -85,14 +85,14 @@ func TestCallsOverlap(t *testing.T) {
 	})
 }
 
-// Before it is known what a call takes, they do not overlap. Failures, and what is in the cache, do
-// not say.
-func TestCallsDoNotOverlapBeforeTheLatencyIsKnown(t *testing.T) {
+// TestNoOverlapBeforeLatencyIsKnown sends calls one after another until one has succeeded. Failures
+// and hits do not tell the latency.
+func TestNoOverlapBeforeLatencyIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Hour)
-		for _, l := range []landing{{err: errCrash}, {hit: true}, {}} {
-			first, one := tg.board()
-			_, two := tg.board()
+		for _, l := range []ended{{err: errCrash}, {hit: true}, {}} {
+			first, one := tg.joinCall()
+			_, two := tg.joinCall()
 			after(time.Minute)
 			two.wantBegan(t, false)
 			f := one.end
@@ -113,24 +113,24 @@ func TestCallsDoNotOverlapBeforeTheLatencyIsKnown(t *testing.T) {
 		if tg.latency != time.Minute {
 			t.Errorf("a call takes %v, want a minute", tg.latency)
 		}
-		_, _ = tg.board()
-		_, two := tg.board()
+		_, _ = tg.joinCall()
+		_, two := tg.joinCall()
 		after(15 * time.Second)
 		two.wantBegan(t, true)
 	})
 }
 
-// Calls that hang do not hold up those behind them, until as many are in flight as may be.
-func TestCallsThatHang(t *testing.T) {
+// TestHangingCalls sends calls past those that hang, up to maxInFlight.
+func TestHangingCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newOverlapGroup(t)
-		_, hung := tg.board()
+		_, hung := tg.joinCall()
 		for range maxInFlight - 1 {
-			_, next := tg.board()
+			_, next := tg.joinCall()
 			after(8 * ms)
 			next.wantBegan(t, true)
 		}
-		_, last := tg.board()
+		_, last := tg.joinCall()
 		after(time.Second)
 		last.wantBegan(t, false)
 		hung.end <- ending{err: errCrash}
@@ -138,12 +138,12 @@ func TestCallsThatHang(t *testing.T) {
 	})
 }
 
-// Who leaves ends the call that nobody else waits for, and no other.
-func TestLeavingEndsOneOfTheCalls(t *testing.T) {
+// TestLeavingCancelsOneCall cancels the call whose last waiter leaves, and no other.
+func TestLeavingCancelsOneCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newOverlapGroup(t)
-		first, one := tg.board()
-		second, two := tg.board()
+		first, one := tg.joinCall()
+		second, two := tg.joinCall()
 		after(8 * ms)
 		two.wantBegan(t, true)
 		second.leave()
@@ -152,8 +152,8 @@ func TestLeavingEndsOneOfTheCalls(t *testing.T) {
 		if two.ctx.Err() == nil || one.ctx.Err() != nil {
 			t.Error("leaving the second call should have ended that alone")
 		}
-		third, three := tg.board()
-		fourth, four := tg.board()
+		third, three := tg.joinCall()
+		fourth, four := tg.joinCall()
 		third.leave() // the fourth is still there
 		after(8 * ms)
 		three.wantBegan(t, true)
@@ -170,13 +170,13 @@ func TestCloseEndsOverlappingCalls(t *testing.T) {
 		tg := newOverlapGroup(t)
 		var waiting []*waiter
 		for range maxInFlight + 1 {
-			p, _ := tg.board()
-			q, _ := tg.board()
-			r, _ := tg.board()
+			p, _ := tg.joinCall()
+			q, _ := tg.joinCall()
+			r, _ := tg.joinCall()
 			waiting = append(waiting, p, q, r)
 			after(8 * ms)
 		}
-		last, _ := tg.board() // for a timer, if one of those in flight were not there
+		last, _ := tg.joinCall() // for a timer, if one of those in flight were not there
 		tg.close()
 		for _, p := range append(waiting, last) {
 			p.want(t, "", context.Canceled)
@@ -185,7 +185,7 @@ func TestCloseEndsOverlappingCalls(t *testing.T) {
 	})
 }
 
-// slowAtlas answers after the latency, give or take a share of it at random, and counts.
+// slowAtlas answers after the latency, varied at random by jitter, and counts.
 type slowAtlas struct {
 	latency time.Duration
 	jitter  float64 // the share
@@ -208,7 +208,7 @@ func (s *slowAtlas) CreateEphemeralToken(ctx context.Context, _ atlas.JWT) (atla
 	}
 }
 
-// DeleteEphemeralToken takes a second, so that much happens meanwhile.
+// DeleteEphemeralToken takes a second.
 func (s *slowAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error {
 	<-time.After(time.Second)
 	return nil
@@ -219,9 +219,9 @@ func (s *slowAtlas) reset() {
 	s.most.Store(0)
 }
 
-// Of callers that are about to be answered from the cache, one asks Atlas, however many there are.
-// The calls of those that do not want a cached token overlap like any others.
-func TestOverlapWithACache(t *testing.T) {
+// TestOverlapWithCache sends one call for all callers that the cache will answer. Calls with
+// noCache overlap as usual.
+func TestOverlapWithCache(t *testing.T) {
 	jwt, other := newJWT(orgA, "u", time.Time{}), newJWT(orgA, "other", time.Time{})
 	for name, tc := range map[string]struct {
 		cred     atlas.JWT
@@ -261,9 +261,9 @@ func TestOverlapWithACache(t *testing.T) {
 	}
 }
 
-// A caller who was throttled says so for all: what another call brings that left before does not
-// change that.
-func TestAnAnswerDoesNotEndAHoldOff(t *testing.T) {
+// TestAnswerDoesNotEndHoldOff keeps a credential throttled when an overlapping call that was sent
+// earlier succeeds.
+func TestAnswerDoesNotEndHoldOff(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, d *testCache) {
 		d.calls.latency = 32 * ms
 		jwt := newJWT(orgA, "u", time.Time{})

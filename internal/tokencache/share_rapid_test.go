@@ -32,11 +32,11 @@ type groupMachine struct {
 
 type called struct {
 	began int64
-	end   chan landing
+	end   chan ended
 }
 
-// landing is how a call ends.
-type landing struct {
+// ended is how a call ends.
+type ended struct {
 	hit bool
 	err error
 }
@@ -52,7 +52,7 @@ var errCrash = errors.New("crash")
 
 func (a *groupMachine) call(k key) func(context.Context, bool) (Result, error) {
 	return func(ctx context.Context, _ bool) (Result, error) {
-		c := &called{began: a.clock.Load(), end: make(chan landing)}
+		c := &called{began: a.clock.Load(), end: make(chan ended)}
 		a.begin(k, c)
 		defer a.ended(k, c)
 		select {
@@ -77,7 +77,7 @@ func (a *groupMachine) ended(k key, c *called) {
 	a.running[k] = slices.DeleteFunc(a.running[k], func(other *called) bool { return other == c })
 }
 
-// up are the calls of a key that are in flight.
+// up returns the calls of a key that are in flight.
 func (a *groupMachine) up(k byte) []*called {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -93,7 +93,7 @@ func (a *groupMachine) arrive(t *rapid.T) {
 	}
 }
 
-// crowd has callers arrive for as long as it takes calls to overlap.
+// crowd adds callers until calls overlap.
 func (a *groupMachine) crowd(t *rapid.T) {
 	for range maxInFlight {
 		a.arrive(t)
@@ -111,7 +111,7 @@ func (a *groupMachine) leave(t *rapid.T) {
 		}
 	}
 	if len(waiting) == 0 {
-		t.Skip("nobody is waiting")
+		t.Skip("no caller waits")
 	}
 	c := rapid.SampledFrom(waiting).Draw(t, "caller")
 	a.clock.Add(1)
@@ -129,7 +129,7 @@ func (a *groupMachine) end(t *rapid.T) {
 		t.Skip("nothing is in flight")
 	}
 	a.clock.Add(1)
-	rapid.SampledFrom(up).Draw(t, "flight").end <- landing{
+	rapid.SampledFrom(up).Draw(t, "flight").end <- ended{
 		hit: rapid.Bool().Draw(t, "hit"), err: rapid.SampledFrom([]error{nil, nil, errCrash}).Draw(t, "outcome"),
 	}
 	synctest.Wait()
@@ -141,7 +141,7 @@ func (a *groupMachine) pass(t *rapid.T) {
 	synctest.Wait()
 }
 
-// machineLatency is what a call takes at first, if it is known.
+// machineLatency is the latency of a call that is known at first, if any.
 const machineLatency = 32 * ms
 
 func (a *groupMachine) check(t *rapid.T) {
@@ -163,7 +163,7 @@ func (a *groupMachine) check(t *rapid.T) {
 			t.Fatalf("key %d: %d calls are in flight", b, n)
 		}
 		if (n > 0) != waiting[key{b}] {
-			t.Fatalf("key %d: %d calls are in flight; somebody waits: %v", b, n, waiting[key{b}])
+			t.Fatalf("key %d: %d calls are in flight; callers wait: %v", b, n, waiting[key{b}])
 		}
 		a.checkQueue(t, key{b}, n)
 	}
@@ -172,8 +172,8 @@ func (a *groupMachine) check(t *rapid.T) {
 	}
 }
 
-// checkQueue looks at the next call of a key that has n calls in flight: it has waiters, and it is
-// sent as soon as it may be.
+// checkQueue checks the next call of a key that has n calls in flight: it has waiters, and it is
+// sent as soon as pacing allows.
 func (a *groupMachine) checkQueue(t *rapid.T, k key, n int) {
 	a.group.mu.Lock()
 	defer a.group.mu.Unlock()
@@ -198,7 +198,7 @@ func (a *groupMachine) checkQueue(t *rapid.T, k key, n int) {
 	}
 }
 
-// check looks at what a caller was answered.
+// check checks the answer that a caller got.
 func (c *arrived) check(t *rapid.T) {
 	if c.left {
 		if !errors.Is(c.err, context.Canceled) {
@@ -215,14 +215,14 @@ func (c *arrived) check(t *rapid.T) {
 		t.Fatalf("token %q: %v", string(c.result.Token), err)
 	}
 	if k != c.key[0] {
-		t.Fatal("a caller was given another key's answer")
+		t.Fatal("a caller got another key's answer")
 	}
 	if began < c.at {
-		t.Fatalf("a caller who came at %d was given the answer to a call that began at %d", c.at, began)
+		t.Fatalf("a caller that arrived at %d got the answer to a call that began at %d", c.at, began)
 	}
 }
 
-// withoutDeadline is a test without its deadline, which nobody may ask for in a bubble.
+// withoutDeadline is a test without its deadline, which must not be read in a bubble.
 type withoutDeadline struct{ rapid.TB }
 
 func TestGroupProperties(t *testing.T) {

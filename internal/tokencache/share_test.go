@@ -14,7 +14,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// ending is what a test lets a shared call end with.
+// ending is the outcome of a shared call.
 type ending struct {
 	token atlas.Token
 	err   error
@@ -23,9 +23,8 @@ type ending struct {
 // createFunc is what a shared call does.
 type createFunc = func(ctx context.Context, fresh bool) (Result, error)
 
-// createLayer is the layer below a group. What a call does is brought by its first waiter, whose
-// request it has: the secret, in which a caller's own credential has nothing, says which waiter
-// that is.
+// createLayer is the layer below a group. The first waiter of a call decides what the call does. The
+// secret in its credential, which is otherwise empty, identifies that waiter.
 type createLayer struct {
 	mu      sync.Mutex
 	brought map[atlas.UserAuthToken]createFunc // guarded by mu
@@ -134,7 +133,7 @@ func (p *waiter) want(t *testing.T, token atlas.Token, err error) {
 	}
 }
 
-func TestLaterCallersShareTheNextFlight(t *testing.T) {
+func TestLaterCallersShareNextCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		first := tg.arrive(1, tg.call)
@@ -143,7 +142,7 @@ func TestLaterCallersShareTheNextFlight(t *testing.T) {
 		first.want(t, "one", nil)
 		synctest.Wait()
 		if second.answered() || third.answered() {
-			t.Fatal("a caller was given the answer to a call that had begun before it came")
+			t.Fatal("a caller got the answer to a call that began before it arrived")
 		}
 		tg.end <- ending{token: "two"}
 		second.want(t, "two", nil)
@@ -162,7 +161,7 @@ func TestLaterCallersShareTheNextFlight(t *testing.T) {
 	})
 }
 
-func TestAThousandCallersOfOneKeyCostTwoCalls(t *testing.T) {
+func TestThousandCallersCostTwoCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		var all sync.WaitGroup
@@ -186,7 +185,7 @@ func TestAThousandCallersOfOneKeyCostTwoCalls(t *testing.T) {
 	})
 }
 
-func TestKeysDoNotWaitForEachOther(t *testing.T) {
+func TestKeysAreIndependent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		start := time.Now()
@@ -230,12 +229,12 @@ func TestEachWaiterKeepsItsDeadline(t *testing.T) {
 		tg.end <- ending{token: "one"}
 		flying.want(t, "one", nil)
 		if n := tg.began.Load(); n != 1 {
-			t.Errorf("%d calls, want 1: everybody had left the second", n)
+			t.Errorf("%d calls, want 1: all had left the second", n)
 		}
 	})
 }
 
-func TestOnlyTheLastToLeaveCancels(t *testing.T) {
+func TestLastWaiterCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		flying := tg.arrive(1, tg.call)
@@ -253,18 +252,18 @@ func TestOnlyTheLastToLeaveCancels(t *testing.T) {
 		first.want(t, "", context.Canceled)
 		synctest.Wait()
 		if isClosed(done) {
-			t.Fatal("the call ended while somebody waited for it")
+			t.Fatal("the call ended while a caller waited for it")
 		}
 		last.leave()
 		last.want(t, "", context.Canceled)
 		synctest.Wait()
 		if !isClosed(done) {
-			t.Error("the call goes on though nobody waits for it")
+			t.Error("the call goes on without a waiter")
 		}
 	})
 }
 
-func TestADesertedFlightNeverTakesOff(t *testing.T) {
+func TestAbandonedCallIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		flying := tg.arrive(1, tg.call)
@@ -287,7 +286,7 @@ func TestADesertedFlightNeverTakesOff(t *testing.T) {
 	})
 }
 
-func TestACallerWhoHasGoneBeginsNothing(t *testing.T) {
+func TestCancelledCallerSendsNothing(t *testing.T) {
 	tg := newTestGroup(t, time.Minute)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -302,9 +301,8 @@ func TestACallerWhoHasGoneBeginsNothing(t *testing.T) {
 	}
 }
 
-// TestACollisionOfKeys: should two credentials ever have the same key, neither gets the answer for
-// the other.
-func TestACollisionOfKeys(t *testing.T) {
+// TestKeyCollision does not share a call between credentials whose keys collide.
+func TestKeyCollision(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		flying, aboard := tg.arrive(1, tg.call), tg.arrive(1, tg.call)
@@ -320,7 +318,7 @@ func TestACollisionOfKeys(t *testing.T) {
 	})
 }
 
-func TestAFailureGoesToThoseAboard(t *testing.T) {
+func TestFailureReachesWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		crash := errors.New("crash")

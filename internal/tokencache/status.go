@@ -57,7 +57,7 @@ func NotAsked(err error) string {
 // AgeSeconds is the value of the Age header of a hit (RFC 9111 §5.1).
 func (s Status) AgeSeconds() string { return strconv.FormatInt(int64(s.Age/time.Second), 10) }
 
-// metrics show an operator how creates are answered.
+// metrics counts how creates are answered.
 type metrics struct {
 	creates *prometheus.CounterVec
 }

@@ -20,8 +20,8 @@ func waiterContext(ctx context.Context, n int, sampled bool) context.Context {
 	}))
 }
 
-// The parent of a shared call is its first waiter that is sampled, or the first at all; of the
-// others, those that are sampled are linked to, and not without bound.
+// TestCallTrace uses the first sampled waiter as the parent of a shared call, or the first waiter.
+// It links to the other sampled waiters, up to a limit.
 func TestCallTrace(t *testing.T) {
 	for name, test := range map[string]struct {
 		waiters       []int // negative: not sampled
@@ -73,8 +73,7 @@ func TestCallTraceOfCrowd(t *testing.T) {
 	}
 }
 
-// Each of the calls that overlap has a span of its own, below its own first waiter and with links
-// to its own others.
+// TestOverlappingCallsAreTraced gives each overlapping call its own span, with its own waiters.
 func TestOverlappingCallsAreTraced(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
@@ -110,8 +109,8 @@ func TestOverlappingCallsAreTraced(t *testing.T) {
 	}
 }
 
-// Whoever shares a call finds it from his own span: the first waiter has it below that, each of the
-// others a link to it.
+// TestWaitersLinkToTheirCall finds the call from the trace of any waiter: the first is its parent,
+// the others link to it.
 func TestWaitersLinkToTheirCall(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("")

@@ -32,10 +32,10 @@ func (u upstream) delete(ctx context.Context, r request) (string, error) {
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		// Until there is a connection to write the request to, the caller can take it back.
-		sent := context.AfterFunc(r.caller, cancel)
-		defer sent()
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent() }})
+		// Until there is a connection to write the request to, the caller can cancel it.
+		stop := context.AfterFunc(r.caller, cancel)
+		defer stop()
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { stop() }})
 		return struct{}{}, u.atlas.DeleteEphemeralToken(ctx, jwt)
 	})
 	if err != nil {
@@ -46,7 +46,7 @@ func (u upstream) delete(ctx context.Context, r request) (string, error) {
 
 func (upstream) cached(context.Context, request) (Result, bool) { return Result{}, false }
 
-// isRefusal reports whether Atlas no longer lets the credential in.
+// isRefusal reports whether Atlas refused the credential.
 func isRefusal(err error) bool {
 	if _, ok := errors.AsType[*atlas.CredentialError](err); ok {
 		return true
@@ -55,8 +55,8 @@ func isRefusal(err error) bool {
 	return ok && e.Kind == atlas.KindStatus && (e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden)
 }
 
-// isFailure reports whether Atlas failed, and not the caller, which may have given up or have asked
-// for something wrong. Being throttled is such a failure: a stale token helps then.
+// isFailure reports whether Atlas failed, rather than the caller. Throttling counts: a stale token
+// helps then.
 func isFailure(err error) bool {
 	e, ok := errors.AsType[*atlas.Error](err)
 	if !ok {
@@ -66,7 +66,7 @@ func isFailure(err error) bool {
 	case atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindRedirect, atlas.KindInvalidResponse,
 		atlas.KindUnavailable, atlas.KindOverloaded:
 		return true
-	case atlas.KindCanceled: // the shared call's own time was up
+	case atlas.KindCanceled: // by the deadline of the shared call
 		return errors.Is(err, context.DeadlineExceeded)
 	case atlas.KindStatus:
 		return e.StatusCode >= 500 || e.StatusCode == http.StatusTooManyRequests

@@ -218,7 +218,7 @@ func slowRedis(w *world) func() {
 }
 
 func cutOff(w *world) func() {
-	return every(200*time.Millisecond, w.replicas[0].proxy.Mend, w.replicas[0].proxy.Cut, w.replicas[0].proxy.Mend)
+	return every(200*time.Millisecond, w.replicas[0].proxy.Restore, w.replicas[0].proxy.Cut, w.replicas[0].proxy.Restore)
 }
 
 func stoppingRedis(w *world) func() {

@@ -67,7 +67,7 @@ func TestFault57Unsettled(t *testing.T) {
 			if _, body := w.replicas[0].Get(t, "/readyz"); !strings.HasPrefix(body, "ready\nRedis: ") {
 				t.Errorf("/readyz does not say that Redis cannot be reached: %q", body)
 			}
-			w.replicas[0].proxy.Mend()
+			w.replicas[0].proxy.Restore()
 			testutil.Eventually(t, func() bool {
 				got := other.Call(testutil.Context(t), testutil.Create, jwt...)
 				return got.Code == codes.OK && got.Token != old.Token

@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// batches is how many batches are in flight at a time: with a second one, a read that comes
-	// just after one was sent does not wait for its answer.
+	// batches is how many batches may be in flight: with a second one, a read that arrives just
+	// after the first was sent does not wait for its answer.
 	batches = 2
 	// maxBatch bounds one batch: Redis takes some 20 µs for each read.
 	maxBatch = 128
 )
 
-// batcher sends the reads of callers that come at about the same time in one pipeline: a third of
-// the CPU time that a read costs alone (BenchmarkParallelHits). A read that comes while no batch is
-// in flight waits for no other.
+// batcher sends concurrent reads in one pipeline, which takes a third of the CPU time of single
+// reads (BenchmarkParallelHitsInRedis). A read that arrives while no batch is in flight does not
+// wait for others.
 type batcher struct {
 	client *client
 	reads  chan *read
@@ -75,7 +75,7 @@ func (b *batcher) work() {
 	}
 }
 
-// gather adds the reads that wait already to the first one.
+// gather returns first and the reads that already wait.
 func (b *batcher) gather(first *read) []*read {
 	batch := []*read{first}
 	for len(batch) < maxBatch {
@@ -101,7 +101,7 @@ func (b *batcher) send(batch []*read) {
 			close(r.done)
 		}
 	}()
-	// A timer for each read would cost more than that the later ones of a slow batch have less time.
+	// One deadline for the batch: a timer for each read costs more than it gains.
 	ctx, cancel := context.WithDeadline(b.client.ctx, batch[0].began.Add(b.client.budget))
 	defer cancel()
 	missing := run(ctx, b.client.server(), batch, scriptRead.EvalSha)

@@ -13,15 +13,15 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 )
 
-// server is a Redis, a cluster, or what sentinels call the primary. It is what is used of
-// [goredis.UniversalClient].
+// server is a Redis, a cluster, or a primary found by sentinels: the part of
+// [goredis.UniversalClient] that is used here.
 type server interface {
 	goredis.Scripter
 	io.Closer
 	Pipeline() goredis.Pipeliner
 }
 
-// client runs scripts within a budget, and leaves a Redis that fails alone for a while.
+// client runs scripts within a budget, and skips a Redis that fails for a while.
 type client struct {
 	options *goredis.UniversalOptions
 	budget  time.Duration
@@ -30,9 +30,9 @@ type client struct {
 	batcher *batcher
 	redis   atomic.Pointer[server]
 
-	ctx    context.Context // of everything that goes on in the background
+	ctx    context.Context // of background work
 	cancel context.CancelFunc
-	work   sync.WaitGroup // of that
+	work   sync.WaitGroup // of background work
 }
 
 // newClient returns a client whose work ends with ctx.
@@ -49,7 +49,7 @@ func newClient(ctx context.Context, cfg Config) (*client, error) {
 	return c, nil
 }
 
-// start runs what goes on in the background.
+// start starts the background work.
 func (c *client) start() {
 	c.batcher = newBatcher(c)
 	c.work.Go(c.connect)
@@ -57,11 +57,11 @@ func (c *client) start() {
 
 func (c *client) server() server { return *c.redis.Load() }
 
-// connectInterval is how often connecting is tried at the start.
+// connectInterval is the time between attempts to connect at the start.
 const connectInterval = time.Second
 
-// connect connects before the first call needs Redis, so that an operator learns at once what is
-// wrong. It tries until Redis has answered, however long that takes.
+// connect connects before the first call needs Redis, so that a wrong setting is logged at once. It
+// tries until Redis has answered.
 func (c *client) connect() {
 	for {
 		began := time.Now()
@@ -73,7 +73,7 @@ func (c *client) connect() {
 	}
 }
 
-// sleep reports whether ctx was still alive at the end.
+// sleep waits for d, and reports whether ctx is still alive.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -83,13 +83,13 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// effort is how hard a caller tries to get an answer.
+// effort says how long an operation waits for Redis, and whether it may be skipped.
 type effort int
 
 const (
-	usual   effort = iota // an answer within the budget, unless Redis has failed too often of late
-	insist                // an answer within the budget, whatever happened before
-	patient               // an answer within timeout, which says little: Redis may be no worse than slow
+	usual   effort = iota // within the budget; skipped after several failures
+	insist                // within the budget; never skipped
+	patient               // within timeout; not counted as a failure, because Redis may only be slow
 )
 
 // read runs scriptRead, together with the reads of others.
@@ -102,8 +102,8 @@ func (c *client) do(ctx context.Context, op string, how effort, script *goredis.
 	return c.measure(ctx, op, how, func(within time.Duration) (any, error) { return c.run(within, script, keys, args) })
 }
 
-// measure asks Redis, unless that is resting. A caller that has less time than the budget, or
-// leaves, says nothing about Redis.
+// measure calls Redis, unless health is resting, and reports the outcome. If the caller leaves, or
+// has less time than the budget, a failure is not counted against Redis.
 func (c *client) measure(ctx context.Context, op string, how effort, ask func(within time.Duration) (any, error)) (any, error) {
 	if how == usual && c.health.resting() {
 		c.metrics.operations.WithLabelValues(op, "skipped").Inc()
@@ -145,7 +145,7 @@ func (c *client) run(within time.Duration, script *goredis.Script, keys []string
 	return answer, err
 }
 
-// follow uses the whole cluster if the URL names one node, and that says that others have the keys.
+// follow switches to a cluster client if the URL names one node of a cluster.
 func (c *client) follow(err error) {
 	old := c.redis.Load()
 	_, single := (*old).(*goredis.Client)
@@ -162,11 +162,11 @@ func (c *client) follow(err error) {
 	}
 }
 
-// retryInterval is how often what could not be done in Redis is retried.
+// retryInterval is the time between retries in the background.
 const retryInterval = 200 * time.Millisecond
 
-// retry tries again in the background, for that long at most, if there is a slot for it. The
-// channel is closed once try succeeds, and nil if there is no slot.
+// retry calls try in the background until it succeeds or lasting has passed, if a slot is free. The
+// channel is closed once try succeeds. It is nil if no slot is free.
 func (c *client) retry(slots chan struct{}, lasting time.Duration, try func() error) <-chan struct{} {
 	select {
 	case slots <- struct{}{}:
@@ -188,7 +188,7 @@ func (c *client) retry(slots chan struct{}, lasting time.Duration, try func() er
 	return done
 }
 
-// check returns what an operator should know of, or nil.
+// check returns why Redis cannot be used, or nil.
 func (c *client) check() error {
 	if err := c.health.check(); err != nil {
 		return errors.New("Redis: " + err.Error()) //nolint:staticcheck // a name
@@ -196,7 +196,7 @@ func (c *client) check() error {
 	return nil
 }
 
-// close ends what goes on in the background. Nothing may be begun any more.
+// close ends the background work. The client must not be used any more.
 func (c *client) close() {
 	c.cancel()
 	c.work.Wait()

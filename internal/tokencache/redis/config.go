@@ -17,19 +17,18 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 )
 
-// Config says which Redis or Valkey replicas share.
+// Config configures the Redis or Valkey that replicas share.
 type Config struct {
 	// URL is redis://HOST:PORT, rediss:// for TLS, or unix:///PATH. It may have a user name, a
 	// database as /N, more addresses of a cluster as ?addr=HOST:PORT, and the name of Sentinel's
 	// master as ?master_set=NAME. Then the addresses are those of the sentinels. Required.
 	URL string
-	// Password returns the present password. If nil, there is none. It is never a part of the URL.
-	// User name and password are for the nodes and for the sentinels: one that wants none takes any
-	// password, but no user that it does not know.
+	// Password returns the current password. If nil, there is none. User name and password are sent
+	// to nodes and sentinels: one without authentication accepts any password, but no unknown user.
 	Password func() string
-	// RootCAs returns the authorities to believe for rediss. If nil, they are the system's. A node
-	// or a sentinel that is connected to by a name must have that in its certificate; by an
-	// address, the host of URL.
+	// RootCAs returns the authorities to trust for rediss. If nil, they are the system's. The
+	// certificate of a node or sentinel must have the name that is connected to, or the host of URL
+	// if that is an address.
 	RootCAs func() *x509.CertPool
 	// Budget is how long a call waits for Redis before it goes on without, a second at most.
 	// Default 50 ms.
@@ -39,7 +38,7 @@ type Config struct {
 const (
 	// defaultBudget is how long a call waits for Redis before it goes straight to Atlas.
 	defaultBudget = 50 * time.Millisecond
-	// timeout bounds what no call waits for, such as connecting, and what is retried.
+	// timeout bounds operations that no call waits for, such as connecting and retries.
 	timeout = time.Second
 	// reloadInterval is how often a cluster is asked for its nodes.
 	reloadInterval = 5 * time.Second
@@ -54,17 +53,17 @@ func (c Config) Validate() error {
 	return err
 }
 
-// options returns what the client library makes of c.
+// options returns the options of the client library.
 func (c Config) options() (*goredis.UniversalOptions, error) {
 	wrong := func(reason string) (*goredis.UniversalOptions, error) {
 		return nil, config.Wrong("Cache.Redis.URL", errors.New(reason))
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		return wrong("it is not a URL: give one such as redis://HOST:6379, or rediss:// for TLS")
+		return wrong("not a URL: give one such as redis://HOST:6379, or rediss:// for TLS")
 	}
 	if _, has := u.User.Password(); has {
-		return wrong("it has a password in it, which every user who lists processes can read: give the password in a file")
+		return wrong("it contains a password, which every user who lists processes can read: give the password in a file")
 	}
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -113,7 +112,7 @@ func isHostPort(s string) bool {
 	return err == nil && n > 0 && host != ""
 }
 
-// set sets what is the same for one Redis, a cluster and sentinels.
+// set sets the options that one Redis, a cluster and sentinels have in common.
 func (c Config) set(o *goredis.UniversalOptions, user string, secure *tls.Config) {
 	credentials := func() (string, string) {
 		if c.Password == nil {
@@ -129,9 +128,9 @@ func (c Config) set(o *goredis.UniversalOptions, user string, secure *tls.Config
 	// back what that has removed.
 	o.MaxRetries, o.MaxRedirects, o.DialerRetries = -1, -1, 1
 	o.PipelinePoolSize = -1 // pipelines use the same connections
-	// What an older server or a narrow ACL may refuse. The name of a connection is set in its HELLO,
-	// which no ACL refuses. That also has the password, because the library gives sentinels none
-	// that can change.
+	// Commands that an older server or a narrow ACL may refuse are turned off. HELLO, which no ACL
+	// refuses, sets the name of the connection. It also sends the password, because the library does
+	// not support a changing password for sentinels.
 	o.Protocol, o.DisableIdentity = 2, true
 	o.OnConnect = func(ctx context.Context, conn *goredis.Conn) error {
 		user, password := credentials()
@@ -140,7 +139,7 @@ func (c Config) set(o *goredis.UniversalOptions, user string, secure *tls.Config
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
-// dialer returns how to connect, by TLS if there is a configuration of that.
+// dialer returns a function that connects, over TLS if secure is not nil.
 func (c Config) dialer(secure *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -168,7 +167,7 @@ func (c Config) dialer(secure *tls.Config) func(ctx context.Context, network, ad
 	}
 }
 
-// dialError returns why a connection could not be made. Its words are Go's.
+// dialError returns why a connection could not be made.
 func dialError(err error) error {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return ErrNoTLS
@@ -179,7 +178,7 @@ func dialError(err error) error {
 	return Error(err.Error())
 }
 
-// newServer returns a client of what o says. It does not connect yet.
+// newServer returns the client for o. It does not connect yet.
 func newServer(o *goredis.UniversalOptions) server {
 	switch {
 	case o.MasterName != "":

@@ -7,25 +7,25 @@ import (
 	"syscall"
 )
 
-// boundedConn is a connection that fails when what a server answers would take too much memory. The
-// client library allocates any length that it reads, and recurses as deep as arrays are nested.
+// boundedConn is a connection that fails when an answer would take too much memory. The client
+// library allocates any length that it reads, and recurses as deep as arrays are nested.
 type boundedConn struct {
 	net.Conn
 
-	room int    // what the answers to the last command may still take, in bytes
+	room int    // bytes that the answers to the last command may still take
 	text int    // bytes of a string that are still to come
-	line []byte // the line so far, as far as it matters
+	line []byte // the beginning of the current line
 }
 
 const (
 	maxAnswer   = 4 << 20 // the state of a cluster with more than a thousand nodes
 	arraySize   = 512     // of the stack, for an array in another one
 	elementSize = 16
-	maxLine     = 32 // of which a length is a part
+	maxLine     = 32 // enough for a length
 )
 
-// bounded keeps the socket of a plain connection within reach: the client library looks there
-// whether it is still alive.
+// bounded returns a boundedConn. It exposes the socket of a plain connection, which the client
+// library uses to check that it is alive.
 func bounded(conn net.Conn) net.Conn {
 	c := &boundedConn{Conn: conn}
 	if socket, ok := conn.(syscall.Conn); ok {
@@ -62,7 +62,7 @@ func (c *boundedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// announced notes what follows the line: a string, elements of an array, or nothing.
+// announced handles a complete line, which may announce a string or the elements of an array.
 func (c *boundedConn) announced() {
 	if len(c.line) == 0 || !bytes.ContainsRune([]byte("$=!*%~>|"), rune(c.line[0])) {
 		return

@@ -15,9 +15,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// A server that says more than it was asked, or announces more than there is memory for, costs the
-// cache and no more.
-func TestBrokenRedisDoesNotEndTheProcess(t *testing.T) {
+// TestBrokenRedis sends more than was asked for, or announces more than memory can hold. Only the
+// cache is lost.
+func TestBrokenRedis(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	for name, extra := range map[string]string{
@@ -53,9 +53,9 @@ func TestBrokenRedisDoesNotEndTheProcess(t *testing.T) {
 	}
 }
 
-// What is right passes in whatever pieces it comes; what is too much does not, before there is room
-// for it.
-func TestAnAnswerIsBounded(t *testing.T) {
+// TestBoundedConn passes valid answers in pieces of any size, and fails on answers that are too
+// long before memory is allocated.
+func TestBoundedConn(t *testing.T) {
 	t.Parallel()
 	nested := strings.Repeat("*1\r\n", 1000)
 	for name, tc := range map[string]struct {
@@ -159,9 +159,8 @@ func readCommand(r *bufio.Reader) (words []string, err error) {
 // helloAnswer is what a Redis says to HELLO.
 const helloAnswer = "*4\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n"
 
-// A server that announces more than there is memory for, or never comes to an end, costs us Redis
-// and no more.
-func TestAHostileRedis(t *testing.T) {
+// TestHostileRedis announces more than memory can hold, or never ends. Only Redis is lost.
+func TestHostileRedis(t *testing.T) {
 	t.Parallel()
 	for name, says := range map[string]string{
 		"a string of no end":  "$9223372036854775807\r\n",
@@ -194,9 +193,9 @@ func TestAHostileRedis(t *testing.T) {
 	}
 }
 
-// A move that was carried out, and whose answer was lost, is not carried out again: by then another
-// delete may have moved the fence on, and an old epoch would bring back what that has removed.
-func TestNoScriptIsSentTwice(t *testing.T) {
+// TestScriptsAreNotRepeated does not repeat a move whose answer was lost. Another delete may have
+// moved the fence since, and an old epoch would bring back what that has removed.
+func TestScriptsAreNotRepeated(t *testing.T) {
 	t.Parallel()
 	for name, cluster := range map[string]bool{"single": false, "cluster": true} {
 		t.Run(name, func(t *testing.T) {
@@ -230,8 +229,7 @@ func TestNoScriptIsSentTwice(t *testing.T) {
 	}
 }
 
-// No more is needed of a server than what the scripts do, whatever else the client library would
-// like to say. The operator's guide has this list.
+// TestNarrowACL allows only the commands of the scripts. The operator's guide has this list.
 func TestNarrowACL(t *testing.T) {
 	t.Parallel()
 	const password = "planted-password"
@@ -244,8 +242,8 @@ func TestNarrowACL(t *testing.T) {
 	}
 }
 
-// A Redis that is too old, or a proxy, says that it does not know a command.
-func TestOldRedisIsNamed(t *testing.T) {
+// TestOldRedis reports a Redis, or a proxy, that does not know a command.
+func TestOldRedis(t *testing.T) {
 	t.Parallel()
 	addr := fakeRedis(t, func(words []string) string {
 		return "-ERR unknown command `" + words[0] + "`, with args beginning with: \r\n"

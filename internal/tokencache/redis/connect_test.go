@@ -20,7 +20,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// wantShared wants what one fills to be there for the other.
+// wantShared wants one replica to read what another one stored.
 func wantShared(t *testing.T, w *fakeAtlas, c Config) {
 	t.Helper()
 	c.Budget = time.Second
@@ -45,7 +45,7 @@ func TestRedisPassword(t *testing.T) {
 		"none":  {nil, "NOAUTH"},
 	} {
 		r := newReplicaWith(t, w, Config{URL: server.URL(), Password: tc.password}, Options{})
-		r.eventually("nobody is told", func() bool { return strings.Contains(r.log.String(), tc.want) })
+		r.eventually("nothing is reported", func() bool { return strings.Contains(r.log.String(), tc.want) })
 		r.wantMiss(user{orgA, "u"})
 		if err := r.Check(); err == nil || strings.Contains(err.Error()+r.log.String(), "planted") {
 			t.Errorf("%s: Check says %v, the log %s", name, err, r.log)
@@ -53,20 +53,20 @@ func TestRedisPassword(t *testing.T) {
 	}
 }
 
-// A server that quotes what it was sent does not bring the password into the log.
-func TestAnErrorOfRedisIsNotQuoted(t *testing.T) {
+// TestRedisErrorIsNotQuoted keeps the password out of the log if the server quotes the command.
+func TestRedisErrorIsNotQuoted(t *testing.T) {
 	t.Parallel()
 	addr := fakeRedis(t, func([]string) string { return "-ERR what is 'AUTH' 'planted-password'?\r\n" })
 	r := newReplicaWith(t, newFakeAtlas(), Config{
 		URL: "redis://" + addr, Password: func() string { return "planted-password" },
 	}, Options{})
-	r.eventually("nobody is told", func() bool { return strings.Contains(r.log.String(), "it answers with an error") })
+	r.eventually("nothing is reported", func() bool { return strings.Contains(r.log.String(), "it answers with an error") })
 	if err := r.Check(); err == nil || strings.Contains(err.Error()+r.log.String(), "planted") {
 		t.Error("the password is in the log")
 	}
 }
 
-func TestRedisOverAUnixSocket(t *testing.T) {
+func TestRedisUnixSocket(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "redis.sock")
 	_ = redistest.Start(t, "--unixsocket", path)
@@ -90,12 +90,12 @@ func TestRedisOverTLS(t *testing.T) {
 		"no TLS":                   {URL: "redis://127.0.0.1:" + port},
 	} {
 		r := newReplicaWith(t, w, c, Options{})
-		r.eventually(name+": nobody is told", func() bool { return strings.Contains(r.log.String(), "Redis fails") })
+		r.eventually(name+": nothing is reported", func() bool { return strings.Contains(r.log.String(), "Redis failed") })
 	}
 }
 
-// A URL with redis for rediss, or the reverse, is named as the likely cause.
-func TestTLSMismatchIsNamed(t *testing.T) {
+// TestTLSMismatch reports redis:// for rediss://, and the reverse, as the likely cause.
+func TestTLSMismatch(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	ca := writeCertificate(t, dir)
@@ -147,7 +147,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// writeCertificate writes cert and key for 127.0.0.1, and returns who signed it.
+// writeCertificate writes a certificate and key for 127.0.0.1, and returns its authority.
 func writeCertificate(t *testing.T, dir string) *x509.CertPool {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

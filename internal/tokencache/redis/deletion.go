@@ -12,10 +12,10 @@ type Outcome int
 const (
 	Done    Outcome = iota // Atlas has confirmed it
 	NotDone                // Atlas has not carried it out, and will not
-	Unknown                // it may have taken effect, or may yet
+	Unknown                // it may have taken effect, or may still do so
 )
 
-// Deletion is what a delete does to the fence of its org.
+// Deletion changes the fence of an org for one delete.
 type Deletion struct {
 	store      *Store
 	key, field string
@@ -51,7 +51,7 @@ func (d *Deletion) hold(how effort, epoch string, lasting time.Duration) error {
 func (d *Deletion) End(ctx context.Context, outcome Outcome) error {
 	s := d.store
 	if outcome == NotDone {
-		_ = d.hold(insist, "", 0) // a hold that is left runs out
+		_ = d.hold(insist, "", 0) // if it fails, the hold expires
 		return nil
 	}
 	lasting := time.Duration(0)
@@ -65,7 +65,7 @@ func (d *Deletion) End(ctx context.Context, outcome Outcome) error {
 	last := s.lifetime() + lasting
 	moved := s.client.retry(s.lateMoves, last, func() error { return d.hold(patient, newEpoch(), lasting) })
 	if outcome != Done {
-		return nil // the delete is not acknowledged
+		return nil // the caller does not get an acknowledgement
 	}
 	expired := time.NewTimer(last)
 	defer expired.Stop()
@@ -81,8 +81,8 @@ func (d *Deletion) End(ctx context.Context, outcome Outcome) error {
 	}
 }
 
-// The most operations that are retried at a time, because callers can make up any number of
-// credentials. What is not retried expires.
+// Bounds of the operations that are retried at a time, because callers can invent any number of
+// credentials. Values that are not dropped expire.
 const (
 	maxLateMoves = 256
 	maxLateDrops = 64

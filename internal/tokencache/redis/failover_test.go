@@ -9,8 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// After a restart Redis has what was written until its last snapshot, or all of it, and it cannot
-// be told which. So nothing is served.
+// TestFault82Restart serves nothing after a restart, because it is not known how much Redis has
+// lost.
 func TestFault82Restart(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -50,7 +50,8 @@ func TestFault82Restart(t *testing.T) {
 	}
 }
 
-// A replica that is promoted has the values of its primary, and may lack the deletes.
+// TestFault82Failover promotes a replica, which has the values of its primary and may lack the
+// deletes.
 func TestFault82Failover(t *testing.T) {
 	t.Parallel()
 	a, w := redistest.Start(t), newFakeAtlas()
@@ -83,8 +84,9 @@ func TestFault82Failover(t *testing.T) {
 	atA.wantHit(u)
 }
 
-// A replica of the service is connected to a Redis that is not the primary any more, or that knows
-// that it is alone. It reads nothing there, whatever the TTL, and has no delete acknowledged.
+// TestFault83DemotedOrIsolated connects a replica of the service to a Redis that is no longer the
+// primary, or knows that it is isolated. It reads nothing there, whatever the TTL, and its deletes
+// are not acknowledged.
 func TestFault83DemotedOrIsolated(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -11,11 +11,10 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// maxWait is far more than a call may wait for Redis, and far less than Redis takes in these tests:
-// the machine may be busy.
+// maxWait is far more than a call may wait for Redis, and far less than Redis takes in these tests.
 const maxWait = 2 * time.Second
 
-// mustNotWait runs a call that has no reason to take long.
+// mustNotWait fails the test if f takes long.
 func mustNotWait(t *testing.T, what string, call func()) {
 	t.Helper()
 	start := time.Now()
@@ -69,7 +68,7 @@ func TestFault56RedisSlow(t *testing.T) {
 				mustNotWait(t, "a create", func() { r.wantMiss(u) })
 			}
 			if r.counted("tokend_cache_redis_operations_total", "look", "skipped") == 0 {
-				t.Error("Redis is not left alone")
+				t.Error("Redis is not skipped")
 			}
 			server.Resume()
 			proxy.Delay(0)
@@ -78,8 +77,8 @@ func TestFault56RedisSlow(t *testing.T) {
 	}
 }
 
-// A caller with less time than the budget, or one that leaves, is answered in that, and Redis is
-// not blamed for it.
+// TestFault56CallersInAHurry answers a caller with less time than the budget, or one that leaves,
+// in time. That is not a failure of Redis.
 func TestFault56CallersInAHurry(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -96,7 +95,8 @@ func TestFault56CallersInAHurry(t *testing.T) {
 	}
 }
 
-// A Redis that takes a connection and says nothing holds up neither the start nor the stop.
+// TestFault56RedisHangsFromTheStart starts and stops in time if Redis accepts connections and does
+// not answer.
 func TestFault56RedisHangsFromTheStart(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -120,7 +120,7 @@ func TestFault57ReaderCutOff(t *testing.T) {
 	other.delete(orgA)
 	mustNotWait(t, "a create", func() { cut.wantMiss(u) })
 	other.wantMiss(u)
-	proxy.Mend()
+	proxy.Restore()
 	cut.eventually("Redis is not used though it can be reached", func() bool { return cut.hits(u) })
 	cut.wantHit(u)
 }
@@ -147,9 +147,9 @@ func TestFault57DeleterCutOff(t *testing.T) {
 
 func TestFault57DeleterReachesRedisAgain(t *testing.T) {
 	t.Parallel()
-	for name, trouble := range map[string]func(*redistest.Proxy) (mend func()){
-		"cut": func(p *redistest.Proxy) func() { p.Cut(); return p.Mend },
-		// Slower than any create would wait for, for good.
+	for name, trouble := range map[string]func(*redistest.Proxy) (restore func()){
+		"cut": func(p *redistest.Proxy) func() { p.Cut(); return p.Restore },
+		// Slower than any create waits.
 		"slow": func(p *redistest.Proxy) func() { p.Delay(2 * defaultBudget); return func() {} },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -160,11 +160,11 @@ func TestFault57DeleterReachesRedisAgain(t *testing.T) {
 			other := newReplica(t, w, server.URL(), Options{}).connected()
 			u := user{orgA, "u"}
 			other.wantMiss(u)
-			mend := trouble(proxy)
+			restore := trouble(proxy)
 			sent, done := make(chan struct{}), make(chan error, 1)
 			go func() { done <- r.deleteAnd(t.Context(), orgA, Done, func() { close(sent) }) }()
 			<-sent
-			mend()
+			restore()
 			select {
 			case err := <-done:
 				if err != nil {
@@ -178,7 +178,7 @@ func TestFault57DeleterReachesRedisAgain(t *testing.T) {
 	}
 }
 
-// Moving the fence goes on without the caller.
+// TestFault57DeleterRunsOutOfTime moves the fence after the caller has left.
 func TestFault57DeleterRunsOutOfTime(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -192,14 +192,15 @@ func TestFault57DeleterRunsOutOfTime(t *testing.T) {
 	if err := cut.deleteAnd(ctx, orgA, Done, func() {}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want DeadlineExceeded", err)
 	}
-	proxy.Mend()
+	proxy.Restore()
 	other.eventually("the deleted token lives on", func() bool {
 		token, _ := other.create(u)
 		return token == w.token(orgA)
 	})
 }
 
-// What is retried is bounded. With all slots taken, a delete still waits rather than lie.
+// TestFault57RetriesAreBounded bounds the retries. With all slots taken, a delete still waits
+// before it is acknowledged.
 func TestFault57RetriesAreBounded(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -225,7 +226,7 @@ func TestFault57RetriesAreBounded(t *testing.T) {
 	}
 }
 
-// Close ends a delete that waits, and says that it is not settled.
+// TestFault57CloseWhileADeleteWaits ends a waiting delete with an error.
 func TestFault57CloseWhileADeleteWaits(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -240,7 +241,8 @@ func TestFault57CloseWhileADeleteWaits(t *testing.T) {
 	}
 }
 
-// Redis takes no more values: deletes wait for what is there to expire.
+// TestFault58RedisFull makes deletes wait until cached values have expired if Redis accepts no
+// writes.
 func TestFault58RedisFull(t *testing.T) {
 	t.Parallel()
 	const ttl = 300 * time.Millisecond
@@ -257,7 +259,8 @@ func TestFault58RedisFull(t *testing.T) {
 	r.wantMiss(u)
 }
 
-// One answer that is late for eight callers is one failure, and the cache is not turned off for it.
+// TestFault84OneLateAnswerIsOneFailure counts a late answer that eight callers wait for as one
+// failure, and goes on using Redis.
 func TestFault84OneLateAnswerIsOneFailure(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -283,7 +286,7 @@ func TestFault84OneLateAnswerIsOneFailure(t *testing.T) {
 	}
 }
 
-// A Redis that has lost the script gets it with the next reads, which all have an answer.
+// TestFault84ScriptFlush sends the script again with the next reads, which are all answered.
 func TestFault84ScriptFlush(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -306,8 +309,8 @@ func TestFault84ScriptFlush(t *testing.T) {
 	}
 }
 
-// A panic in the client library costs those who read then a read, and others nothing.
-func TestBatcherSurvivesAPanic(t *testing.T) {
+// TestBatcherPanic fails the reads of one batch if the client library panics.
+func TestBatcherPanic(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Options{}).connected()
@@ -321,7 +324,7 @@ func TestBatcherSurvivesAPanic(t *testing.T) {
 	r.wantHit(u)
 }
 
-// panics is an argument that cannot be sent.
+// panics is an argument that panics when it is sent.
 type panics struct{}
 
 func (panics) MarshalBinary() ([]byte, error) { panic("it") }

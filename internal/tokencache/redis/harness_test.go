@@ -53,7 +53,7 @@ func (w *fakeAtlas) replace(org string) {
 	w.deletes[org]++
 }
 
-// replica is a Store with metrics of its own, and what package tokencache does with it.
+// replica is a Store with its own metrics, used as package tokencache does.
 type replica struct {
 	*Store
 	t        testing.TB
@@ -80,8 +80,8 @@ func (l *syncLog) String() string {
 	return l.b.String()
 }
 
-// newReplica does not wait for Redis. Its budget is long unless cfg has one: a machine that is busy
-// is not a Redis in trouble.
+// newReplica does not wait for Redis. Its budget is long unless cfg has one, so that a busy machine
+// does not look like a slow Redis.
 func newReplica(t testing.TB, w *fakeAtlas, url string, o Options) *replica {
 	t.Helper()
 	return newReplicaWith(t, w, Config{URL: url, Budget: time.Second}, o)
@@ -106,7 +106,7 @@ func newReplicaWith(t testing.TB, w *fakeAtlas, cfg Config, o Options) *replica 
 	return r
 }
 
-// connected waits until the replica has Redis.
+// connected waits until Redis has answered the replica.
 func (r *replica) connected() *replica {
 	r.t.Helper()
 	r.eventually("Redis is not there", func() bool {
@@ -116,7 +116,7 @@ func (r *replica) connected() *replica {
 	return r
 }
 
-// eventually waits for what happens in the background.
+// eventually waits until is returns true.
 func (r *replica) eventually(otherwise string, is func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !is(); {
@@ -127,7 +127,7 @@ func (r *replica) eventually(otherwise string, is func() bool) {
 	}
 }
 
-// counted is the value of a counter with the label values given.
+// counted returns a counter with these label values.
 func (r *replica) counted(name string, labels ...string) float64 {
 	r.t.Helper()
 	families, err := r.registry.Gather()
@@ -149,7 +149,7 @@ func (r *replica) counted(name string, labels ...string) float64 {
 	return sum
 }
 
-// rejected is how many values were rejected for one of the reasons.
+// rejected returns how many values were rejected for these reasons.
 func (r *replica) rejected(reasons ...string) (n float64) {
 	for _, reason := range reasons {
 		n += r.counted("tokend_cache_rejected_total", reason)
@@ -163,7 +163,7 @@ func (r *replica) create(u user) (token string, found Found) {
 	return r.createDuring(u, func() {})
 }
 
-// createDuring has something happen between Atlas's answer and its arrival.
+// createDuring calls during between Atlas's answer and its arrival.
 func (r *replica) createDuring(u user, during func()) (token string, found Found) {
 	r.t.Helper()
 	item := u.item()

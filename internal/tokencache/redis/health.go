@@ -16,16 +16,15 @@ import (
 )
 
 const (
-	// After restAfter failures in a row Redis is left alone for restTime, except for one call, which
-	// tries.
+	// After restAfter failures in a row, Redis is not called for restTime. Then one call tries again.
 	restAfter = 5
 	restTime  = time.Second
-	// quietTime is how long nothing may fail before Redis counts as well again.
+	// quietTime is how long Redis must not fail before it counts as working again.
 	quietTime = time.Second
 )
 
-// health is how Redis does. It logs the changes, and takes a Redis that fails now and then for one
-// that fails, or it would log every call.
+// health tracks whether Redis works, and logs changes. A Redis that fails now and then counts as
+// failing; otherwise each call could log.
 type health struct {
 	log *slog.Logger
 
@@ -36,7 +35,7 @@ type health struct {
 	failures int       // guarded by mu; in a row
 }
 
-// resting reports whether to leave Redis alone. If not, the outcome is to be reported.
+// resting reports whether to skip Redis. If not, the caller reports the outcome.
 func (h *health) resting() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -50,8 +49,8 @@ func (h *health) resting() bool {
 	return false
 }
 
-// report notes how an operation ended. One late answer fails all operations that wait for it: what
-// began before the last failure is part of that.
+// report records how an operation ended. One late answer fails all operations that wait for it, so
+// a failure of an operation that began before the last failure is not counted again.
 func (h *health) report(began time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -62,7 +61,7 @@ func (h *health) report(began time.Time, err error) {
 			return
 		}
 		if h.cause == nil {
-			h.log.Warn("Redis fails: creates go straight to Atlas, and deletes wait until cached copies have expired",
+			h.log.Warn("Redis failed: creates go to Atlas, and deletes wait until cached copies have expired",
 				slog.String("cause", cause(err).Error()))
 		}
 		h.cause, h.since = cause(err), time.Now()
@@ -76,7 +75,7 @@ func (h *health) report(began time.Time, err error) {
 	}
 }
 
-// check returns what is wrong, nil if all is well.
+// check returns the cause of the last failure, or nil if Redis works.
 func (h *health) check() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -86,20 +85,20 @@ func (h *health) check() error {
 	return h.cause
 }
 
-// Error is a cause that is safe to log: in our words, or in those of a failed dial.
+// Error is a cause that is safe to log: a fixed text, or the error of a failed dial.
 type Error string
 
 func (e Error) Error() string { return string(e) }
 
 // Causes.
 const (
-	ErrNoTLS      = Error("it speaks no TLS: the URL has to begin with redis://, or Redis needs a tls-port")
-	ErrClosedConn = Error("it closed the connection: if it speaks TLS, the URL has to begin with rediss://")
+	ErrNoTLS      = Error("it does not use TLS: the URL has to begin with redis://, or Redis needs a tls-port")
+	ErrClosedConn = Error("it closed the connection: if it uses TLS, the URL has to begin with rediss://")
 	ErrOld        = Error("it does not know HELLO: it is older than Redis 6, or a proxy")
 
 	errConnecting = Error("not connected yet")
 	errSlow       = Error("no answer in time")
-	errResting    = Error("left alone after several failures")
+	errResting    = Error("skipped after several failures")
 	errMalformed  = Error("its answer is malformed or too long")
 )
 
@@ -108,8 +107,8 @@ type ReplyError string
 
 func (e ReplyError) Error() string { return "it answers " + string(e) }
 
-// cause returns err as it may be logged: never in a server's words, which can quote the command,
-// and with it the password.
+// cause returns err in a form that is safe to log. A server's own text can quote the command, and
+// with it the password.
 func cause(err error) error {
 	if answer, ok := errors.AsType[goredis.Error](err); ok {
 		text := strings.TrimPrefix(answer.Error(), "ERR ")

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Probe finds out whether a Redis would do as a cache, without a cache.
+// Probe checks whether a Redis can be used as the cache.
 type Probe struct{ client *client }
 
-// NewProbe returns a Probe of a Redis. It connects to nothing yet. It must be closed; ctx ends
-// whatever it does.
+// NewProbe returns a Probe of a Redis. It connects to nothing yet. It must be closed. ctx
+// cancels its operations.
 func NewProbe(ctx context.Context, cfg Config) (*Probe, error) {
 	c, err := newClient(ctx, cfg)
 	if err != nil {
@@ -22,7 +22,7 @@ func NewProbe(ctx context.Context, cfg Config) (*Probe, error) {
 // Connect connects and logs in, through the sentinels if there are some. The error is an Error, a
 // ReplyError or a *net.OpError.
 func (p *Probe) Connect() error {
-	// HELLO is what every user may send, and says nothing about permissions.
+	// Every user may send HELLO, whatever its permissions.
 	ctx, cancel := context.WithTimeout(p.client.ctx, timeout)
 	defer cancel()
 	pipeline := p.client.server().Pipeline()
@@ -33,12 +33,11 @@ func (p *Probe) Connect() error {
 	return nil
 }
 
-// probeRuns is how often a script is run: a machine that is busy for a moment says nothing about
-// Redis.
+// probeRuns is how often a script is run, so that a machine that is busy for a moment does not look
+// like a slow Redis.
 const probeRuns = 5
 
-// Run has Redis carry out the cache's scripts on keys that expire by themselves, and returns how
-// long the fastest read took. Connect must have succeeded. Without the permission for a command,
+// Run runs the cache's scripts on keys that expire, and returns how long the fastest read took. Connect must have succeeded. Without the permission for a command,
 // the error is ReplyError("NOPERM").
 func (p *Probe) Run() (fastest time.Duration, err error) {
 	name := newEpoch()

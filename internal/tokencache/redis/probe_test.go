@@ -7,7 +7,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// A probe finds out what a cache would, and leaves nothing behind.
+// TestRedisProbe finds what a cache would find, and leaves no keys behind.
 func TestRedisProbe(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -2,8 +2,8 @@ package redis
 
 import goredis "github.com/redis/go-redis/v9"
 
-// What replicas share, all in one slot of a cluster (the braces), so that a script reads a value
-// and its fences at one point in time:
+// Keys that replicas share. The braces keep them in one slot of a cluster, so that a script reads a
+// value and its fences atomically:
 //
 //	{tokend}:all          the fence of every org
 //	{tokend}:org:<id>     the fence of one org

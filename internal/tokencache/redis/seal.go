@@ -38,7 +38,7 @@ var (
 	errVersion  = errors.New("the value has the format of another version")
 	errMoved    = errors.New("the value is from before the fence moved")
 	errExpired  = errors.New("the value has expired")
-	errReplayed = errors.New("the value is there long after it has expired")
+	errReplayed = errors.New("the value still exists long after it has expired")
 	errSeal     = errors.New("the value does not open")
 )
 
@@ -46,7 +46,7 @@ func (s sealed) header() []byte {
 	b := make([]byte, 0, headerLen)
 	b = append(b, sealVersion)
 	for _, t := range []int64{s.since, s.fresh, s.until} {
-		b = binary.BigEndian.AppendUint64(b, uint64(t)) //nolint:gosec // comes back as it went
+		b = binary.BigEndian.AppendUint64(b, uint64(t)) //nolint:gosec // open converts it back
 	}
 	b = append(b, s.all...)
 	return append(b, s.org...)
@@ -58,8 +58,8 @@ func (s sealed) seal(aead cipher.AEAD, name, token string) []byte {
 	return aead.Seal(header, nil, []byte(token), append([]byte(name), header...)) //nolint:gosec // it makes its own nonce
 }
 
-// open returns the token in a value that was found under name, and until when it may be used, if it
-// belongs to the present epochs.
+// open returns the token and the header of a value that was found under name, if it belongs to the
+// current epochs.
 func open(value []byte, aead cipher.AEAD, name string, now int64, all, org epoch) (string, sealed, error) {
 	if len(value) > 0 && value[0] != sealVersion {
 		return "", sealed{}, errVersion

@@ -14,7 +14,7 @@ var (
 	epochB = epoch(strings.Repeat("b", epochLen))
 )
 
-// sample is a value and all that it takes to open it.
+// sample is a value and the arguments that open it.
 type sample struct {
 	header sealed
 	key    [32]byte
@@ -58,7 +58,7 @@ func TestSealedTokensOpen(t *testing.T) {
 	})
 }
 
-func TestWhatIsNotOpened(t *testing.T) {
+func TestOpenRefuses(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*sample)
 		want   error
@@ -84,7 +84,7 @@ func TestWhatIsNotOpened(t *testing.T) {
 	}
 }
 
-func TestAnAlteredValueIsNotOpened(t *testing.T) {
+func TestOpenRefusesAlteredValues(t *testing.T) {
 	s := newSample()
 	value := s.seal()
 	for i := range len(value) * 8 {
@@ -112,7 +112,7 @@ func TestAnAlteredValueIsNotOpened(t *testing.T) {
 	}
 }
 
-func TestASealedValueTellsNothing(t *testing.T) {
+func TestSealedValueHidesToken(t *testing.T) {
 	s := newSample()
 	one, two := s.seal(), s.seal()
 	if bytes.Equal(one[headerLen:], two[headerLen:]) {

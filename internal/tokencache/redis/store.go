@@ -71,10 +71,10 @@ func New(cfg Config, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Check returns what an operator should know of, or nil.
+// Check returns why Redis cannot be used, or nil.
 func (s *Store) Check() error { return s.client.check() }
 
-// Close ends what goes on in the background. The Store must not be in use any more.
+// Close ends the background work. The Store must not be used any more.
 func (s *Store) Close() { s.client.close() }
 
 // Item is what a token is cached under: its org and its credential.
@@ -172,7 +172,7 @@ func parseRead(answer any) (v View, value []byte, held bool, err error) {
 // Put caches Atlas's answer to a call that began after the View was taken, for at most life.
 func (s *Store) Put(ctx context.Context, v View, item *Item, token string, life time.Duration) {
 	if v.now == 0 {
-		return // Redis has not answered
+		return // Redis did not answer
 	}
 	since := v.now
 	end := since + (time.Since(v.at) + min(life, 1000*time.Hour)).Milliseconds()
@@ -187,8 +187,8 @@ func (s *Store) Put(ctx context.Context, v View, item *Item, token string, life 
 	) // if it fails, nothing is cached, and the client has reported it
 }
 
-// note returns the hash of a token by which replicas find out whether they got the same one. Its
-// key is the epoch of every org's fence, so it is of no use once that has moved.
+// note returns a hash of a token, by which replicas compare their tokens. Its key is the epoch of
+// every org's fence, so it cannot be compared once that fence has moved.
 func note(all epoch, item *Item, token string) string {
 	mac := hmac.New(sha256.New, []byte(all))
 	mac.Write([]byte(item.orgKey + "\x00" + token))
@@ -226,18 +226,18 @@ func newEpoch() string {
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// metrics are what an operator sees of Redis.
+// metrics has the metrics of Redis.
 type metrics struct {
 	rejected   *prometheus.CounterVec
 	operations *prometheus.CounterVec
 	seconds    *prometheus.HistogramVec
 }
 
-// rejections are why a value in Redis was not used, where an operator should see it. A value that
-// has just expired, or has the format of another version, is a miss like any other.
+// rejections has the reasons that are counted. A value that has just expired, or has the format of
+// another version, is an ordinary miss.
 var rejections = map[error]string{
 	errMoved:    "fence",   // deleted since, from before a restart or failover, or replayed
-	errReplayed: "expired", // it is there longer than it may be: replayed
+	errReplayed: "expired", // put back, or kept by a server whose clock was set back
 	errSeal:     "seal",    // altered, or stored under another credential's name
 }
 
@@ -245,7 +245,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokend_cache_rejected_total",
-			Help: "Values in Redis that were not used: fence (from before a delete, a restart or a failover; normal), expired or seal (altered or replayed; never normal).",
+			Help: "Values in Redis that were not used: fence (from before a delete, a restart or a failover; normal), expired (found long after its end: put back, or the clock of Redis was changed), seal (altered or moved; never normal).",
 		}, []string{"reason"}),
 		operations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokend_cache_redis_operations_total",

@@ -46,7 +46,7 @@ func TestDrop(t *testing.T) {
 	r.wantHit(other)
 	proxy.Cut()
 	r.Drop(t.Context(), other.item())
-	proxy.Mend()
+	proxy.Restore()
 	r.eventually("the token is still there", func() bool { return server.Command("EXISTS", other.tokenKey()) == "0" })
 }
 
@@ -70,7 +70,8 @@ func TestTTLAgeAndStale(t *testing.T) {
 	}
 }
 
-// A value is readable until the millisecond it expires, and is a miss like any other then.
+// TestFault81ValueReadWhenItExpires reads a value until the millisecond in which it expires. Then
+// it is an ordinary miss.
 func TestFault81ValueReadWhenItExpires(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -87,7 +88,7 @@ func TestFault81ValueReadWhenItExpires(t *testing.T) {
 	}
 }
 
-func TestLifeBoundsAValue(t *testing.T) {
+func TestLifeBoundsValue(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Options{TTL: 2 * time.Hour}).connected()
@@ -104,9 +105,9 @@ func TestLifeBoundsAValue(t *testing.T) {
 	}
 }
 
-// A fence lives as long as the values behind it, and if there are none as long as a call: it is
-// made for an org that a caller may have made up.
-func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
+// TestFenceLifetime keeps a fence as long as the values behind it, or as long as a call may take: a
+// caller may have invented the org.
+func TestFenceLifetime(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Options{TTL: time.Hour, CallTimeout: 10 * time.Second, SettleTime: 5 * time.Second}).connected()
@@ -131,8 +132,8 @@ func TestFencesAreKeptNoLongerThanNeeded(t *testing.T) {
 	}
 }
 
-// A replica is killed after Atlas has carried its delete out. Nothing is read until its hold runs
-// out, and nothing from before then.
+// TestFault62KilledDuringADelete kills a replica after Atlas has carried its delete out. Nothing is
+// read until its hold ends, and nothing older after that.
 func TestFault62KilledDuringADelete(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -167,7 +168,7 @@ func TestUnknownOutcomeHoldsTheFence(t *testing.T) {
 	r.wantHit(u)
 }
 
-// A delete that was not carried out leaves what is cached (row 88).
+// TestDeleteThatWasNotDoneLeavesTokens leaves the cache if Atlas did not carry the delete out.
 func TestDeleteThatWasNotDoneLeavesTokens(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -180,7 +181,7 @@ func TestDeleteThatWasNotDoneLeavesTokens(t *testing.T) {
 	r.wantHit(u)
 }
 
-// The token was deleted without this cache.
+// TestAnotherTokenRemovesTheFirst removes a token that another client of Atlas has deleted.
 func TestAnotherTokenRemovesTheFirst(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -195,8 +196,9 @@ func TestAnotherTokenRemovesTheFirst(t *testing.T) {
 	r.wantHit(other)
 }
 
-// While a delete is in progress nothing is read, and what was asked for before it is not cached.
-func TestDeleteHoldsTheFence(t *testing.T) {
+// TestDeleteHoldsOrg reads nothing during a delete, and does not store what was requested before
+// it.
+func TestDeleteHoldsOrg(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	one := newReplica(t, w, server.URL(), Options{}).connected()
@@ -214,8 +216,8 @@ func TestDeleteHoldsTheFence(t *testing.T) {
 	one.wantHit(u)
 }
 
-// Of two answers the one to the call that began later stays.
-func TestOlderAnswerDoesNotReplaceAYounger(t *testing.T) {
+// TestOlderAnswerDoesNotReplaceNewer keeps the answer to the call that began later.
+func TestOlderAnswerDoesNotReplaceNewer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	r := newReplica(t, newFakeAtlas(), server.URL(), Options{}).connected()
@@ -237,9 +239,9 @@ func TestOlderAnswerDoesNotReplaceAYounger(t *testing.T) {
 	}
 }
 
-// A replica with a shorter TTL than the others keeps to its own: that is what a deleter that is cut
-// off from Redis waits for.
-func TestShorterTTLBindsValuesOfOthers(t *testing.T) {
+// TestShorterTTLApplies applies a replica's own TTL to values that were stored with a longer one. A
+// deleter that cannot reach Redis waits for its own TTL only.
+func TestShorterTTLApplies(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	u := user{orgA, "u"}

@@ -9,8 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// wantOneCache wants two replicas to share what they remember and to honour each other's deletes,
-// however many nodes there are.
+// wantOneCache wants two replicas to share tokens and to see each other's deletes, with any number
+// of nodes.
 func wantOneCache(t *testing.T, one, two *replica) {
 	t.Helper()
 	for _, r := range []*replica{one, two} { // until a client has found the nodes of a new cluster
@@ -61,7 +61,7 @@ func TestRedisSentinel(t *testing.T) {
 	wantOneCache(t, early.connected(), newReplica(t, w, s.URL(), Options{}).connected())
 }
 
-// One password is for all of them.
+// TestRedisSentinelPassword uses one password for the sentinel and the nodes.
 func TestRedisSentinelPassword(t *testing.T) {
 	t.Parallel()
 	const password = "planted-password"
@@ -79,7 +79,7 @@ func TestRedisSentinelPassword(t *testing.T) {
 			s.Watch(tc.secret...)
 			wantShared(t, w, Config{URL: s.URL(), Password: func() string { return password }})
 			r := newReplicaWith(t, w, Config{URL: s.URL(), Password: func() string { return "planted-guess" }}, Options{})
-			r.eventually("nobody is told", func() bool { return r.Check() != nil })
+			r.eventually("nothing is reported", func() bool { return r.Check() != nil })
 			if strings.Contains(r.Check().Error()+r.log.String(), "planted") {
 				t.Error("a password is in the log")
 			}
@@ -87,7 +87,7 @@ func TestRedisSentinelPassword(t *testing.T) {
 	}
 }
 
-// The sentinel's own connections are as safe as the others.
+// TestRedisSentinelOverTLS secures the connections to the sentinel as well.
 func TestRedisSentinelOverTLS(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -101,12 +101,13 @@ func TestRedisSentinelOverTLS(t *testing.T) {
 		"no TLS":                   {URL: strings.Replace(url, "rediss", "redis", 1)},
 	} {
 		r := newReplicaWith(t, w, c, Options{})
-		r.eventually(name+": nobody is told", func() bool { return strings.Contains(r.log.String(), "Redis fails") })
+		r.eventually(name+": nothing is reported", func() bool { return strings.Contains(r.log.String(), "Redis failed") })
 	}
 }
 
-// A cluster may tell the names of its nodes, and each has that in its certificate.
-func TestTheNameInACertificate(t *testing.T) {
+// TestCertificateNames checks the certificate of each node against the name that the cluster gives
+// for it.
+func TestCertificateNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	ca := writeCertificate(t, dir) // for 127.0.0.1

@@ -35,7 +35,7 @@ func TestFault58FenceLost(t *testing.T) {
 	}
 }
 
-// A create is in flight when the fence goes: it has nothing to fill under.
+// TestFault58FenceLostDuringACall loses the fence during a create, whose answer is then not stored.
 func TestFault58FenceLostDuringACall(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
@@ -88,8 +88,8 @@ func TestFault59WritesLostDuringADelete(t *testing.T) {
 	two.wantMiss(u)
 }
 
-// Somebody who can write to Redis puts an older state of everything back. That cannot be told,
-// lasts no longer than the TTL, and is counted.
+// TestFault59OlderStateRestored restores an older state of all keys. It cannot be detected, but it
+// lasts no longer than the TTL and is counted.
 func TestFault59OlderStateRestored(t *testing.T) {
 	t.Parallel()
 	const ttl = 500 * time.Millisecond
@@ -157,7 +157,7 @@ func TestFault60AlteredAndReplayedValues(t *testing.T) {
 	}
 }
 
-// A value of another type under our names is an error like any other.
+// TestFault60WrongTypes treats a value of another type under a key of the cache as an error.
 func TestFault60WrongTypes(t *testing.T) {
 	t.Parallel()
 	u := user{orgA, "u"}
@@ -174,7 +174,7 @@ func TestFault60WrongTypes(t *testing.T) {
 	}
 }
 
-// An attacker who writes to fences makes misses, or a hold, and nothing worse.
+// TestFault60AlteredFences alters fences, which causes misses or a hold and nothing else.
 func TestFault60AlteredFences(t *testing.T) {
 	t.Parallel()
 	u := user{orgA, "u"}

@@ -13,7 +13,7 @@ type Cluster struct {
 	Nodes []*Server
 }
 
-// slots is how many a cluster has, always.
+// slots is the number of slots of every cluster.
 const slots = 16384
 
 // StartCluster runs the nodes of a cluster until the test ends. They do not know of each other, and
@@ -31,7 +31,7 @@ func StartCluster(t testing.TB, args ...string) *Cluster {
 	return c
 }
 
-// URL is how to connect to it.
+// URL is its address for Config.
 func (c *Cluster) URL() string {
 	url := c.Nodes[0].URL()
 	for i, n := range c.Nodes[1:] {

@@ -68,7 +68,7 @@ func portOf(addr string) string {
 // Addr is its host:port.
 func (s *Server) Addr() string { return s.addr }
 
-// URL is how to connect to it.
+// URL is its address for Config.
 func (s *Server) URL() string { return "redis://" + s.addr }
 
 func (s *Server) start() {
@@ -104,7 +104,7 @@ func (s *Server) start() {
 	}
 }
 
-// ping returns nil if the server answers, be it that it wants a password.
+// ping returns nil if the server answers, even if it requires a password.
 func (s *Server) ping() error {
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(s.t.Context(), "tcp", s.addr)
 	if err != nil {
@@ -126,7 +126,7 @@ func (s *Server) ping() error {
 	return nil
 }
 
-// Stop kills it. Whatever was in it is lost.
+// Stop kills it. Its content is lost.
 func (s *Server) Stop() {
 	_ = s.cmd.Process.Kill()
 	<-s.gone
@@ -219,24 +219,24 @@ func (s *Server) NewProxy() *Proxy {
 	return p
 }
 
-// URL is how to connect through it.
+// URL is its address for Config.
 func (p *Proxy) URL() string { return "redis://" + p.listener.Addr().String() }
 
-// Delay holds back whatever the server answers from now on.
+// Delay delays the answers of the server from now on.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// Append has each piece from the server followed by what the server has not said.
+// Append appends extra to each piece from the server.
 func (p *Proxy) Append(extra string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.extra = extra
 }
 
-// Cut breaks every connection and lets none through until Mend.
+// Cut breaks every connection and refuses new ones until Restore.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -246,17 +246,17 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Retarget breaks every connection and leads to another server from now on.
+// Retarget breaks every connection, and connects to another server from now on.
 func (p *Proxy) Retarget(s *Server) {
 	p.Cut()
 	p.mu.Lock()
 	p.target = s.addr
 	p.mu.Unlock()
-	p.Mend()
+	p.Restore()
 }
 
-// Mend ends Cut.
-func (p *Proxy) Mend() {
+// Restore ends Cut.
+func (p *Proxy) Restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cut = false

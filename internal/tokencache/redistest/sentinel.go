@@ -19,7 +19,7 @@ type Sentinel struct {
 	Link *Proxy
 }
 
-// primaryName is what the sentinel calls them.
+// primaryName is the sentinel's name for the pair.
 const primaryName = "main"
 
 // StartSentinel runs primary and replica until the test ends. args are for both, and config, lines
@@ -32,16 +32,16 @@ func StartSentinel(t testing.TB, args []string, config ...string) *Sentinel {
 	s.Replica = newServer(t, append([]string{"--replicaof", "127.0.0.1 " + portOf(s.Link.listener.Addr().String())}, args...))
 	s.Primary.start()
 	s.Replica.start()
-	// A sentinel that finds them apart looks again after ten seconds.
+	// A sentinel that finds them apart checks again only after ten seconds.
 	eventually(t, "the replica does not follow the primary", func() bool {
-		log, _ := os.ReadFile(filepath.Join(s.Replica.dir, "log")) // which tells those who have no password, too
+		log, _ := os.ReadFile(filepath.Join(s.Replica.dir, "log")) // which can be read without a password
 		return strings.Contains(string(log), "sync: Finished with success")
 	})
 	s.watches(s.Primary.addr, config)
 	return s
 }
 
-// watches makes a sentinel of a server.
+// watches configures a server as a sentinel.
 func (s *Server) watches(primary string, config []string) {
 	s.t.Helper()
 	file := filepath.Join(s.dir, "sentinel.conf")
@@ -57,7 +57,7 @@ func (s *Server) watches(primary string, config []string) {
 }
 
 // StartSentinelOverTLS runs a sentinel and a primary that both have this certificate, and returns
-// how to connect.
+// a URL.
 func StartSentinelOverTLS(t testing.TB, cert, key string) (url string) {
 	t.Helper()
 	secure, port := freeAddr(t), freeAddr(t)
@@ -72,7 +72,7 @@ func StartSentinelOverTLS(t testing.TB, cert, key string) (url string) {
 	return "rediss://" + port + "?master_set=" + primaryName
 }
 
-// URL is how to find the primary.
+// URL names the sentinel and the primary.
 func (s *Sentinel) URL() string { return s.Server.URL() + "?master_set=" + primaryName }
 
 // Watch starts the sentinel, and waits until it knows of primary and replica.
