@@ -1,6 +1,7 @@
 package tokencache
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"time"
@@ -39,27 +40,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-const (
-	defaultMaxTokens   = 10_000
-	defaultCallTimeout = 30 * time.Second
-	defaultSettleTime  = 30 * time.Second
-
-	maxDuration = 366 * 24 * time.Hour // sums of these do not overflow
-)
+const maxDuration = 366 * 24 * time.Hour // sums of these do not overflow
 
 func (c *Config) setDefaults() {
-	if c.MaxTokens == 0 {
-		c.MaxTokens = defaultMaxTokens
-	}
-	if c.CallTimeout == 0 {
-		c.CallTimeout = defaultCallTimeout
-	}
-	if c.SettleTime == 0 {
-		c.SettleTime = defaultSettleTime
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.MaxTokens = cmp.Or(c.MaxTokens, 10_000)
+	c.CallTimeout = cmp.Or(c.CallTimeout, 30*time.Second)
+	c.SettleTime = cmp.Or(c.SettleTime, 30*time.Second)
 }
 
 // Validate reports every mistake in c, each a *config.Error, joined. It connects to nothing.

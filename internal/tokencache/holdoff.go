@@ -1,6 +1,7 @@
 package tokencache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -74,11 +75,7 @@ func (h *holdOff) note(k key, err error) {
 	if e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
 		return // of a login: atlas.TokenSource handles it
 	}
-	wait := e.RetryAfter
-	if wait == 0 {
-		wait = defaultHoldOff
-	}
-	until := time.Now().Add(wait)
+	until := time.Now().Add(cmp.Or(e.RetryAfter, defaultHoldOff))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if until.Before(h.until[k]) {

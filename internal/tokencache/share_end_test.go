@@ -2,7 +2,6 @@ package tokencache
 
 import (
 	"context"
-	"errors"
 	"runtime"
 	"slices"
 	"sync"
@@ -74,23 +73,6 @@ func TestNoCacheAppliesToSharedCall(t *testing.T) {
 		_, _ = tg.join(t.Context(), key{1}, false, call)
 		if len(got) != 2 || !got[0] || got[1] {
 			t.Errorf("fresh of the flights: %v, want [true false]", got)
-		}
-	})
-}
-
-func TestCloseEndsCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		tg := newTestGroup(t, time.Minute)
-		var waiting []*waiter
-		for name := range byte(3) {
-			waiting = append(waiting, tg.arrive(name, tg.call), tg.arrive(name, tg.call))
-		}
-		tg.close()
-		for _, p := range waiting {
-			p.want(t, "", context.Canceled)
-		}
-		if _, err := tg.join(t.Context(), key{1}, false, tg.call); !errors.Is(err, errClosed) {
-			t.Errorf("after close: %v, want errClosed", err)
 		}
 	})
 }

@@ -181,6 +181,9 @@ func TestCloseEndsOverlappingCalls(t *testing.T) {
 		for _, p := range append(waiting, last) {
 			p.want(t, "", context.Canceled)
 		}
+		if _, err := tg.create(t.Context(), request{key: key{1}}); !errors.Is(err, errClosed) {
+			t.Errorf("after close: %v, want errClosed", err)
+		}
 		after(time.Hour) // nothing begins after that
 	})
 }
