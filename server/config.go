@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -103,39 +104,19 @@ type Config struct {
 }
 
 func (c *Config) setDefaults() {
-	if c.DrainTimeout == 0 {
-		c.DrainTimeout = 25 * time.Second
-	}
-	if c.CallCeiling == 0 {
-		c.CallCeiling = 30 * time.Second
-	}
-	if c.MaxCalls == 0 {
-		c.MaxCalls = 4096
-	}
-	if c.MaxConns == 0 {
-		c.MaxConns = c.defaultConns()
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Metrics == nil {
-		c.Metrics = prometheus.NewRegistry()
-	}
-	if c.readinessInterval == 0 {
-		c.readinessInterval = time.Second
-	}
-	if c.ConnectionAge == 0 {
-		c.ConnectionAge = 30 * time.Minute
-	}
-	if c.Audit == nil {
-		c.Audit = slog.New(slog.DiscardHandler)
-	}
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, 25*time.Second)
+	c.CallCeiling = cmp.Or(c.CallCeiling, 30*time.Second)
+	c.MaxCalls = cmp.Or(c.MaxCalls, 4096)
+	c.MaxConns = cmp.Or(c.MaxConns, c.defaultConns())
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	c.Metrics = cmp.Or(c.Metrics, prometheus.NewRegistry())
+	c.readinessInterval = cmp.Or(c.readinessInterval, time.Second)
+	c.ConnectionAge = cmp.Or(c.ConnectionAge, 30*time.Minute)
+	c.Audit = cmp.Or(c.Audit, slog.New(slog.DiscardHandler))
 	if c.Propagator == nil {
 		c.Propagator = propagation.TraceContext{}
 	}
-	if c.Auth == nil {
-		c.Auth = auth.NewPassThrough()
-	}
+	c.Auth = cmp.Or(c.Auth, auth.NewPassThrough())
 }
 
 // Validate returns every mistake in c that can be found without binding an address, each a

@@ -40,12 +40,7 @@ func (c *Config) memory() int64 { return cmp.Or(c.memoryLimit, debug.SetMemoryLi
 // maxRequests returns how many requests may wait for their clients.
 func (c *Config) maxRequests() int { return int(max(min(c.memory()/3/requestBytes, mostRequests), 64)) }
 
-func (c *Config) maxDescriptors() int {
-	if c.descriptors > 0 {
-		return c.descriptors
-	}
-	return listen.Descriptors()
-}
+func (c *Config) maxDescriptors() int { return cmp.Or(c.descriptors, listen.Descriptors()) }
 
 // adminConns returns how many connections the admin listener may have open.
 func (c *Config) adminConns() int { return max(min(mostAdminConns, c.maxDescriptors()/16), 4) }

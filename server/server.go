@@ -17,10 +17,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
@@ -71,7 +69,7 @@ func New(cfg Config) (*Server, error) {
 	refuse := func(limit string) { refusedCalls.WithLabelValues(limit).Inc() }
 	s := &Server{cfg: cfg, requests: requests, refused: refuse}
 	s.ready = newReadiness(cfg.Auth, newChecks(s.look))
-	if err := registerMetrics(cfg.Metrics, suppressed, refusedConns, refusedCalls, maxCallsMetric(cfg.MaxCalls), handshakes, s.ready.metric(), identityMetrics{cfg.Auth}); err != nil {
+	if err := registerMetrics(cfg.Metrics, suppressed, refusedConns, refusedCalls, handshakes, identityMetrics{cfg.Auth}); err != nil {
 		return nil, err
 	}
 	calls := call.NewMetrics(cfg.Metrics, ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
@@ -104,7 +102,7 @@ func New(cfg Config) (*Server, error) {
 		Version: cfg.Version, Settings: cfg.Settings, State: s.ready.get, Checks: s.ready.checks.get, Metrics: cfg.Metrics,
 	})
 	s.adminServer = newHTTPServer(newAdminHandler(s.ready, s.status, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
-	if err := registerRequests(cfg.Metrics, requests, guard); err != nil {
+	if err := s.registerGauges(guard); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -231,68 +229,4 @@ func (s *Server) Close() {
 	if s.grpcServer != nil {
 		s.grpcServer.Stop() // ends its workers, also if it never ran
 	}
-}
-
-// Run serves until ctx is done, then drains: it reports that it is not ready, keeps serving for
-// DrainDelay, stops accepting connections, waits up to DrainTimeout for calls in progress, and ends
-// the rest with an error. It returns nil after such a stop.
-func (s *Server) Run(ctx context.Context) error {
-	defer s.Close()
-	s.ready.look() // so that the state is right when the first call is answered
-	stop := ctx    // the group's context is also done when a listener fails
-	group, ctx := errgroup.WithContext(ctx)
-	if s.grpcListener != nil {
-		group.Go(func() error { return serveGRPC(s.grpcServer, s.grpcListener) })
-	}
-	if s.httpListener != nil {
-		group.Go(func() error { return serveHTTP(s.httpServer, s.httpListener) })
-	}
-	if s.adminListener != nil {
-		group.Go(func() error { return serveHTTP(s.adminServer, s.adminListener) })
-	}
-	group.Go(func() error { return s.status.Run(ctx) })
-	group.Go(func() error { return s.ready.watch(ctx, s.cfg.readinessInterval) })
-	group.Go(func() error { return s.endUnread(ctx) })
-	group.Go(func() error {
-		<-ctx.Done()
-		delay := s.cfg.DrainDelay
-		if stop.Err() == nil { // a listener has failed
-			delay = 0
-		}
-		return s.drain(delay)
-	})
-	return group.Wait()
-}
-
-// endUnread closes connections whose client has not read an answer in time, until ctx is done.
-func (s *Server) endUnread(ctx context.Context) error {
-	tick := time.NewTicker(unreadInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case now := <-tick.C:
-			s.requests.EndOlder(now.Add(-s.cfg.CallCeiling - grpcAnswerTimeout))
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// unreadInterval is the time between two runs of EndOlder.
-const unreadInterval = 5 * time.Second
-
-// serveGRPC runs a gRPC server. It returns nil if the server was stopped, also before it began.
-func serveGRPC(srv *grpc.Server, l net.Listener) error {
-	if err := srv.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
-		return err
-	}
-	return nil
-}
-
-// serveHTTP runs an HTTP server. It returns nil if the server was shut down.
-func serveHTTP(srv *http.Server, l net.Listener) error {
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }

@@ -51,7 +51,7 @@ func (s *streams) register(srv *grpc.Server, desc grpc.ServiceDesc, impl any, in
 	desc.Streams = slices.Clone(desc.Streams)
 	for _, m := range desc.Methods {
 		info := &grpc.StreamServerInfo{FullMethod: "/" + desc.ServiceName + "/" + m.MethodName}
-		call := func(impl any, stream grpc.ServerStream) error {
+		serve := func(impl any, stream grpc.ServerStream) error {
 			resp, err := m.Handler(impl, stream.Context(), stream.RecvMsg, intercept)
 			if err != nil {
 				return err
@@ -59,7 +59,7 @@ func (s *streams) register(srv *grpc.Server, desc grpc.ServiceDesc, impl any, in
 			return stream.SendMsg(resp)
 		}
 		desc.Streams = append(desc.Streams, grpc.StreamDesc{StreamName: m.MethodName, Handler: func(impl any, stream grpc.ServerStream) error {
-			return s.intercept(impl, stream, info, call) // grpc-go does not run the interceptor on these
+			return s.intercept(impl, stream, info, serve) // grpc-go does not run the interceptor on these
 		}})
 	}
 	desc.Methods = nil
@@ -67,7 +67,12 @@ func (s *streams) register(srv *grpc.Server, desc grpc.ServiceDesc, impl any, in
 }
 
 // intercept is a grpc.StreamServerInterceptor.
-func (s *streams) intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (s *streams) intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() { // as call.Recover does for unary calls
+		if v := recover(); v != nil {
+			err = call.Panicked(v)
+		}
+	}()
 	ctx := stream.Context()
 	conn := connOf(ctx)
 	switch {
@@ -92,7 +97,7 @@ func (s *streams) intercept(srv any, stream grpc.ServerStream, info *grpc.Stream
 		endStream(ctx, status.Convert(s.refuse(ctx, info.FullMethod, apierror.Overloaded)))
 	})
 	defer waiting.timer.Stop()
-	return recoverStream(srv, waiting, info, handler)
+	return handler(srv, waiting)
 }
 
 // admitStanding counts a stream of health or reflection until release is called, or reports that
@@ -181,16 +186,6 @@ func metadataBytes(md metadata.MD) int {
 		}
 	}
 	return n
-}
-
-// recoverStream is [call.Recover] for a stream.
-func recoverStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = call.Panicked(v)
-		}
-	}()
-	return handler(srv, stream)
 }
 
 // maxServiceName is the longest service name that health accepts.

@@ -51,7 +51,7 @@ func newConn(l *Listener, accepted net.Conn) *Conn {
 	if l.tls != nil {
 		c.Conn = tls.Server(s, l.tls)
 	}
-	c.requests.init(c, l.limits.Requests)
+	c.requests.conn, c.requests.all = c, l.limits.Requests
 	return c
 }
 

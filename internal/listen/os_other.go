@@ -6,7 +6,12 @@ import (
 	"context"
 	"net"
 	"os"
+	"syscall"
 )
+
+// setUserTimeout does nothing: the option is specific to Linux. Keepalive detects a vanished peer
+// later.
+func setUserTimeout(_, _ string, _ syscall.RawConn) error { return nil }
 
 // listenUnix restricts the file as soon as it exists.
 func listenUnix(path string) (net.Listener, error) {
