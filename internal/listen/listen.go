@@ -21,6 +21,14 @@ const unixPrefix = "unix:"
 // maxPath is the longest path of a socket file: sockaddr_un without the final zero.
 const maxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
+// CheckPath returns an error if path is too long for a socket file.
+func CheckPath(path string) error {
+	if len(path) > maxPath {
+		return fmt.Errorf("the path of a socket file may have %d bytes, and this one has %d: choose a shorter one", maxPath, len(path))
+	}
+	return nil
+}
+
 // Validate returns what is wrong with an address. An empty one is valid. A socket file is allowed
 // if sockets is set.
 func Validate(addr string, sockets bool) error {
@@ -33,10 +41,10 @@ func Validate(addr string, sockets bool) error {
 			return errors.New("only gRPC is served on a socket file: it must be host:port")
 		case path == "":
 			return errors.New("it must be unix:/path")
-		case len(path) > maxPath:
-			return fmt.Errorf("the path of a socket file may have %d bytes, and this one has %d: choose a shorter one", maxPath, len(path))
+		case path[0] == '@':
+			return errors.New("it is not a file but an abstract socket, to which every user could connect: it must be unix:/path")
 		}
-		return nil
+		return CheckPath(path)
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -29,6 +29,7 @@ func (s *Setup) openRedis() {
 	set := &s.Settings
 	redis := &tokencache.RedisConfig{URL: set.RedisURL}
 	s.Config.Cache.Redis = redis
+	s.wrong("--cache-redis-url", checkSocketURL(set.RedisURL))
 	if set.RedisCAFile != "" && !strings.HasPrefix(set.RedisURL, "rediss://") {
 		s.wrong("--cache-redis-ca-file", errors.New("it would be ignored, since --cache-redis-url is not rediss://"))
 	} else {

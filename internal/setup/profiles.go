@@ -91,11 +91,11 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 	return p, nil
 }
 
-// ParseSecret returns the userauthtoken in a file: one word, with white space around it as editors
-// leave it.
+// ParseSecret returns the userauthtoken in a file: one word of printable ASCII, with white space
+// around it as editors leave it. A login with an invisible character in it would be refused.
 func ParseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
 	secret := bytes.TrimSpace(contents[0])
-	if len(secret) == 0 || bytes.ContainsAny(secret, " \t\r\n\x00") {
+	if len(secret) == 0 || bytes.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return "", errors.New("it must contain the userauthtoken and nothing else")
 	}
 	return atlas.UserAuthToken(secret), nil

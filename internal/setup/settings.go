@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -128,6 +129,15 @@ func isTerminal(w io.Writer) bool {
 
 // longest bounds durations, so that sums of them do not overflow.
 const longest = 365 * 24 * time.Hour
+
+// checkSocketURL returns an error if addr is the URL of a socket file whose path is too long.
+func checkSocketURL(addr string) error {
+	u, err := url.Parse(addr)
+	if err != nil || u.Scheme != "unix" {
+		return nil //nolint:nilerr // reported where the URL is used
+	}
+	return listen.CheckPath(u.Path)
+}
 
 // checkRanges reports values out of range, and replaces them so that they are not reported again.
 func (s *Setup) checkRanges() {

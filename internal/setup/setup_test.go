@@ -112,6 +112,11 @@ func TestFault95BOM(t *testing.T) {
 	if err != nil || value.Get() != "planted" {
 		t.Errorf("the secret is read with its mark, or not: %v", err)
 	}
+	for _, content := range []string{"\ufeffplanted", "planted\ufeff", "plan\u200bted", "plan\xa0ted", "plan ted", "plan\x1bted", "\n"} {
+		if _, err := ParseSecret([][]byte{[]byte(content)}); err == nil {
+			t.Errorf("%q is taken for a secret", content)
+		}
+	}
 }
 
 // TestBuild checks the version line and the metric of a release.

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -74,7 +75,7 @@ func (s *Setup) openSPIFFE() {
 			s.wrong(spiffeFlag+" and "+other.flag, errors.New("choose one: certificate, key and client authorities all come from the SPIFFE agent, or all from files"))
 		}
 	}
-	s.wrong(spiffeFlag, spiffe.CheckAddr(set.SPIFFESocket))
+	s.wrong(spiffeFlag, cmp.Or(spiffe.CheckAddr(set.SPIFFESocket), checkSocketURL(set.SPIFFESocket)))
 	s.svid = spiffe.New(set.SPIFFESocket, s.files, s.log)
 	s.Config.TLS = server.TLS{Certificate: s.svid.Certificate, ClientCAs: s.svid.ClientCAs, CheckClient: s.svid.CheckClient}
 }
