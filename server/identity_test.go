@@ -88,11 +88,11 @@ func TestFault08ServiceCredential(t *testing.T) {
 	t.Run("for good", func(t *testing.T) {
 		defer s.Atlas.Inject(emulator.Fault{On: emulator.Create, Status: 401})()
 		c := s.RESTCaller(t)
-		testutil.WantServiceRejected.CheckRetry(t, c.Call(testutil.Context(t), testutil.Create), time.Second, 40*time.Second)
+		testutil.WantServiceRejected.CheckRetry(t, c.Call(testutil.Context(t), testutil.Create), time.Millisecond, 40*time.Second)
 		logins := s.Atlas.Calls(emulator.Login)
-		testutil.WantServiceRejected.CheckRetry(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create), time.Second, 40*time.Second)
-		if n := s.Atlas.Calls(emulator.Login) - logins; n != 0 {
-			t.Errorf("%d more logins, want 0", n)
+		testutil.WantServiceRejected.CheckRetry(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create), time.Millisecond, 40*time.Second)
+		if n := s.Atlas.Calls(emulator.Login) - logins; n > 1 { // one, if this took longer than a second
+			t.Errorf("%d more logins, want one at most", n)
 		}
 	})
 }
