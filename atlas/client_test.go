@@ -108,7 +108,7 @@ func TestSpans(t *testing.T) {
 	span := spans.Ended()[0]
 	got := map[string]string{"name": span.Name()}
 	for _, a := range span.Attributes() {
-		got[string(a.Key)] = a.Value.Emit()
+		got[string(a.Key)] = a.Value.String()
 	}
 	port := strings.TrimSuffix(strings.TrimPrefix(em.URL(), "https://127.0.0.1:"), "/v1")
 	if want := map[string]string{

@@ -30,7 +30,7 @@ const (
 	freeLogins = 10
 )
 
-var errShortLived = errors.New("Atlas keeps refusing JWTs that it has just issued")
+var errShortLived = errors.New("Atlas keeps refusing JWTs that it has just issued") //nolint:staticcheck // a name
 
 // session is a JWT with the secret that it was issued for, so that the two always belong together.
 type session struct {
@@ -95,7 +95,7 @@ func (s *TokenSource) isOutdated(r *renewal, next *session, err error) bool {
 
 // succeeded takes a new session. The caller holds mu.
 func (s *TokenSource) succeeded(next *session) {
-	s.present = next
+	s.present, s.starting = next, false
 	s.err, s.failures, s.nextTry = nil, 0, time.Time{}
 	now := s.clock.Now()
 	life := assumedLife
@@ -133,7 +133,7 @@ func (s *TokenSource) failed(err error) {
 	}
 	now := s.clock.Now()
 	s.err, s.failedAt, s.nextTry = err, now, now.Add(wait)
-	if s.present != nil || isRefused {
+	if s.present != nil || isRefused || s.starting {
 		s.schedule(wait)
 	}
 }
@@ -154,8 +154,9 @@ func (s *TokenSource) schedule(wait time.Duration) {
 		if s.nextDue != due {
 			return // it had fired when another was scheduled in its place
 		}
-		// Without a JWT there is nothing to refresh, and the next caller logs in.
-		if !s.closed && s.renewal == nil && (s.present != nil || s.isRefused()) {
+		// Without a JWT there is nothing to refresh, and the next caller logs in, except before the
+		// first login has been accepted: a wrong secret has to be noticed without a caller.
+		if !s.closed && s.renewal == nil && (s.present != nil || s.isRefused() || s.starting) {
 			s.renew()
 		}
 	})

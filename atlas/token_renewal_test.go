@@ -159,6 +159,21 @@ func TestFault77Start(t *testing.T) {
 			})
 		})
 	}
+	t.Run("down, then refused, without a caller", func(t *testing.T) {
+		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			f.set(func() { f.loginErr = &Error{Op: OpLogIn, Kind: KindUnreachable, Err: errors.New("down")} })
+			s.Start()
+			advance(5 * time.Second)
+			if s.Status().Refused {
+				t.Error("refused while Atlas is down")
+			}
+			f.set(func() { f.loginErr = refusal() })
+			advance(5 * time.Second)
+			if !s.Status().Refused {
+				t.Error("the refusal is not noticed")
+			}
+		})
+	})
 }
 
 // TestFault85FarExpiry: a JWT that lives for years is refreshed every day or two.

@@ -83,6 +83,7 @@ type TokenSource struct {
 	failures int         // guarded by mu; in a row, outages of Atlas excluded
 	nextTry  time.Time   // guarded by mu; no login before this
 	nextDue  time.Time   // guarded by mu; of the scheduled renewal
+	starting bool        // guarded by mu; from Start until Atlas accepts the identity
 	failedAt time.Time   // guarded by mu; of the last login or refresh that failed, zero if none ever did
 	err      error       // guarded by mu; of the last login or refresh
 	closed   bool        // guarded by mu
@@ -117,6 +118,7 @@ func (s *TokenSource) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed && s.renewal == nil && s.present == nil && s.failedAt.IsZero() {
+		s.starting = true
 		s.renew()
 	}
 }
@@ -272,7 +274,7 @@ func (s *TokenSource) Err() error {
 	return nil
 }
 
-var errBlocked = errors.New("Atlas answers 401 although it has just issued the JWT")
+var errBlocked = errors.New("Atlas answers 401 although it has just issued the JWT") //nolint:staticcheck // a name
 
 // Refused reports whether Atlas refuses the identity, so that no create can succeed. A login is
 // tried again from time to time without a call.

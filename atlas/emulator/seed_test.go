@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,7 @@ func TestSeed(t *testing.T) {
 		t.Errorf("%s, then %s", jwt, again)
 	}
 	for want, in := range map[error]*atlas{nil: b, errUndecodable: seeded("b")} {
-		if _, _, err := in.verify(jwt); err != want {
+		if _, _, err := in.verify(jwt); !errors.Is(err, want) {
 			t.Errorf("%v, want %v", err, want)
 		}
 	}
@@ -29,11 +30,11 @@ func TestFaultFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var fs faults
 		fs.add(Fault{Status: 503, For: 10 * time.Second})
-		time.Sleep(9 * time.Second)
+		time.Sleep(9 * time.Second) //nolint:forbidigo // virtual time
 		if got := fs.take(Create); got.Status != 503 {
 			t.Errorf("after 9s: %+v", got)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) //nolint:forbidigo // virtual time
 		if got := fs.take(Create); got.Status != 0 || len(fs.list()) != 0 {
 			t.Errorf("after 10s: %+v", got)
 		}

@@ -204,8 +204,8 @@ func (b *breaker) watch(probeNow bool) {
 				case <-b.ctx.Done():
 				}
 				b.mu.Lock()
-				defer b.mu.Unlock()
 				b.probing = false
+				b.mu.Unlock()
 				return
 			}
 		case <-tick.C:

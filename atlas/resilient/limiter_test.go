@@ -221,10 +221,10 @@ func TestOverload(t *testing.T) {
 					for _, party := range []string{"light", "heavy"} {
 						rate := map[string]int{"light": capacity * 9 / 10, "heavy": capacity * 10}[party]
 						ctx, cancel := context.WithTimeout(t.Context(), seconds*time.Second)
-						defer cancel()
 						tr.perSecond(ctx, rate, func(n int) {
 							tr.one(party, atlas.OpCreate, jwtOf(fmt.Sprint(n%orgs), 0), 10*time.Second)
 						})
+						cancel()
 						tr.calls.Wait()
 						t.Logf("%s: %v", party, tr.of(party))
 					}

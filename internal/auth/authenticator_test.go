@@ -246,9 +246,9 @@ func TestFault92(t *testing.T) {
 					}
 				}
 				check(nil)
-				time.Sleep(time.Minute)
+				time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 				check(nil)
-				time.Sleep(time.Nanosecond)
+				time.Sleep(time.Nanosecond) //nolint:forbidigo // virtual time
 				check(auth.ErrCertificateExpired)
 			})
 		})

@@ -70,7 +70,7 @@ func FuzzParseCredential(f *testing.F) {
 				t.Errorf("an error and a credential: %q", string(jwt))
 			}
 			// Fixed errors, or a *Mistake, which is fixed too: nothing of the value can be in them.
-			if _, fixed := err.(*auth.Mistake); !fixed && !slices.Contains([]error{auth.ErrMissing, auth.ErrMalformed}, err) {
+			if _, fixed := errors.AsType[*auth.Mistake](err); !fixed && !slices.Contains([]error{auth.ErrMissing, auth.ErrMalformed}, err) {
 				t.Errorf("an error of another kind: %v", err)
 			}
 			return

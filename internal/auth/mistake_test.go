@@ -29,7 +29,7 @@ func TestMistakes(t *testing.T) {
 		"JWT a.b.c " + sent + " ": ErrMalformed,
 	} {
 		_, _, err := parseCredential([]string{value})
-		if err != want || !errors.Is(err, ErrMalformed) {
+		if !errors.Is(err, want) || !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v, want %v", value, err, want)
 		}
 		if err != nil && strings.Contains(err.Error(), sent) {

@@ -7,21 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
-
-// untilIssuer waits until an issuer's keys are there.
-func untilIssuer(t *testing.T, a *auth.Authenticator, url string) {
-	t.Helper()
-	for start := time.Now(); !a.Issuers()[url].OK; <-time.After(time.Millisecond) {
-		if time.Since(start) > 10*time.Second {
-			t.Fatalf("%s is not ready", url)
-		}
-	}
-}
 
 // identity is one that Atlas lets in, or not.
 type identity struct{ refused bool }

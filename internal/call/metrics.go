@@ -68,7 +68,7 @@ func NewMetrics(registry prometheus.Registerer, service grpc.ServiceDesc) *Metri
 				seconds:  m.seconds.WithLabelValues(values...),
 			}
 			for code := range counts.handled {
-				counts.handled[code] = m.handled.WithLabelValues(append(values, codes.Code(code).String())...) //nolint:gosec // one of 17
+				counts.handled[code] = m.handled.WithLabelValues(append(values, codes.Code(code).String())...)
 			}
 			m.methods[methodKey{"/" + service.ServiceName + "/" + method.MethodName, transport}] = counts
 		}

@@ -76,7 +76,7 @@ func (c *Conn) Handshake() error {
 		if !ok {
 			return
 		}
-		if c.handshakeErr = secured.Handshake(); c.handshakeErr == nil {
+		if c.handshakeErr = secured.HandshakeContext(context.Background()); c.handshakeErr == nil {
 			state := secured.ConnectionState()
 			c.state = &state
 			return

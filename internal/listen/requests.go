@@ -48,7 +48,7 @@ func (r *Requests) Limit() int { return int(r.limit) }
 // those that have arrived.
 func (r *Requests) pause() {
 	for i := 0; i < 5 && r.used.Load() > r.limit; i++ {
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // back pressure on one connection
 	}
 }
 

@@ -205,7 +205,7 @@ func TestMakeRoom(t *testing.T) {
 		if innocent.closed() {
 			t.Error("a connection with two requests ended")
 		}
-		time.Sleep(lingering)
+		time.Sleep(lingering) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if all.Waiting() != 2 {
 			t.Errorf("%d places are taken after a while, want 2", all.Waiting())
@@ -227,7 +227,7 @@ func TestEndOlder(t *testing.T) {
 		if _, ok := held.conn.Hold(1); ok {
 			t.Error("a second stream is held")
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		young.open(1)
 		held.open(3)
 		all.EndOlder(time.Now().Add(-30 * time.Second))
@@ -239,6 +239,6 @@ func TestEndOlder(t *testing.T) {
 		if !held.closed() {
 			t.Error("a connection with a stream that is held no more goes on")
 		}
-		time.Sleep(lingering) // for its timers
+		time.Sleep(lingering) // for its timers //nolint:forbidigo // virtual time
 	})
 }

@@ -20,7 +20,8 @@ type File struct {
 // none.
 func OpenFile(path string) (*File, error) {
 	f := &File{path: path}
-	return f, f.Reopen()
+	err := f.Reopen()
+	return f, err
 }
 
 // Path returns the name of the file.

@@ -74,7 +74,7 @@ func TestFault74StalledLog(t *testing.T) {
 	t.Parallel()
 	fill := func(log *slog.Logger) {
 		for range 4000 {
-			log.Info(strings.Repeat("x", 1000))
+			log.Info("line", slog.String("text", strings.Repeat("x", 1000)))
 		}
 	}
 	t.Run("reads on", func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestFault74StalledLog(t *testing.T) {
 	})
 	t.Run("never again", func(t *testing.T) {
 		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
+		synctest.Test(t, func(*testing.T) {
 			reader := &stalling{released: make(chan struct{})}
 			log, s := sink.ForLog(reader, jsonHandler)
 			fill(log)

@@ -93,7 +93,7 @@ func TestPlots(t *testing.T) {
 		m.calls.WithLabelValues("OK").Add(1000) // before the page began
 		p := newTestPage(m)
 		go func() { _ = p.Run(t.Context()) }()
-		time.Sleep(sampleInterval)
+		time.Sleep(sampleInterval) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		m.calls.WithLabelValues("OK").Add(90)
 		m.calls.WithLabelValues("Unavailable").Add(30)
@@ -105,7 +105,7 @@ func TestPlots(t *testing.T) {
 			m.atlas.WithLabelValues("create").Observe(0.5)
 			m.atlas.WithLabelValues("delete").Observe(5)
 		}
-		time.Sleep(sampleInterval)
+		time.Sleep(sampleInterval) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		page := get(t, p)
 		wantOnPage(t, page, "<span>2/s</span>", "<span>0.5/s</span>", "<span>1000 ms</span>", "<span>75 %</span>",
@@ -120,10 +120,10 @@ func TestHourIsKept(t *testing.T) {
 		m.failed.WithLabelValues("OVERLOADED", "grpc").Add(7)
 		p := newTestPage(m)
 		go func() { _ = p.Run(t.Context()) }()
-		time.Sleep(30 * time.Minute)
+		time.Sleep(30 * time.Minute) //nolint:forbidigo // virtual time
 		m.failed.WithLabelValues("OVERLOADED", "grpc").Add(1)
 		wantOnPage(t, get(t, p), `OVERLOADED</th><td class="">1</td>`)
-		time.Sleep(3 * time.Hour)
+		time.Sleep(3 * time.Hour) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if len(p.samples) != maxSamples {
 			t.Errorf("%d samples, want %d", len(p.samples), maxSamples)

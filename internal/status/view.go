@@ -236,7 +236,7 @@ func render(v view) string {
 <title>tokend: %s</title>
 <style>
 `, v.State)
-	m.WriteString(styles)
+	m.Builder.WriteString(styles) //nolint:gosec // it never fails
 	m.add(`</style>
 </head>
 <body>

@@ -103,7 +103,7 @@ func (c *caching) delete(ctx context.Context, r request) (string, error) {
 	ended := make(chan ending, 1)
 	if !c.spawn(func() {
 		caller, leave := context.WithTimeout(ctx, c.timeout)
-		r.caller = caller
+		r.caller = caller //nolint:fatcontext // that of this call alone
 		defer leave()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 		defer cancel()

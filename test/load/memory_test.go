@@ -51,7 +51,7 @@ const (
 // tokend process, which others call at the same time. The figures are of one machine; what must hold is the bound.
 func TestFault97Memory(t *testing.T) {
 	testutil.SkipUnlessLong(t)
-	binary := os.Getenv("TEST_BINARY") //nolint:forbidigo // another version to measure
+	binary := os.Getenv("TEST_BINARY")
 	if binary == "" {
 		binary = filepath.Join(t.TempDir(), "tokend")
 		build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/tokend")
@@ -224,7 +224,7 @@ func startTokend(t *testing.T, binary string) *tokend {
 	p := &tokend{grpcAddr: freeAddr(t), restAddr: freeAddr(t), jwt: em.Org(0).JWT()}
 	cmd := exec.Command(binary, "serve", "--grpc-addr", p.grpcAddr, "--http-addr", p.restAddr, "--admin-addr", "",
 		"--docs", "--atlas-url", em.URL(), "--atlas-ca-file", ca, "--log-level", "error")
-	cmd.Env, cmd.Stderr = []string{"GOMEMLIMIT=" + os.Getenv("GOMEMLIMIT")}, os.Stderr //nolint:forbidigo // to measure with it
+	cmd.Env, cmd.Stderr = []string{"GOMEMLIMIT=" + os.Getenv("GOMEMLIMIT")}, os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -56,10 +56,6 @@ func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.Trust
 // svidPolicy lets in web with an Atlas JWT of its own.
 const svidPolicy = `callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [CreateToken], profile: passthrough}]`
 
-func svidConfig(s *testutil.Service, own *spiffetest.SVID) *tls.Config {
-	return &tls.Config{RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{own.TLS()}}
-}
-
 // TestSVID: a caller is known by its SVID, over both transports, and whoever has none of the server's own trust domain does not
 // get as far as a call.
 func TestSVID(t *testing.T) {

@@ -191,7 +191,7 @@ func (c *client) retry(slots chan struct{}, lasting time.Duration, try func() er
 // check returns why Redis cannot be used, or nil.
 func (c *client) check() error {
 	if err := c.health.check(); err != nil {
-		return errors.New("Redis: " + err.Error()) //nolint:staticcheck // a name
+		return errors.New("Redis: " + err.Error())
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 // Outcome is the outcome of a delete at Atlas.
 type Outcome int
 
+// The outcomes of a delete.
 const (
 	Done    Outcome = iota // Atlas has confirmed it
 	NotDone                // Atlas has not carried it out, and will not

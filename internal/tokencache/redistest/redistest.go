@@ -42,7 +42,7 @@ func Start(t testing.TB, args ...string) *Server {
 func newServer(t testing.TB, args []string) *Server {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("REQUIRE_TOOLS") == "1" { //nolint:forbidigo // a switch of the tests, which is set for all of them
+		if os.Getenv("REQUIRE_TOOLS") == "1" {
 			t.Fatal("redis-server is not installed")
 		}
 		t.Skip("redis-server is not installed: on Debian, apt-get install redis-server")
