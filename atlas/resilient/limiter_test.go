@@ -224,8 +224,8 @@ func TestOverload(t *testing.T) {
 						tr.perSecond(ctx, rate, func(n int) {
 							tr.one(party, atlas.OpCreate, jwtOf(fmt.Sprint(n%orgs), 0), 10*time.Second)
 						})
-						cancel()
 						tr.calls.Wait()
+						cancel()
 						t.Logf("%s: %v", party, tr.of(party))
 					}
 					if n := tr.of("light").failures(); n > 0 {

@@ -239,6 +239,6 @@ func TestEndOlder(t *testing.T) {
 		if !held.closed() {
 			t.Error("a connection with a stream that is held no more goes on")
 		}
-		time.Sleep(lingering) // for its timers //nolint:forbidigo // virtual time
+		time.Sleep(lingering) //nolint:forbidigo // virtual time, for its timers
 	})
 }

@@ -236,7 +236,7 @@ func render(v view) string {
 <title>tokend: %s</title>
 <style>
 `, v.State)
-	m.Builder.WriteString(styles) //nolint:gosec // it never fails
+	_, _ = m.WriteString(styles)
 	m.add(`</style>
 </head>
 <body>
