@@ -53,7 +53,7 @@ func TestRetriesOfNode(t *testing.T) {
 		},
 		{name: "a delete that Atlas failed", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Status: http.StatusServiceUnavailable}, code: codes.Unknown, attempts: 1},
 		{name: "a delete without an answer", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Drop: emulator.ResetConnection}, code: codes.Unknown, attempts: 1},
-		{name: "a delete that was done too late", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Delay: time.Hour, AfterEffect: true}, code: codes.Unavailable, attempts: 1},
+		{name: "a delete that was done too late", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Delay: time.Hour, AfterEffect: true}, code: codes.Unknown, attempts: 1},
 		{name: "a delete in conflict", config: repeatEverything, op: testutil.Delete, fault: emulator.Fault{Status: http.StatusConflict}, code: codes.Aborted, attempts: 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
