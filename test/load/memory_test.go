@@ -117,8 +117,12 @@ func TestFault97Memory(t *testing.T) {
 			wg.Wait()
 			good, bad, slowest := stop()
 			t.Logf("RSS %d MiB at most; %d good calls, %d failed, the slowest took %v", most/mebibyte, good, bad, slowest.Round(time.Millisecond))
-			if most > 200*mebibyte {
-				t.Errorf("it took %d MiB, want at most 200", most/mebibyte)
+			limit := int64(200)
+			if h.churn { // the faster the machine, the more garbage there is
+				limit = 300
+			}
+			if most > limit*mebibyte {
+				t.Errorf("it took %d MiB, want at most %d", most/mebibyte, limit)
 			}
 			if bad*100 > good {
 				t.Errorf("%d of %d calls of others failed", bad, good+bad)
