@@ -268,10 +268,10 @@ func answerAtlasStatuses(t *testing.T, r *contractRun) {
 
 func answerNoAtlas(t *testing.T, r *contractRun) {
 	t.Run("gone", func(t *testing.T) {
-		s := testutil.Start(t, testutil.Plaintext)
-		jwt := testutil.Credential(s.Atlas)
-		s.Atlas.Close()
-		r.both(t, s.RESTCaller(t), 503, "ATLAS_UNREACHABLE", jwt...)
+		s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) {
+			a.BaseURL = "https://127.0.0.1:1/v1" // a port that no other test's emulator gets
+		})
+		r.both(t, s.RESTCaller(t), 503, "ATLAS_UNREACHABLE", testutil.Credential(s.Atlas)...)
 	})
 	t.Run("certificate", func(t *testing.T) {
 		s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.RootCAs = x509.NewCertPool() })
