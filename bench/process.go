@@ -36,8 +36,8 @@ func startProcess(ctx context.Context, dir, name string, args ...string) (*proce
 	p.cmd = exec.CommandContext(ctx, name, args...) //nolint:gosec // the peers' own commands
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, log, log
 	// tokend refuses a variable with its prefix that is no setting, such as the switch of its tests.
-	environ := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "TOKEND_") })
-	p.cmd.Env = append(environ, "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "TOKEND_") })
+	p.cmd.Env = append(p.cmd.Env, "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	// A group of its own, so that workers end with it; and none outlives a run that is killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
