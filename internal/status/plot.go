@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
 
@@ -114,9 +113,8 @@ type histogram struct {
 type bucket struct{ upper, count float64 }
 
 // read takes a sample. A missing metric counts as zero.
-func read(metrics prometheus.Gatherer, now time.Time) sample {
+func read(families []*dto.MetricFamily, now time.Time) sample {
 	s := sample{at: now, failures: map[string]float64{}}
-	families, _ := metrics.Gather() // a collector that fails leaves out only its own metrics
 	for _, family := range families {
 		for _, m := range family.GetMetric() {
 			switch family.GetName() {

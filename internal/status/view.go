@@ -47,14 +47,15 @@ func (p *Page) view(now time.Time) view {
 	for _, s := range p.cfg.Settings {
 		v.Settings = append(v.Settings, row{Name: s.Name, Value: s.Value, Note: s.Source})
 	}
-	g := p.gauges()
+	families := p.gather()
+	g := gaugesOf(families)
 	v.Facts = g.facts()
 	v.Identities, v.Certificates = g.identities(now), g.certificates(now)
 
 	p.mu.Lock()
 	samples := slices.Clone(p.samples)
 	p.mu.Unlock()
-	samples = append(samples, read(p.cfg.Metrics, now))
+	samples = append(samples, read(families, now))
 	v.Plots, v.Failures = plots(samples), failures(samples)
 	return v
 }
@@ -62,9 +63,8 @@ func (p *Page) view(now time.Time) view {
 // gauges are the current gauges, by family name.
 type gauges map[string][]*dto.Metric
 
-func (p *Page) gauges() gauges {
+func gaugesOf(families []*dto.MetricFamily) gauges {
 	g := gauges{}
-	families, _ := p.cfg.Metrics.Gather() // a collector that fails leaves out only its own metrics
 	for _, family := range families {
 		if family.GetType() == dto.MetricType_GAUGE {
 			g[family.GetName()] = family.GetMetric()
