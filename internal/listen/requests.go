@@ -18,8 +18,10 @@ import (
 // Choudhury and Hahne, 1998). A single connection gets half, k greedy ones get 1/(k+1) each, and a
 // connection with few requests always finds a place.
 type Requests struct {
-	limit int64
-	used  atomic.Int64
+	limit    int64
+	used     atomic.Int64
+	leaving  atomic.Int64 // of used: places of connections that are closed already
+	checking atomic.Bool  // a check by makeRoomLater is due
 
 	mu    sync.Mutex
 	conns map[*Conn]struct{} // guarded by mu: those that speak HTTP/2
@@ -53,11 +55,11 @@ func (r *Requests) pause() {
 }
 
 // makeRoom closes the connection with the most waiting requests, of several the one with the oldest
-// request, if one and a half times the limit wait. Only clients that do not read refusals, or that
-// send large messages, cause that.
-func (r *Requests) makeRoom() {
-	if r.used.Load() <= r.limit+r.limit/2 {
-		return
+// request, if waiting is more than one and a half times the limit. Only clients that do not read
+// answers, or that send large messages, cause that. It reports whether it closed one.
+func (r *Requests) makeRoom(waiting int64) bool {
+	if waiting <= r.limit+r.limit/2 {
+		return false
 	}
 	r.mu.Lock()
 	var worst *Conn
@@ -70,9 +72,24 @@ func (r *Requests) makeRoom() {
 		}
 	}
 	r.mu.Unlock()
-	if worst != nil {
-		worst.end()
+	if worst == nil {
+		return false
 	}
+	worst.end()
+	return true
+}
+
+// makeRoomLater makes room for requests that have just been answered, unless their clients read
+// the answers within a second. There may be many at once: they did not wait while in progress.
+func (r *Requests) makeRoomLater() {
+	if r.used.Load() <= r.limit+r.limit/2 || !r.checking.CompareAndSwap(false, true) {
+		return
+	}
+	time.AfterFunc(time.Second, func() {
+		r.checking.Store(false)
+		for r.makeRoom(r.used.Load() - r.leaving.Load()) {
+		}
+	})
 }
 
 // EndOlder closes the connections with a request that began before t and is still open, except for
@@ -113,7 +130,12 @@ func (c *Conn) Waiting() int { return int(c.requests.used.Load()) }
 func (c *Conn) Work() { c.requests.add(-1) }
 
 // Rest reverses Work: the server has answered the request, or has given up on it.
-func (c *Conn) Rest() { c.requests.add(1) }
+func (c *Conn) Rest() {
+	c.requests.add(1)
+	if all := c.requests.all; all != nil {
+		all.makeRoomLater()
+	}
+}
 
 // Begin counts an HTTP/1 request with a body of up to size bytes, until End is called with the same
 // size. HTTP/2 requests are counted by their frames.
@@ -220,7 +242,7 @@ func (o *openRequests) receivedFrame(f frame) {
 	case unanswered > maxUnanswered:
 		o.conn.end()
 	default:
-		o.all.makeRoom()
+		o.all.makeRoom(o.all.used.Load())
 	}
 }
 
@@ -290,7 +312,11 @@ func (o *openRequests) release() {
 		left += s.cost()
 	}
 	if left > 0 {
-		time.AfterFunc(lingering, func() { o.add(-left) })
+		o.all.leaving.Add(left)
+		time.AfterFunc(lingering, func() {
+			o.add(-left)
+			o.all.leaving.Add(-left)
+		})
 	}
 	o.streams, o.released = nil, true
 }

@@ -213,6 +213,59 @@ func TestMakeRoom(t *testing.T) {
 	})
 }
 
+// TestMakeRoomForAnswers: requests that were in progress together have a second for their answers to
+// be read; then connections with most of them end, as many as it takes.
+func TestMakeRoomForAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := NewRequests(20)
+		conns := []*peer{connect(t, Limits{Requests: all}), connect(t, Limits{Requests: all}), connect(t, Limits{Requests: all})}
+		ids := []uint32{1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39}
+		answer := func() {
+			for _, p := range conns {
+				for _, id := range ids {
+					p.open(id)
+					p.conn.Work()
+				}
+			}
+			for _, p := range conns {
+				for range ids {
+					p.conn.Rest()
+				}
+			}
+			time.Sleep(900 * time.Millisecond) //nolint:forbidigo // virtual time
+		}
+		answer()
+		for _, p := range conns {
+			for _, id := range ids {
+				_ = p.server.WriteRSTStream(id, http2.ErrCodeNo) // the end of an answer
+			}
+		}
+		for i := range ids {
+			ids[i] += 40
+		}
+		time.Sleep(200 * time.Millisecond) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		for i, p := range conns {
+			if p.closed() {
+				t.Errorf("connection %d ended, whose answers were read in time", i)
+			}
+		}
+		answer()
+		time.Sleep(200 * time.Millisecond) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		open := 0
+		for _, p := range conns {
+			if !p.closed() {
+				open++
+			}
+		}
+		if open != 1 {
+			t.Errorf("%d of three connections with 20 unread answers each are open, want the one that fits", open)
+		}
+		time.Sleep(lingering) //nolint:forbidigo // virtual time, for its timers
+	})
+}
+
 // TestEndOlder: a connection with a request that is too old ends, unless that one may last.
 func TestEndOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
