@@ -139,8 +139,63 @@ func TestExplain(t *testing.T) {
 	if got.code != 64 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is no caller: give spiffe://`) {
 		t.Errorf("what is no caller: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	if got := tokend(t, "config", "--explain=atlas_jwt"); !strings.Contains(got.stdout, "There is no policy. Every caller with an Atlas JWT") {
-		t.Errorf("without a policy: %s%s", got.stdout, got.stderr)
+	for _, question := range []string{"--explain=atlas_jwt", "--expect-file=" + policy} {
+		if got := tokend(t, "config", question); got.code != 64 || got.stderr != "tokend: --policy-file: there is no policy without it\n" {
+			t.Errorf("%s without a policy: %d\n%s%s", question, got.code, got.stdout, got.stderr)
+		}
+	}
+}
+
+// TestExpectFile checks what config says about expectations that the policy meets, does not meet, and that are malformed.
+func TestExpectFile(t *testing.T) {
+	t.Parallel()
+	// The secret does not exist, and no certificate is configured.
+	policy := writeFile(t, "policy.yaml", []byte(`profiles: {acme: {userauthtoken_file: /no/such/secret}}
+callers:
+  - {dns_san: web.internal, allow: [CreateToken], profile: acme}
+`))
+	for name, tc := range map[string]struct {
+		expected string
+		code     int
+		want     string // FILE is the file of expectations
+	}{
+		"met": {`
+- {caller: dns:web.internal, method: CreateToken, profile: acme}
+- {caller: dns:web.internal, method: DeleteToken, denied: true}
+- {caller: atlas_jwt, method: CreateToken, denied: true}
+`, 0, "The policy meets the 3 expectations in FILE.\n"},
+		"not met": {`
+- {caller: dns:other.internal, method: CreateToken, profile: acme}
+- {caller: dns:web.internal, method: CreateToken, denied: true}
+- {caller: dns:web.internal, method: CreateToken, profile: passthrough}
+`, 1, `tokend: 3 errors:
+  FILE:2: CreateToken: want profile acme, but dns:other.internal matches none of the 1 rules in POLICY: it may do nothing; correct this line or the policy
+  FILE:3: CreateToken: want denied, but dns:web.internal matches rule 1 (POLICY:3), dns_san web.internal: it may call CreateToken, as profile acme; correct this line or the policy
+  FILE:4: CreateToken: want profile passthrough, but dns:web.internal matches rule 1 (POLICY:3), dns_san web.internal: it may call CreateToken, as profile acme; correct this line or the policy
+`},
+		"malformed": {`
+- {caller: web.internal, method: CreateToken, denied: true}
+- {caller: dns:web.internal, method: Create, profile: acme, denied: true}
+- {caller: dns:web.internal, method: CreateToken}
+`, 64, `tokend: 4 errors:
+  --expect-file: FILE:2: caller "web.internal" is no caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
+  --expect-file: FILE:3: unknown method "Create": there are CreateToken, DeleteToken
+  --expect-file: FILE:3: give either a profile or denied: true
+  --expect-file: FILE:4: give either a profile or denied: true
+`},
+		"unknown key": {"- {caller: atlas_jwt, method: CreateToken, deny: true}\n", 64, "tokend: 2 errors:\n  --expect-file: FILE:1: unknown key \"deny\": there can be caller, method, profile, denied\n  --expect-file: FILE:1: give either a profile or denied: true\n"},
+		"not a list":  {"caller: atlas_jwt\n", 64, "tokend: --expect-file: FILE:1: column 1: this must be a list\n"},
+		"empty list":  {"[]\n", 64, "tokend: --expect-file: FILE:1: there are no expectations\n"},
+		"empty file":  {"", 1, "tokend: --expect-file: FILE: the file is empty\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := writeFile(t, "expected.yaml", []byte(tc.expected))
+			got := tokend(t, "config", "--policy-file="+policy, "--expect-file="+file)
+			if want := strings.NewReplacer("FILE", file, "POLICY", policy).Replace(tc.want); got.code != tc.code || got.stdout+got.stderr != want {
+				t.Errorf("exit status %d, want %d:\n%s%s\nwant:\n%s", got.code, tc.code, got.stdout, got.stderr, want)
+			}
+		})
 	}
 }
 

@@ -11,16 +11,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/cli"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/doctor"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
 func configCommand(environ []string) *cobra.Command {
 	var (
-		set     setup.Settings
-		explain string
+		set             setup.Settings
+		explain, expect string
 	)
 	cmd := &cobra.Command{
 		Use:   "config",
@@ -29,22 +31,22 @@ func configCommand(environ []string) *cobra.Command {
 	}
 	cli.ServeFlags(cmd, &set)
 	cmd.Flags().StringVar(&explain, "explain", "", "Only say which rule of the policy this `CALLER` matches: spiffe://…, dns:NAME,\noidc:ISSUER#SUBJECT or atlas_jwt. The exit status is 1 if it matches none.")
+	cmd.Flags().StringVar(&expect, "expect-file", "", "Only check that the policy decides as this YAML `FILE` expects. The exit status is 1 if\nit does not.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		invalid := cli.Environment(cmd, environ, false)
+		invalid, stdout := cli.Environment(cmd, environ, false), cmd.OutOrStdout()
+		if invalid == nil && (explain != "" || expect != "") {
+			return askPolicy(stdout, set.PolicyFile, explain, expect)
+		}
 		var warnings bytes.Buffer
 		s := setup.Open(set, setup.Options{Build: build(), Environ: environ, Stdout: io.Discard, Logger: warningLog(&warnings), Trial: true})
 		defer s.Close()
 		if err := errors.Join(invalid, s.Err()); err != nil {
 			return err
 		}
-		stdout := cmd.OutOrStdout()
-		if explain != "" {
-			return explainCaller(stdout, s, explain)
-		}
 		if err := askPeers(cmd.Context(), s); err != nil {
 			return err
 		}
-		if err := cli.Show(stdout, cli.Settings(cmd, "explain")); err != nil {
+		if err := cli.Show(stdout, cli.Settings(cmd, "explain", "expect-file")); err != nil {
 			return err
 		}
 		fmt.Fprint(stdout, "\n", s.Describe())
@@ -56,12 +58,25 @@ func configCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-func explainCaller(stdout io.Writer, s *setup.Setup, caller string) error {
-	if s.Policy == nil {
-		_, err := fmt.Fprint(stdout, "There is no policy. ", s.DescribeCallers())
+// askPolicy needs no other setting than the policy, so that it works where there are no secrets and
+// certificates, as in CI.
+func askPolicy(stdout io.Writer, policyFile, explain, expect string) error {
+	policy, err := parseFile("--policy-file", policyFile, auth.ParsePolicy)
+	if err != nil {
 		return err
 	}
-	rule, matches, err := s.Policy.Explain(caller)
+	var errs []error
+	if explain != "" {
+		errs = append(errs, explainCaller(stdout, policy, explain))
+	}
+	if expect != "" {
+		errs = append(errs, checkExpectations(stdout, policy, expect))
+	}
+	return errors.Join(errs...)
+}
+
+func explainCaller(stdout io.Writer, policy *auth.Policy, caller string) error {
+	rule, matches, err := policy.Explain(caller)
 	if err != nil {
 		return config.Wrong("--explain", err)
 	}
@@ -69,6 +84,36 @@ func explainCaller(stdout io.Writer, s *setup.Setup, caller string) error {
 		return err
 	}
 	return errors.New("the policy does not let this caller in")
+}
+
+func checkExpectations(stdout io.Writer, policy *auth.Policy, file string) error {
+	expected, err := parseFile("--expect-file", file, auth.ParseExpectations)
+	if err != nil {
+		return err
+	}
+	if unmet := policy.Unmet(expected); len(unmet) > 0 {
+		return errors.Join(unmet...)
+	}
+	_, err = fmt.Fprintf(stdout, "The policy meets the %d expectations in %s.\n", len(expected), file)
+	return err
+}
+
+// parseFile reads and parses the file of a setting. A file that cannot be read may come later.
+func parseFile[T any](flag, file string, parse func(string, []byte) (T, error)) (T, error) {
+	var none T
+	if file == "" {
+		return none, config.Wrong(flag, errors.New("there is no policy without it"))
+	}
+	data, err := reload.Read(file)
+	if err != nil {
+		return none, &config.Error{Field: flag, Err: err, MayPass: true}
+	}
+	parsed, err := parse(file, data)
+	var errs []error
+	for _, err := range config.Flatten(err) {
+		errs = append(errs, config.Wrong(flag, err))
+	}
+	return parsed, errors.Join(errs...)
 }
 
 // patience bounds the wait for the SPIFFE agent and the policy's OIDC issuers.

@@ -36,20 +36,33 @@ func blocks(page, language string) []string {
 	return found
 }
 
-// TestPagesPolicies checks that the policies in the pages are valid.
+// TestPagesPolicies checks that the policies in the pages are valid, and meet the expectations that follow them.
 func TestPagesPolicies(t *testing.T) {
 	t.Parallel()
-	count := 0
+	policy, tested := filepath.Join(t.TempDir(), "policy.yaml"), 0
 	for _, page := range pages {
 		for _, block := range blocks(readPage(t, page), "yaml") {
-			count++
-			if _, err := auth.ParsePolicy(page, []byte(block)); err != nil {
-				t.Errorf("a policy is wrong:\n%v", err)
+			if !strings.HasPrefix(block, "- {caller:") {
+				if err := os.WriteFile(policy, []byte(block), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := auth.ParsePolicy(page, []byte(block)); err != nil {
+					t.Errorf("a policy is wrong:\n%v", err)
+				}
+				continue
+			}
+			tested++
+			expected := filepath.Join(t.TempDir(), "expected.yaml")
+			if err := os.WriteFile(expected, []byte(block), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := run(t.Context(), []string{"config", "--policy-file", policy, "--expect-file", expected}, nil, io.Discard, io.Discard); err != nil {
+				t.Errorf("%s: %v", page, err)
 			}
 		}
 	}
-	if count == 0 {
-		t.Error("no page has a policy")
+	if tested == 0 {
+		t.Error("no page tests a policy")
 	}
 }
 

@@ -189,12 +189,17 @@ func (p *Policy) Explain(caller string) (text string, matches bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
+	text, matches = p.explain(c)
+	return text, matches, nil
+}
+
+func (p *Policy) explain(c Caller) (text string, matches bool) {
 	i, _ := p.find([]Caller{c})
 	if i < 0 {
-		return fmt.Sprintf("%s matches none of the %d rules in %s: it may do nothing", c, len(p.rules), p.name), false, nil
+		return fmt.Sprintf("%s matches none of the %d rules in %s: it may do nothing", c, len(p.rules), p.name), false
 	}
 	r := p.rules[i]
-	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.may(), r.as()), true, nil
+	return fmt.Sprintf("%s matches rule %d (%s:%d), %s: it may call %s, %s", c, i+1, p.name, r.line, r.selector(), r.may(), r.as()), true
 }
 
 // Profiles returns the profiles in the order of the file.

@@ -61,6 +61,8 @@ var knownKeys = map[string]string{
 	"auth.profileYAML": "userauthtoken_file",
 	"auth.ruleYAML":    "spiffe_id, oidc, dns_san, atlas_jwt, allow, profile",
 	"auth.oidcYAML":    "issuer, audience, subject",
+
+	"auth.expectationYAML": "caller, method, profile, denied",
 }
 
 // ParsePolicy parses a policy in YAML. The name is the file's, for errors. The error joins all
@@ -69,8 +71,8 @@ var knownKeys = map[string]string{
 // It refuses unknown keys, unreachable rules, unused profiles, selectors that match every caller, and
 // YAML's anchors, aliases, tags and merge keys.
 func ParsePolicy(name string, data []byte) (*Policy, error) {
-	p := &policyParser{policy: &Policy{name: name}}
-	if root, file := p.load(data); file != nil {
+	p, file := &policyParser{policy: &Policy{name: name}}, &policyYAML{}
+	if root := p.load(data, file); root != nil {
 		p.check(root, file)
 	}
 	if len(p.errs) > 0 {
@@ -101,37 +103,37 @@ func (p *policyParser) err() error {
 	return errors.Join(errs...)
 }
 
-// load decodes data. The file is nil if it cannot be checked further; the node has the line numbers.
-func (p *policyParser) load(data []byte) (*yaml.Node, *policyYAML) {
+// load decodes data into file. The node, which has the line numbers, is nil if file cannot be checked further.
+func (p *policyParser) load(data []byte, file any) *yaml.Node {
 	switch {
 	case len(data) > maxPolicySize:
 		p.errorf(1, "the file is larger than 1 MiB")
-		return nil, nil
+		return nil
 	case !utf8.Valid(data):
 		p.errorf(1, "the file is not UTF-8")
-		return nil, nil
+		return nil
 	}
 	var document yaml.Node
 	if err := yaml.Load(data, &document); err != nil {
 		p.loadErrors(err)
-		return nil, nil
+		return nil
 	}
-	root, file := document.Content[0], &policyYAML{}
+	root := document.Content[0]
 	if root.ShortTag() == "!!null" {
 		p.errorf(1, "the file is empty")
-		return nil, nil
+		return nil
 	}
 	if !p.plain(root) || !p.loadErrors(root.Load(file, yaml.WithKnownFields())) {
-		return nil, nil
+		return nil
 	}
-	return root, file
+	return root
 }
 
 // inOurWords replaces errors of the YAML library, which quote the file and so could quote a secret. The
 // last entry matches all.
 var inOurWords = []struct{ theirs, ours string }{
 	{"no documents", "the file is empty"},
-	{"found multiple", "a second YAML document: a policy is one"},
+	{"found multiple", "a second YAML document: there can be one"},
 	{"already defined", "the same key is twice in one mapping"},
 	{" into string", "this must be text"},
 	{" into bool", "this must be true"},
