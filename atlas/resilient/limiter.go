@@ -4,9 +4,9 @@ import (
 	"container/heap"
 	"container/list"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
+	"fmt"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -304,20 +304,23 @@ const unverified = "unverified"
 
 // tenants tells tenants apart: the profile of a call, or the org of a JWT that Atlas has accepted.
 type tenants struct {
-	accepted *lru.Cache[[sha256.Size]byte, string] // the tenant, by the hash of the JWT
+	seed     maphash.Seed               // random, so that a caller cannot make two JWTs collide
+	accepted *lru.Cache[uint64, string] // the tenant, by the hash of the JWT
 }
 
 func newTenants() (*tenants, error) {
-	accepted, err := lru.New[[sha256.Size]byte, string](maxAccepted)
-	return &tenants{accepted}, err
+	accepted, err := lru.New[uint64, string](maxAccepted)
+	return &tenants{maphash.MakeSeed(), accepted}, err
 }
+
+func (t *tenants) hash(jwt atlas.JWT) uint64 { return maphash.String(t.seed, string(jwt)) }
 
 // of returns the tenant of a call.
 func (t *tenants) of(ctx context.Context, jwt atlas.JWT) string {
 	if profile := atlas.ProfileOf(ctx); profile != "" {
 		return "profile " + profile
 	}
-	if tenant, ok := t.accepted.Get(sha256.Sum256([]byte(jwt))); ok {
+	if tenant, ok := t.accepted.Get(t.hash(jwt)); ok {
 		return tenant
 	}
 	return unverified
@@ -326,15 +329,13 @@ func (t *tenants) of(ctx context.Context, jwt atlas.JWT) string {
 // answered notes how a call with the JWT ended.
 func (t *tenants) answered(ctx context.Context, jwt atlas.JWT, tenant string, err error) {
 	switch class := atlas.Classify(err); {
-	case atlas.ProfileOf(ctx) != "":
 	case class == atlas.ClassOK && tenant == unverified:
-		hash := sha256.Sum256([]byte(jwt))
 		org := jwt.UnverifiedClaims().OrgID // Atlas has just accepted it
 		if org == "" {
-			org = "of the JWT " + hex.EncodeToString(hash[:])
+			org = fmt.Sprint("of the JWT ", t.hash(jwt))
 		}
-		t.accepted.Add(hash, "org "+org)
-	case class == atlas.ClassUnauthorized:
-		t.accepted.Remove(sha256.Sum256([]byte(jwt)))
+		t.accepted.Add(t.hash(jwt), "org "+org)
+	case class == atlas.ClassUnauthorized && atlas.ProfileOf(ctx) == "":
+		t.accepted.Remove(t.hash(jwt))
 	}
 }

@@ -25,8 +25,8 @@ const minTimeLeft = 5 * time.Millisecond
 // maxMargin is the most time reserved for our response to arrive before the caller's deadline.
 const maxMargin = 25 * time.Millisecond
 
-// errShuttingDown is the cause of the end of the calls in progress when the service stops.
-var errShuttingDown = &apierror.Error{Reason: apierror.ShuttingDown}
+// errShuttingDown is the cause in the error of a call that the service's stop has ended.
+var errShuttingDown = errors.New("the service is shutting down")
 
 // limit ends a call at the ceiling, shortly before the caller's deadline, or when cut is done.
 func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerInterceptor { //nolint:revive // cut belongs to the service
@@ -45,27 +45,25 @@ func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerIntercept
 		limited := &deadlined{Context: ctx, deadline: time.Now().Add(left), cut: cut}
 		defer limited.stop()
 		resp, err := handler(limited, req)
-		if err != nil {
-			return nil, explainEnd(limited, err)
+		if err != nil && cut.Err() != nil && ctx.Err() == nil {
+			return nil, explainCut(err)
 		}
-		return resp, nil
+		return resp, err
 	}
 }
 
-// explainEnd returns the error of a call whose context ended. If the service ended it and not the
-// caller, the cause of the end is an *apierror.Error, and its reason replaces CANCELLED, which
-// clients do not retry.
-func explainEnd(ctx context.Context, err error) error {
-	ended, ok := errors.AsType[*apierror.Error](context.Cause(ctx))
+// explainCut returns the error of a call that ended when the service stopped: its reason replaces
+// CANCELLED, which clients do not retry.
+func explainCut(err error) error {
 	e := apierror.From(err)
-	if !ok || e.Reason != apierror.Cancelled {
+	if e.Reason != apierror.Cancelled {
 		return err
 	}
-	cause := fmt.Errorf("%w: %w", ended, err)
+	cut := &apierror.Error{Reason: apierror.ShuttingDown, Cause: fmt.Errorf("%w: %w", errShuttingDown, err)}
 	if e.OutcomeUnknown {
-		return &apierror.Error{Reason: apierror.DeleteOutcomeUnknown, OutcomeUnknown: true, Cause: cause}
+		cut.Reason, cut.OutcomeUnknown = apierror.DeleteOutcomeUnknown, true
 	}
-	return &apierror.Error{Reason: ended.Reason, Cause: cause}
+	return cut
 }
 
 // deadlined is a context with a deadline that also ends with cut. It starts its timer at the first
@@ -75,7 +73,7 @@ type deadlined struct {
 	context.Context // the parent, whose deadline is not earlier
 
 	deadline time.Time
-	cut      context.Context // ends this one with errShuttingDown
+	cut      context.Context // ends this one too
 
 	mu      sync.Mutex
 	started context.Context    // guarded by mu; set by the first call of Done
@@ -101,10 +99,9 @@ func (d *deadlined) Done() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.started == nil {
-		ctx, end := context.WithCancelCause(d.Context)
-		unhook := context.AfterFunc(d.cut, func() { end(errShuttingDown) })
-		timed, cancel := context.WithDeadline(ctx, d.deadline)
-		d.started, d.cancel = timed, func() { unhook(); cancel(); end(nil) }
+		ctx, cancel := context.WithDeadline(d.Context, d.deadline)
+		unhook := context.AfterFunc(d.cut, cancel)
+		d.started, d.cancel = ctx, func() { unhook(); cancel() }
 		if d.stopped {
 			d.cancel()
 		}

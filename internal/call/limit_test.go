@@ -71,22 +71,6 @@ func TestFault94(t *testing.T) {
 	}
 }
 
-// TestFault98 checks that a call that the server evicts gets the reason of the eviction, not
-// CANCELLED.
-func TestFault98(t *testing.T) {
-	t.Parallel()
-	ctx, evict := context.WithCancelCause(t.Context())
-	defer evict(nil)
-	_, err := limit(time.Minute, context.Background())(ctx, nil, nil, func(ctx context.Context, _ any) (any, error) {
-		evict(&apierror.Error{Reason: apierror.Overloaded})
-		<-ctx.Done()
-		return nil, ctx.Err()
-	})
-	if e := apierror.From(err); e.Reason != apierror.Overloaded || e.RetryDelay() == 0 {
-		t.Errorf("got %s, retry after %v, want OVERLOADED with a delay", e.ReasonName(), e.RetryDelay())
-	}
-}
-
 // TestDeadlined compares with context.WithDeadline, with Done called before and after the end.
 func TestDeadlined(t *testing.T) {
 	type key struct{}
