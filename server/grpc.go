@@ -36,7 +36,7 @@ const (
 // streamWorkers is how many goroutines wait for calls; calls beyond these get a new one. A new
 // goroutine starts with a small stack and copies it several times as it grows, which costs a tenth
 // of a call's CPU.
-const streamWorkers = 64
+const streamWorkers = 256
 
 // grpcOptions returns the options of the gRPC server.
 func grpcOptions(cfg Config, guard *streams, creds credentials.TransportCredentials) []grpc.ServerOption {
