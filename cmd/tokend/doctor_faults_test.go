@@ -153,7 +153,7 @@ var illnesses = []illness{
 			p.settings["policy-file"] = writeFile(t, "policy.yaml", []byte("callers:\n  - {dns_san: a.internal, allows: [CreateToken], allow: [CreateToken], profile: passthrough}\n"))
 			p.settings["oidc-ca-file"] = ""
 		},
-		check: "--policy-file", detail: `policy\.yaml:2: unknown key "allows"`, remedy: "policy", skipped: []string{"profiles and issuers"},
+		check: "--policy-file", detail: `policy\.yaml:2: field allows not found`, remedy: "policy", skipped: []string{"profiles and issuers"},
 		healthy: []string{"atlas clock"},
 	},
 	{

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -67,7 +68,7 @@ func parseCaller(text string) (Caller, error) {
 		err = checkDNSName(c.Name)
 	case kind == kindOIDC:
 		issuer, subject, _ := strings.Cut(name, "#")
-		err = errors.Join(checkIssuer(issuer), checkSubject(subject))
+		err = cmp.Or(checkIssuer(issuer), checkSubject(subject))
 	default:
 		err = fmt.Errorf("give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or %s", selectorAtlas)
 	}

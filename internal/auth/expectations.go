@@ -14,42 +14,43 @@ type Expectation struct {
 	profile string // empty: the call is denied
 }
 
-type expectationYAML struct {
+type expectationEntry struct {
 	Caller  string `yaml:"caller"`
 	Method  string `yaml:"method"`
 	Profile string `yaml:"profile"`
 	Denied  bool   `yaml:"denied"`
 }
 
+type expectationList []line[expectationEntry]
+
 // ParseExpectations parses a list of expectations in YAML, as strictly as [ParsePolicy] parses a policy.
 func ParseExpectations(name string, data []byte) ([]Expectation, error) {
 	var (
-		p        = &policyParser{policy: &Policy{name: name}}
-		file     []expectationYAML
+		e        = &fileErrors{name: name}
+		file     expectationList
 		expected []Expectation
 	)
-	root := p.load(data, &file)
-	if root != nil && len(file) == 0 {
-		p.errorf(root.Line, "there are no expectations")
+	switch {
+	case !e.load(data, &file):
+		return nil, e.err()
+	case len(file) == 0:
+		e.errorf(1, "there are no expectations")
 	}
-	for i, y := range file {
-		line := root.Content[i].Line
+	for _, l := range file {
+		y := l.entry
 		caller, err := parseCaller(y.Caller)
 		if err != nil {
-			p.errorf(line, "caller %s", oneLine(err))
+			e.errorf(l.number, "caller %v", err)
 		}
 		if !slices.Contains(methods, y.Method) {
-			p.errorf(line, "unknown method %s: there are %s", quotable(y.Method), strings.Join(methods, ", "))
+			e.errorf(l.number, "unknown method %.200q: there are %s", y.Method, strings.Join(methods, ", "))
 		}
 		if (y.Profile != "") == y.Denied {
-			p.errorf(line, "give either a profile or denied: true")
+			e.errorf(l.number, "give either a profile or denied: true")
 		}
-		expected = append(expected, Expectation{fmt.Sprintf("%s:%d", name, line), caller, y.Method, y.Profile})
+		expected = append(expected, Expectation{fmt.Sprintf("%s:%d", name, l.number), caller, y.Method, y.Profile})
 	}
-	if len(p.errs) > 0 {
-		return nil, p.err()
-	}
-	return expected, nil
+	return expected, e.err()
 }
 
 // Unmet returns an error for each expectation that the policy does not meet.

@@ -35,10 +35,7 @@ const (
 	KindCertificate = kindCertificate
 )
 
-type (
-	Issuer          = issuerConfig
-	ValidationError = validationError
-)
+type Issuer = issuerConfig
 
 // IssuerConfigs are those whose OIDC tokens are accepted, in the order of the file.
 func (p *Policy) IssuerConfigs() []Issuer { return p.issuers }

@@ -148,7 +148,7 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 		return nil, err
 	}
 	if configuration.Issuer != i.URL {
-		return nil, fmt.Errorf("its configuration is for issuer %s", quotable(configuration.Issuer))
+		return nil, fmt.Errorf("its configuration is for issuer %.200q", configuration.Issuer)
 	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`

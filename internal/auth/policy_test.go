@@ -29,7 +29,7 @@ callers:
 
 func TestParsePolicy(t *testing.T) {
 	p := mustPolicy(t, goodPolicy)
-	if diff := cmp.Diff([]auth.Profile{{Name: "acme", UserauthtokenFile: "/run/secrets/acme", Line: 3}, {Name: "other", UserauthtokenFile: "/run/secrets/other", Line: 4}}, p.Profiles()); diff != "" {
+	if diff := cmp.Diff([]auth.Profile{{Name: "acme", UserauthtokenFile: "/run/secrets/acme", Line: 3}, {Name: "other", UserauthtokenFile: "/run/secrets/other", Line: 5}}, p.Profiles()); diff != "" {
 		t.Errorf("profiles (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]auth.Issuer{{URL: "https://issuer.internal", Audience: "tokend"}}, p.IssuerConfigs()); diff != "" {
@@ -44,7 +44,7 @@ rule 5  line 13  dns_san web-*.prod.internal                      may call Creat
 rule 6  line 14  oidc https://issuer.internal#ops                 may call DeleteToken               as profile other
 rule 7  line 15  atlas_jwt                                        may call CreateToken, DeleteToken  with the caller's own Atlas JWT
 profile acme   line 3  userauthtoken_file /run/secrets/acme
-profile other  line 4  userauthtoken_file /run/secrets/other
+profile other  line 5  userauthtoken_file /run/secrets/other
 issuer https://issuer.internal  audience tokend
 `
 	if diff := cmp.Diff(want, p.String()); diff != "" {

@@ -1,10 +1,12 @@
 package auth
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -42,7 +44,7 @@ func splitSPIFFEPattern(pattern string) (prefix, path string, err error) {
 	if strings.Contains(domain, "*") {
 		return "", "", errors.New("the trust domain must not have a * in it")
 	}
-	if err := errors.Join(checkSPIFFEID(strings.ReplaceAll(pattern, "*", "x")), checkStars(path)); err != nil {
+	if err := cmp.Or(checkSPIFFEID(strings.ReplaceAll(pattern, "*", "x")), checkStars(path)); err != nil {
 		return "", "", err
 	}
 	for segment := range strings.SplitSeq(path, "/") {
@@ -79,7 +81,7 @@ func checkDNSPattern(pattern string) error {
 	if strings.Contains(rest, "*") {
 		return errors.New("only the leftmost label may have a * in it")
 	}
-	if err := errors.Join(checkStars(label), checkDNSName(strings.ReplaceAll(label, "*", "x")+strings.TrimPrefix(pattern, label))); err != nil {
+	if err := cmp.Or(checkStars(label), checkDNSName(strings.ReplaceAll(label, "*", "x")+strings.TrimPrefix(pattern, label))); err != nil {
 		return err
 	}
 	switch {
@@ -127,7 +129,7 @@ func checkAudience(audience string) error {
 func checkSubject(subject string) error { return checkPrintable("subject", subject, maxSubject) }
 
 func checkSubjectPattern(pattern string) error {
-	if err := errors.Join(checkSubject(pattern), checkStars(pattern)); err != nil {
+	if err := cmp.Or(checkSubject(pattern), checkStars(pattern)); err != nil {
 		return err
 	}
 	switch {
@@ -157,14 +159,14 @@ func checkPrintable(what, s string, most int) error {
 	return nil
 }
 
+var profileName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
 func checkProfileName(name string) error {
 	switch {
 	case name == Passthrough:
 		return errors.New("the name is reserved for the caller's own Atlas JWT")
-	case len(name) == 0 || len(name) > maxName || strings.IndexFunc(name, notNameRune) >= 0 || name[0] == '-':
-		return fmt.Errorf("a name must have 1 to %d lower-case letters, digits and hyphens, and not begin with a hyphen", maxName)
+	case !profileName.MatchString(name):
+		return errors.New("a name must have 1 to 63 lower-case letters, digits and hyphens, and not begin with a hyphen")
 	}
 	return nil
 }
-
-func notNameRune(r rune) bool { return r == '_' || notLabelRune(r) }
