@@ -3,8 +3,6 @@ package emulator
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -14,55 +12,30 @@ import (
 	"time"
 )
 
-// control answers the paths below /_emulator.
-func (em *Emulator) control(r *http.Request, body []byte) answer {
-	path := strings.TrimPrefix(r.URL.Path, controlPath)
-	if text, ok := strings.CutPrefix(path, "/faults/"); ok && r.Method == http.MethodDelete {
-		if id, err := strconv.Atoi(text); err != nil || !em.faults.remove(id) {
-			return notFound()
-		}
-		return noContent()
-	}
-	switch r.Method + " " + path {
-	case "GET /counters":
+// control answers what is below /_emulator: a method and a path.
+func (em *Emulator) control(call string, body []byte) answer {
+	switch call {
+	case "GET counters":
 		return jsonAnswer(http.StatusOK, em.Counters())
-	case "GET /requests":
+	case "GET requests":
 		return jsonAnswer(http.StatusOK, em.Requests())
-	case "GET /tokens":
+	case "GET tokens":
 		return jsonAnswer(http.StatusOK, em.Tokens())
-	case "GET /faults":
-		return em.listFaults()
-	case "POST /faults":
+	case "POST faults":
 		return em.postFault(body)
-	case "DELETE /faults":
+	case "DELETE faults":
 		em.faults.clear()
 		return noContent()
-	case "POST /jwts":
-		return em.postJWT(body)
-	case "POST /revocations":
-		var wire struct{ JWT string }
-		if err := decodeStrictly(body, &wire); err != nil {
-			return detail(http.StatusBadRequest, err.Error())
-		}
-		em.Revoke(wire.JWT)
+	}
+	text, _ := strings.CutPrefix(call, "DELETE faults/")
+	if id, err := strconv.Atoi(text); err == nil && em.faults.remove(id) {
 		return noContent()
 	}
 	return notFound()
 }
 
-// faultJSON is a Fault on the wire, where its durations are text.
-type faultJSON struct {
-	ID int `json:"id,omitempty"`
-	Fault
-	For      duration `json:"for,omitempty"`
-	Delay    duration `json:"delay,omitempty"`
-	Interval duration `json:"interval,omitempty"`
-}
-
-// duration is written as time.Duration prints it.
+// duration is a time.Duration that JSON has as text.
 type duration time.Duration
-
-func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
 func (d *duration) UnmarshalText(text []byte) error {
 	parsed, err := time.ParseDuration(string(text))
@@ -70,64 +43,30 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-func (em *Emulator) listFaults() answer {
-	list := []faultJSON{}
-	for _, f := range em.faults.list() {
-		list = append(list, faultJSON{f.id, f.Fault, duration(f.For), duration(f.Delay), duration(f.Interval)})
-	}
-	return jsonAnswer(http.StatusOK, list)
-}
-
 func (em *Emulator) postFault(body []byte) answer {
-	var wire faultJSON
-	if err := decodeStrictly(body, &wire); err != nil {
-		return detail(http.StatusBadRequest, err.Error())
+	var wire struct {
+		Fault
+		For   duration `json:"for"`
+		Delay duration `json:"delay"`
 	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields() // a misspelt fault would otherwise silently do nothing
+	err := decoder.Decode(&wire)
 	f := wire.Fault
-	f.For, f.Delay, f.Interval = time.Duration(wire.For), time.Duration(wire.Delay), time.Duration(wire.Interval)
-	if err := f.validate(); err != nil {
+	f.For, f.Delay = time.Duration(wire.For), time.Duration(wire.Delay)
+	if err == nil {
+		err = f.validate()
+	}
+	if err != nil {
 		return detail(http.StatusBadRequest, err.Error())
 	}
 	return jsonAnswer(http.StatusCreated, map[string]int{"id": em.faults.add(f)})
 }
 
-func (em *Emulator) postJWT(body []byte) answer {
-	var wire struct {
-		Org      int      `json:"org"`
-		Lifetime duration `json:"lifetime"`
-		Age      duration `json:"age"`
-		Forged   bool     `json:"forged"`
-		Unsigned bool     `json:"unsigned"`
-	}
-	if err := decodeStrictly(body, &wire); err != nil {
-		return detail(http.StatusBadRequest, err.Error())
-	}
-	if wire.Org < 0 || wire.Org >= len(em.atlas.orgs) {
-		return detail(http.StatusBadRequest, fmt.Sprintf("no org %d: there are %d, from 0", wire.Org, len(em.atlas.orgs)))
-	}
-	return jsonAnswer(http.StatusCreated, map[string]string{"jwt": em.Org(wire.Org).MintJWT(JWT{
-		Lifetime: time.Duration(wire.Lifetime), Age: time.Duration(wire.Age), Forged: wire.Forged, Unsigned: wire.Unsigned,
-	})})
-}
-
-// decodeStrictly decodes one JSON value and refuses unknown fields: a misspelt fault would
-// otherwise silently do nothing.
-func decodeStrictly(body []byte, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		return err
-	}
-	if decoder.More() {
-		return errors.New("more than one JSON value")
-	}
-	return nil
-}
-
 // requestsKept bounds the memory of a long-lived emulator. The totals in Counters go on beyond it.
 const requestsKept = 10_000
 
-// Counters tell what the emulator was asked and what it answered.
+// Counters count what the emulator was asked and what it answered.
 type Counters struct {
 	// Calls is the number of requests that arrived, held ones included.
 	Calls map[Operation]int `json:"calls"`
@@ -188,6 +127,10 @@ type counters struct {
 	mu       sync.Mutex
 	totals   Counters  // guarded by mu
 	requests []Request // guarded by mu
+}
+
+func newCounters() counters {
+	return counters{totals: Counters{Calls: map[Operation]int{}, Statuses: map[Operation]map[int]int{}}}
 }
 
 // arrived counts a request. The returned function must be called when its answer begins, with the

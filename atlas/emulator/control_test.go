@@ -2,7 +2,6 @@ package emulator_test
 
 import (
 	"encoding/json"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,81 +14,41 @@ func get(path string) call { return call{method: "GET", path: path} }
 func TestControlFaults(t *testing.T) {
 	em := start(t, emulator.Config{})
 	jwt := em.Org(0).JWT()
-	const fault = `{"operation":"create","times":2,"after_effect":true,"informational":1,"header":{"Retry-After":["7"]},` +
-		`"status":429,"content_type":"text/plain","body":"no","shape":"drip","delay":"1ms","interval":"1µs"}`
-	listed := `[{"id":1,` + fault[1:] + `]`
-	if response, body := post("/_emulator/faults", fault).do(t, em); response.StatusCode != 201 || body != `{"id":1}` {
-		t.Errorf("%s %s", response.Status, body)
+	control := func(c call, status int, want string) {
+		t.Helper()
+		if response, body := c.do(t, em); response.StatusCode != status || body != want {
+			t.Errorf("%s %s: %s %s, want %d %s", c.method, c.path, response.Status, body, status, want)
+		}
 	}
-	if _, body := get("/_emulator/faults").do(t, em); body != listed {
-		t.Errorf("faults are\n%s, want\n%s", body, listed)
-	}
+	remove := func(path string) call { return call{method: "DELETE", path: path} }
+	const notFound = `{"detail":"Not found."}`
+
+	control(post("/_emulator/faults", `{"operation":"create","after_effect":true,"header":{"retry-after":["7"]},`+
+		`"status":429,"body":"no","shape":"drip","delay":"1ms","for":"1h"}`), 201, `{"id":1}`)
 	response, body := createWith(jwt).do(t, em)
 	if diff := cmp.Diff(result{429, "no"}, result{response.StatusCode, body}); diff != "" {
 		t.Error(diff)
 	}
-	if _, body := get("/_emulator/faults").do(t, em); body != strings.Replace(listed, `"times":2`, `"times":1`, 1) {
-		t.Errorf("after one use: %s", body)
+	if em.Org(0).EphemeralToken() == "" || response.Header.Get("Retry-After") != "7" {
+		t.Errorf("the token is %q, the header %v", em.Org(0).EphemeralToken(), response.Header)
 	}
-	for path, want := range map[string]int{"/_emulator/faults/x": 404, "/_emulator/faults/2": 404, "/_emulator/faults/1": 204} {
-		if response, _ := (call{method: "DELETE", path: path}).do(t, em); response.StatusCode != want {
-			t.Errorf("%s: %s", path, response.Status)
-		}
-	}
+	control(remove("/_emulator/faults/x"), 404, notFound)
+	control(remove("/_emulator/faults/2"), 404, notFound)
+	control(remove("/_emulator/faults/1"), 204, "")
 	createWith(jwt).field(t, em, 201, "token")
 
-	post("/_emulator/faults", `{"drop":"reset"}`).do(t, em)
+	control(post("/_emulator/faults", `{"drop":"reset"}`), 201, `{"id":2}`)
 	get("/_emulator/counters").do(t, em) // meets no fault
-	if response, _ := (call{method: "DELETE", path: "/_emulator/faults"}).do(t, em); response.StatusCode != 204 {
-		t.Error(response.Status)
-	}
-	if _, body := get("/_emulator/faults").do(t, em); body != "[]" {
-		t.Errorf("faults are %s", body)
-	}
+	control(remove("/_emulator/faults"), 204, "")
 	createWith(jwt).field(t, em, 201, "token")
+
+	control(post("/_emulator/faults", `{"statis":500}`), 400, `{"detail":"json: unknown field \"statis\""}`)
+	control(post("/_emulator/faults", `{"operation":"x"}`), 400, `{"detail":"unknown operation \"x\""}`)
+	control(post("/_emulator/faults", ``), 400, `{"detail":"EOF"}`)
+	control(get("/_emulator/x"), 404, notFound)
 }
 
-func TestControlRefuses(t *testing.T) {
-	em := start(t, emulator.Config{})
-	for name, test := range map[string]struct {
-		call call
-		want result
-	}{
-		"misspelt":     {post("/_emulator/faults", `{"statis":500}`), result{400, `{"detail":"json: unknown field \"statis\""}`}},
-		"impossible":   {post("/_emulator/faults", `{"operation":"x"}`), result{400, `{"detail":"unknown operation \"x\""}`}},
-		"no org":       {post("/_emulator/jwts", `{"org":2}`), result{400, `{"detail":"no org 2: there are 2, from 0"}`}},
-		"JWT not JSON": {post("/_emulator/jwts", ``), result{400, `{"detail":"EOF"}`}},
-		"no such path": {get("/_emulator/x"), result{404, `{"detail":"Not found."}`}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			response, body := test.call.do(t, em)
-			if diff := cmp.Diff(test.want, result{response.StatusCode, body}); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
-func TestControlJWTs(t *testing.T) {
-	em := start(t, emulator.Config{})
-	expired := post("/_emulator/jwts", `{"org":1,"lifetime":"-1m","age":"2m"}`).field(t, em, 201, "jwt")
-	if p := decode(t, expired); p.OrgID != em.Org(1).ID || p.Exp-p.OrigIat != 60 {
-		t.Errorf("%+v", p)
-	}
-	if response, _ := createWith(expired).do(t, em); response.StatusCode != 401 {
-		t.Error(response.Status)
-	}
-	good := post("/_emulator/jwts", `{}`).field(t, em, 201, "jwt")
-	createWith(good).field(t, em, 201, "token")
-	if response, _ := post("/_emulator/revocations", `{"jwt":"`+good+`"}`).do(t, em); response.StatusCode != 204 {
-		t.Error(response.Status)
-	}
-	if response, _ := createWith(good).do(t, em); response.StatusCode != 401 {
-		t.Error(response.Status)
-	}
-}
-
-func TestControlShowsWhatHappened(t *testing.T) {
+func TestControlCounters(t *testing.T) {
 	em := start(t, emulator.Config{})
 	createWith(em.Org(0).JWT()).field(t, em, 201, "token")
 	show := func(path string, into any) {

@@ -7,7 +7,7 @@
 //
 //	em, err := emulator.Start(emulator.Config{})
 //	defer em.Close()
-//	client, base, jwt := em.Client(), em.URL(), em.Org(0).JWT()
+//	base, roots, jwt := em.URL(), em.CertPool(), em.Org(0).JWT()
 //
 // # What it answers
 //
@@ -42,12 +42,9 @@
 //	GET    /_emulator/counters     Counters
 //	GET    /_emulator/requests     the latest requests, oldest first
 //	GET    /_emulator/tokens       the ephemeral tokens ever minted
-//	GET    /_emulator/faults       the faults in force, with their ids
 //	POST   /_emulator/faults       a Fault → 201 {"id"}
 //	DELETE /_emulator/faults       remove them all → 204
 //	DELETE /_emulator/faults/{id}  remove one → 204
-//	POST   /_emulator/jwts         {"org": 0, "lifetime": "-1m", "age": "2m", "forged": true, "unsigned": true} → 201 {"jwt"}
-//	POST   /_emulator/revocations  {"jwt"} → 204
 //
 // A Fault in JSON has "operation" for On, the other fields of the Go type in snake case, and
 // durations as text. What is left out has its zero value:
@@ -61,8 +58,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"net"
@@ -112,9 +114,7 @@ type Emulator struct {
 	server  *http.Server
 	serving sync.WaitGroup // the listener and each connection
 	addr    net.Addr
-	client  *http.Client
 	caPEM   []byte
-	pool    *x509.CertPool
 
 	atlas  *atlas
 	faults faults
@@ -139,9 +139,24 @@ func Start(config Config) (*Emulator, error) {
 			return nil, err
 		}
 	}
-	em := &Emulator{caPEM: caPEM, pool: x509.NewCertPool(), atlas: newAtlas(config), seen: counters{totals: Counters{Calls: map[Operation]int{}, Statuses: map[Operation]map[int]int{}}}}
-	em.pool.AppendCertsFromPEM(caPEM)
-	em.serve(listener, certificate, config.HTTP1Only)
+	ctx, cancel := context.WithCancel(context.Background())
+	em := &Emulator{addr: listener.Addr(), caPEM: caPEM, atlas: newAtlas(config), seen: newCounters(), cancel: cancel}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(!config.HTTP1Only)
+	em.server = &http.Server{
+		Handler:           http.HandlerFunc(em.handle),
+		Protocols:         protocols,
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}},
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // tests cause refused handshakes
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connectionKey{}, c)
+		},
+		ConnState: func(conn net.Conn, state http.ConnState) { em.count(ctx, conn, state) },
+	}
+	em.serving.Go(func() { _ = em.server.ServeTLS(listener, "", "") }) // until Close
 	return em, nil
 }
 
@@ -156,35 +171,6 @@ func listenLoopback(addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("address %q: not a loopback address, such as 127.0.0.1:0 or [::1]:0", addr)
 	}
 	return net.ListenTCP("tcp", tcp)
-}
-
-func (em *Emulator) serve(listener net.Listener, certificate tls.Certificate, http1Only bool) {
-	ctx, cancel := context.WithCancel(context.Background())
-	em.cancel = cancel
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(!http1Only)
-	em.server = &http.Server{
-		Handler:           http.HandlerFunc(em.handle),
-		Protocols:         protocols,
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}},
-		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // tests cause refused handshakes
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connectionKey{}, c)
-		},
-		ConnState: func(conn net.Conn, state http.ConnState) { em.count(ctx, conn, state) },
-	}
-	em.serving.Go(func() { _ = em.server.ServeTLS(listener, "", "") }) // until Close
-	em.addr = listener.Addr()
-	em.client = &http.Client{
-		Transport: &http.Transport{
-			TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: em.pool},
-			ForceAttemptHTTP2: !http1Only,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 }
 
 // count makes Close wait for a connection, from its first state to its last. It closes one that
@@ -206,22 +192,72 @@ func (em *Emulator) count(ctx context.Context, conn net.Conn, state http.ConnSta
 func (em *Emulator) Close() {
 	em.cancel()
 	_ = em.server.Close()
-	em.client.CloseIdleConnections()
 	em.serving.Wait()
 	em.handling.Lock() // waits for requests of HTTP/2, which can outlive their connection
 	defer em.handling.Unlock()
 	em.closed = true
 }
 
-// URL is the base URL, such as "https://127.0.0.1:49152/v1".
+// URL returns the base URL, such as "https://127.0.0.1:49152/v1".
 func (em *Emulator) URL() string { return "https://" + em.addr.String() + basePath }
 
-// CAPEM is the certificate to trust, in PEM.
+// CAPEM returns the certificate to trust, in PEM.
 func (em *Emulator) CAPEM() []byte { return bytes.Clone(em.caPEM) }
 
-// CertPool holds the certificate to trust, and no other.
-func (em *Emulator) CertPool() *x509.CertPool { return em.pool.Clone() }
+// CertPool returns a pool of the certificate to trust.
+func (em *Emulator) CertPool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(em.caPEM)
+	return pool
+}
 
-// Client is an HTTP client that trusts the emulator and follows no redirect. Close closes its idle
-// connections.
-func (em *Emulator) Client() *http.Client { return em.client }
+// CertificateKind selects the server's certificate.
+type CertificateKind string
+
+// The certificates. All but the first are for clients to refuse.
+const (
+	GoodCertificate       CertificateKind = ""            // for localhost, 127.0.0.1 and ::1
+	ExpiredCertificate    CertificateKind = "expired"     // good until an hour ago
+	OtherHostCertificate  CertificateKind = "other-host"  // for atlas.invalid only
+	SelfSignedCertificate CertificateKind = "self-signed" // valid, but not the one in CAPEM
+)
+
+// newCertificate makes a server certificate, and what to trust. That is the certificate itself: it
+// is not an authority, so trusting it by mistake costs little.
+func newCertificate(kind CertificateKind) (server tls.Certificate, trusted []byte, err error) {
+	now := time.Now()
+	template := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "Atlas emulator (not real)"},
+		NotBefore:             now.Add(-time.Hour), // for a client whose clock is late
+		NotAfter:              now.Add(7 * 24 * time.Hour),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+		DNSNames:              []string{"localhost"},
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	switch kind {
+	case ExpiredCertificate:
+		template.NotBefore, template.NotAfter = now.Add(-2*time.Hour), now.Add(-time.Hour)
+	case OtherHostCertificate:
+		template.DNSNames, template.IPAddresses = []string{"atlas.invalid"}, nil
+	}
+	server, err = selfSigned(template)
+	other := server
+	if err == nil && kind == SelfSignedCertificate {
+		other, err = selfSigned(template)
+	}
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	return server, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Certificate[0]}), nil
+}
+
+func selfSigned(template *x509.Certificate) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key) // draws a serial number
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}

@@ -38,7 +38,7 @@ type call struct {
 	authorization string
 	contentType   string
 	body          string
-	client        *http.Client // default: the emulator's
+	client        *http.Client // default: one for this call
 }
 
 // result is what a test compares of an answer.
@@ -81,7 +81,9 @@ func (c call) request(ctx context.Context, em *emulator.Emulator) *http.Request 
 func (c call) try(ctx context.Context, em *emulator.Emulator) (*http.Response, string, error) {
 	client := c.client
 	if client == nil {
-		client = em.Client()
+		transport := newTransport(em, true)
+		defer transport.CloseIdleConnections()
+		client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	response, err := client.Do(c.request(ctx, em))
 	if err != nil {
@@ -123,9 +125,13 @@ func (c call) field(t *testing.T, em *emulator.Emulator, status int, name string
 
 // newClient trusts em, speaks the given version of HTTP and is the test's own.
 func newClient(t *testing.T, em *emulator.Emulator, http2 bool) *http.Client {
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: em.CertPool()}, ForceAttemptHTTP2: http2}
+	transport := newTransport(em, http2)
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
+}
+
+func newTransport(em *emulator.Emulator, http2 bool) *http.Transport {
+	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: em.CertPool()}, ForceAttemptHTTP2: http2}
 }
 
 // eachProtocol runs the test over HTTP/1.1 and over HTTP/2.
@@ -173,10 +179,10 @@ func TestStartRefusesBadConfig(t *testing.T) {
 	}
 }
 
-// Close must get rid of clients in every state, without their help.
+// TestCloseEndsStalledClients checks that Close ends clients in every state.
 func TestCloseEndsStalledClients(t *testing.T) {
-	for _, http2 := range []bool{false, true} {
-		t.Run(map[bool]string{false: "HTTP/1.1", true: "HTTP/2"}[http2], func(t *testing.T) {
+	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
 			em := start(t, emulator.Config{})
 			addr := strings.TrimSuffix(strings.TrimPrefix(em.URL(), "https://"), "/v1")
 

@@ -1,6 +1,7 @@
 package emulator_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 
@@ -17,10 +18,12 @@ func ExampleEmulator_Inject() {
 		On: emulator.Create, Times: 1, Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}},
 	})
 
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: em.CertPool()}}
+	defer transport.CloseIdleConnections()
 	for range 2 {
 		request, _ := http.NewRequest(http.MethodPost, em.URL()+"/ephemeral-token", http.NoBody)
 		request.Header.Set("Authorization", "JWT "+em.Org(0).JWT())
-		response, err := em.Client().Do(request)
+		response, err := transport.RoundTrip(request)
 		if err != nil {
 			fmt.Println(err)
 			return

@@ -32,22 +32,15 @@ type Fault struct {
 	// AfterEffect does the operation first. Delay and the rest come after it.
 	AfterEffect bool `json:"after_effect,omitempty"`
 
-	// Informational is the number of 103 answers to send ahead of the real one; negative: without
-	// end.
-	Informational int `json:"informational,omitempty"`
-	// Header is added to the answer, such as Retry-After or Location; Content-Type has a field of
-	// its own. On HTTP/2, "Connection: close" makes the server send GOAWAY.
+	Status int `json:"status,omitempty"` // 200 to 599; 0: the genuine one, or the operation's success
+	// Header is added to the answer, such as Retry-After or Content-Type. On HTTP/2, "Connection:
+	// close" makes the server send GOAWAY.
 	Header http.Header `json:"header,omitempty"`
-
-	Status      int    `json:"status,omitempty"`       // 200 to 599; 0: the genuine one, or the operation's success
-	ContentType string `json:"content_type,omitempty"` // default: the genuine one, or application/json
-	// Body replaces the body. Without it, a Status of 400 or above comes with the body
-	// that Django would send.
+	// Body replaces the body. Without it, a Status of 400 or above comes with a JSON body that
+	// names the status.
 	Body string `json:"body,omitempty"`
 	// Shape is what happens to the body on the way. It does nothing to a 204, which has none.
 	Shape Shape `json:"shape,omitempty"`
-	// Interval is the time between two bytes of a Drip. Default 10ms.
-	Interval time.Duration `json:"-"`
 
 	Drop Drop `json:"drop,omitempty"` // drops the request without an answer
 }
@@ -60,12 +53,11 @@ const (
 	Whole     Shape = ""          // it arrives
 	Empty     Shape = "empty"     // there is none
 	Truncated Shape = "truncated" // the first half, then an orderly end short of Content-Length
-	Overlong  Shape = "overlong"  // all of it, but Content-Length promises more
 	Reset     Shape = "reset"     // the first half, then a TCP reset
-	Drip      Shape = "drip"      // byte by byte, one each Interval
+	Drip      Shape = "drip"      // byte by byte, one every 10 ms
 	Stall     Shape = "stall"     // nothing after the header, until the client leaves
 	Endless   Shape = "endless"   // all of it, then spaces until the client leaves
-	GzipBomb  Shape = "gzip-bomb" // all of it and 64 MiB of spaces, with Content-Encoding: gzip
+	GzipBomb  Shape = "gzip-bomb" // all of it and 8 MiB of spaces, with Content-Encoding: gzip
 )
 
 // Drop is a way to end a request before its answer begins.
@@ -77,11 +69,12 @@ const (
 	ResetConnection Drop = "reset"  // TCP reset
 	CloseConnection Drop = "close"  // TCP end, without an answer
 	AbortStream     Drop = "stream" // HTTP/2: RST_STREAM, and the connection lives; HTTP/1.1: as CloseConnection
+	Flood1xx        Drop = "1xx"    // 103 answers until the client leaves
 )
 
 var (
-	shapes = []Shape{Whole, Empty, Truncated, Overlong, Reset, Drip, Stall, Endless, GzipBomb}
-	drops  = []Drop{NoDrop, ResetConnection, CloseConnection, AbortStream}
+	shapes = []Shape{Whole, Empty, Truncated, Reset, Drip, Stall, Endless, GzipBomb}
+	drops  = []Drop{NoDrop, ResetConnection, CloseConnection, AbortStream, Flood1xx}
 )
 
 func (f Fault) validate() error {
@@ -120,26 +113,20 @@ type faults struct {
 
 // liveFault is a fault whose Times are those that are left.
 type liveFault struct {
-	id    int
-	until time.Time // zero: until it is removed
+	id int
 	Fault
 }
 
 func (fs *faults) add(f Fault) (id int) {
-	header := http.Header{}
-	for name, values := range f.Header {
-		header[http.CanonicalHeaderKey(name)] = slices.Clone(values)
-	}
-	f.Header = header
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.lastID++
-	live := liveFault{id: fs.lastID, Fault: f}
+	id = fs.lastID
+	fs.active = append(fs.active, liveFault{id, f})
 	if f.For > 0 {
-		live.until = time.Now().Add(f.For)
+		time.AfterFunc(f.For, func() { fs.remove(id) })
 	}
-	fs.active = append(fs.active, live)
-	return fs.lastID
+	return id
 }
 
 func (fs *faults) remove(id int) (found bool) {
@@ -156,24 +143,11 @@ func (fs *faults) clear() {
 	fs.active = nil
 }
 
-func (fs *faults) list() []liveFault {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	fs.expire()
-	return slices.Clone(fs.active)
-}
-
-// expire removes the faults whose time has passed. The caller holds mu.
-func (fs *faults) expire() {
-	now := time.Now()
-	fs.active = slices.DeleteFunc(fs.active, func(f liveFault) bool { return !f.until.IsZero() && !now.Before(f.until) })
-}
-
-// take is the fault that a request for op meets: the zero Fault if there is none. It counts as met.
+// take returns the fault that a request for op meets, the zero Fault if there is none. It counts as
+// met.
 func (fs *faults) take(op Operation) Fault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	fs.expire()
 	i := slices.IndexFunc(fs.active, func(f liveFault) bool { return f.On.matches(op) })
 	if i < 0 {
 		return Fault{}
@@ -192,11 +166,13 @@ func (fs *faults) take(op Operation) Fault {
 // Gate holds requests until they are passed or it is released. A held request ends when its client
 // leaves or the emulator closes.
 type Gate struct {
-	all     *gates
-	on      Operation
-	after   bool            // holds answers
-	waiting []chan struct{} // guarded by all.mu; closed to let one go, oldest first
-	changed chan struct{}   // guarded by all.mu; closed and replaced when waiting grows
+	all      *gates
+	on       Operation
+	after    bool          // holds answers
+	next     chan struct{} // lets one request go
+	released chan struct{} // closed by Release
+	held     int           // guarded by all.mu
+	changed  chan struct{} // guarded by all.mu; closed and replaced when held changes
 }
 
 // gates are the gates in place.
@@ -216,23 +192,32 @@ func (em *Emulator) HoldAnswer(op Operation) *Gate { return em.gates.add(op, tru
 func (gs *gates) add(op Operation, after bool) *Gate {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	g := &Gate{all: gs, on: op, after: after, changed: make(chan struct{})}
+	g := &Gate{all: gs, on: op, after: after, next: make(chan struct{}), released: make(chan struct{}), changed: make(chan struct{})}
 	gs.list = append(gs.list, g)
 	return g
 }
 
-// Held is the number of requests at the gate.
+// Held returns the number of requests at the gate.
 func (g *Gate) Held() int {
 	g.all.mu.Lock()
 	defer g.all.mu.Unlock()
-	return len(g.waiting)
+	return g.held
+}
+
+// add changes the number of requests at the gate.
+func (g *Gate) add(n int) {
+	g.all.mu.Lock()
+	defer g.all.mu.Unlock()
+	g.held += n
+	close(g.changed)
+	g.changed = make(chan struct{})
 }
 
 // Wait returns nil as soon as at least n requests are held, or ctx's error.
 func (g *Gate) Wait(ctx context.Context, n int) error {
 	for {
 		g.all.mu.Lock()
-		held, changed := len(g.waiting), g.changed
+		held, changed := g.held, g.changed
 		g.all.mu.Unlock()
 		if held >= n {
 			return nil
@@ -245,26 +230,21 @@ func (g *Gate) Wait(ctx context.Context, n int) error {
 	}
 }
 
-// Pass lets n of the held requests go, those that have waited longest first.
+// Pass lets n requests go. It waits for them if fewer are held.
 func (g *Gate) Pass(n int) {
-	g.all.mu.Lock()
-	defer g.all.mu.Unlock()
-	n = min(n, len(g.waiting))
-	for _, w := range g.waiting[:n] {
-		close(w)
+	for range n {
+		g.next <- struct{}{}
 	}
-	g.waiting = g.waiting[n:]
 }
 
 // Release lets every held request go and removes the gate.
 func (g *Gate) Release() {
 	g.all.mu.Lock()
 	defer g.all.mu.Unlock()
-	g.all.list = slices.DeleteFunc(g.all.list, func(other *Gate) bool { return other == g })
-	for _, w := range g.waiting {
-		close(w)
+	if i := slices.Index(g.all.list, g); i >= 0 {
+		g.all.list = slices.Delete(g.all.list, i, i+1)
+		close(g.released)
 	}
-	g.waiting = nil
 }
 
 // pass returns when a request for op may go on, or with ctx's error. It waits at the first gate
@@ -276,18 +256,15 @@ func (gs *gates) pass(ctx context.Context, op Operation, after bool) error {
 		gs.mu.Unlock()
 		return nil
 	}
-	g, w := gs.list[i], make(chan struct{})
-	g.waiting = append(g.waiting, w)
-	close(g.changed)
-	g.changed = make(chan struct{})
+	g := gs.list[i]
 	gs.mu.Unlock()
+	g.add(1)
+	defer g.add(-1)
 	select {
-	case <-w:
-		return nil
+	case <-g.next:
+	case <-g.released:
 	case <-ctx.Done():
-		gs.mu.Lock()
-		defer gs.mu.Unlock()
-		g.waiting = slices.DeleteFunc(g.waiting, func(other chan struct{}) bool { return other == w })
 		return ctx.Err()
 	}
+	return nil
 }

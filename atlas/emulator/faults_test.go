@@ -7,8 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,13 +25,9 @@ func TestFaultStatus(t *testing.T) {
 		contentType string
 	}{
 		"503":            {emulator.Fault{Status: 503}, result{503, `{"detail":"Service Unavailable"}`}, "application/json"},
-		"401":            {emulator.Fault{Status: 401}, result{401, `{"detail":"Authentication credentials were not provided."}`}, "application/json"},
-		"403":            {emulator.Fault{Status: 403}, result{403, `{"detail":"You do not have permission to perform this action."}`}, "application/json"},
-		"404":            {emulator.Fault{Status: 404}, result{404, `{"detail":"Not found."}`}, "application/json"},
-		"409":            {emulator.Fault{Status: 409}, result{409, `{"non_field_errors":["Conflict"]}`}, "application/json"},
-		"429":            {emulator.Fault{Status: 429}, result{429, `{"detail":"Request was throttled."}`}, "application/json"},
-		"429, later":     {emulator.Fault{Status: 429, Header: http.Header{"retry-after": {"30"}}}, result{429, `{"detail":"Request was throttled. Expected available in 30 seconds."}`}, "application/json"},
-		"HTML":           {emulator.Fault{Status: 502, Body: "<html>", ContentType: "text/html"}, result{502, "<html>"}, "text/html"},
+		"401":            {emulator.Fault{Status: 401}, result{401, `{"detail":"Unauthorized"}`}, "application/json"},
+		"429":            {emulator.Fault{Status: 429, Header: http.Header{"Retry-After": {"30"}}}, result{429, `{"detail":"Too Many Requests"}`}, "application/json"},
+		"HTML":           {emulator.Fault{Status: 502, Body: "<html>", Header: http.Header{"Content-Type": {"text/html"}}}, result{502, "<html>"}, "text/html"},
 		"empty":          {emulator.Fault{Status: 500, Shape: emulator.Empty}, result{500, ""}, "application/json"},
 		"redirect":       {emulator.Fault{Status: 302}, result{302, ""}, ""},
 		"no valid JSON":  {emulator.Fault{Body: `{"token"`}, result{201, `{"token"`}, "application/json"},
@@ -48,8 +42,8 @@ func TestFaultStatus(t *testing.T) {
 			if diff := cmp.Diff(test.want, result{response.StatusCode, body}); diff != "" {
 				t.Error(diff)
 			}
-			if got, want := response.Header.Get("Retry-After") != "", test.fault.Header != nil; got != want {
-				t.Errorf("there is a Retry-After: %t, want %t", got, want)
+			if got, want := response.Header.Get("Retry-After"), test.fault.Header.Get("Retry-After"); got != want {
+				t.Errorf("Retry-After is %q, want %q", got, want)
 			}
 			if got := response.Header.Get("Content-Type"); got != test.contentType {
 				t.Errorf("Content-Type is %q, want %q", got, test.contentType)
@@ -58,7 +52,7 @@ func TestFaultStatus(t *testing.T) {
 	}
 }
 
-// A status below 300 alone keeps the genuine body and the effect.
+// TestFaultOtherSuccess checks that a status below 300 alone keeps the genuine body and the effect.
 func TestFaultOtherSuccess(t *testing.T) {
 	em := start(t, emulator.Config{})
 	em.Inject(emulator.Fault{Status: 202})
@@ -137,8 +131,8 @@ func TestFaultDelay(t *testing.T) {
 	}
 }
 
-// A delay ends with its client, and whether the operation took effect depends
-// on the fault alone.
+// TestFaultDelayEndsWithClient checks that whether the operation took effect depends on the fault
+// alone.
 func TestFaultDelayEndsWithClient(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		em := start(t, emulator.Config{})
@@ -216,10 +210,10 @@ func connections(em *emulator.Emulator) int {
 	return len(seen)
 }
 
-// On HTTP/2 an aborted stream leaves the connection alone.
 func TestFaultAbortStreamKeepsConnection(t *testing.T) {
 	em := start(t, emulator.Config{})
 	c := createWith(em.Org(0).JWT())
+	c.client = newClient(t, em, true)
 	for range 3 {
 		c.do(t, em)
 		em.Inject(emulator.Fault{Times: 1, Drop: emulator.AbortStream})
@@ -232,29 +226,13 @@ func TestFaultAbortStreamKeepsConnection(t *testing.T) {
 	}
 }
 
-func TestFaultInformational(t *testing.T) {
+func TestFaultHeaders(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, em *emulator.Emulator, client *http.Client) {
-		informed := 0
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
-			Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
-				if code != http.StatusEarlyHints {
-					t.Errorf("status %d", code)
-				}
-				informed++
-				return nil
-			},
-		})
 		c := createWith(em.Org(0).JWT())
-		c.client = client
-		em.Inject(emulator.Fault{Times: 1, Informational: 3})
-		response, _, err := c.try(ctx, em)
-		if err != nil || response.StatusCode != 201 || informed != 3 || response.Header.Get("Link") != "" {
-			t.Errorf("%d informed, %v", informed, err)
-		}
-		strict := newClient(t, em, response.ProtoMajor == 2)
-		strict.Transport.(*http.Transport).MaxResponseHeaderBytes = 10_000
-		c.client = strict
-		for _, fault := range []emulator.Fault{{Times: 1, Informational: -1}, {Times: 1, Header: http.Header{"X-Padding": {strings.Repeat("x", 100_000)}}}} {
+		c.client = newClient(t, em, client.Transport.(*http.Transport).ForceAttemptHTTP2)
+		c.client.Transport.(*http.Transport).MaxResponseHeaderBytes = 10_000
+		for _, fault := range []emulator.Fault{{Drop: emulator.Flood1xx}, {Header: http.Header{"X-Padding": {strings.Repeat("x", 100_000)}}}} {
+			fault.Times = 1
 			em.Inject(fault)
 			if _, _, err := c.try(t.Context(), em); err == nil {
 				t.Errorf("the client accepts %+v", fault)
@@ -271,7 +249,6 @@ func TestFaultBrokenBodies(t *testing.T) {
 		want  string
 	}{
 		{emulator.Truncated, half},
-		{emulator.Overlong, sent},
 		{emulator.Reset, half},
 	} {
 		t.Run(string(test.shape), func(t *testing.T) {
@@ -299,7 +276,7 @@ func TestFaultBrokenBodies(t *testing.T) {
 
 func TestFaultDrip(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, em *emulator.Emulator, client *http.Client) {
-		em.Inject(emulator.Fault{Body: "abcd", Shape: emulator.Drip, Interval: 5 * time.Millisecond})
+		em.Inject(emulator.Fault{Body: "abcd", Shape: emulator.Drip})
 		c := createWith(em.Org(0).JWT())
 		c.client = client
 		if _, body := c.do(t, em); body != "abcd" {
@@ -347,7 +324,7 @@ func TestFaultGzipBomb(t *testing.T) {
 	em.Inject(emulator.Fault{Shape: emulator.GzipBomb})
 	r := createWith(em.Org(0).JWT()).request(t.Context(), em)
 	r.Header.Set("Accept-Encoding", "gzip") // so that the client leaves it compressed
-	response, err := em.Client().Do(r)
+	response, err := newClient(t, em, true).Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +334,7 @@ func TestFaultGzipBomb(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(compressed), err)
 	}
 	inflated, err := inflatedLength(compressed)
-	if err != nil || inflated < 64<<20 {
+	if err != nil || inflated < 8<<20 {
 		t.Errorf("inflates to %d bytes, %v", inflated, err)
 	}
 }

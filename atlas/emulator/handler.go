@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -25,8 +24,10 @@ func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Date", em.atlas.Now().UTC().Format(http.TimeFormat)) // net/http has the real time otherwise
 	body, err := io.ReadAll(r.Body)
 	check(err)
-	if strings.HasPrefix(r.URL.Path, controlPath+"/") {
-		em.control(r, body).write(w)
+	if path, ok := strings.CutPrefix(r.URL.Path, controlPath+"/"); ok {
+		a := em.control(r.Method+" "+path, body)
+		a.writeHeader(w)
+		_, _ = w.Write(a.body) // the client may have left
 		return
 	}
 	rt := routeFor(r)
@@ -34,29 +35,33 @@ func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
 	defer answered(0)
 	f := em.faults.take(rt.op)
 	a := em.perform(rt, r, body, f)
-	(&sender{w: w, r: r, fault: f, answered: answered}).send(a)
+	s := &sender{w: w, r: r}
+	if f.Drop != NoDrop {
+		answered(0)
+		s.drop(f.Drop)
+	}
+	s.send(a, f.Shape, answered)
 }
 
 // perform makes the answer. It waits at the gates and for the fault's delay, and does the operation
 // unless the fault replaces it.
-func (em *Emulator) perform(rt route, r *http.Request, body []byte, f Fault) answer {
-	ctx := r.Context()
-	before, after := f.Delay, time.Duration(0)
-	if f.AfterEffect {
-		before, after = after, before
+func (em *Emulator) perform(rt route, r *http.Request, body []byte, f Fault) (a answer) {
+	ctx, delayed := r.Context(), r.Context()
+	if f.EvenIfGone {
+		delayed = context.WithoutCancel(ctx)
 	}
 	check(em.gates.pass(ctx, rt.op, false))
-	if f.EvenIfGone {
-		check(wait(context.WithoutCancel(ctx), before))
-	} else {
-		check(wait(ctx, before))
+	if !f.AfterEffect {
+		check(wait(delayed, f.Delay))
 	}
-	var a answer
 	if !f.replaces() || f.AfterEffect {
 		a = rt.do(em.atlas, r, body)
 	}
 	check(em.gates.pass(ctx, rt.op, true))
-	check(wait(ctx, after))
+	if f.AfterEffect {
+		check(wait(delayed, f.Delay))
+	}
+	check(ctx.Err())
 	return f.change(a, rt.success)
 }
 
@@ -64,17 +69,20 @@ func (em *Emulator) perform(rt route, r *http.Request, body []byte, f Fault) ans
 func (f Fault) change(a answer, success int) answer {
 	switch {
 	case f.Body != "":
-		a = answer{status: success, contentType: jsonType, body: []byte(f.Body)}
+		a = answer{status: success, header: http.Header{"Content-Type": {jsonType}}, body: []byte(f.Body)}
+	case f.Status == http.StatusUnauthorized:
+		a = unauthorized(http.StatusText(f.Status))
 	case f.Status >= 400:
-		a = errorAnswer(f.Status, f.Header)
+		a = detail(f.Status, http.StatusText(f.Status))
 	case f.Status >= 300:
 		a = answer{}
 	}
 	a.status = cmp.Or(f.Status, a.status)
-	a.contentType = cmp.Or(f.ContentType, a.contentType)
 	header := http.Header{}
 	maps.Copy(header, a.header)
-	maps.Copy(header, f.Header)
+	for name, values := range f.Header {
+		header[http.CanonicalHeaderKey(name)] = values
+	}
 	a.header = header
 	return a
 }
@@ -104,56 +112,48 @@ func wait(ctx context.Context, d time.Duration) error {
 // connectionKey is the context key of a request's connection, which a fault can break.
 type connectionKey struct{}
 
-// sender writes one answer, with the fault applied.
+// sender writes one answer. A failed write means that the client left, and ends the request.
 type sender struct {
-	w        http.ResponseWriter
-	r        *http.Request
-	fault    Fault
-	answered func(status int) // counts; called before the client can see the answer
+	w http.ResponseWriter
+	r *http.Request
 }
 
-func (s *sender) send(a answer) {
-	s.drop()
-	s.inform()
-	extra := http.Header{"Content-Length": {strconv.Itoa(len(a.body))}}
-	switch s.fault.Shape {
-	case Empty:
+// send calls answered before the client can see the answer.
+func (s *sender) send(a answer, shape Shape, answered func(status int)) {
+	if shape == Empty {
 		a.body = nil
-		extra.Set("Content-Length", "0")
-	case Overlong:
-		extra.Set("Content-Length", strconv.Itoa(len(a.body)+1))
-	case GzipBomb:
-		extra = http.Header{"Content-Encoding": {"gzip"}}
-	case Drip, Stall, Endless:
-		extra = nil
 	}
 	bodiless := a.status == http.StatusNoContent || a.status == http.StatusNotModified
-	if !bodiless {
-		maps.Copy(s.w.Header(), extra)
+	switch {
+	case bodiless, shape == Endless:
+	case shape == GzipBomb:
+		s.w.Header().Set("Content-Encoding", "gzip")
+	default:
+		s.w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
 	}
-	s.answered(a.status)
+	answered(a.status)
 	a.writeHeader(s.w)
 	if !bodiless {
-		s.body(a.body)
+		s.body(a.body, shape)
 	}
 }
 
-// body sends the body. A failed write means that the client left.
-func (s *sender) body(body []byte) {
+// dripInterval is the time between two bytes of a Drip.
+const dripInterval = 10 * time.Millisecond
+
+func (s *sender) body(body []byte, shape Shape) {
 	half := body[:(len(body)+1)/2]
-	switch s.fault.Shape {
-	case Whole, Empty, Overlong:
-		s.write(body)
+	switch shape {
 	case Truncated:
 		s.write(half)
 	case Reset:
 		s.write(half)
 		s.flush()
-		s.breakConnection(true)
+		s.drop(ResetConnection)
 	case Drip:
 		s.flush()
 		for i := range body {
-			check(wait(s.r.Context(), cmp.Or(s.fault.Interval, 10*time.Millisecond)))
+			check(wait(s.r.Context(), dripInterval))
 			s.write(body[i : i+1])
 			s.flush()
 		}
@@ -167,12 +167,19 @@ func (s *sender) body(body []byte) {
 			s.write(spaces)
 		}
 	case GzipBomb:
-		s.write(compress(body))
-		for range 64 { // MiB; a gzip file may have several members; RFC 1952, 2.2
-			s.write(bombPart())
+		z := gzip.NewWriter(s.w)
+		_, err := z.Write(body)
+		for n := 0; n < bombSize; n += len(spaces) {
+			check(err)
+			_, err = z.Write(spaces)
 		}
+		check(z.Close())
+	default:
+		s.write(body)
 	}
 }
+
+const bombSize = 8 << 20
 
 var spaces = bytes.Repeat([]byte(" "), 4096)
 
@@ -184,47 +191,19 @@ func (s *sender) write(b []byte) {
 
 func (s *sender) flush() { check(http.NewResponseController(s.w).Flush()) }
 
-// bombPart inflates to a MiB of spaces, in about a KiB.
-var bombPart = sync.OnceValue(func() []byte { return compress(bytes.Repeat(spaces, (1<<20)/len(spaces))) })
-
-func compress(b []byte) []byte {
-	var compressed bytes.Buffer
-	z := gzip.NewWriter(&compressed)
-	_, _ = z.Write(b) // a buffer takes everything
-	_ = z.Close()
-	return compressed.Bytes()
-}
-
-// inform sends the fault's 103 answers.
-func (s *sender) inform() {
-	for n := s.fault.Informational; n != 0; n-- {
-		s.w.Header().Set("Link", "</v1>; rel=preconnect")
-		s.w.WriteHeader(http.StatusEarlyHints)
-		check(s.r.Context().Err())
+// drop ends the request, with or without the connection under its TLS.
+func (s *sender) drop(how Drop) {
+	if how == Flood1xx {
+		for {
+			s.w.WriteHeader(http.StatusEarlyHints)
+			check(s.r.Context().Err())
+		}
 	}
-	s.w.Header().Del("Link")
-}
-
-// drop ends the request without an answer, if the fault says so.
-func (s *sender) drop() {
-	if s.fault.Drop == NoDrop {
-		return
-	}
-	s.answered(0)
-	if s.fault.Drop != AbortStream {
-		s.breakConnection(s.fault.Drop == ResetConnection)
-	}
-	panic(http.ErrAbortHandler) // RST_STREAM on HTTP/2
-}
-
-// breakConnection closes the TCP connection under TLS and ends the request. With reset, the peer
-// gets an RST instead of a FIN.
-func (s *sender) breakConnection(reset bool) {
-	if c, ok := s.r.Context().Value(connectionKey{}).(*tls.Conn); ok {
-		if tcp, ok := c.NetConn().(interface{ SetLinger(sec int) error }); ok && reset {
-			_ = tcp.SetLinger(0)
+	if c, ok := s.r.Context().Value(connectionKey{}).(*tls.Conn); ok && how != AbortStream {
+		if tcp, ok := c.NetConn().(interface{ SetLinger(sec int) error }); ok && how == ResetConnection {
+			_ = tcp.SetLinger(0) // the peer gets an RST instead of a FIN
 		}
 		_ = c.NetConn().Close()
 	}
-	panic(http.ErrAbortHandler)
+	panic(http.ErrAbortHandler) // RST_STREAM on HTTP/2
 }

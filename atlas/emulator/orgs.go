@@ -27,7 +27,6 @@ type Org struct {
 	ID string // a UUID
 
 	userID         string // the bot's, a UUID
-	number         int    // from 0
 	atlas          *atlas
 	userAuthToken  string // guarded by atlas.mu
 	ephemeralToken string // guarded by atlas.mu; "" if there is none
@@ -46,7 +45,8 @@ type Token struct {
 func newAtlas(config Config) *atlas {
 	a := &atlas{Config: config, key: config.bytes("key"), revoked: map[int]bool{}}
 	for i := range config.Orgs {
-		a.orgs = append(a.orgs, &Org{ID: newUUID(config.bytes(fmt.Sprint("org ", i))), userID: newUUID(config.bytes(fmt.Sprint("user ", i))), number: i, atlas: a, userAuthToken: newSecret()})
+		id, userID := newUUID(config.bytes(fmt.Sprint("org ", i))), newUUID(config.bytes(fmt.Sprint("user ", i)))
+		a.orgs = append(a.orgs, &Org{ID: id, userID: userID, atlas: a, userAuthToken: newSecret()})
 	}
 	return a
 }

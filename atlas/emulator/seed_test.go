@@ -35,8 +35,9 @@ func TestFaultFor(t *testing.T) {
 			t.Errorf("after 9s: %+v", got)
 		}
 		time.Sleep(time.Second) //nolint:forbidigo // virtual time
-		if got := fs.take(Create); got.Status != 0 || len(fs.list()) != 0 {
-			t.Errorf("after 10s: %+v", got)
+		synctest.Wait()
+		if len(fs.active) != 0 {
+			t.Errorf("after 10s: %+v", fs.active)
 		}
 	})
 }

@@ -162,7 +162,7 @@ func (g *leakTest) failAtAtlas(t *testing.T) {
 	}{
 		{"401", emulator.Fault{Status: 401, Body: `{"detail": "no: {jwt} {token}"}`, Header: http.Header{"Www-Authenticate": {"JWT {token}"}}}, ""},
 		{"403", emulator.Fault{Status: 403, Body: `{"detail": "{token}"}`}, ""},
-		{"404", emulator.Fault{Status: 404, ContentType: "text/html", Body: "<p>{jwt} {token}"}, ""},
+		{"404", emulator.Fault{Status: 404, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<p>{jwt} {token}"}, ""},
 		{"409", emulator.Fault{Status: 409, Body: `{"{token}": ["{jwt}"]}`}, ""},
 		{"429", emulator.Fault{Status: 429, Header: http.Header{"Retry-After": {"{token}"}}, Body: "{jwt}"}, ""},
 		{"500", emulator.Fault{Status: 500, Body: "Traceback: {jwt} {token}", AfterEffect: true}, ""},
@@ -177,7 +177,7 @@ func (g *leakTest) failAtAtlas(t *testing.T) {
 		{"control character", emulator.Fault{Body: `{"token": "{token}\u0000"}`}, http.MethodPost},
 		{"not UTF-8", emulator.Fault{Body: "{\"token\": \"{token}\xff\"}"}, http.MethodPost},
 		{"too long", emulator.Fault{Body: `{"token": "` + strings.Repeat("{token}", 3000) + `"}`}, http.MethodPost},
-		{"media type", emulator.Fault{ContentType: "text/{token}"}, http.MethodPost},
+		{"media type", emulator.Fault{Header: http.Header{"Content-Type": {"text/{token}"}}}, http.MethodPost},
 		{"not gzip", emulator.Fault{Header: http.Header{"Content-Encoding": {"gzip"}}}, http.MethodPost},
 		{"truncated", emulator.Fault{Shape: emulator.Truncated}, http.MethodPost},
 		{"reset in the body", emulator.Fault{Shape: emulator.Reset}, http.MethodPost},
@@ -198,7 +198,7 @@ func (g *leakTest) failAtAtlas(t *testing.T) {
 			}
 			fill := strings.NewReplacer("{jwt}", jwt, "{token}", g.atlas.Org(0).EphemeralToken()).Replace
 			fault := test.fault
-			fault.Body, fault.ContentType, fault.Header = fill(fault.Body), fill(fault.ContentType), http.Header{}
+			fault.Body, fault.Header = fill(fault.Body), http.Header{}
 			for name, values := range test.fault.Header {
 				fault.Header.Set(fill(name), fill(values[0]))
 			}

@@ -162,7 +162,7 @@ func AtlasFaults() []FaultCase {
 		body("16", "trailing data", `{"token": "planted"} x`),
 		body("16", "HTML", `<html>planted</html>`),
 		{
-			Name: "16 wrong content type", Fault: emulator.Fault{Status: 201, ContentType: "text/html", Body: `{"token": "planted"}`},
+			Name: "16 wrong content type", Fault: emulator.Fault{Status: 201, Header: http.Header{"Content-Type": {"text/html"}}, Body: `{"token": "planted"}`},
 			Create: WantInvalid, Delete: WantDeleted,
 		},
 		body("17", "token is a number", `{"token": 7}`),
@@ -182,7 +182,7 @@ func AtlasFaults() []FaultCase {
 		{Name: "21 endless body", Fault: emulator.Fault{Shape: emulator.Endless}, Create: WantInvalid, Delete: WantDeleted},
 		// A delete whose answer cannot be read has an unknown outcome, as in row 2.
 		{Name: "22 huge headers", Fault: emulator.Fault{Header: http.Header{"X-Padding": {strings.Repeat("x", 1<<20)}}}, Create: WantUnreachable, Delete: WantUnknown},
-		{Name: "22 flood of 1xx", Fault: emulator.Fault{Informational: -1}, Create: WantUnreachable, Delete: WantUnknown},
+		{Name: "22 flood of 1xx", Fault: emulator.Fault{Drop: emulator.Flood1xx}, Create: WantUnreachable, Delete: WantUnknown},
 	}
 }
 

@@ -182,7 +182,7 @@ func badStatus(w *chaosWorld, random *rand.Rand) func() {
 func badShape(w *chaosWorld, random *rand.Rand) func() {
 	return w.atlas.Inject(emulator.Fault{
 		On:    someOperation(random),
-		Shape: history.OneOf(random, emulator.Empty, emulator.Truncated, emulator.Reset, emulator.Drip, emulator.Stall, emulator.Overlong),
+		Shape: history.OneOf(random, emulator.Empty, emulator.Truncated, emulator.Reset, emulator.Drip, emulator.Stall),
 	})
 }
 

@@ -85,7 +85,7 @@ func TestFault04OwnCap(t *testing.T) {
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		for name, fault := range map[string]emulator.Fault{
 			"slow headers":         {Delay: time.Hour},
-			"slow body":            {Shape: emulator.Drip, Interval: time.Hour},
+			"slow body":            {Shape: emulator.Drip, Body: strings.Repeat("x", 10_000)},
 			"05 stall after a 201": {Shape: emulator.Stall},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -107,7 +107,7 @@ func TestFault04CallersDeadline(t *testing.T) {
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		for name, fault := range map[string]emulator.Fault{
 			"slow headers":         {Delay: time.Hour},
-			"slow body":            {Shape: emulator.Drip, Interval: time.Hour},
+			"slow body":            {Shape: emulator.Drip, Body: strings.Repeat("x", 10_000)},
 			"05 stall after a 201": {Shape: emulator.Stall},
 		} {
 			t.Run(name, func(t *testing.T) {
