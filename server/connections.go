@@ -2,13 +2,13 @@ package server
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
@@ -77,8 +77,8 @@ const adminListener = "admin"
 
 // connectionLimits returns a function that makes the limits of a listener by its name. Refused
 // connections are counted, and logged at a limited rate.
-func connectionLimits(cfg Config, requests *listen.Requests) (limits func(listener string) listen.Limits, metric prometheus.Collector) {
-	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+func connectionLimits(cfg Config, requests *listen.Requests) func(listener string) listen.Limits {
+	refused := promauto.With(cfg.Metrics).NewCounterVec(prometheus.CounterOpts{
 		Name: "tokend_connections_refused_total",
 		Help: "Connections closed because too many connections or requests were open, on the listener or of one peer.",
 	}, []string{"listener", "limit"})
@@ -98,18 +98,14 @@ func connectionLimits(cfg Config, requests *listen.Requests) (limits func(listen
 				slog.String("listener", listener), slog.String("limit", limit), slog.String("peer", peer.String()))
 		}
 		return l
-	}, refused
+	}
 }
 
 // registerConnections registers gauges of a listener's open connections and of their limit.
-func registerConnections(registry *prometheus.Registry, listener string, l *listen.Listener, most int) error {
-	labels := prometheus.Labels{"listener": listener}
-	return errors.Join(
-		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "tokend_connections_open", Help: "Connections that are open.", ConstLabels: labels,
-		}, func() float64 { return float64(l.Open()) })),
-		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "tokend_connections_open_limit", Help: "How many connections may be open.", ConstLabels: labels,
-		}, func() float64 { return float64(most) })),
-	)
+func registerConnections(registry *prometheus.Registry, listener string, l *listen.Listener, most int) {
+	gauge := func(name, help string, value func() float64) {
+		promauto.With(registry).NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"listener": listener}}, value)
+	}
+	gauge("tokend_connections_open", "Connections that are open.", func() float64 { return float64(l.Open()) })
+	gauge("tokend_connections_open_limit", "How many connections may be open.", func() float64 { return float64(most) })
 }

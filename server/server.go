@@ -60,18 +60,15 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
+	if err := cfg.Metrics.Register(identityMetrics{cfg.Auth}); err != nil { // another Server has the registry
+		return nil, err
+	}
 	var suppressed prometheus.Collector
 	cfg.Logger, suppressed = lograte.Limit(cfg.Logger)
 	requests := listen.NewRequests(cfg.maxRequests())
-	limits, refusedConns := connectionLimits(cfg, requests)
-	refusedCalls := newRefusedCalls()
-	handshakes := newFailedHandshakes(cfg.Logger)
-	refuse := func(limit string) { refusedCalls.WithLabelValues(limit).Inc() }
-	s := &Server{cfg: cfg, requests: requests, refused: refuse}
+	s := &Server{cfg: cfg, requests: requests, refused: newRefusedCalls(cfg.Metrics)}
 	s.ready = newReadiness(cfg.Auth, newChecks(s.look))
-	if err := registerMetrics(cfg.Metrics, suppressed, refusedConns, refusedCalls, handshakes, identityMetrics{cfg.Auth}); err != nil {
-		return nil, err
-	}
+	registerMetrics(cfg.Metrics, suppressed)
 	calls := call.NewMetrics(cfg.Metrics, ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 	if err := s.openTokens(); err != nil {
 		return nil, err
@@ -80,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 	s.cutOff = cutOff
 	intercept := working(call.New(call.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth, Metrics: calls,
-		CallerRate: cfg.CallerRate, Refused: refuse,
+		CallerRate: cfg.CallerRate, Refused: s.refused,
 		CutOff: cut, Tracer: cfg.tracer(), Propagator: cfg.Propagator,
 	}))
 	svc := &service{tokens: s.tokens}
@@ -94,7 +91,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	ended, endStreams := context.WithCancel(context.Background())
 	s.endStreams = endStreams
-	guard := &streams{refuse: call.NewRefusal(cfg.Logger, calls), refused: refuse, ended: ended}
+	guard := &streams{refuse: call.NewRefusal(cfg.Logger, calls), refused: s.refused, ended: ended}
 	s.grpcServer = newGRPCServer(guard, svc, intercept, s.ready.health, grpcOptions(cfg, guard, cfg.grpcCredentials()))
 	s.httpServer = newHTTPServer(s.restFront(restHandler), cfg.CallCeiling, cfg.Logger)
 	s.httpServer.Protocols = restProtocols()
@@ -102,11 +99,8 @@ func New(cfg Config) (*Server, error) {
 		Version: cfg.Version, Settings: cfg.Settings, State: s.ready.get, Checks: s.ready.checks.get, Metrics: cfg.Metrics,
 	})
 	s.adminServer = newHTTPServer(newAdminHandler(s.ready, s.status, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
-	if err := s.registerGauges(guard); err != nil {
-		s.Close()
-		return nil, err
-	}
-	if err := s.listen(limits, handshakes); err != nil {
+	s.registerGauges(guard)
+	if err := s.listen(connectionLimits(cfg, requests), newFailedHandshakes(cfg.Metrics, cfg.Logger)); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -179,7 +173,7 @@ func (s *Server) listen(limits func(listener string) listen.Limits, handshakes f
 			bound.Secure(s.cfg.tlsConfig(protocols...), handshakes.on(l.name))
 		}
 		*bindTo[i] = bound
-		errs = append(errs, registerConnections(s.cfg.Metrics, l.name, bound, limit.Total))
+		registerConnections(s.cfg.Metrics, l.name, bound, limit.Total)
 	}
 	return errors.Join(errs...)
 }

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
@@ -90,8 +91,8 @@ const (
 	onHTTP = "HTTP"
 )
 
-func newFailedHandshakes(log *slog.Logger) failedHandshakes {
-	v := prometheus.NewCounterVec(prometheus.CounterOpts{
+func newFailedHandshakes(registry *prometheus.Registry, log *slog.Logger) failedHandshakes {
+	v := promauto.With(registry).NewCounterVec(prometheus.CounterOpts{
 		Name: "tokend_tls_handshake_failures_total",
 		Help: "TLS handshakes that failed, such as for a missing or foreign client certificate.",
 	}, []string{"listener"})
