@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -74,7 +75,7 @@ func dev(ctx context.Context, set setup.Settings, identity bool, environ []strin
 		return err
 	}
 	set.Dev = true
-	log, out := set.Log(stderr)
+	log, out := set.Log(stderr, environ)
 	defer out.Close()
 	s := setup.Open(set, setup.Options{Build: build(), Environ: environ, Stdout: stdout, Logger: log})
 	defer s.Close()
@@ -87,7 +88,12 @@ func dev(ctx context.Context, set setup.Settings, identity bool, environ []strin
 		access.intro = "# The service holds the Atlas identity of an emulated org. Its client has a certificate and no Atlas secret.\n" +
 			"# " + strings.ReplaceAll(strings.TrimSuffix(s.DescribeCallers(), "\n"), "\n", "\n# ") + "\n\n" + access.intro
 	}
-	return s.Serve(ctx, nil, func(srv *server.Server) { fmt.Fprint(stdout, devGuide(srv, access, set.Docs)) })
+	return s.Serve(ctx, nil, func(srv *server.Server) {
+		for s.Config.Auth.Starting() && ctx.Err() == nil { // until it has logged in it is not ready
+			<-time.After(10 * time.Millisecond)
+		}
+		fmt.Fprint(stdout, devGuide(srv, access, set.Docs))
+	})
 }
 
 // checkLoopback reports addresses beyond loopback.

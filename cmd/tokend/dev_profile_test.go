@@ -33,7 +33,7 @@ func startProfileDev(t *testing.T, args ...string) *profileDev {
 	}.start(t)
 	guide := d.awaitOutput(t, d.stdout, guideEnd)
 	d.guide = guide[0]
-	poll(t, "ready", func() bool { return probe(t, guide[2], "/readyz") == "200 ready" })
+	wantReady(t, guide[2])
 	for line := range strings.Lines(d.guide) {
 		switch word, _, _ := strings.Cut(line, " "); word {
 		case "export", "curl", "go":

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
@@ -50,8 +51,16 @@ func startDev(t *testing.T, args ...string) *devService {
 		*found.value = match[1]
 	}
 	d.admin = guide[2]
-	poll(t, "ready", func() bool { return probe(t, d.admin, "/readyz") == "200 ready" })
+	wantReady(t, d.admin)
 	return d
+}
+
+// wantReady checks that a dev is ready as soon as it has printed its guide.
+func wantReady(t *testing.T, admin string) {
+	t.Helper()
+	if got := probe(t, admin, "/readyz"); got != "200 ready" {
+		t.Errorf("/readyz: %s", got)
+	}
 }
 
 // TestDev makes both calls over both transports with the JWT that dev prints, and opens the API page.
@@ -72,9 +81,6 @@ func TestDev(t *testing.T) {
 	}
 	if _, err := rpc.DeleteToken(ctx, &ephemeraltokenv1.DeleteTokenRequest{}); err != nil {
 		t.Errorf("delete over gRPC: %v", err)
-	}
-	if got := probe(t, d.admin, "/readyz"); got != "200 ready" {
-		t.Errorf("/readyz: %s", got)
 	}
 	if !strings.Contains(d.stdout.String(), "\n# or in a browser: http://"+d.http+"/docs, where ") {
 		t.Errorf("the guide has no line about the page:\n%s", d.stdout)
@@ -106,6 +112,19 @@ func TestDevRestart(t *testing.T) {
 	}
 	for _, want := range []string{`"cache":"tokend; fwd=miss","spared":"0 of 1 calls to Atlas"`, `"spared":"1 of 2 calls to Atlas"`} {
 		poll(t, want, func() bool { return strings.Contains(second.stderr.String(), want) })
+	}
+}
+
+// TestDevColor checks that the log on a terminal has colors unless NO_COLOR is set.
+func TestDevColor(t *testing.T) {
+	t.Parallel()
+	testutil.NeedTool(t, "script") // gives the program a terminal
+	for env, want := range map[string]string{"NO_COLOR=": "\x1b[32mlevel=INFO\x1b[0m", "NO_COLOR=1": "level=INFO"} {
+		line := "tokend dev --service-identity " + strings.Join(freePorts, " ")
+		p := invocation{program: "script", args: []string{"-qec", line, "/dev/null"}, env: []string{env}}.start(t)
+		p.awaitOutput(t, p.stdout, regexp.MustCompile(`time=\S+ `+regexp.QuoteMeta(want)+` msg=`))
+		p.signal(t, syscall.SIGTERM)
+		p.awaitEnd(t)
 	}
 }
 

@@ -39,7 +39,7 @@ func serve(cmd *cobra.Command, set setup.Settings, environ []string, invalid err
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 	signal.Ignore(syscall.SIGPIPE) // when the reader of the log or of the audit records goes away, the service stays
-	log, out := set.Log(cmd.ErrOrStderr())
+	log, out := set.Log(cmd.ErrOrStderr(), environ)
 	defer out.Close()
 	s := setup.Open(set, setup.Options{
 		Build: build(), Environ: environ, Stdout: cmd.OutOrStdout(), Logger: log, Metrics: []prometheus.Collector{out.Lost},

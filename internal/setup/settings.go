@@ -80,15 +80,19 @@ var (
 
 // Log returns a logger to w, which never waits for w, and the sink between them. A level or format
 // that does not exist is the default; Open reports it.
-func (set *Settings) Log(w io.Writer) (*slog.Logger, *sink.Sink) {
+func (set *Settings) Log(w io.Writer, environ []string) (*slog.Logger, *sink.Sink) {
 	var level slog.Level // info
 	_ = level.UnmarshalText([]byte(set.LogLevel))
 	opts := &slog.HandlerOptions{Level: level}
-	text := set.LogFormat == "text" || set.LogFormat != "json" && isTerminal(w)
+	terminal := isTerminal(w)
+	text := set.LogFormat == "text" || set.LogFormat != "json" && terminal
 	return sink.ForLog(w, func(w io.Writer) slog.Handler {
 		var handler slog.Handler = slog.NewJSONHandler(w, opts)
 		if text && set.Dev {
 			opts.ReplaceAttr = shorten
+			if terminal && lookup(environ, "NO_COLOR") == "" {
+				w = colorLevels{w}
+			}
 		}
 		if text {
 			handler = slog.NewTextHandler(w, opts)
@@ -116,6 +120,21 @@ func shorten(groups []string, a slog.Attr) slog.Attr {
 		return slog.String(a.Key, strings.TrimPrefix(method, "/"+ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName+"/"))
 	}
 	return a
+}
+
+// colorLevels colors the level in each line of slog's TextHandler.
+type colorLevels struct{ io.Writer }
+
+var levelColors = strings.NewReplacer(
+	"level=DEBUG", "\x1b[2mlevel=DEBUG\x1b[0m",
+	"level=INFO", "\x1b[32mlevel=INFO\x1b[0m",
+	"level=WARN", "\x1b[33mlevel=WARN\x1b[0m",
+	"level=ERROR", "\x1b[31mlevel=ERROR\x1b[0m",
+)
+
+func (c colorLevels) Write(line []byte) (int, error) {
+	_, err := io.WriteString(c.Writer, levelColors.Replace(string(line)))
+	return len(line), err
 }
 
 func isTerminal(w io.Writer) bool {
