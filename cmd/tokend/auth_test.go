@@ -140,7 +140,7 @@ func TestExplain(t *testing.T) {
 		t.Errorf("what is no caller: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	for _, question := range []string{"--explain=atlas_jwt", "--expect-file=" + policy} {
-		if got := tokend(t, "config", question); got.code != 64 || got.stderr != "tokend: --policy-file: there is no policy without it\n" {
+		if got := tokend(t, "config", question); got.code != 64 || got.stderr != "tokend: --policy-file: it must be set, because it names the policy to ask\n" {
 			t.Errorf("%s without a policy: %d\n%s%s", question, got.code, got.stdout, got.stderr)
 		}
 	}

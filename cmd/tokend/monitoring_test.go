@@ -106,14 +106,30 @@ func TestAlerts(t *testing.T) {
 
 // panel is one of a dashboard's.
 type panel struct {
-	Title   string
-	Type    string
-	Targets []struct{ Expr string }
-	Links   []struct{ URL string }
-	Panels  []panel // of a folded row
+	ID         int
+	Title      string
+	Type       string
+	GridPos    struct{ X, Y, W, H int }
+	DataSource dataSource
+	Targets    []struct {
+		RefID      string
+		Expr       string
+		DataSource dataSource
+	}
+	Links  []struct{ URL string }
+	Panels []panel // of a folded row
 }
 
-func readPanels(t *testing.T) []panel {
+type dataSource struct{ UID string }
+
+// overlaps reports whether two panels of one grid overlap.
+func (p panel) overlaps(other panel) bool {
+	a, b := p.GridPos, other.GridPos
+	return a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H && b.Y < a.Y+a.H
+}
+
+// dashboardPanels returns the dashboard's panels, in which those of folded rows are nested.
+func dashboardPanels(t *testing.T) []panel {
 	t.Helper()
 	var dashboard struct{ Panels []panel }
 	if err := json.Unmarshal([]byte(readFile(t, dashboardFile)), &dashboard); err != nil {
@@ -122,18 +138,44 @@ func readPanels(t *testing.T) []panel {
 	if len(dashboard.Panels) == 0 {
 		t.Fatal("there are no panels")
 	}
+	return dashboard.Panels
+}
+
+// readPanels returns all panels of the dashboard.
+func readPanels(t *testing.T) []panel {
+	t.Helper()
 	var all []panel
-	for _, p := range dashboard.Panels {
+	for _, p := range dashboardPanels(t) {
 		all = append(append(all, p), p.Panels...)
 	}
 	return all
 }
 
-// TestDashboard checks that the headings that the dashboard links to exist.
+// TestDashboard checks what Grafana would show wrongly: ids that are not unique, panels that overlap, and another data
+// source than the chosen one. It also checks that the headings that the dashboard links to exist.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	page := "\n" + strings.ToLower(readFile(t, operatingFile)) + "\n"
+	ids := map[int]bool{}
+	var checkGrid func(grid []panel)
+	checkGrid = func(grid []panel) {
+		for i, p := range grid {
+			if ids[p.ID] || p.GridPos.X+p.GridPos.W > 24 || slices.ContainsFunc(grid[:i], p.overlaps) {
+				t.Errorf("%q has the id of another panel, overlaps one or is too wide: %+v", p.Title, p.GridPos)
+			}
+			ids[p.ID] = true
+			checkGrid(p.Panels)
+		}
+	}
+	checkGrid(dashboardPanels(t))
 	for _, p := range readPanels(t) {
+		refs := map[string]bool{}
+		for _, target := range p.Targets {
+			if refs[target.RefID] || target.DataSource != p.DataSource || p.DataSource.UID != "${datasource}" {
+				t.Errorf("%q: query %s has the name of another or its own data source", p.Title, target.RefID)
+			}
+			refs[target.RefID] = true
+		}
 		for _, link := range p.Links {
 			_, anchor, _ := strings.Cut(link.URL, "/blob/main/deploy/operating.md#")
 			if anchor == "" || !strings.Contains(page, "\n### "+anchor+"\n") {

@@ -3,7 +3,9 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +28,7 @@ func TestReport(t *testing.T) {
 		{nil, 0, ""},
 		{errors.New("failed"), Failed, "tokend: failed\n"},
 		{fmt.Errorf("more: %w", missing), Failed, "tokend: more: --a-file: no such file\n"},
+		{&fs.PathError{Op: "open", Path: "/a", Err: syscall.EACCES}, Failed, "tokend: open /a: permission denied: let the user that tokend runs as use the file\n"},
 		{wrong, Misused, "tokend: --b: wrong\n"},
 		{Usage(errors.New("no such flag")), Misused, "tokend: no such flag\n"},
 		{errors.Join(missing, errors.Join(wrong, nil)), Misused, "tokend: 2 errors:\n  --a-file: no such file\n  --b: wrong\n"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -25,9 +26,12 @@ const (
 type UsageError struct{ error }
 
 // FlagError returns pflag's error about a flag as a UsageError.
-func FlagError(_ *cobra.Command, err error) error {
-	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() != "" {
-		err = fmt.Errorf("unknown shorthand flag: %q", unknown.GetSpecifiedName()) // pflag's text has what follows it, which may be a secret
+func FlagError(cmd *cobra.Command, err error) error {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if unknown.GetSpecifiedShortnames() != "" {
+			err = fmt.Errorf("unknown shorthand flag: %q", unknown.GetSpecifiedName()) // pflag's text has what follows it, which may be a secret
+		}
+		err = fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	}
 	return UsageError{err}
 }
@@ -50,7 +54,11 @@ func Report(err error, w io.Writer) int {
 		if len(errs) > 1 {
 			before = "  "
 		}
-		fmt.Fprintf(w, "%s%v\n", before, err)
+		advice := ""
+		if _, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
+			advice = ": let the user that tokend runs as use the file"
+		}
+		fmt.Fprintf(w, "%s%v%s\n", before, err, advice)
 		if wrong := config.As(err); wrong != nil && !wrong.MayPass || errors.As(err, new(UsageError)) {
 			status = Misused
 		}

@@ -89,7 +89,7 @@ func (c *connection) adviceFor(cause string) string {
 		{"unknown authority", "give the authority of tokend's certificate with --ca-file"},
 		{"certificate is valid for", "use a name in --addr that is in tokend's certificate"},
 		{"cannot validate certificate for", "use a name in --addr that is in tokend's certificate"},
-		{"certificate required", "give your client certificate with --cert-file and --key-file"},
+		{"certificate required", "give a client certificate that tokend trusts with --cert-file and --key-file"},
 		{"server preface", "this tokend may expect TLS: leave out --plaintext"},
 		{"health check failed", "tokend is not ready or is stopping: try again, or look at its /readyz"},
 		{"no children to pick from", "check the name in --addr"}, // it has no address
