@@ -38,8 +38,8 @@ var errNoToken = errors.New("the answer has no token")
 // callTimeout bounds one call.
 const callTimeout = 20 * time.Second
 
-// credentialsEach is how many credentials a caller uses in turn, so that even a single quick one stays below --caller-rate,
-// which goes by credential here.
+// credentialsEach is how many credentials a caller uses in turn, so that even a single quick one
+// stays below --caller-rate, which goes by credential here.
 const credentialsEach = 4
 
 // credentialsOf says which they are of the caller of a number.
@@ -111,7 +111,8 @@ func dialGRPC(addr string, identities []*tls.Config, n int) ([]*grpc.ClientConn,
 	return conns, closeAll, nil
 }
 
-// grpcCallers are n callers that share conns connections. identities are shown in turn; none: in plaintext.
+// grpcCallers are n callers that share conns connections. identities are shown in turn; none: in
+// plaintext.
 func grpcCallers(addr string, identities []*tls.Config, n, conns int, credentials credentialsOf) (*callers, error) {
 	shared, closeAll, err := dialGRPC(addr, identities, min(n, conns))
 	if err != nil {
@@ -128,8 +129,8 @@ func grpcCallers(addr string, identities []*tls.Config, n, conns int, credential
 	return c, nil
 }
 
-// restCaller has a connection of its own, since HTTP/1.1 carries one call at a time. It is simpler than net/http's client,
-// which costs more than some of the servers.
+// restCaller has a connection of its own, since HTTP/1.1 carries one call at a time. It is simpler
+// than net/http's client, which costs more than some of the servers.
 type restCaller struct {
 	conn     net.Conn
 	answers  *bufio.Reader
@@ -166,7 +167,8 @@ func (c *restCaller) call(context.Context) error {
 	return nil
 }
 
-// restCallers are n callers with a connection each. identities are shown in turn; none: in plaintext.
+// restCallers are n callers with a connection each. identities are shown in turn; none: in
+// plaintext.
 func restCallers(ctx context.Context, addr string, identities []*tls.Config, n int, credentials credentialsOf) (*callers, error) {
 	var conns []net.Conn
 	c := &callers{close: func() {

@@ -38,8 +38,8 @@ type testCase struct {
 	peers  []server
 }
 
-// cases are the rows of the main table. Its numbers are of 64 callers, of plaintext and of an Atlas that answers at once,
-// unless the case says otherwise.
+// cases are the rows of the main table. Its numbers are of 64 callers, of plaintext and of an Atlas
+// that answers at once, unless the case says otherwise.
 func cases() []testCase {
 	const callers = 64
 	asksFacade := []server{facade("facade as commonly written"), facade("the same, HTTP/1.1 to Atlas", "-http1")}
@@ -83,8 +83,8 @@ func cases() []testCase {
 	}
 }
 
-// variants are the first cases with more callers and fewer, with mTLS, and with an Atlas that is further away. Only the first
-// peer is beside tokend.
+// variants are the first cases with more callers and fewer, with mTLS, and with an Atlas that is
+// further away. Only the first peer is beside tokend.
 func variants() []testCase {
 	var all []testCase
 	for _, base := range cases()[:4] {

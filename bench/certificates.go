@@ -21,7 +21,8 @@ type certificates struct {
 	clients                   []*tls.Config // each shows another name, and trusts the authority
 }
 
-// clientIdentities is how many names clients have, so that none comes near --caller-rate, which goes by them.
+// clientIdentities is how many names clients have, so that none comes near --caller-rate, which
+// goes by them.
 const clientIdentities = 16
 
 // authority signs.

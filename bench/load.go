@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// outcome is what callers have seen: how long each call took, in order, and how long all of them were at it.
+// outcome is what callers have seen: how long each call took, in order, and how long all of them
+// were at it.
 type outcome struct {
 	latencies []time.Duration // of those that were answered
 	refused   int
@@ -52,13 +53,15 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// drive has each caller call again as soon as it is answered, for d and with each of its credentials. The first failure ends it.
+// drive has each caller call again as soon as it is answered, for d and with each of its
+// credentials. The first failure ends it.
 func drive(ctx context.Context, all []caller, d time.Duration) (outcome, error) {
 	end := time.Now().Add(d)
 	return together(ctx, all, func(ctx context.Context, o *callerOutcome, c caller) error { return o.drive(ctx, c, end) })
 }
 
-// together has all callers do something at a time, and puts together what they have seen. The first failure ends it.
+// together has all callers do something at a time, and puts together what they have seen. The first
+// failure ends it.
 func together(ctx context.Context, all []caller, do func(context.Context, *callerOutcome, caller) error) (outcome, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -1,5 +1,6 @@
-// Command bench measures tokend beside what people would use instead, on this machine: each server is started as a process of
-// its own on loopback, called, and stopped, in turn and in several rounds. It writes a table, the raw numbers and plots.
+// Command bench measures tokend beside what people would use instead, on this machine: each server
+// is started as a process of its own on loopback, called, and stopped, in turn and in several
+// rounds. It writes a table, the raw numbers and plots.
 //
 // It needs Linux, and is run in its own folder, as `go run -C bench .` does.
 package main
@@ -118,7 +119,8 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	return r.write(o.out)
 }
 
-// runAll measures every case in every round. Which of its servers is first changes from round to round.
+// runAll measures every case in every round. Which of its servers is first changes from round to
+// round.
 func (l *lab) runAll(ctx context.Context, all []testCase, o options, progress io.Writer) ([]caseResult, error) {
 	found := make([]caseResult, len(all))
 	for i, c := range all {

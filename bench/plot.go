@@ -16,8 +16,8 @@ const (
 	headHeight = 30
 )
 
-// plot draws one metric of some cases as bars, as an SVG. A bar is the median, and the line on it goes from minimum to maximum.
-// Each case has its own scale.
+// plot draws one metric of some cases as bars, as an SVG. A bar is the median, and the line on it
+// goes from minimum to maximum. Each case has its own scale.
 func plot(m metric, cases []caseResult) string {
 	var body strings.Builder
 	y := 2 * headHeight
@@ -33,7 +33,8 @@ func plot(m metric, cases []caseResult) string {
 	return b.String()
 }
 
-// drawBars draws a case from y on, and returns where it ends. A case without the metric is left out.
+// drawBars draws a case from y on, and returns where it ends. A case without the metric is left
+// out.
 func (c caseResult) drawBars(b *strings.Builder, m metric, y int) int {
 	longest := 0.0
 	for _, row := range c.Rows {

@@ -35,7 +35,8 @@ func startProcess(ctx context.Context, dir, name string, args ...string) (*proce
 	defer log.Close()
 	p.cmd = exec.CommandContext(ctx, name, args...) //nolint:gosec // the peers' own commands
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, log, log
-	// tokend refuses a variable with its prefix that is no setting, such as the switch of its tests.
+	// tokend refuses a variable with its prefix that is no setting, such as the switch of its
+	// tests.
 	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "TOKEND_") })
 	p.cmd.Env = append(p.cmd.Env, "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	// A group of its own, so that workers end with it; and none outlives a run that is killed.
@@ -112,8 +113,8 @@ func answers(url string) func(context.Context) error {
 	}
 }
 
-// freeAddr is a loopback address that nobody listens on. Its port is below those that the system gives to whoever connects, so
-// that it is still free when a server is told to listen on it.
+// freeAddr is a loopback address that nobody listens on. Its port is below those that the system
+// gives to whoever connects, so that it is still free when a server is told to listen on it.
 func freeAddr() (string, error) {
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000)) //nolint:gosec // not a secret

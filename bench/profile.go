@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// takeProfile has tokend profile its CPU into a file while it is under load, and writes beside it what the profile says. done waits for
-// both. Without a file, or of another server, there is no profile.
+// takeProfile has tokend profile its CPU into a file while it is under load, and writes beside it
+// what the profile says. done waits for both. Without a file, or of another server, there is no
+// profile.
 func takeProfile(ctx context.Context, r *running, file string, d time.Duration) (done func() error) {
 	if file == "" || r.admin == "" {
 		return func() error { return nil }
@@ -53,8 +54,8 @@ func fetchProfile(ctx context.Context, admin, file string, d time.Duration) erro
 	return to.Close()
 }
 
-// explainProfile writes which functions take most, as text that can be read where the profile and its program are not: first those that
-// take it themselves, then those from which it is taken.
+// explainProfile writes which functions take most, as text that can be read where the profile and
+// its program are not: first those that take it themselves, then those from which it is taken.
 func explainProfile(ctx context.Context, file string) error {
 	var text []byte
 	for _, order := range []string{"-flat", "-cum"} {

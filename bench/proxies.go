@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// nginxConfig passes the route on to Atlas over HTTP/1.1 with connections that it keeps, on which both ends are as good as
-// they get: nginx's defaults connect anew for every call, and at every thousandth.
+// nginxConfig passes the route on to Atlas over HTTP/1.1 with connections that it keeps, on which
+// both ends are as good as they get: nginx's defaults connect anew for every call, and at every
+// thousandth.
 const nginxConfig = `
 daemon off;
 user USER;
@@ -81,7 +82,8 @@ func caddy() server {
 	return proxy("Caddy reverse_proxy", "caddy", caddyConfig, "run", "--adapter", "caddyfile", "--config", "FILE")
 }
 
-// proxy is an installed program with a configuration that is written for it. Words in capitals are filled in.
+// proxy is an installed program with a configuration that is written for it. Words in capitals are
+// filled in.
 func proxy(name, program, configuration string, args ...string) server {
 	return server{name: name, needs: program, start: func(ctx context.Context, l *lab, mtls bool) (*running, error) {
 		if mtls {

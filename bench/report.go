@@ -23,7 +23,8 @@ func (r *results) write(dir string) error {
 	return writeResults(dir, "results.json", r, files)
 }
 
-// writeResults puts files into a folder, and beside them what they were made of, as JSON under the name raw.
+// writeResults puts files into a folder, and beside them what they were made of, as JSON under the
+// name raw.
 func writeResults(dir, raw string, results any, files map[string]string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // for everybody to read
 		return err

@@ -2,7 +2,8 @@ package main
 
 import "slices"
 
-// sample is one measurement of one server. What was not measured is zero, and left out of the raw results.
+// sample is one measurement of one server. What was not measured is zero, and left out of the raw
+// results.
 type sample struct {
 	Calls      int     `json:"calls,omitempty"`   // that were answered
 	Refused    int     `json:"refused,omitempty"` // beside them, since there were too many

@@ -12,13 +12,14 @@ import (
 	"time"
 )
 
-// What is the same for all points of the scaling: callers of one credential, who each call so often, and an Atlas that takes so
-// long.
+// What is the same for all points of the scaling: callers of one credential, who each call so
+// often, and an Atlas that takes so long.
 const (
 	callsEach    = time.Second           // from one call of a caller to his next
 	scaleLatency = 20 * time.Millisecond // of Atlas
 	scaleTTL     = time.Second           // for which a token is remembered, if it is
-	// departures is how many shared calls tokend has at Atlas at a time for one credential, at most.
+	// departures is how many shared calls tokend has at Atlas at a time for one credential, at
+	// most.
 	departures = 4
 )
 
@@ -41,9 +42,9 @@ type scalePoint struct {
 	Refused  int     `json:"refused,omitempty"`
 }
 
-// model is how many calls reach Atlas in a second at most: each caller's own, until replicas share them. A replica's departures then
-// follow each other as closely as they may. If tokens are remembered, each replica makes one when the last has expired, unless
-// another one was first.
+// model is how many calls reach Atlas in a second at most: each caller's own, until replicas share
+// them. A replica's departures then follow each other as closely as they may. If tokens are
+// remembered, each replica makes one when the last has expired, unless another one was first.
 func model(replicas, callers int, redis bool) float64 {
 	own := float64(callers) / callsEach.Seconds()
 	shared := float64(replicas*departures) / scaleLatency.Seconds()
@@ -117,7 +118,8 @@ func (l *lab) scalePoint(ctx context.Context, replicas, callers int, remembered 
 	return p, nil
 }
 
-// startReplicas starts tokend several times, with an equal share of the callers each. stop is for what was started before an error, too.
+// startReplicas starts tokend several times, with an equal share of the callers each. stop is for
+// what was started before an error, too.
 func (l *lab) startReplicas(ctx context.Context, replicas, callers int, flags []string) (all []caller, stop func(), err error) {
 	var stops []func()
 	stop = func() {
@@ -192,7 +194,8 @@ const (
 	chartLeft, chartTop     = 60, 60
 )
 
-// plot draws calls to Atlas over callers, both by powers of ten, for each number of replicas; the model's lines are dashed.
+// plot draws calls to Atlas over callers, both by powers of ten, for each number of replicas; the
+// model's lines are dashed.
 func (s *scaling) plot() string {
 	var b strings.Builder
 	width, height := 2*(chartLeft+chartWidth)+40, chartTop+chartHeight+60

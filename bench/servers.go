@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// server is something that is measured. To add one, write a function that returns it, and name it in cases.go.
+// server is something that is measured. To add one, write a function that returns it, and name it
+// in cases.go.
 type server struct {
 	name    string
 	needs   string // a program that has to be installed; its Debian package has that name

@@ -53,8 +53,9 @@ func usageOf(pid int) (usage, error) {
 	return usage{cpu: cpu, resident: stat.pages * int64(os.Getpagesize())}, err
 }
 
-// cpuTime is the user and system time of a process in nanoseconds: what /proc/PID/stat has in hundredths of a second, which is
-// too coarse for a short measurement. The clock is that of clock_getcpuclockid(3).
+// cpuTime is the user and system time of a process in nanoseconds: what /proc/PID/stat has in
+// hundredths of a second, which is too coarse for a short measurement. The clock is that of
+// clock_getcpuclockid(3).
 func cpuTime(pid int) (time.Duration, error) {
 	const ofWholeProcess = 2
 	var at unix.Timespec

@@ -34,7 +34,8 @@ func readyJSON(t *testing.T, s *testutil.Service, accept string) (status int, co
 	return resp.StatusCode, resp.Header.Get("Content-Type"), string(read)
 }
 
-// TestReadyzJSON: who asks for JSON gets each check, since when it is so, and why; the status is that of the text.
+// TestReadyzJSON: who asks for JSON gets each check, since when it is so, and why; the status is
+// that of the text.
 func TestReadyzJSON(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
@@ -81,7 +82,8 @@ func TestReadyzJSON(t *testing.T) {
 	}
 }
 
-// TestProfiling: there are no profiles unless somebody has asked for them, and never the command line, nor anything for callers.
+// TestProfiling: there are no profiles unless somebody has asked for them, and never the command
+// line, nor anything for callers.
 func TestProfiling(t *testing.T) {
 	t.Parallel()
 	for _, on := range []bool{false, true} {
@@ -102,8 +104,8 @@ func TestProfiling(t *testing.T) {
 	}
 }
 
-// TestStatusPage checks that a browser gets the status page, with the state of the server's own checks
-// and metrics, and that it loads nothing else.
+// TestStatusPage checks that a browser gets the status page, with the state of the server's own
+// checks and metrics, and that it loads nothing else.
 func TestStatusPage(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")

@@ -10,7 +10,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestAuditNoCall: a REST request that is refused before it is a call is in the log, under its id, and not on record.
+// TestAuditNoCall: a REST request that is refused before it is a call is in the log, under its id,
+// and not on record.
 func TestAuditNoCall(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")

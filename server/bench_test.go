@@ -35,8 +35,9 @@ func (instantAtlas) CreateEphemeralToken(context.Context, atlas.JWT) (atlas.Toke
 }
 func (instantAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error { return nil }
 
-// The calls that callers make, on both transports, with a token that is remembered or one that Atlas has to be asked for and
-// nobody shares. Over gRPC both ends are in this process; REST is without a connection.
+// The calls that callers make, on both transports, with a token that is remembered or one that
+// Atlas has to be asked for and nobody shares. Over gRPC both ends are in this process; REST is
+// without a connection.
 func BenchmarkCreate(b *testing.B) {
 	for name, cacheConfig := range map[string]tokencache.Config{"remembered": {TTL: time.Hour}, "unshared": {}} {
 		for transport, call := range benchCalls(b, cacheConfig) {

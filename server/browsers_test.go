@@ -121,8 +121,8 @@ func TestDocsOff(t *testing.T) {
 	}
 }
 
-// TestDocsCompressed: whoever takes gzip gets it as it is in the binary, and everybody else the same content; caches can tell the two
-// apart.
+// TestDocsCompressed: whoever takes gzip gets it as it is in the binary, and everybody else the
+// same content; caches can tell the two apart.
 func TestDocsCompressed(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withDocs)
@@ -171,8 +171,8 @@ func corsHeaders(h http.Header) map[string]string {
 	return found
 }
 
-// TestPreflight: a page of an origin that is let in may send what REST takes, and nothing else may. Asking is no call: it needs no
-// credential, takes nobody's place, and Atlas hears nothing of it.
+// TestPreflight: a page of an origin that is let in may send what REST takes, and nothing else may.
+// Asking is no call: it needs no credential, takes nobody's place, and Atlas hears nothing of it.
 func TestPreflight(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) { c.MaxCalls, c.CallerRate = 2, 1 })
@@ -262,8 +262,8 @@ func (*panickyTokens) Create(context.Context, atlas.Credential, bool) (tokencach
 	panic("planted")
 }
 
-// TestCORS: every answer, errors included, can be read by a page of an origin that is let in and by no other, and no cache gives
-// one the answer that was for another.
+// TestCORS: every answer, errors included, can be read by a page of an origin that is let in and by
+// no other, and no cache gives one the answer that was for another.
 func TestCORS(t *testing.T) {
 	t.Parallel()
 	broken := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) {

@@ -63,7 +63,8 @@ func (c callerCredentials) token(t *testing.T, change map[string]any) string {
 	return "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", c.key, c.issuer.Claims(change))
 }
 
-// signedWithPublicKey is signed with the issuer's public RSA key, as if that were a secret (RFC 8725 §2.1).
+// signedWithPublicKey is signed with the issuer's public RSA key, as if that were a secret (RFC
+// 8725 §2.1).
 func (c callerCredentials) signedWithPublicKey(t *testing.T) string {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(authtest.RSAKey().Public())
@@ -74,8 +75,9 @@ func (c callerCredentials) signedWithPublicKey(t *testing.T) string {
 	return "Bearer " + authtest.Sign(t, jwt.SigningMethodHS256, "rsa", public, c.issuer.Claims(nil))
 }
 
-// TestCallers is who may do what: callers by methods by credentials, the same over every transport. A refused call costs
-// Atlas nothing, and each call that got as far as being one is on record once, under its outcome.
+// TestCallers is who may do what: callers by methods by credentials, the same over every transport.
+// A refused call costs Atlas nothing, and each call that got as far as being one is on record once,
+// under its outcome.
 func TestCallers(t *testing.T) {
 	t.Parallel()
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)

@@ -10,8 +10,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// TestChecksSince: a check keeps its time for as long as it stays well, or not, whatever the reason; what comes back after it
-// was gone begins anew.
+// TestChecksSince: a check keeps its time for as long as it stays well, or not, whatever the
+// reason; what comes back after it was gone begins anew.
 func TestChecksSince(t *testing.T) {
 	var (
 		now   = time.Unix(0, 0)
@@ -40,7 +40,8 @@ func TestChecksSince(t *testing.T) {
 	}
 }
 
-// TestDrainingIsTheEnd: a look at whether all is well, as there is one every second, does not have a server that drains take calls again.
+// TestDrainingIsTheEnd: a look at whether all is well, as there is one every second, does not have
+// a server that drains take calls again.
 func TestDrainingIsTheEnd(t *testing.T) {
 	r := newReadiness(auth.NewPassThrough(), newChecks(func() []auth.Check { return nil }))
 	for _, step := range []struct {

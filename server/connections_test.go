@@ -9,7 +9,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestFault51AdminConnections: connections to the admin listener cannot take all descriptors either.
+// TestFault51AdminConnections: connections to the admin listener cannot take all descriptors
+// either.
 func TestFault51AdminConnections(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.SetDescriptors(64) }) // 4 of them for admin

@@ -27,13 +27,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// contractRun holds what REST answers against the OpenAPI document, and collects which parts of it have come up.
+// contractRun holds what REST answers against the OpenAPI document, and collects which parts of it
+// have come up.
 type contractRun struct {
 	seen map[string]bool // as checkDocumented has them
 }
 
-// TestContract has the REST routes answer all that they can, and compares the document with it, both ways: no answer that the
-// document does not have, and nothing in the document that is never answered.
+// TestContract has the REST routes answer all that they can, and compares the document with it,
+// both ways: no answer that the document does not have, and nothing in the document that is never
+// answered.
 func TestContract(t *testing.T) {
 	t.Parallel()
 	r := &contractRun{seen: map[string]bool{}}
@@ -319,7 +321,8 @@ func answerDeadlines(t *testing.T, r *contractRun) {
 	})
 }
 
-// untilSent makes calls that end at a limit, until one has got so far before that: on a busy machine, it takes longer.
+// untilSent makes calls that end at a limit, until one has got so far before that: on a busy
+// machine, it takes longer.
 func (r *contractRun) untilSent(t *testing.T, part string, call func(limit time.Duration)) {
 	t.Helper()
 	for limit := 100 * time.Millisecond; !r.seen[part] && !t.Failed() && limit < 10*time.Second; limit *= 4 {
@@ -336,7 +339,8 @@ func answerCancelled(t *testing.T, r *contractRun) {
 	r.saw(t, leave(t, identity.Service, identity.Atlas.Hold(emulator.Login), testutil.Delete, ""), 499, "CANCELLED") // the delete was not sent
 }
 
-// leave makes a call and, once Atlas holds on to it, shuts its half of the connection. Only who does that sees the answer.
+// leave makes a call and, once Atlas holds on to it, shuts its half of the connection. Only who
+// does that sees the answer.
 func leave(t *testing.T, s *testutil.Service, gate *emulator.Gate, op testutil.Operation, authorization string) testutil.Answer {
 	t.Helper()
 	defer gate.Release()
@@ -392,7 +396,8 @@ func answerOverloaded(t *testing.T, r *contractRun) {
 	testutil.WantCreated.Check(t, <-first)
 }
 
-// answerBreaker has only the breaker's word for it, which comes before anything is sent. The breaker itself is row 65 of the fault table.
+// answerBreaker has only the breaker's word for it, which comes before anything is sent. The
+// breaker itself is row 65 of the fault table.
 func answerBreaker(t *testing.T, r *contractRun) {
 	s, d := testutil.StartDoor(t)
 	d.Expect(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnavailable, RetryAfter: 300 * time.Millisecond})

@@ -72,8 +72,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainDelay: for a while after it has said that it is not ready, the service answers new calls as before, also on new
-// connections, and has REST clients connect anew.
+// TestDrainDelay: for a while after it has said that it is not ready, the service answers new calls
+// as before, also on new connections, and has REST clients connect anew.
 func TestDrainDelay(t *testing.T) {
 	const delay = 5 * time.Second
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {
@@ -107,8 +107,9 @@ func TestDrainDelay(t *testing.T) {
 	}
 }
 
-// TestDrainTimeout: a call that does not end holds up the stop for so long and no longer, and has an answer in the end: one that lets
-// its caller try elsewhere, unless it is a delete, which may have been done.
+// TestDrainTimeout: a call that does not end holds up the stop for so long and no longer, and has
+// an answer in the end: one that lets its caller try elsewhere, unless it is a delete, which may
+// have been done.
 func TestDrainTimeout(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, a *atlas.Config) { c.DrainTimeout, a.Timeout = 50*time.Millisecond, time.Minute })
@@ -141,8 +142,8 @@ func TestDrainTimeout(t *testing.T) {
 	}
 }
 
-// TestDrainWithOpenStreams: streams that have no end of their own are let go, and a call whose message never comes is not a
-// call in progress.
+// TestDrainWithOpenStreams: streams that have no end of their own are let go, and a call whose
+// message never comes is not a call in progress.
 func TestDrainWithOpenStreams(t *testing.T) {
 	for name, tc := range map[string]struct {
 		open func(*testing.T, *testutil.Service)
@@ -190,8 +191,8 @@ func TestDrainWithOpenStreams(t *testing.T) {
 	}
 }
 
-// TestDrainOfUnresponsiveClient: a client that acknowledges nothing, for which grpc-go alone would wait for seconds, is cut off
-// with the drain's timeout.
+// TestDrainOfUnresponsiveClient: a client that acknowledges nothing, for which grpc-go alone would
+// wait for seconds, is cut off with the drain's timeout.
 func TestDrainOfUnresponsiveClient(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 50 * time.Millisecond })
@@ -206,7 +207,8 @@ func TestDrainOfUnresponsiveClient(t *testing.T) {
 	})
 }
 
-// TestConnectionAge: a connection that has to end waits for its calls as long as a call may take, and not much longer.
+// TestConnectionAge: a connection that has to end waits for its calls as long as a call may take,
+// and not much longer.
 func TestConnectionAge(t *testing.T) {
 	for _, ceiling := range []time.Duration{200 * time.Millisecond, 20 * time.Second} {
 		t.Run(ceiling.String(), func(t *testing.T) {

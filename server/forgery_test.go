@@ -10,8 +10,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestForgedByAPage: a page of another origin cannot have a browser call with the client certificate that the browser holds, and that
-// it has tried is on record as any other refusal is: whose certificate it was, and what was to be done with it.
+// TestForgedByAPage: a page of another origin cannot have a browser call with the client
+// certificate that the browser holds, and that it has tried is on record as any other refusal is:
+// whose certificate it was, and what was to be done with it.
 func TestForgedByAPage(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")

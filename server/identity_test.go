@@ -61,7 +61,8 @@ func TestServiceIdentity(t *testing.T) {
 	}
 }
 
-// TestFault08ServiceCredential: a 401 is healed inside the call; one that cannot be is not the caller's fault.
+// TestFault08ServiceCredential: a 401 is healed inside the call; one that cannot be is not the
+// caller's fault.
 func TestFault08ServiceCredential(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
@@ -97,8 +98,8 @@ func TestFault08ServiceCredential(t *testing.T) {
 	})
 }
 
-// TestFault30LoginRefused: no login for the next 30 s. A service that has no other identity is not ready meanwhile, says why, and
-// logs in again without being asked.
+// TestFault30LoginRefused: no login for the next 30 s. A service that has no other identity is not
+// ready meanwhile, says why, and logs in again without being asked.
 func TestFault30LoginRefused(t *testing.T) {
 	t.Parallel()
 	now := testutil.NewClock()
@@ -131,8 +132,8 @@ func TestFault30LoginRefused(t *testing.T) {
 	}
 }
 
-// TestReadyWithAnotherWayIn: a refused identity is said in words while there is one that Atlas takes, or callers with JWTs of their
-// own.
+// TestReadyWithAnotherWayIn: a refused identity is said in words while there is one that Atlas
+// takes, or callers with JWTs of their own.
 func TestReadyWithAnotherWayIn(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, `
@@ -154,7 +155,8 @@ callers:
 	}
 }
 
-// TestFault33ExpiredUnderLoad: callers by the thousand meet a credential that Atlas has dropped; one login serves them all.
+// TestFault33ExpiredUnderLoad: callers by the thousand meet a credential that Atlas has dropped;
+// one login serves them all.
 func TestFault33ExpiredUnderLoad(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
@@ -207,7 +209,8 @@ func TestFault34FirstCallerCancels(t *testing.T) {
 	}
 }
 
-// TestForgedIdentity checks that a certificate of the client's own making names no caller, and that the log shows it as unverified.
+// TestForgedIdentity checks that a certificate of the client's own making names no caller, and that
+// the log shows it as unverified.
 func TestForgedIdentity(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")

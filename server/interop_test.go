@@ -21,8 +21,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 )
 
-// TestInterop has gRPC's own interop client call a server with our options and our chain. Left out is what needs an identity of
-// Google's, what is about load balancing, and cancel_after_begin: the client takes an answer that arrives while it cancels.
+// TestInterop has gRPC's own interop client call a server with our options and our chain. Left out
+// is what needs an identity of Google's, what is about load balancing, and cancel_after_begin: the
+// client takes an answer that arrives while it cancels.
 func TestInterop(t *testing.T) {
 	if os.Getenv("TOKEND_LONG") != "1" {
 		t.Skip("long: set TOKEND_LONG=1") // package testutil imports this one
@@ -54,7 +55,8 @@ func TestInterop(t *testing.T) {
 	}
 }
 
-// startInterop serves gRPC's TestService, and returns its address. Its messages are larger than ours may be.
+// startInterop serves gRPC's TestService, and returns its address. Its messages are larger than
+// ours may be.
 func startInterop(t *testing.T) string {
 	t.Helper()
 	cfg := Config{Auth: auth.NewPassThrough()}
@@ -62,7 +64,8 @@ func startInterop(t *testing.T) string {
 	intercept := call.New(call.Config{
 		Logger: cfg.Logger, Audit: slog.New(slog.DiscardHandler), MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth, Metrics: benchMetrics,
 	})
-	// The chain gives every error a reason of our API. The TestService's own have to reach the client as they are.
+	// The chain gives every error a reason of our API. The TestService's own have to reach the
+	// client as they are.
 	around := func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		var own error
 		resp, err := intercept(ctx, req, info, func(ctx context.Context, req any) (resp any, err error) {

@@ -23,7 +23,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestMetrics: /metrics has what the program registers beside the server's own, and is on the admin listener only.
+// TestMetrics: /metrics has what the program registers beside the server's own, and is on the admin
+// listener only.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
@@ -67,8 +68,8 @@ func metric(t *testing.T, s *testutil.Service, series string) float64 {
 	return value
 }
 
-// TestCallMetrics: calls over both transports are told apart, and what is refused before it is a call has its reason counted
-// and makes no label.
+// TestCallMetrics: calls over both transports are told apart, and what is refused before it is a
+// call has its reason counted and makes no label.
 func TestCallMetrics(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
@@ -102,8 +103,8 @@ func TestCallMetrics(t *testing.T) {
 	}
 }
 
-// TestFailedHandshakes: each is counted and a line of the log, on either listener, with peer and cause: no TLS at all, no
-// certificate, one of a foreign CA. A probe that only connects is not one.
+// TestFailedHandshakes: each is counted and a line of the log, on either listener, with peer and
+// cause: no TLS at all, no certificate, one of a foreign CA. A probe that only connects is not one.
 func TestFailedHandshakes(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.MutualTLS)
@@ -134,8 +135,9 @@ func TestFailedHandshakes(t *testing.T) {
 	}
 }
 
-// TestRefusedByClient: where the client refuses the server's certificate, the line says so, also for clients that tell of it as OpenSSL
-// does: without encryption, at a time when everything else has it.
+// TestRefusedByClient: where the client refuses the server's certificate, the line says so, also
+// for clients that tell of it as OpenSSL does: without encryption, at a time when everything else
+// has it.
 func TestRefusedByClient(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.ServerTLS)

@@ -45,7 +45,8 @@ func TestFault99(t *testing.T) {
 	}
 }
 
-// TestHandshakeCause checks that the log says which certificate was refused, marked as unverified and cut.
+// TestHandshakeCause checks that the log says which certificate was refused, marked as unverified
+// and cut.
 func TestHandshakeCause(t *testing.T) {
 	t.Parallel()
 	cert := &x509.Certificate{

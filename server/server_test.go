@@ -114,7 +114,8 @@ func TestRequestID(t *testing.T) {
 	})
 }
 
-// TestLogLevel: what an operator has to look at is in the log at level warn too, and what a caller did wrong is not.
+// TestLogLevel: what an operator has to look at is in the log at level warn too, and what a caller
+// did wrong is not.
 func TestLogLevel(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -319,8 +320,8 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// TestHeadersAloneTakeNoSlot: a call takes its place among those in progress once it is whole. Streams without a message
-// keep nobody out but the streams of their own connection.
+// TestHeadersAloneTakeNoSlot: a call takes its place among those in progress once it is whole.
+// Streams without a message keep nobody out but the streams of their own connection.
 func TestHeadersAloneTakeNoSlot(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 4 })
@@ -335,8 +336,8 @@ func TestHeadersAloneTakeNoSlot(t *testing.T) {
 	}
 }
 
-// TestFault98MessageTimeout: a call whose message does not come is refused after eight seconds, and not cancelled, so that its client
-// may try again.
+// TestFault98MessageTimeout: a call whose message does not come is refused after eight seconds, and
+// not cancelled, so that its client may try again.
 func TestFault98MessageTimeout(t *testing.T) {
 	for _, method := range []string{testutil.CreateMethod, healthpb.Health_Check_FullMethodName, healthpb.Health_Watch_FullMethodName} {
 		testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {

@@ -23,7 +23,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestFault70Streams: one connection may have four streams of health and reflection, and calls beside them.
+// TestFault70Streams: one connection may have four streams of health and reflection, and calls
+// beside them.
 func TestFault70Streams(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
@@ -80,7 +81,8 @@ func TestFault70LongName(t *testing.T) {
 	}
 }
 
-// TestFault71SharedConnection: a large header costs its own request, and no other on the connection.
+// TestFault71SharedConnection: a large header costs its own request, and no other on the
+// connection.
 func TestFault71SharedConnection(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
@@ -160,8 +162,8 @@ func statuses(t *testing.T, h *testutil.RawHTTP2, streams int) map[uint32]string
 	return got
 }
 
-// TestFault73AdminPeer: a probe is answered though one peer has opened as many connections as it may, and more, whether they
-// are idle or their requests never end.
+// TestFault73AdminPeer: a probe is answered though one peer has opened as many connections as it
+// may, and more, whether they are idle or their requests never end.
 func TestFault73AdminPeer(t *testing.T) {
 	t.Parallel()
 	for _, request := range []string{"", "POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"} {
@@ -188,7 +190,8 @@ func TestFault73AdminPeer(t *testing.T) {
 	}
 }
 
-// TestFault92ConnectionAge: REST connections end with an answer once they are old, over HTTP/1.1 and HTTP/2.
+// TestFault92ConnectionAge: REST connections end with an answer once they are old, over HTTP/1.1
+// and HTTP/2.
 func TestFault92ConnectionAge(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
@@ -263,8 +266,8 @@ func TestFault96EmptyBody(t *testing.T) {
 	}
 }
 
-// TestFault97Unread: clients whose HTTP/2 window is closed have their share of the answers that wait, on either listener. Others are
-// served, and what is refused needs no window.
+// TestFault97Unread: clients whose HTTP/2 window is closed have their share of the answers that
+// wait, on either listener. Others are served, and what is refused needs no window.
 func TestFault97Unread(t *testing.T) {
 	t.Parallel()
 	for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {

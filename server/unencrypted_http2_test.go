@@ -24,7 +24,8 @@ func http2Caller(t *testing.T, s *testutil.Service) testutil.RESTCaller {
 	return testutil.RESTCaller{Base: "http://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
 }
 
-// TestUnencryptedHTTP2: the plaintext REST listener speaks HTTP/2 to whoever begins with it, and HTTP/1.1 to everybody else.
+// TestUnencryptedHTTP2: the plaintext REST listener speaks HTTP/2 to whoever begins with it, and
+// HTTP/1.1 to everybody else.
 func TestUnencryptedHTTP2(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
@@ -68,7 +69,8 @@ func TestUnencryptedHTTP2(t *testing.T) {
 	})
 }
 
-// TestUnencryptedHTTP2Drain: calls in progress are answered, and the client is told to call elsewhere.
+// TestUnencryptedHTTP2Drain: calls in progress are answered, and the client is told to call
+// elsewhere.
 func TestUnencryptedHTTP2Drain(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 200 * time.Millisecond })

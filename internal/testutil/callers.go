@@ -28,8 +28,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Matrix runs test once for each transport and security, with one service for both transports. Only a long run includes TLS
-// without client certificates, which is between the other two.
+// Matrix runs test once for each transport and security, with one service for both transports. Only
+// a long run includes TLS without client certificates, which is between the other two.
 func Matrix(t *testing.T, test func(t *testing.T, s *Service, c Caller), changes ...func(*server.Config, *atlas.Config)) {
 	modes := []Security{Plaintext, MutualTLS}
 	if Long() {
@@ -62,7 +62,8 @@ func Async(ctx context.Context, c Caller, op Operation, headers ...string) <-cha
 	return done
 }
 
-// CallerPool is enough callers for a thousand calls at once, half of them over gRPC, where a connection has 100 at most.
+// CallerPool is enough callers for a thousand calls at once, half of them over gRPC, where a
+// connection has 100 at most.
 func (s *Service) CallerPool(t *testing.T) []Caller {
 	t.Helper()
 	var all []Caller
@@ -211,7 +212,8 @@ func (c GRPCCaller) Call(ctx context.Context, op Operation, headers ...string) O
 	return out
 }
 
-// RESTExtra is how much longer a REST caller waits for an answer than the deadline that it sends says.
+// RESTExtra is how much longer a REST caller waits for an answer than the deadline that it sends
+// says.
 const RESTExtra = 30 * time.Second
 
 // RESTCaller calls over REST.
@@ -311,7 +313,8 @@ func (o *Outcome) setStatus(st *status.Status) {
 	}
 }
 
-// GoodCalls makes calls over both transports until stop, one after another, each of which has to go well.
+// GoodCalls makes calls over both transports until stop, one after another, each of which has to go
+// well.
 func (s *Service) GoodCalls(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -24,7 +24,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// CheckNoHandshake checks that both listeners refuse the certificate, or that there is none, by what TLS itself says.
+// CheckNoHandshake checks that both listeners refuse the certificate, or that there is none, by
+// what TLS itself says.
 func (s *Service) CheckNoHandshake(t *testing.T, cert *tls.Certificate) {
 	t.Helper()
 	for _, addr := range []string{s.GRPCAddr().String(), s.HTTPAddr().String()} {
@@ -86,7 +87,8 @@ func NewCertificates(t testing.TB) Certificates {
 	return c
 }
 
-// watch has the server go by the files, and look at them more often than anybody would want it to, until the test ends.
+// watch has the server go by the files, and look at them more often than anybody would want it to,
+// until the test ends.
 func (c Certificates) watch(t testing.TB, cfg *server.Config, mode Security) {
 	t.Helper()
 	files := &reload.Watcher{Logger: cfg.Logger, Interval: 10 * time.Millisecond}
@@ -112,7 +114,8 @@ func (c Certificates) watch(t testing.TB, cfg *server.Config, mode Security) {
 	})
 }
 
-// ClientConfig is that of a client which trusts the authority and, with MutualTLS, shows a certificate.
+// ClientConfig is that of a client which trusts the authority and, with MutualTLS, shows a
+// certificate.
 func (c Certificates) ClientConfig(mode Security) *tls.Config {
 	cfg := &tls.Config{RootCAs: c.Pool, MinVersion: tls.VersionTLS12}
 	if mode == MutualTLS {

@@ -16,8 +16,8 @@ import (
 // ErrPanic makes a Door panic.
 var ErrPanic = errors.New("panic here")
 
-// Door counts the attempts that get as far as the service, whatever is done about them further in, and fails the first of
-// them if it is told to.
+// Door counts the attempts that get as far as the service, whatever is done about them further in,
+// and fails the first of them if it is told to.
 type Door struct {
 	inside server.Tokens
 

@@ -1,5 +1,5 @@
-// Package testutil runs the service with a working fake of Atlas, and calls it over both transports, for the tests of several
-// packages.
+// Package testutil runs the service with a working fake of Atlas, and calls it over both
+// transports, for the tests of several packages.
 package testutil
 
 import (
@@ -88,8 +88,8 @@ func NewResilient(t testing.TB, client *atlas.Client) *resilient.Client {
 // processors are those who may work at a time.
 var processors = make(chan struct{}, runtime.GOMAXPROCS(0))
 
-// ParallelWork is t.Parallel for a test that works rather than waits: no more of these run at a time than there are processors, so
-// that each has the time which its deadlines give it.
+// ParallelWork is t.Parallel for a test that works rather than waits: no more of these run at a
+// time than there are processors, so that each has the time which its deadlines give it.
 func ParallelWork(t *testing.T) {
 	t.Helper()
 	t.Parallel()
@@ -150,7 +150,8 @@ func (l *Buffer) Since(n int) string {
 	return string(l.b.Bytes()[n:])
 }
 
-// Start runs a server against an emulator of its own until the test ends. Changes are made to its configuration.
+// Start runs a server against an emulator of its own until the test ends. Changes are made to its
+// configuration.
 func Start(t testing.TB, mode Security, changes ...func(*server.Config, *atlas.Config)) *Service {
 	t.Helper()
 	em, err := emulator.Start(emulator.Config{})

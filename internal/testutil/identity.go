@@ -13,8 +13,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// IdentityService is a service that holds the Atlas identity of the emulator's first org, for callers with a client
-// certificate, or for those that the policy names.
+// IdentityService is a service that holds the Atlas identity of the emulator's first org, for
+// callers with a client certificate, or for those that the policy names.
 type IdentityService struct {
 	*Service
 	Audit  *Buffer
@@ -56,7 +56,8 @@ func StartIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
-	// Few connections: a thousand callers on a busy machine would spend their time in handshakes otherwise.
+	// Few connections: a thousand callers on a busy machine would spend their time in handshakes
+	// otherwise.
 	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), MaxConns: 8, Timeout: 30 * time.Second})
 	if err != nil {
 		t.Fatal(err)

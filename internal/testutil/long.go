@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Long reports whether the long versions of the tests are to run: TOKEND_LONG=1, which .ci/run sets. Without it a suite that can
-// go on for minutes proves that it works in a second or two.
+// Long reports whether the long versions of the tests are to run: TOKEND_LONG=1, which .ci/run
+// sets. Without it a suite that can go on for minutes proves that it works in a second or two.
 func Long() bool { return os.Getenv("TOKEND_LONG") == "1" }
 
 // Some returns all cases in a long run, else the first n of them.
@@ -19,8 +19,8 @@ func Some[T any](all []T, n int) []T {
 	return all[:n]
 }
 
-// ManyCallers is how many callers meet in one moment: a thousand in a long run. Under the race detector, as many handshakes at
-// once would outlast the timeouts that notice a dead connection.
+// ManyCallers is how many callers meet in one moment: a thousand in a long run. Under the race
+// detector, as many handshakes at once would outlast the timeouts that notice a dead connection.
 func ManyCallers() int {
 	if Long() && Slower == 1 {
 		return 1000
@@ -36,8 +36,9 @@ func SkipUnlessLong(t testing.TB) {
 	}
 }
 
-// NeedTool returns the path of a program that a test needs. Without the program the test is skipped, or fails if REQUIRE_TOOLS=1,
-// which .ci/run sets so that a skipped test does not look like a passed one.
+// NeedTool returns the path of a program that a test needs. Without the program the test is
+// skipped, or fails if REQUIRE_TOOLS=1, which .ci/run sets so that a skipped test does not look
+// like a passed one.
 func NeedTool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)

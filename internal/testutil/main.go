@@ -10,7 +10,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// ToxiproxyLeaks are goroutines that toxiproxy leaves behind: a link whose one side has ended can wait for it for ever.
+// ToxiproxyLeaks are goroutines that toxiproxy leaves behind: a link whose one side has ended can
+// wait for it for ever.
 var ToxiproxyLeaks = []goleak.Option{
 	goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
 	goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
@@ -30,8 +31,8 @@ func Descriptors(t *testing.T) int {
 	return len(open)
 }
 
-// Main runs the tests of a package: more of them at a time than there are processors, since most wait rather than work. It fails if
-// a goroutine is left over that ignored does not name.
+// Main runs the tests of a package: more of them at a time than there are processors, since most
+// wait rather than work. It fails if a goroutine is left over that ignored does not name.
 func Main(m *testing.M, ignored ...goleak.Option) {
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {

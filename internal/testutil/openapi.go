@@ -36,7 +36,8 @@ func (a Answer) String() string {
 // ofHTTP are the headers of an answer that HTTP itself has, and that no OpenAPI document describes.
 var ofHTTP = []string{"Connection", "Content-Length", "Content-Type", "Date", "Transfer-Encoding"}
 
-// OfCORS are the headers of answers for pages of other origins. All answers have them, where they are switched on.
+// OfCORS are the headers of answers for pages of other origins. All answers have them, where they
+// are switched on.
 var OfCORS = []string{"Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary"}
 
 var openapiDocument = sync.OnceValues(func() (*openapi3.T, error) {
@@ -61,9 +62,10 @@ func OpenAPI(t testing.TB) *openapi3.T {
 // ServicePath is the one path that the document has.
 const ServicePath = "/v1/ephemeral-token"
 
-// CheckDocumented fails the test if the document does not have the answer just so: status, every header, content type and body,
-// and of an error, its reason. It returns the parts of the document that the answer is an instance of. An answer to another verb
-// than the document has, or for another path, is in both operations.
+// CheckDocumented fails the test if the document does not have the answer just so: status, every
+// header, content type and body, and of an error, its reason. It returns the parts of the document
+// that the answer is an instance of. An answer to another verb than the document has, or for
+// another path, is in both operations.
 func (a Answer) CheckDocumented(t testing.TB) []string {
 	t.Helper()
 	item := OpenAPI(t).Paths.Value(ServicePath)
@@ -81,7 +83,8 @@ func (a Answer) CheckDocumented(t testing.TB) []string {
 	return parts
 }
 
-// DocumentedAs returns the parts of an operation that the answer is an instance of, or what the document does not have.
+// DocumentedAs returns the parts of an operation that the answer is an instance of, or what the
+// document does not have.
 func (a Answer) DocumentedAs(t testing.TB, verb string, operation *openapi3.Operation) (parts []string, err error) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), verb, "http://tokend.test"+ServicePath, http.NoBody)
@@ -140,8 +143,8 @@ func (a Answer) mediaType(content openapi3.Content) (string, error) {
 	return declared, nil
 }
 
-// example is the name of the error that the answer is. They differ in RetryInfo's delay at most, and in the message, of which a
-// reason has several.
+// example is the name of the error that the answer is. They differ in RetryInfo's delay at most,
+// and in the message, of which a reason has several.
 func (a Answer) example(media *openapi3.MediaType) (string, error) {
 	var got map[string]any
 	if err := json.Unmarshal([]byte(a.Body), &got); err != nil {

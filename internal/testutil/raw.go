@@ -102,7 +102,8 @@ type RawHTTP2 struct {
 	encoder *hpack.Encoder
 }
 
-// Dial opens a connection that is closed when the test ends. With protocols, it is one of TLS, if the service has TLS.
+// Dial opens a connection that is closed when the test ends. With protocols, it is one of TLS, if
+// the service has TLS.
 func (s *Service) Dial(t *testing.T, l Listener, protocols ...string) net.Conn {
 	t.Helper()
 	conn, err := s.DialContext(t.Context(), "tcp", s.Addr(l))
@@ -186,8 +187,8 @@ func (h *RawHTTP2) Call(stream uint32, jwt string) error {
 // Flush sends what has been written.
 func (h *RawHTTP2) Flush() error { return h.out.Flush() }
 
-// Flood writes with frame, again and again, until the server has ended the connection, takes nothing for a second, or has had
-// enough: n times. It returns how often.
+// Flood writes with frame, again and again, until the server has ended the connection, takes
+// nothing for a second, or has had enough: n times. It returns how often.
 func (h *RawHTTP2) Flood(n int, frame func(i int) error) int {
 	for i := range n {
 		if i%64 == 0 {
@@ -201,8 +202,9 @@ func (h *RawHTTP2) Flood(n int, frame func(i int) error) int {
 	return n
 }
 
-// RawGRPC makes one plaintext gRPC call with exactly this :path and these headers, which a client library would mend or
-// refuse, and returns its grpc-status, or what else the server did: "RST_STREAM" and its code, "GOAWAY", "closed".
+// RawGRPC makes one plaintext gRPC call with exactly this :path and these headers, which a client
+// library would mend or refuse, and returns its grpc-status, or what else the server did:
+// "RST_STREAM" and its code, "GOAWAY", "closed".
 func RawGRPC(t *testing.T, s *Service, path string, headers ...string) string {
 	t.Helper()
 	return RawGRPCMessage(t, s, path, true, headers...)
@@ -242,8 +244,9 @@ func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers
 	}
 }
 
-// OpenRawStreams starts so many calls on one connection of their own, whose messages never come. The server has seen all of
-// their headers when it returns, and the connection stays open until the test ends.
+// OpenRawStreams starts so many calls on one connection of their own, whose messages never come.
+// The server has seen all of their headers when it returns, and the connection stays open until the
+// test ends.
 func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...string) {
 	t.Helper()
 	framer := rawGRPCConn(t, s)
@@ -265,7 +268,8 @@ func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...str
 	}
 }
 
-// rawGRPCConn is an HTTP/2 connection to the gRPC listener, in plaintext, that is closed when the test ends.
+// rawGRPCConn is an HTTP/2 connection to the gRPC listener, in plaintext, that is closed when the
+// test ends.
 func rawGRPCConn(t *testing.T, s *Service) *http2.Framer {
 	t.Helper()
 	conn, err := s.DialContext(t.Context(), "tcp", s.GRPCAddr().String())

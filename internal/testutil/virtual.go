@@ -13,8 +13,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Virtual starts services whose time is virtual and whose network is in memory. What takes seconds is over at once, and no
-// machine is too busy for it.
+// Virtual starts services whose time is virtual and whose network is in memory. What takes seconds
+// is over at once, and no machine is too busy for it.
 type Virtual struct {
 	network  *network.Network
 	link     *network.Link

@@ -85,8 +85,9 @@ func (w Want) Check(t *testing.T, got Outcome) {
 	}
 }
 
-// checkGRPC is for what only gRPC tells. A call whose answer begins with headers is never retried by its caller's policy
-// (gRFC A6), so an error has none; and whether and when to try again is said in that policy's own terms.
+// checkGRPC is for what only gRPC tells. A call whose answer begins with headers is never retried
+// by its caller's policy (gRFC A6), so an error has none; and whether and when to try again is said
+// in that policy's own terms.
 func (w Want) checkGRPC(t *testing.T, got Outcome) {
 	t.Helper()
 	if w.Code == codes.OK {

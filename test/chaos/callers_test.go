@@ -45,7 +45,8 @@ type chaosClient struct {
 	calls  []chaosCall
 }
 
-// run calls in rushes, all clients at once, with silence between them, until the world's life is over.
+// run calls in rushes, all clients at once, with silence between them, until the world's life is
+// over.
 func (c *chaosClient) run() {
 	w := c.world
 	defer c.hangUp()
@@ -112,7 +113,8 @@ func (c *chaosClient) hangUp() {
 	c.close, c.ways = nil, nil
 }
 
-// target is the replica for a call: any, or the one that has the org where each remembers for itself.
+// target is the replica for a call: any, or the one that has the org where each remembers for
+// itself.
 func (c *chaosClient) target(org int) int {
 	if c.world.ttl > 0 {
 		return org % len(c.world.replicas)

@@ -21,9 +21,10 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Chaos: service, Atlas and callers live through hours of faults at random, in seconds, because the time and the network are
-// virtual. The seed decides on the faults and on what callers do. It is printed, and can be given again; what happens in one
-// moment is the scheduler's to order, so a run is repeated as far as that goes along.
+// Chaos: service, Atlas and callers live through hours of faults at random, in seconds, because the
+// time and the network are virtual. The seed decides on the faults and on what callers do. It is
+// printed, and can be given again; what happens in one moment is the scheduler's to order, so a run
+// is repeated as far as that goes along.
 var (
 	chaosHours = flag.Float64("chaos.hours", 0, "virtual hours of each part of TestChaos, 150 at most; default 2 in a long run, else 3 minutes")
 	chaosSeed  = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0: a new one")
@@ -71,7 +72,8 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// live lets callers call and faults happen, and then looks whether everything is well again, and nothing is left.
+// live lets callers call and faults happen, and then looks whether everything is well again, and
+// nothing is left.
 func (w *chaosWorld) live(random *rand.Rand) (calls []chaosCall) {
 	var callers, troubles sync.WaitGroup
 	clients := make([]*chaosClient, chaosClients)
@@ -105,11 +107,12 @@ func (w *chaosWorld) live(random *rand.Rand) (calls []chaosCall) {
 	return calls
 }
 
-// patienceForRecovery is how long it may take until all is well again. A refused login is repeated after 6 minutes at the
-// latest, by a clock that may have been 5 minutes ahead.
+// patienceForRecovery is how long it may take until all is well again. A refused login is repeated
+// after 6 minutes at the latest, by a clock that may have been 5 minutes ahead.
 const patienceForRecovery = 12 * time.Minute
 
-// recover fails the test unless every replica serves over both transports once nothing is wrong any more.
+// recover fails the test unless every replica serves over both transports once nothing is wrong any
+// more.
 func (w *chaosWorld) recover(random *rand.Rand) {
 	began := time.Now()
 	org := max(int(w.life/w.slot)-1, 0) // it has been in use, and may still be held off
@@ -136,8 +139,8 @@ func (w *chaosWorld) recover(random *rand.Rand) {
 	w.recovered = time.Since(began)
 }
 
-// Latencies: of the way there and back without a fault, and of what is done in no time. REST clients of these tests wait
-// longer for an answer than they say.
+// Latencies: of the way there and back without a fault, and of what is done in no time. REST
+// clients of these tests wait longer for an answer than they say.
 const (
 	chaosSlack = 50 * time.Millisecond
 	restExtra  = testutil.RESTExtra

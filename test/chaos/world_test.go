@@ -101,7 +101,8 @@ func newChaosWorld(t *testing.T, s chaosSetup, life time.Duration, random *rand.
 	return w
 }
 
-// makeProfiles has a profile for each org, and lets in whoever shows the certificate that is named for it.
+// makeProfiles has a profile for each org, and lets in whoever shows the certificate that is named
+// for it.
 func (w *chaosWorld) makeProfiles() {
 	w.t.Helper()
 	years := time.Now().Add(10 * 365 * 24 * time.Hour)
@@ -233,8 +234,9 @@ func (r *chaosReplica) number() int {
 	return r.present.id
 }
 
-// crash ends the server as a machine does that loses its power, as far as anybody else can see: its connections break, and
-// nothing leaves it any more. What is left of it in this process is then brought to its end.
+// crash ends the server as a machine does that loses its power, as far as anybody else can see: its
+// connections break, and nothing leaves it any more. What is left of it in this process is then
+// brought to its end.
 func (r *chaosReplica) crash() {
 	n := r.take()
 	if n == nil {

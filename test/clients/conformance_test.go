@@ -22,8 +22,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestHTTP2Conformance holds both listeners, REST with and without TLS, against h2spec's 145 cases. grpc-go and net/http fail some of them by themselves, so
-// the bare library beside it is the measure: ours may fail none that it does not.
+// TestHTTP2Conformance holds both listeners, REST with and without TLS, against h2spec's 145 cases.
+// grpc-go and net/http fail some of them by themselves, so the bare library beside it is the
+// measure: ours may fail none that it does not.
 func TestHTTP2Conformance(t *testing.T) {
 	testutil.SkipUnlessLong(t)
 	t.Parallel()
@@ -139,16 +140,18 @@ func runH2spec(t *testing.T, h2spec string, at net.Addr, args []string) (cases i
 	return cases, failed
 }
 
-// closedByReset reports whether a case that may end with a closed connection "failed" because it did so by a reset: which of the two a client sees when a server
-// closes with bytes unread is the kernel's to decide, and h2spec knows the reset only as an error that it is never given.
+// closedByReset reports whether a case that may end with a closed connection "failed" because it
+// did so by a reset: which of the two a client sees when a server closes with bytes unread is the
+// kernel's to decide, and h2spec knows the reset only as an error that it is never given.
 func closedByReset(report string) bool {
 	expected, actual, _ := strings.Cut(report, "Error: ")
 	return strings.Contains(expected, "Connection closed") &&
 		(strings.HasSuffix(actual, syscall.ECONNRESET.Error()) || strings.HasSuffix(actual, syscall.EPIPE.Error()))
 }
 
-// bareGRPC is the service as grpc-go alone serves it. It has our limit of streams: h2spec leaves out case 5.1.2 where there is none,
-// and grpc-go fails it with any, since it ends h2spec's streams, which are no gRPC, before they count.
+// bareGRPC is the service as grpc-go alone serves it. It has our limit of streams: h2spec leaves
+// out case 5.1.2 where there is none, and grpc-go fails it with any, since it ends h2spec's
+// streams, which are no gRPC, before they count.
 func bareGRPC(t *testing.T) net.Addr {
 	t.Helper()
 	listener := listenLocal(t)

@@ -20,7 +20,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestRetriesOfNode: what another implementation of gRPC makes of the same service config and of the same answers.
+// TestRetriesOfNode: what another implementation of gRPC makes of the same service config and of
+// the same answers.
 func TestRetriesOfNode(t *testing.T) {
 	testutil.SkipUnlessLong(t)
 	t.Parallel()
@@ -81,7 +82,8 @@ func TestRetriesOfNode(t *testing.T) {
 // codeName is a code as grpc-js has it.
 func codeName(c codes.Code) string { return codepb.Code(c).String() }
 
-// node is a process of call.js: it makes the calls that it reads, one a line, and prints what it saw.
+// node is a process of call.js: it makes the calls that it reads, one a line, and prints what it
+// saw.
 type node struct {
 	in  *json.Encoder
 	out *json.Decoder

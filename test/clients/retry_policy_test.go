@@ -26,7 +26,8 @@ import (
 // recommendedConfig is the service config that callers are given.
 var recommendedConfig = testutil.Path("deploy/service-config.json")
 
-// repeatEverything is the policy of a caller that tries whatever fails again, as often as gRPC lets it.
+// repeatEverything is the policy of a caller that tries whatever fails again, as often as gRPC lets
+// it.
 const repeatEverything = `{"methodConfig": [{"name": [{}], "retryPolicy": {
 	"maxAttempts": 5, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
 	"retryableStatusCodes": ["CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -104,7 +105,8 @@ func TestRecommendedPolicy(t *testing.T) {
 		}
 	})
 	t.Run("a delete is not tried again", func(t *testing.T) {
-		// Not even one that never reached Atlas, of which the service itself would say that it may be.
+		// Not even one that never reached Atlas, of which the service itself would say that it may
+		// be.
 		d.Expect(unsent(time.Second))
 		testutil.WantUnreachable.Check(t, recommendedCaller(t, s).Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...))
 		if n := len(d.Attempts()); n != 1 {
@@ -113,7 +115,8 @@ func TestRecommendedPolicy(t *testing.T) {
 	})
 }
 
-// TestRecommendedPolicyGoesByHealth: calls go to all replicas, and leave one that drains while it would still answer them.
+// TestRecommendedPolicyGoesByHealth: calls go to all replicas, and leave one that drains while it
+// would still answer them.
 func TestRecommendedPolicyGoesByHealth(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		atLeaving, atStaying := &testutil.Door{}, &testutil.Door{}
@@ -143,7 +146,8 @@ func TestRecommendedPolicyGoesByHealth(t *testing.T) {
 	})
 }
 
-// TestDeleteIsNotRepeated: not even by a caller whose own policy says to repeat everything, whatever Atlas did with it.
+// TestDeleteIsNotRepeated: not even by a caller whose own policy says to repeat everything,
+// whatever Atlas did with it.
 func TestDeleteIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	s, d := testutil.StartDoor(t, func(_ *server.Config, a *atlas.Config) { a.Timeout = 300 * time.Millisecond })
@@ -215,7 +219,8 @@ func TestUselessCreateIsNotRepeated(t *testing.T) {
 	}
 }
 
-// TestErrorsFromEveryPlace: whatever place of the chain ends a call, its error has no headers, and a pushback.
+// TestErrorsFromEveryPlace: whatever place of the chain ends a call, its error has no headers, and
+// a pushback.
 func TestErrorsFromEveryPlace(t *testing.T) {
 	t.Parallel()
 	s, d := testutil.StartDoor(t, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 1 })

@@ -18,7 +18,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// The part of the fault table that one answer of Atlas brings about: a test for each row, over every transport.
+// The part of the fault table that one answer of Atlas brings about: a test for each row, over
+// every transport.
 
 func TestFault02Reset(t *testing.T)            { testAtlasRow(t, "02") }
 func TestFault03BrokenBody(t *testing.T)       { testAtlasRow(t, "03") }
@@ -47,7 +48,8 @@ func testAtlasRow(t *testing.T, row string) {
 			continue
 		}
 		ran++
-		// A service for each, so that what one does to the budget and to the breaker is nothing to the next.
+		// A service for each, so that what one does to the budget and to the breaker is nothing to
+		// the next.
 		t.Run(tc.Name, func(t *testing.T) {
 			testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) { testAtlasFault(t, tc, s, c) })
 		})
@@ -118,7 +120,8 @@ func TestFault04CallersDeadline(t *testing.T) {
 				if got.Code != codes.DeadlineExceeded {
 					t.Fatalf("got %v %s, want DeadlineExceeded", got.Code, got.Message)
 				}
-				// A gRPC client gives up by itself at the deadline; over REST the answer is the server's.
+				// A gRPC client gives up by itself at the deadline; over REST the answer is the
+				// server's.
 				if got.HTTP != 0 {
 					testutil.Want{Code: codes.DeadlineExceeded, HTTP: 504, Reason: "DEADLINE_EXCEEDED"}.Check(t, got)
 				}

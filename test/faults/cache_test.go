@@ -16,8 +16,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestThousandCallersOneCredential: all of them cost Atlas two calls, the one in flight and the next. What a call takes is not known
-// yet, so they do not overlap.
+// TestThousandCallersOneCredential: all of them cost Atlas two calls, the one in flight and the
+// next. What a call takes is not known yet, so they do not overlap.
 func TestThousandCallersOneCredential(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
@@ -69,8 +69,8 @@ func TestThousandCallersOneCredential(t *testing.T) {
 	}
 }
 
-// TestThousandCredentials: while Atlas does not answer for one, it answers for all others. Those who are refused because all
-// come at once do as they are told, and come again.
+// TestThousandCredentials: while Atlas does not answer for one, it answers for all others. Those
+// who are refused because all come at once do as they are told, and come again.
 func TestThousandCredentials(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) { a.Timeout = time.Minute })
@@ -117,7 +117,8 @@ func TestFault53LastWaiter(t *testing.T) {
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
 		for _, transport := range []string{"gRPC", "REST"} {
 			t.Run(string(mode)+"/"+transport, func(t *testing.T) {
-				// A new one, which does not know how long a call takes: so the two share the one that leaves when the first has landed.
+				// A new one, which does not know how long a call takes: so the two share the one
+				// that leaves when the first has landed.
 				s := testutil.Start(t, mode)
 				lastWaiter(t, s, s.Callers(t)[transport])
 			})
@@ -156,7 +157,8 @@ func lastWaiter(t *testing.T, s *testutil.Service, c testutil.Caller) {
 	testutil.Eventually(t, func() bool { return s.Atlas.Counters().Statuses[emulator.Create][0] == before+1 }, "the call to Atlas goes on after its last caller has left")
 }
 
-// TestFault53DeleteSent: a delete that has been sent invalidates what is remembered, also if its caller does not wait.
+// TestFault53DeleteSent: a delete that has been sent invalidates what is remembered, also if its
+// caller does not wait.
 func TestFault53DeleteSent(t *testing.T) {
 	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
@@ -185,7 +187,8 @@ func TestFault53DeleteSent(t *testing.T) {
 	})
 }
 
-// TestCacheHeaders: what is remembered is said to be, a caller can do without it, and Atlas's refusal ends it.
+// TestCacheHeaders: what is remembered is said to be, a caller can do without it, and Atlas's
+// refusal ends it.
 func TestCacheHeaders(t *testing.T) {
 	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {

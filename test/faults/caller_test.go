@@ -66,7 +66,8 @@ func TestBearerMeansJWT(t *testing.T) {
 	})
 }
 
-// TestFault38Bytes sends what no decent client would: the bytes that could split a header or name another one.
+// TestFault38Bytes sends what no decent client would: the bytes that could split a header or name
+// another one.
 func TestFault38Bytes(t *testing.T) {
 	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {

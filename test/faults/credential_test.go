@@ -78,7 +78,8 @@ func TestFault29CallerExpired(t *testing.T) {
 	}
 }
 
-// TestFault31RefreshRefused: a refused refresh leads to one login, and nobody's call fails meanwhile.
+// TestFault31RefreshRefused: a refused refresh leads to one login, and nobody's call fails
+// meanwhile.
 func TestFault31RefreshRefused(t *testing.T) {
 	t.Parallel()
 	identityMatrix(t, 0, time.Hour, func(t *testing.T, s *testutil.IdentityService, now *testutil.Clock, c testutil.Caller) {
@@ -113,8 +114,8 @@ func TestFault31RefreshRefused(t *testing.T) {
 	})
 }
 
-// TestFault31LoginRefusedToo: then the JWT that is there serves as long as Atlas takes it, and after that calls are told
-// when to come back. Logins stay 30 s apart, lest they lock the account.
+// TestFault31LoginRefusedToo: then the JWT that is there serves as long as Atlas takes it, and
+// after that calls are told when to come back. Logins stay 30 s apart, lest they lock the account.
 func TestFault31LoginRefusedToo(t *testing.T) {
 	t.Parallel()
 	identityMatrix(t, 0, time.Hour, func(t *testing.T, s *testutil.IdentityService, now *testutil.Clock, c testutil.Caller) {
@@ -155,8 +156,9 @@ func TestFault31LoginRefusedToo(t *testing.T) {
 	})
 }
 
-// TestFault32Clock: our clock is off by five minutes. A JWT says when Atlas issued it, so we know how long it lives all the same:
-// we refresh at about half of that, and log in again once it is over.
+// TestFault32Clock: our clock is off by five minutes. A JWT says when Atlas issued it, so we know
+// how long it lives all the same: we refresh at about half of that, and log in again once it is
+// over.
 func TestFault32Clock(t *testing.T) {
 	t.Parallel()
 	const lifetime = 15 * time.Minute // by Atlas's clock
@@ -185,7 +187,8 @@ func TestFault32Clock(t *testing.T) {
 		})
 	}
 	t.Run("a life shorter than the difference", func(t *testing.T) {
-		// By our clock each JWT is over before it is issued. That is no reason to log in for each call, nor to refresh in a hurry.
+		// By our clock each JWT is over before it is issued. That is no reason to log in for each
+		// call, nor to refresh in a hurry.
 		identityMatrix(t, -5*time.Minute, 4*time.Minute, func(t *testing.T, s *testutil.IdentityService, now *testutil.Clock, c testutil.Caller) {
 			count := counted(s)
 			for range 20 {

@@ -23,7 +23,8 @@ func TestFault52NoTimeLeft(t *testing.T) {
 					got := c.Call(t.Context(), op, append(testutil.Credential(s.Atlas), "Grpc-Timeout", timeout)...)
 					testutil.Want{Code: codes.DeadlineExceeded, HTTP: 504, Reason: "DEADLINE_EXCEEDED"}.Check(t, got)
 				case testutil.GRPCCaller:
-					// grpc-timeout is written by the client from its deadline, which also makes it give up by itself.
+					// grpc-timeout is written by the client from its deadline, which also makes it
+					// give up by itself.
 					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 					got := c.Call(ctx, op, testutil.Credential(s.Atlas)...)
 					cancel()
@@ -43,8 +44,9 @@ func TestFault52NoTimeLeft(t *testing.T) {
 		if got := call("0n"); got != "4" {
 			t.Errorf("grpc-timeout 0n: %q, want grpc-status 4", got)
 		}
-		// Once the deadline passes, grpc-go cancels the stream, which a client whose own deadline has passed by then takes for
-		// DEADLINE_EXCEEDED. Whether our answer is out before that is a matter of luck.
+		// Once the deadline passes, grpc-go cancels the stream, which a client whose own deadline
+		// has passed by then takes for DEADLINE_EXCEEDED. Whether our answer is out before that is
+		// a matter of luck.
 		for range 20 {
 			start := time.Now()
 			got := call("1m")

@@ -132,7 +132,8 @@ func framedMatrix(t *testing.T, handle func(c *framedConn, request int32, stream
 	}
 }
 
-// TestFault23Unprocessed: what HTTP/2 says was not processed is sent again, and a create whatever happened to it.
+// TestFault23Unprocessed: what HTTP/2 says was not processed is sent again, and a create whatever
+// happened to it.
 func TestFault23Unprocessed(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -141,7 +142,8 @@ func TestFault23Unprocessed(t *testing.T) {
 	}{
 		"refused stream": {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeRefusedStream) }, testutil.WantDeleted},
 		"reset stream":   {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeInternal) }, testutil.WantUnknown},
-		// It was not processed either, but net/http does not let that be told from a reset that says nothing.
+		// It was not processed either, but net/http does not let that be told from a reset that
+		// says nothing.
 		"going away before it": {func(c *framedConn, _ uint32) { _ = c.WriteGoAway(0, http2.ErrCodeNo, nil) }, testutil.WantUnknown},
 		"going away after it": {func(c *framedConn, stream uint32) {
 			_ = c.WriteGoAway(stream, http2.ErrCodeNo, nil)
@@ -172,8 +174,8 @@ func TestFault23Unprocessed(t *testing.T) {
 	}
 }
 
-// TestFault24Flood checks that an endless flood of frames that need a response delays a call no longer than the timeout for
-// Atlas. net/http would end such a connection after some seconds.
+// TestFault24Flood checks that an endless flood of frames that need a response delays a call no
+// longer than the timeout for Atlas. net/http would end such a connection after some seconds.
 func TestFault24Flood(t *testing.T) {
 	testutil.ParallelWork(t)
 	for name, frame := range map[string]func(c *framedConn) error{

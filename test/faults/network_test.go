@@ -93,7 +93,8 @@ func (timeoutConn) SetDeadline(time.Time) error      { return nil }
 func (timeoutConn) SetReadDeadline(time.Time) error  { return nil }
 func (timeoutConn) SetWriteDeadline(time.Time) error { return nil }
 
-// TestFault26DNS: a name that is not found, or not in time, is as an Atlas that cannot be reached: both are repeated.
+// TestFault26DNS: a name that is not found, or not in time, is as an Atlas that cannot be reached:
+// both are repeated.
 func TestFault26DNS(t *testing.T) {
 	lookups := func(t *testing.T, s *testutil.Service, c testutil.Caller) {
 		testutil.NotCalled(t, s.Atlas)
@@ -138,7 +139,8 @@ func TestFault26DNS(t *testing.T) {
 	})
 }
 
-// TestFault27IPv6BlackHole: where IPv6 swallows what is sent, IPv4 is tried before anybody gives up.
+// TestFault27IPv6BlackHole: where IPv6 swallows what is sent, IPv4 is tried before anybody gives
+// up.
 func TestFault27IPv6BlackHole(t *testing.T) {
 	em, err := emulator.Start(emulator.Config{Certificate: emulator.OtherHostCertificate})
 	if err != nil {
@@ -168,7 +170,8 @@ func TestFault27IPv6BlackHole(t *testing.T) {
 	}
 }
 
-// blackHole is a port of ::1 that takes no connection and refuses none: one that listens, with its queue full.
+// blackHole is a port of ::1 that takes no connection and refuses none: one that listens, with its
+// queue full.
 func blackHole(t *testing.T, port uint16) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)

@@ -38,7 +38,8 @@ func TestFault40OversizedHeaders(t *testing.T) {
 	})
 	t.Run("contract", func(t *testing.T) {
 		s := testutil.Start(t, testutil.Plaintext)
-		// A little over the limit is answered in the contract's form; far over it, net/http closes the connection.
+		// A little over the limit is answered in the contract's form; far over it, net/http closes
+		// the connection.
 		w := testutil.Want{Code: codes.ResourceExhausted, HTTP: 431, Reason: "HEADERS_TOO_LARGE"}
 		w.Check(t, s.RESTCaller(t).Call(testutil.Context(t), testutil.Create, "x-large", strings.Repeat("x", 16<<10)))
 	})

@@ -17,7 +17,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// What Atlas does once is not seen by whoever creates: the parts of rows 2, 3, 13 and 14 that are about repeating.
+// What Atlas does once is not seen by whoever creates: the parts of rows 2, 3, 13 and 14 that are
+// about repeating.
 
 func TestFault02ResetOnce(t *testing.T)       { testOnce(t, "02") }
 func TestFault03BrokenBodyOnce(t *testing.T)  { testOnce(t, "03") }
@@ -48,7 +49,8 @@ func testOnce(t *testing.T, row string) {
 	}
 }
 
-// TestFault02StaleConnection: that a connection which was kept has gone is nothing that a caller sees, and no repeat either.
+// TestFault02StaleConnection: that a connection which was kept has gone is nothing that a caller
+// sees, and no repeat either.
 func TestFault02StaleConnection(t *testing.T) {
 	t.Parallel()
 	em, err := emulator.Start(emulator.Config{HTTP1Only: true})
@@ -61,7 +63,8 @@ func TestFault02StaleConnection(t *testing.T) {
 		for name, c := range s.Callers(t) {
 			t.Run(string(mode)+"/"+name, func(t *testing.T) {
 				testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(em)...))
-				// The next request on it meets a closed connection, as when it crosses the close on the way.
+				// The next request on it meets a closed connection, as when it crosses the close on
+				// the way.
 				em.Inject(emulator.Fault{Times: 1, Drop: emulator.CloseConnection})
 				testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(em)...))
 				if n := s.Resilient.Stats().Retries; n != 0 {
@@ -121,7 +124,8 @@ func TestFault12HoldOff(t *testing.T) {
 	}
 }
 
-// TestFault28Overload: as many calls as Atlas can do are there, some wait, and the rest is refused at once.
+// TestFault28Overload: as many calls as Atlas can do are there, some wait, and the rest is refused
+// at once.
 func TestFault28Overload(t *testing.T) {
 	t.Parallel()
 	for _, http1 := range []bool{false, true} {
@@ -182,8 +186,9 @@ func testOverload(t *testing.T, mode testutil.Security, em *emulator.Emulator) {
 	}, "it goes on refusing")
 }
 
-// TestFault65Breaker: an Atlas that is down is left alone, callers hear of it at once and a token that was kept helps; the
-// replica stays ready and says why; and when Atlas is back, so is everything.
+// TestFault65Breaker: an Atlas that is down is left alone, callers hear of it at once and a token
+// that was kept helps; the replica stays ready and says why; and when Atlas is back, so is
+// everything.
 func TestFault65Breaker(t *testing.T) {
 	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {

@@ -13,7 +13,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// awaitEnd waits until the server ends a connection, which may take longer than it should where the machine is busy.
+// awaitEnd waits until the server ends a connection, which may take longer than it should where the
+// machine is busy.
 func awaitEnd(t *testing.T, conn net.Conn, what string) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -28,8 +29,8 @@ func awaitEnd(t *testing.T, conn net.Conn, what string) {
 	}
 }
 
-// awaitConns waits until so many connections are open on a listener, which may take longer than it should where the machine is
-// busy.
+// awaitConns waits until so many connections are open on a listener, which may take longer than it
+// should where the machine is busy.
 func awaitConns(t *testing.T, s *testutil.Service, l testutil.Listener, want int) {
 	t.Helper()
 	name := map[testutil.Listener]string{testutil.GRPC: "gRPC", testutil.REST: "HTTP"}[l]
@@ -56,7 +57,8 @@ func measureFootprint() footprint {
 	return footprint{int64(stats.HeapAlloc), runtime.NumGoroutine()}
 }
 
-// checkGrowth fails the test if more was taken since than a flood may cost, once what it has begun has ended.
+// checkGrowth fails the test if more was taken since than a flood may cost, once what it has begun
+// has ended.
 func (f footprint) checkGrowth(t *testing.T, mostHeap int64, mostGoroutines int) {
 	t.Helper()
 	testutil.Eventually(t, func() bool { return runtime.NumGoroutine()-f.goroutines <= mostGoroutines }, "goroutines of the flood are left")

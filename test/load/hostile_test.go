@@ -17,7 +17,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestFault48Slow: a client that sends slowly is disconnected after some seconds, whatever it sends, and others do not notice.
+// TestFault48Slow: a client that sends slowly is disconnected after some seconds, whatever it
+// sends, and others do not notice.
 func TestFault48Slow(t *testing.T) {
 	const (
 		request = "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n"
@@ -99,8 +100,8 @@ func (s *stubbornTokens) Create(ctx context.Context, cred atlas.Credential, _ bo
 func (s *stubbornTokens) Delete(context.Context, atlas.Credential) (string, error) { return "", nil }
 func (s *stubbornTokens) Check() error                                             { return nil }
 
-// TestFault49RapidReset: calls that are begun and reset (CVE-2023-44487), each with another credential, stay within the
-// limits of calls that are not.
+// TestFault49RapidReset: calls that are begun and reset (CVE-2023-44487), each with another
+// credential, stay within the limits of calls that are not.
 func TestFault49RapidReset(t *testing.T) {
 	for _, at := range testutil.Some(floodModes, 1) {
 		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
@@ -165,8 +166,8 @@ func TestFault49RapidReset(t *testing.T) {
 	}
 }
 
-// TestFault50Frames: floods of frames that cost their sender next to nothing end with their connection, or cost a bounded amount
-// of memory.
+// TestFault50Frames: floods of frames that cost their sender next to nothing end with their
+// connection, or cost a bounded amount of memory.
 func TestFault50Frames(t *testing.T) {
 	type ending int
 	const (
@@ -261,8 +262,9 @@ func TestFault50Frames(t *testing.T) {
 	}
 }
 
-// TestFault51Connections: a flood of connections is turned away at the limit, and costs neither the clients that are connected
-// anything nor the admin listener. Connections that stay silent are closed, and their places are free again.
+// TestFault51Connections: a flood of connections is turned away at the limit, and costs neither the
+// clients that are connected anything nor the admin listener. Connections that stay silent are
+// closed, and their places are free again.
 func TestFault51Connections(t *testing.T) {
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
 		t.Run(string(mode), func(t *testing.T) {

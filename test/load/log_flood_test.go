@@ -11,8 +11,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestLogFlood: calls that are refused, requests for other routes, and connections that come to nothing cannot make the log grow
-// faster than its limits. What is left out is counted.
+// TestLogFlood: calls that are refused, requests for other routes, and connections that come to
+// nothing cannot make the log grow faster than its limits. What is left out is counted.
 func TestLogFlood(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.ServerTLS, func(c *server.Config, _ *atlas.Config) { c.MaxConns = 30 })

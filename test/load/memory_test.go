@@ -47,8 +47,9 @@ const (
 	reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 )
 
-// TestFault97Memory has clients that do not read their answers (a window of 0), or open streams for nothing, hoard the memory of a
-// tokend process, which others call at the same time. The figures are of one machine; what must hold is the bound.
+// TestFault97Memory has clients that do not read their answers (a window of 0), or open streams for
+// nothing, hoard the memory of a tokend process, which others call at the same time. The figures
+// are of one machine; what must hold is the bound.
 func TestFault97Memory(t *testing.T) {
 	testutil.SkipUnlessLong(t)
 	binary := os.Getenv("TEST_BINARY")

@@ -27,7 +27,8 @@ import (
 type standIn struct {
 	*httptest.Server
 	calls atomic.Int64
-	// answer is what it does with a call, by its number; whatever it leaves alone is answered with a token.
+	// answer is what it does with a call, by its number; whatever it leaves alone is answered with
+	// a token.
 	answer atomic.Pointer[func(w http.ResponseWriter, call int64) (done bool)]
 }
 
@@ -66,7 +67,8 @@ func drop(w http.ResponseWriter, reset bool) {
 	_ = conn.Close()
 }
 
-// everybody makes calls creates, each with a credential of its own, a few at a time, and says how many failed.
+// everybody makes calls creates, each with a credential of its own, a few at a time, and says how
+// many failed.
 func everybody(t *testing.T, s *testutil.Service, calls int) int {
 	t.Helper()
 	const atATime = 10
@@ -87,8 +89,9 @@ func everybody(t *testing.T, s *testutil.Service, calls int) int {
 	return int(failed.Load())
 }
 
-// TestFailingCreates: one create in twenty fails at Atlas, and hardly a caller notices, at the price of a tenth more calls at
-// most; all fail, and Atlas has no more than that either, beside the reserve of ten repeats.
+// TestFailingCreates: one create in twenty fails at Atlas, and hardly a caller notices, at the
+// price of a tenth more calls at most; all fail, and Atlas has no more than that either, beside the
+// reserve of ten repeats.
 func TestFailingCreates(t *testing.T) {
 	t.Parallel()
 	const reserve = 10
@@ -132,8 +135,9 @@ func TestFailingCreates(t *testing.T) {
 	testutil.Eventually(t, func() bool { return everybody(t, s, 1) == 0 }, "calls still fail after Atlas is back")
 }
 
-// TestHangingAtlas: Atlas stops answering under many new calls. None of them gets a token, memory stays bounded, and when Atlas is
-// back, calls are answered as before. That each is answered by its deadline is for TestChaos to check, in virtual time.
+// TestHangingAtlas: Atlas stops answering under many new calls. None of them gets a token, memory
+// stays bounded, and when Atlas is back, calls are answered as before. That each is answered by its
+// deadline is for TestChaos to check, in virtual time.
 func TestHangingAtlas(t *testing.T) {
 	const (
 		patience = time.Second

@@ -23,9 +23,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestRollingRestart replaces replicas one after the other while they are called, gRPC with the service config that we recommend
-// and REST over connections that are kept alive: no call fails. A long run replaces each of three replicas five times, another
-// one replica once.
+// TestRollingRestart replaces replicas one after the other while they are called, gRPC with the
+// service config that we recommend and REST over connections that are kept alive: no call fails. A
+// long run replaces each of three replicas five times, another one replica once.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	rounds, replaced := 1, 1
@@ -54,7 +54,8 @@ func TestRollingRestart(t *testing.T) {
 	t.Logf("%d replicas replaced, %d calls answered, none failed", rounds*replaced, calls.answered.Load())
 }
 
-// platform runs replicas and says where they are, as Kubernetes does: by their readiness, and somewhat late.
+// platform runs replicas and says where they are, as Kubernetes does: by their readiness, and
+// somewhat late.
 type platform struct {
 	atlas    *emulator.Emulator
 	resolver *manual.Resolver
@@ -65,7 +66,8 @@ type platform struct {
 	turn     int                 // guarded by mu
 }
 
-// The times of a platform. A call may be sent to a replica until propagation after it has said that it is not ready.
+// The times of a platform. A call may be sent to a replica until propagation after it has said that
+// it is not ready.
 const (
 	rollingDelay = 3 * time.Second
 	probing      = 50 * time.Millisecond

@@ -91,7 +91,8 @@ func refuses(t *testing.T, s *testutil.Service, cfg *tls.Config) bool {
 	return true
 }
 
-// load is callers that call until stop, over both transports: on connections that they keep, and on a fresh one for each call.
+// load is callers that call until stop, over both transports: on connections that they keep, and on
+// a fresh one for each call.
 type load struct {
 	quit       chan struct{}
 	done       sync.WaitGroup
@@ -160,8 +161,8 @@ func (l *load) awaitCalls(t *testing.T, n int64) {
 	}
 }
 
-// TestFault64Rotation: server certificate and client CA are replaced under load, and no call and no handshake fails. What
-// the new files say counts; bad new files keep the old ones.
+// TestFault64Rotation: server certificate and client CA are replaced under load, and no call and no
+// handshake fails. What the new files say counts; bad new files keep the old ones.
 func TestFault64Rotation(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.MutualTLS)
@@ -209,7 +210,8 @@ func TestFault64Rotation(t *testing.T) {
 	})
 }
 
-// testBadFiles puts a bad file of each kind in place under load. Package reload tests what makes a file bad.
+// testBadFiles puts a bad file of each kind in place under load. Package reload tests what makes a
+// file bad.
 func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l *load, untrusted *tls.Config) {
 	t.Helper()
 	content := func(path string) []byte {
@@ -259,7 +261,8 @@ func expiry(t *testing.T, s *testutil.Service, certificate string) int64 {
 	return -1
 }
 
-// TestCertificateExpiry: the gauge follows what is in use, and not what is in a file that cannot be used.
+// TestCertificateExpiry: the gauge follows what is in use, and not what is in a file that cannot be
+// used.
 func TestCertificateExpiry(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.MutualTLS)

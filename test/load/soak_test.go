@@ -28,7 +28,8 @@ var soak = flag.Duration("soak", 0, "how long TestSoak lasts; 0: it is skipped")
 // soakWorkers call in a closed loop to find out what the machine does, and then half as often.
 const soakWorkers = 64
 
-// TestSoak: under half of the load that the machine can take, the service needs no more at the end than at the beginning.
+// TestSoak: under half of the load that the machine can take, the service needs no more at the end
+// than at the beginning.
 func TestSoak(t *testing.T) {
 	if *soak == 0 {
 		t.Skip("it takes minutes: give -soak")
@@ -136,7 +137,8 @@ func (l *soakLoad) measure(d time.Duration) float64 {
 	return float64(l.calls.Swap(0)) / time.Since(began).Seconds()
 }
 
-// start has the workers call so many times a second together, or as often as they can, until the returned function is called.
+// start has the workers call so many times a second together, or as often as they can, until the
+// returned function is called.
 func (l *soakLoad) start(rate float64) (stop func()) {
 	var (
 		work sync.WaitGroup
@@ -168,7 +170,8 @@ func (l *soakLoad) start(rate float64) (stop func()) {
 	}
 }
 
-// call makes one call: most are for what is remembered, others go to Atlas by themselves, some fail.
+// call makes one call: most are for what is remembered, others go to Atlas by themselves, some
+// fail.
 func (l *soakLoad) call(random *rand.Rand) string {
 	through := l.ways[random.IntN(len(l.ways))]
 	headers := []string{"authorization", "JWT " + l.jwts[random.IntN(8)]}

@@ -21,7 +21,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// startSPIFFE runs a service that has its certificates from the agent, and the policy. Its clients trust the domain as it is now.
+// startSPIFFE runs a service that has its certificates from the agent, and the policy. Its clients
+// trust the domain as it is now.
 func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.TrustDomain, policy string) (s *testutil.Service, audit *testutil.Buffer) {
 	t.Helper()
 	audit = &testutil.Buffer{}
@@ -56,8 +57,8 @@ func startSPIFFE(t *testing.T, agent *spiffetest.Agent, domain *spiffetest.Trust
 // svidPolicy lets in web with an Atlas JWT of its own.
 const svidPolicy = `callers: [{spiffe_id: "spiffe://prod.internal/web", allow: [CreateToken], profile: passthrough}]`
 
-// TestSVID: a caller is known by its SVID, over both transports, and whoever has none of the server's own trust domain does not
-// get as far as a call.
+// TestSVID: a caller is known by its SVID, over both transports, and whoever has none of the
+// server's own trust domain does not get as far as a call.
 func TestSVID(t *testing.T) {
 	domain, other := spiffetest.NewTrustDomain(t, "prod.internal"), spiffetest.NewTrustDomain(t, "partner.example")
 	agent := spiffetest.NewAgent(t)
@@ -104,7 +105,8 @@ func TestSVID(t *testing.T) {
 	}
 }
 
-// TestSVIDNotDemanded: with a rule for an Atlas JWT a caller need not show a certificate, but one that it shows has to be good.
+// TestSVIDNotDemanded: with a rule for an Atlas JWT a caller need not show a certificate, but one
+// that it shows has to be good.
 func TestSVIDNotDemanded(t *testing.T) {
 	domain := spiffetest.NewTrustDomain(t, "prod.internal")
 	s, _ := startSPIFFE(t, spiffetest.StartAgent(t, domain.Issue("/tokend")), domain,

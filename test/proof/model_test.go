@@ -8,9 +8,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
 )
 
-// TestProofModel: what a delete takes away may be handed out until that is acknowledged, if it is with a credential that the replica
-// has not seen Atlas accept before. But nobody is given it any more once another caller has been given the next one, except where
-// replicas cannot reach Redis.
+// TestProofModel: what a delete takes away may be handed out until that is acknowledged, if it is
+// with a credential that the replica has not seen Atlas accept before. But nobody is given it any
+// more once another caller has been given the next one, except where replicas cannot reach Redis.
 func TestProofModel(t *testing.T) {
 	const older, newer = "older", "newer"
 	born := map[string]history.Birth{older: {Generation: 1, Minted: 1, Deleted: 30}, newer: {Generation: 2, Minted: 40}}

@@ -20,11 +20,11 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Common ways to share and remember, each wrong in its own way. TestProofRejects shows that the proof would find them out,
-// so that its silence about the real one means something.
+// Common ways to share and remember, each wrong in its own way. TestProofRejects shows that the
+// proof would find them out, so that its silence about the real one means something.
 
-// fencedAfter has a fence that moves when a delete has ended, and not before it begins: until then one caller is given the
-// old token after another has the new one.
+// fencedAfter has a fence that moves when a delete has ended, and not before it begins: until then
+// one caller is given the old token after another has the new one.
 type fencedAfter struct {
 	*history.Unfenced
 
@@ -58,8 +58,8 @@ func (m *fencedAfter) Delete(ctx context.Context, cred atlas.Credential) (string
 	return org, err
 }
 
-// apart keeps tokens in Redis, and looks at the fence in a round trip of its own: between the two, and before what was asked
-// for is stored, a delete can begin and end.
+// apart keeps tokens in Redis, and looks at the fence in a round trip of its own: between the two,
+// and before what was asked for is stored, a delete can begin and end.
 type apart struct {
 	history.Upstream
 
@@ -107,7 +107,8 @@ type mutant struct {
 	replicas int
 	ttl      time.Duration // of the real cache, where only its set-up is wrong
 	make     func(t *testing.T) func(tokencache.Atlas) server.Tokens
-	// impatient is the share of callers that give up, and redis a server that restarts from snapshots.
+	// impatient is the share of callers that give up, and redis a server that restarts from
+	// snapshots.
 	impatient float64
 	redis     bool
 }
@@ -168,8 +169,8 @@ func (m *unsent) Delete(ctx context.Context, cred atlas.Credential) (org string,
 	}
 }
 
-// unbound reads and writes value and fence in one step, and takes the fence of a Redis that has come
-// back from a snapshot for one of its own.
+// unbound reads and writes value and fence in one step, and takes the fence of a Redis that has
+// come back from a snapshot for one of its own.
 type unbound struct {
 	history.Upstream
 

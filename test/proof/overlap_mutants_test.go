@@ -14,8 +14,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// overlapping shares calls of which several are in flight at a time, and remembers what they bring: the real design in small, with
-// room for what is easily done wrong in it. Without a flaw it is correct. Callers come together by their org, to have more of them.
+// overlapping shares calls of which several are in flight at a time, and remembers what they bring:
+// the real design in small, with room for what is easily done wrong in it. Without a flaw it is
+// correct. Callers come together by their org, to have more of them.
 type overlapping struct {
 	history.Upstream
 
@@ -170,7 +171,8 @@ var overlapMutants = []mutant{
 	{name: "a delete that fences only the newest call in flight", replicas: 1, make: newOverlapping(fencesNewest)},
 }
 
-// TestProofAcceptsOverlap: without a flaw the design passes. So what the proof finds out of the others is their flaw.
+// TestProofAcceptsOverlap: without a flaw the design passes. So what the proof finds out of the
+// others is their flaw.
 func TestProofAcceptsOverlap(t *testing.T) {
 	testutil.ParallelWork(t)
 	for range testutil.Some([]int{1, 2, 3}, 1) {
@@ -178,7 +180,8 @@ func TestProofAcceptsOverlap(t *testing.T) {
 		stopFaults := w.injectFaults(slowAnswers...)
 		h := w.run(t, mutantTraffic)
 		stopFaults()
-		// It does not hold anybody off while a delete is in progress, so it is judged as those that are rejected, without dead.
+		// It does not hold anybody off while a delete is in progress, so it is judged as those that
+		// are rejected, without dead.
 		if rejected, undecided := h.Illegal(false, 20*time.Second); h.Violations() > 0 || len(rejected) > 0 || len(undecided) > 0 {
 			t.Errorf("%d violations of acknowledged deletes, illegal in orgs %v, undecided in %v", h.Violations(), rejected, undecided)
 		}

@@ -25,8 +25,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// A replica that can be killed is a process: the test's own program, which TestMain makes a replica of if the environment
-// says so.
+// A replica that can be killed is a process: the test's own program, which TestMain makes a replica
+// of if the environment says so.
 
 // replicaVariable has the replicaSettings, as JSON.
 const replicaVariable = "TEST_REPLICA"

@@ -13,8 +13,8 @@ import (
 
 // Ways to tell profiles apart, each of which gives one org's caller another org's token.
 
-// forgetful is a source that forgets its secret when a login is refused, although the JWT that was had for it lives on: what the
-// next refresh brings goes with no secret at all.
+// forgetful is a source that forgets its secret when a login is refused, although the JWT that was
+// had for it lives on: what the next refresh brings goes with no secret at all.
 type forgetful struct {
 	mu    sync.Mutex
 	knows map[string]bool // guarded by mu; by profile
@@ -82,8 +82,8 @@ var profileMutants = []profileMutant{
 	}},
 }
 
-// TestProofRejectsOtherOrgs: each of them is found out by the token that it gives to a caller of another org. For that they need
-// no delete, without which none is wrong in any other way.
+// TestProofRejectsOtherOrgs: each of them is found out by the token that it gives to a caller of
+// another org. For that they need no delete, without which none is wrong in any other way.
 func TestProofRejectsOtherOrgs(t *testing.T) {
 	for _, mutant := range testutil.Some(profileMutants, 1) {
 		t.Run(mutant.name, func(t *testing.T) {

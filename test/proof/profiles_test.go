@@ -24,8 +24,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Profiles in the proof: several orgs side by side, of which the service holds the userauthtokens, and callers that have none
-// and are mapped to them, beside callers of the same orgs that bring their own JWTs.
+// Profiles in the proof: several orgs side by side, of which the service holds the userauthtokens,
+// and callers that have none and are mapped to them, beside callers of the same orgs that bring
+// their own JWTs.
 
 type profileKind int
 
@@ -33,15 +34,17 @@ const (
 	noProfiles profileKind = iota
 	// fixedProfiles: one for each org.
 	fixedProfiles
-	// movingProfiles: beside those, one for each pair of orgs, whose secret is the one's and the other's by turns.
+	// movingProfiles: beside those, one for each pair of orgs, whose secret is the one's and the
+	// other's by turns.
 	movingProfiles
 )
 
 // sideBySide is how many orgs are used at once.
 const sideBySide = 8
 
-// The life of a profile's JWT and how long it can be refreshed, by the clock of Atlas and of the service: a stepClock, which goes
-// on with each call. So a busy machine has as many refreshes in a run as any other.
+// The life of a profile's JWT and how long it can be refreshed, by the clock of Atlas and of the
+// service: a stepClock, which goes on with each call. So a busy machine has as many refreshes in a
+// run as any other.
 const (
 	profileStep  = 500 * time.Millisecond
 	profileLife  = 6 * time.Minute
@@ -205,8 +208,9 @@ func (h *held) choose(e *history.Event, random *rand.Rand) (profile string) {
 	return orgProfile(e.Org)
 }
 
-// begin notes which org a pair's caller is of. Until its profile has logged in with the secret that is in force, and from the
-// next swap on, it may be either of the two; in between it is the one. The caller calls settle when it has its answer.
+// begin notes which org a pair's caller is of. Until its profile has logged in with the secret that
+// is in force, and from the next swap on, it may be either of the two; in between it is the one.
+// The caller calls settle when it has its answer.
 func (h *held) begin(e *history.Event, profile string) (settle func()) {
 	pair, swaps := e.Org/2, h.swaps.Load()
 	org := h.target(pair, swaps)
@@ -227,15 +231,17 @@ func (h *held) begin(e *history.Event, profile string) (settle func()) {
 	}
 }
 
-// swap replaces the secret of every pair by that of its other org. Atlas refuses the JWTs that were had with the old one, and the
-// service has heard of that: its next caller logs in, while what it remembers for the one before is still there.
+// swap replaces the secret of every pair by that of its other org. Atlas refuses the JWTs that were
+// had with the old one, and the service has heard of that: its next caller logs in, while what it
+// remembers for the one before is still there.
 func (h *held) swap() {
 	h.swaps.Add(1)
 	h.each(int(h.group.Load()), (*atlas.TokenSource).SecretChanged)
 	h.revoke((*atlas.TokenSource).Invalidate)
 }
 
-// revoke has Atlas refuse the JWTs that the profiles have at present, and tells the sources, if tell is not nil.
+// revoke has Atlas refuse the JWTs that the profiles have at present, and tells the sources, if
+// tell is not nil.
 func (h *held) revoke(tell func(*atlas.TokenSource, atlas.JWT)) {
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -14,8 +14,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// The proof that no deleted token is served: many callers create and delete at once through real servers, while Atlas and
-// Redis misbehave, and what they saw is checked against a register. Package history says what is promised when.
+// The proof that no deleted token is served: many callers create and delete at once through real
+// servers, while Atlas and Redis misbehave, and what they saw is checked against a register.
+// Package history says what is promised when.
 var proofOperations = flag.Int("proof.operations", 0, "operations of TestProof in all; default 60,000 in a long run, else 1,000 in some of the worlds")
 
 // proofRun is one kind of world and of trouble.
@@ -32,7 +33,8 @@ type proofRun struct {
 	// trouble goes on until the returned function is called.
 	trouble func(w *world) (stop func())
 	lenient bool
-	// overlaps says that the calls for a credential have to overlap at Atlas, for a long run to prove anything.
+	// overlaps says that the calls for a credential have to overlap at Atlas, for a long run to
+	// prove anything.
 	overlaps bool
 }
 
@@ -78,7 +80,8 @@ func TestProof(t *testing.T) {
 			testutil.ParallelWork(t)
 			l := run.l
 			l.operations, l.clients, l.deletes, l.fresh, l.madeUp = operations/len(runs), 16, .06, max(l.fresh, .1), .05
-			// Short histories: what checking one costs grows faster than it, and faster yet where more is legal.
+			// Short histories: what checking one costs grows faster than it, and faster yet where
+			// more is legal.
 			each := 150
 			if run.lenient || run.redis { // which a busy machine can make lenient
 				each = 60
@@ -132,8 +135,9 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// enough is how many operations have every kind of outcome among them. Six in a hundred are deletes, and in some worlds Atlas
-// fails half of them: of the few dozen operations that a world has under the race detector it may well fail all.
+// enough is how many operations have every kind of outcome among them. Six in a hundred are
+// deletes, and in some worlds Atlas fails half of them: of the few dozen operations that a world
+// has under the race detector it may well fail all.
 const enough = 300
 
 // check fails the test if the history is not legal, or says nothing.
@@ -151,7 +155,8 @@ func check(t *testing.T, h history.History, lenient bool) {
 			deletes++
 		}
 	}
-	// No share of them: when Atlas throttles a credential, all that comes within a second is refused at once, and may be most.
+	// No share of them: when Atlas throttles a credential, all that comes within a second is
+	// refused at once, and may be most.
 	if len(h.Events) >= enough && (creates < enough/10 || deletes == 0) {
 		t.Errorf("of %d operations %d creates and %d deletes went well, %d failed: that proves little", len(h.Events), creates, deletes, failed)
 	}
@@ -178,9 +183,9 @@ func every(d time.Duration, end func(), turns ...func()) (stop func()) {
 	}
 }
 
-// failedOperations is how many operations on Redis did not succeed within their budget. A machine that is too busy for that is a
-// replica that cannot reach Redis, and promises what such a one does: it neither reads a fence nor moves one, not even when Atlas
-// answers with another token.
+// failedOperations is how many operations on Redis did not succeed within their budget. A machine
+// that is too busy for that is a replica that cannot reach Redis, and promises what such a one
+// does: it neither reads a fence nor moves one, not even when Atlas answers with another token.
 func (w *world) failedOperations(t *testing.T) (n int) {
 	t.Helper()
 	if w.redis == nil {
@@ -236,7 +241,8 @@ func restartingRedis(w *world) func() {
 // longTTL is longer than Redis takes to come back, or what it has lost would have expired.
 const longTTL = 10 * time.Second
 
-// lateSlack is longer than Atlas takes to carry out what it was sent, and less than a call may take.
+// lateSlack is longer than Atlas takes to carry out what it was sent, and less than a call may
+// take.
 const lateSlack = time.Second * testutil.Slower
 
 // snapshots has Redis come back with what it had some time before it was killed.

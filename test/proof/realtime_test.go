@@ -185,7 +185,8 @@ func (w *realWorld) live(t *testing.T, random *rand.Rand) {
 	t.Logf("%d calls, %s; answers of the service: %s; faults: %s", len(events), w.requests(), history.Tally(w.handled.Reasons()), history.Tally(w.faults))
 }
 
-// toxics are what toxiproxy does to what passes one of its proxies, each with what may be at random in it.
+// toxics are what toxiproxy does to what passes one of its proxies, each with what may be at random
+// in it.
 var toxics = map[string]func(*rand.Rand) string{
 	"latency": func(r *rand.Rand) string {
 		return fmt.Sprintf(`"latency": %d, "jitter": %d`, 10+r.IntN(500), r.IntN(100))
@@ -239,7 +240,8 @@ func (w *realWorld) count(fault string) {
 	w.faults[fault]++
 }
 
-// recover fails the test unless every replica serves over both transports once nothing is wrong any more.
+// recover fails the test unless every replica serves over both transports once nothing is wrong any
+// more.
 func (w *realWorld) recover(t *testing.T) {
 	t.Helper()
 	jwt := "JWT " + w.jwts[len(w.jwts)-1][0]

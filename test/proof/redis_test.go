@@ -12,7 +12,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// TestFault61DeleteHereCreateThere: either order while they overlap; after the delete's answer never the old token.
+// TestFault61DeleteHereCreateThere: either order while they overlap; after the delete's answer
+// never the old token.
 func TestFault61DeleteHereCreateThere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t), atlasTimeout: 3 * time.Second})
@@ -45,8 +46,9 @@ func TestFault61DeleteHereCreateThere(t *testing.T) {
 	}
 }
 
-// TestFault57Unsettled: a delete that cannot move the fence is not acknowledged while copies may be alive, and says so when
-// its caller's time is up; a replica that can see them hands none out once the fence could be moved.
+// TestFault57Unsettled: a delete that cannot move the fence is not acknowledged while copies may be
+// alive, and says so when its caller's time is up; a replica that can see them hands none out once
+// the fence could be moved.
 func TestFault57Unsettled(t *testing.T) {
 	t.Parallel()
 	for i, transport := range []string{"gRPC", "REST"} {
@@ -58,7 +60,8 @@ func TestFault57Unsettled(t *testing.T) {
 			testutil.WantCreated.Check(t, old)
 			w.replicas[0].proxy.Cut()
 
-			// Its time is that of every call here: when that of its own is up, a gRPC client answers itself.
+			// Its time is that of every call here: when that of its own is up, a gRPC client
+			// answers itself.
 			got := cut.Call(testutil.Context(t), testutil.Delete, jwt...)
 			testutil.Want{Code: codes.DeadlineExceeded, HTTP: 504, Reason: "DEADLINE_EXCEEDED", Metadata: map[string]string{"outcome": "unknown"}}.Check(t, got)
 			if got := cut.Call(testutil.Context(t), testutil.Create, jwt...); got.Code != codes.OK || got.Token == old.Token || got.Get("cache-status") != "tokend; fwd=miss" {
@@ -76,7 +79,8 @@ func TestFault57Unsettled(t *testing.T) {
 	}
 }
 
-// TestRedisInTrouble: no caller sees that Redis is down, hangs, is slow, loses its keys or has others.
+// TestRedisInTrouble: no caller sees that Redis is down, hangs, is slow, loses its keys or has
+// others.
 func TestRedisInTrouble(t *testing.T) {
 	for name, trouble := range map[string]func(*world) (end func()){
 		"down":  func(w *world) func() { w.redis.Stop(); return w.redis.Restart },

@@ -12,7 +12,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
 )
 
-// profileRuns are the worlds with profiles. In all of them, logins and refreshes are refused and fail, and JWTs are revoked.
+// profileRuns are the worlds with profiles. In all of them, logins and refreshes are refused and
+// fail, and JWTs are revoked.
 var profileRuns = []proofRun{
 	{name: "profiles, one replica, no memory", replicas: 1, profiles: fixedProfiles, atlas: slowAnswers, trouble: refusals},
 	{name: "profiles, two replicas, no memory, Atlas aborts", replicas: 2, profiles: fixedProfiles, atlas: aborts, trouble: refusals},
@@ -23,16 +24,19 @@ var profileRuns = []proofRun{
 	{name: "profiles that change their org, two replicas, Redis", replicas: 2, profiles: movingProfiles, ttl: proofTTL, redis: true, atlas: slowAnswers, trouble: refusals},
 }
 
-// aborts break off one call at a time. To reset the connection ends all that are on it, which on a busy machine is most.
+// aborts break off one call at a time. To reset the connection ends all that are on it, which on a
+// busy machine is most.
 var aborts = append([]emulator.Fault{
 	{On: emulator.Create, Times: 1, Drop: emulator.AbortStream, AfterEffect: true},
 	{On: emulator.Delete, Times: 1, Drop: emulator.AbortStream, AfterEffect: true},
 }, slowAnswers...)
 
-// leastOfProfiles is how many operations a run with profiles has at least: fewer are over before Atlas has refused anything.
+// leastOfProfiles is how many operations a run with profiles has at least: fewer are over before
+// Atlas has refused anything.
 const leastOfProfiles = 3200
 
-// refusals has Atlas refuse logins and refreshes for a time, throttle them and break them off, and drop JWTs that are in use.
+// refusals has Atlas refuse logins and refreshes for a time, throttle them and break them off, and
+// drop JWTs that are in use.
 func refusals(w *world) (stop func()) {
 	var removers []func()
 	turn := func(also func(), faults ...emulator.Fault) func() {
@@ -58,7 +62,8 @@ func refusals(w *world) (stop func()) {
 		return []emulator.Fault{login, refresh}
 	}
 	return w.held.clock.every(40*time.Second, calm,
-		// A round of refresh and login or two for most profiles, whose JWTs live on meanwhile. Then all is well for a time.
+		// A round of refresh and login or two for most profiles, whose JWTs live on meanwhile. Then
+		// all is well for a time.
 		calm, calm, turn(nothing, both(emulator.Fault{Status: 403})...), nothing, turn(nothing, both(emulator.Fault{Status: 400})...),
 		calm, calm, calm, calm, turn(swap), calm, calm, turn(swap), calm, calm,
 		turn(revoke), // which one login heals

@@ -22,8 +22,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// The times of a world, short so that much happens in little time. What Atlas carries out late it carries out within the
-// settle time.
+// The times of a world, short so that much happens in little time. What Atlas carries out late it
+// carries out within the settle time.
 const (
 	proofAtlasTimeout = 150 * time.Millisecond * testutil.Slower
 	proofCeiling      = 2 * time.Second * testutil.Slower
@@ -41,7 +41,8 @@ type setup struct {
 	budget   time.Duration     // for Redis
 	mortal   int               // how many replicas more there are that are killed again and again
 	profiles profileKind
-	// atlasTimeout is how long a replica waits for Atlas; 0: as long as in the proof, where faults are to be many.
+	// atlasTimeout is how long a replica waits for Atlas; 0: as long as in the proof, where faults
+	// are to be many.
 	atlasTimeout time.Duration
 	// heard, if set, hears of the logins and refreshes of each profile.
 	heard func(profile string, e atlas.TokenEvent)
@@ -49,8 +50,8 @@ type setup struct {
 	tokens func(tokencache.Atlas) server.Tokens
 }
 
-// world is an Atlas, replicas of the service, and callers with two credentials for each org, and with none at all if there are
-// profiles.
+// world is an Atlas, replicas of the service, and callers with two credentials for each org, and
+// with none at all if there are profiles.
 type world struct {
 	setup
 
@@ -138,8 +139,8 @@ type traffic struct {
 	madeUp     float64 // of what is neither a delete nor fresh: deletes with a JWT that nobody has issued
 }
 
-// run has the callers call, and returns what they saw. Each org is used for a stretch of the run, by all callers at once, and
-// with profiles a few orgs side by side.
+// run has the callers call, and returns what they saw. Each org is used for a stretch of the run,
+// by all callers at once, and with profiles a few orgs side by side.
 func (w *world) run(t *testing.T, l traffic) history.History {
 	t.Helper()
 	var (
@@ -216,7 +217,8 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) history.Even
 	return e
 }
 
-// injectFaults keeps faults in force at Atlas, other ones every few milliseconds, until stop is called.
+// injectFaults keeps faults in force at Atlas, other ones every few milliseconds, until stop is
+// called.
 func (w *world) injectFaults(faults ...emulator.Fault) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -249,7 +251,8 @@ func (w *world) injectFaults(faults ...emulator.Fault) (stop func()) {
 	}
 }
 
-// watchCreates looks how many creates are at Atlas at a time, until the returned function is called, which returns the most.
+// watchCreates looks how many creates are at Atlas at a time, until the returned function is
+// called, which returns the most.
 func (w *world) watchCreates() (most func() int) {
 	done, found := make(chan struct{}), make(chan int)
 	go func() {
@@ -283,7 +286,8 @@ var (
 		{On: emulator.Delete, Delay: 3 * time.Millisecond, AfterEffect: true},
 		{On: emulator.Delete, Delay: 2 * time.Millisecond},
 	}
-	// Calls for a credential overlap where Atlas takes longer than they are apart, and are answered out of order.
+	// Calls for a credential overlap where Atlas takes longer than they are apart, and are answered
+	// out of order.
 	slowerAnswers = []emulator.Fault{
 		{On: emulator.Create, Delay: 8 * time.Millisecond, AfterEffect: true},
 		{On: emulator.Create, Delay: 12 * time.Millisecond},

@@ -1,5 +1,5 @@
-// Command faults runs the tests of the fault table and prints the table with what came out. It ends with 1 if a row has no test, or
-// one that failed or was skipped.
+// Command faults runs the tests of the fault table and prints the table with what came out. It ends
+// with 1 if a row has no test, or one that failed or was skipped.
 //
 //	go run -C tools ./faults
 //

@@ -1,9 +1,10 @@
-// Command atlas stands in for Atlas where servers are measured: it answers a create with always the same token, and costs as
-// little as net/http allows. It checks nothing; for an Atlas that behaves, there is the emulator.
+// Command atlas stands in for Atlas where servers are measured: it answers a create with always the
+// same token, and costs as little as net/http allows. It checks nothing; for an Atlas that behaves,
+// there is the emulator.
 //
-// Beside Atlas's own path it has some for the measuring process: GET /calls answers with how many creates have come, GET /most with
-// how many were in progress at a time since it was last asked, and POST /latency?is=20ms sets how long each of them takes from now
-// on.
+// Beside Atlas's own path it has some for the measuring process: GET /calls answers with how many
+// creates have come, GET /most with how many were in progress at a time since it was last asked,
+// and POST /latency?is=20ms sets how long each of them takes from now on.
 package main
 
 import (

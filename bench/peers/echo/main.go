@@ -1,5 +1,6 @@
-// Command echo is the least that a server of this API can do: grpc-go, or the gateway in process, with a token that is always
-// the same. It asks nobody, checks nothing and logs nothing, so no server can be much cheaper.
+// Command echo is the least that a server of this API can do: grpc-go, or the gateway in process,
+// with a token that is always the same. It asks nobody, checks nothing and logs nothing, so no
+// server can be much cheaper.
 package main
 
 import (

@@ -1,5 +1,6 @@
-// Command facade is the service as it is commonly written, in a page: a grpc-go server that passes each call on to Atlas with
-// net/http, and a gateway in front of it. It shares nothing, remembers nothing and has no limits, log or metrics.
+// Command facade is the service as it is commonly written, in a page: a grpc-go server that passes
+// each call on to Atlas with net/http, and a gateway in front of it. It shares nothing, remembers
+// nothing and has no limits, log or metrics.
 package main
 
 import (
@@ -57,8 +58,9 @@ func (f *facade) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateToke
 	return &ephemeraltokenv1.CreateTokenResponse{Token: body.Token}, nil
 }
 
-// newClient is what net/http has by default: HTTP/2. With HTTP/1.1 its default keeps two idle connections, and would pay for
-// a TLS handshake at nearly each call; here it keeps as many as it needs, which nobody forgets twice.
+// newClient is what net/http has by default: HTTP/2. With HTTP/1.1 its default keeps two idle
+// connections, and would pay for a TLS handshake at nearly each call; here it keeps as many as it
+// needs, which nobody forgets twice.
 func newClient(caFile string, http1 bool) (*http.Client, error) {
 	roots, err := serving.Roots(caFile)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Settings are the flags of a peer. Without a certificate it serves in plaintext; with one, it demands one of its clients.
+// Settings are the flags of a peer. Without a certificate it serves in plaintext; with one, it
+// demands one of its clients.
 type Settings struct {
 	GRPCAddr, HTTPAddr          string // empty: off
 	certFile, keyFile, clientCA string

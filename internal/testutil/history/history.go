@@ -1,4 +1,5 @@
-// Package history judges what many callers saw of tokens being created and deleted, and has broken designs that it must reject.
+// Package history judges what many callers saw of tokens being created and deleted, and has broken
+// designs that it must reject.
 package history
 
 import (
@@ -10,8 +11,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// Event is one call as its caller saw it, with the time before it and after it: on the clock, for the models, and on the
-// logical clock of the emulator, which puts it in order with the life of each token.
+// Event is one call as its caller saw it, with the time before it and after it: on the clock, for
+// the models, and on the logical clock of the emulator, which puts it in order with the life of
+// each token.
 type Event struct {
 	Client          int
 	Op              testutil.Operation
@@ -41,7 +43,8 @@ type Birth struct {
 
 // New puts the events in relation to the tokens that Atlas has minted.
 func New(events []Event, em *emulator.Emulator) History {
-	// Atlas refuses what is made up. Whatever its caller was told, nothing happened, and nobody else may see anything of it.
+	// Atlas refuses what is made up. Whatever its caller was told, nothing happened, and nobody
+	// else may see anything of it.
 	events = slices.DeleteFunc(events, func(e Event) bool { return e.MadeUp })
 	orgs, count := map[string]int{}, map[int]int{}
 	for i, org := range em.Orgs() {
@@ -74,8 +77,8 @@ func (h History) Strangers() (n int) {
 	return n
 }
 
-// Violations counts the creates that break the one promise that holds whatever fails: a create that begins after a delete
-// was acknowledged never returns a token that was minted before that delete.
+// Violations counts the creates that break the one promise that holds whatever fails: a create that
+// begins after a delete was acknowledged never returns a token that was minted before that delete.
 func (h History) Violations() int {
 	type ack struct{ ended, began uint64 }
 	acks := map[int][]ack{}
@@ -105,10 +108,11 @@ func (h History) Violations() int {
 	return n
 }
 
-// Dead counts the creates that returned a token that was deleted at Atlas before they began. The emulator knows when that
-// was, so this needs no model, and sees what a model lets pass because a delete of unknown outcome may happen at any time.
-// Where not all replicas reach Redis, or the replica that deletes has not seen Atlas accept the credential before, a token may
-// be handed out until its delete is acknowledged, or for longer if it never is.
+// Dead counts the creates that returned a token that was deleted at Atlas before they began. The
+// emulator knows when that was, so this needs no model, and sees what a model lets pass because a
+// delete of unknown outcome may happen at any time. Where not all replicas reach Redis, or the
+// replica that deletes has not seen Atlas accept the credential before, a token may be handed out
+// until its delete is acknowledged, or for longer if it never is.
 func (h History) Dead(lenient bool) int {
 	deletes := map[int][]Event{}
 	for _, e := range h.Events {
@@ -134,8 +138,8 @@ func (h History) Dead(lenient bool) int {
 	return n
 }
 
-// Late counts the tokens that were deleted more than slack after every delete that could have done so
-// was answered: a delete that its caller has given up is not to be sent after that.
+// Late counts the tokens that were deleted more than slack after every delete that could have done
+// so was answered: a delete that its caller has given up is not to be sent after that.
 func (h History) Late(slack time.Duration) (n int) {
 	for _, b := range h.Born {
 		if b.Deleted == 0 {
@@ -156,8 +160,9 @@ func (h History) Late(slack time.Duration) (n int) {
 	return n
 }
 
-// known tells the deletes for which a replica holds off everybody else: those with a credential that it has seen Atlas accept,
-// or that Atlas has issued to it. What is handed out during another one may be dead, until that is acknowledged.
+// known tells the deletes for which a replica holds off everybody else: those with a credential
+// that it has seen Atlas accept, or that Atlas has issued to it. What is handed out during another
+// one may be dead, until that is acknowledged.
 func (h History) known() func(removal Event) bool {
 	type credential struct{ org, replica, jwt int }
 	accepted := map[credential]uint64{} // when a replica first saw Atlas accept it
@@ -173,8 +178,8 @@ func (h History) known() func(removal Event) bool {
 	}
 }
 
-// Hits is the share of creates that were answered from memory, and overlapping that of creates during which a delete was in
-// progress.
+// Hits is the share of creates that were answered from memory, and overlapping that of creates
+// during which a delete was in progress.
 func (h History) Hits() (hits, overlapping float64) {
 	deletes := map[int][]Event{}
 	for _, e := range h.Events {
@@ -210,7 +215,8 @@ func MadeUp(jwt string) string { return jwt[:strings.LastIndexByte(jwt, '.')+1] 
 // RefusedConnection is in the message of a call that no replica ever saw.
 const RefusedConnection = "connect: connection refused"
 
-// IsHarmless reports whether a call that failed says of itself that Atlas did nothing. Whatever else failed may have.
+// IsHarmless reports whether a call that failed says of itself that Atlas did nothing. Whatever
+// else failed may have.
 func IsHarmless(out testutil.Outcome) bool {
 	if strings.Contains(out.Message, RefusedConnection) {
 		return true

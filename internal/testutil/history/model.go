@@ -31,9 +31,10 @@ const (
 // forever is when a call returns that nobody saw return: it may take effect at any time, or never.
 const forever = math.MaxInt64
 
-// operations are the history of one org in a model's terms. A create that failed may have minted a token or not, which
-// changes nothing that a later one could not; so it is left out, and so is a delete that did not happen. One whose outcome
-// nobody knows stays open. For the lenient model a delete has a second part: it ends some time before its caller hears of it.
+// operations are the history of one org in a model's terms. A create that failed may have minted a
+// token or not, which changes nothing that a later one could not; so it is left out, and so is a
+// delete that did not happen. One whose outcome nobody knows stays open. For the lenient model a
+// delete has a second part: it ends some time before its caller hears of it.
 func (h History) operations(org int, lenient bool) []porcupine.Operation {
 	var all []porcupine.Operation
 	add := func(e Event, answer int64, s step) {
@@ -56,10 +57,11 @@ func (h History) operations(org int, lenient bool) []porcupine.Operation {
 	return all
 }
 
-// register is Atlas as its clients are to see it through the service: one value for each org, which a create returns and
-// makes if there is none, and a delete unsets. Tokens are numbered in the order of their making, so a token that comes back
-// after its deletion is not taken for a new one. Only while a delete is in progress that does not hold off everybody, what it
-// deletes may still be handed out.
+// register is Atlas as its clients are to see it through the service: one value for each org, which
+// a create returns and makes if there is none, and a delete unsets. Tokens are numbered in the
+// order of their making, so a token that comes back after its deletion is not taken for a new one.
+// Only while a delete is in progress that does not hold off everybody, what it deletes may still be
+// handed out.
 type register struct {
 	last  int // the latest token that was returned
 	live  bool
@@ -106,8 +108,9 @@ var model = porcupine.Model{
 	},
 }
 
-// Illegal returns the orgs whose histories the model rejects, and those that took too long to decide. In the lenient one, what a
-// delete takes away may be handed out until its caller hears of it; what is legal without that is decided sooner.
+// Illegal returns the orgs whose histories the model rejects, and those that took too long to
+// decide. In the lenient one, what a delete takes away may be handed out until its caller hears of
+// it; what is legal without that is decided sooner.
 func (h History) Illegal(lenient bool, patience time.Duration) (rejected, undecided []int) {
 	orgs := map[int]bool{}
 	for _, e := range h.Events {

@@ -52,7 +52,8 @@ func (s *stream) signal() {
 	s.changed = make(chan struct{})
 }
 
-// wait returns after a change, or at one of the times that are not zero. The caller holds mu, which is released meanwhile.
+// wait returns after a change, or at one of the times that are not zero. The caller holds mu, which
+// is released meanwhile.
 func (s *stream) wait(times ...time.Time) {
 	changed := s.changed
 	s.mu.Unlock()
@@ -175,7 +176,8 @@ func (s *stream) append(next segment) {
 	s.signal()
 }
 
-// vanish loses whatever is on its way in both directions, and all that follows. The caller holds mu.
+// vanish loses whatever is on its way in both directions, and all that follows. The caller holds
+// mu.
 func (s *stream) vanish() {
 	for _, lost := range []*stream{s, s.other} {
 		lost.lost, lost.queue = true, nil
@@ -183,7 +185,8 @@ func (s *stream) vanish() {
 	}
 }
 
-// breaks is a reset in both directions. Where nothing arrives any more, neither does this. The caller holds mu.
+// breaks is a reset in both directions. Where nothing arrives any more, neither does this. The
+// caller holds mu.
 func (s *stream) breaks() {
 	for _, broken := range []*stream{s, s.other} {
 		broken.reset = broken.reset || !broken.lost
@@ -262,7 +265,8 @@ func (c *Conn) Close() error {
 // Reset breaks both directions.
 func (c *Conn) Reset() { c.in.update(c.in.breaks) }
 
-// Vanish loses both directions: the other end has gone without a word, or something between has forgotten the connection.
+// Vanish loses both directions: the other end has gone without a word, or something between has
+// forgotten the connection.
 func (c *Conn) Vanish() { c.in.update(c.in.vanish) }
 
 // Truncate cuts what is read from now on short.

@@ -1,4 +1,5 @@
-// Package network is a network in memory that behaves like TCP in good and bad weather, for tests in virtual time.
+// Package network is a network in memory that behaves like TCP in good and bad weather, for tests
+// in virtual time.
 package network
 
 import (
@@ -191,7 +192,8 @@ func (l *Link) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	return c, nil
 }
 
-// Set changes the conditions, unless they are not the usual ones as it is. The function that it returns brings those back.
+// Set changes the conditions, unless they are not the usual ones as it is. The function that it
+// returns brings those back.
 func (l *Link) Set(now Conditions) (mend func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -209,12 +211,14 @@ func (l *Link) Set(now Conditions) (mend func()) {
 	}
 }
 
-// lingering is how long what was sent during a fault may be on its way after it, and callers may wait before they connect anew. endless is later than that.
+// lingering is how long what was sent during a fault may be on its way after it, and callers may
+// wait before they connect anew. endless is later than that.
 const lingering = 20 * time.Second
 
 var endless = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// TroubledSince reports whether there was a fault at any time since then, or there still are connections that go nowhere.
+// TroubledSince reports whether there was a fault at any time since then, or there still are
+// connections that go nowhere.
 func (l *Link) TroubledSince(then time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -245,7 +249,8 @@ func (l *Link) Each(share float64, do func(*Conn)) (n int) {
 	return len(chosen)
 }
 
-// Lose is each for what ends the use of a connection, now or later: it is trouble until it is closed.
+// Lose is each for what ends the use of a connection, now or later: it is trouble until it is
+// closed.
 func (l *Link) Lose(share float64, do func(*Conn)) {
 	l.Each(share, func(c *Conn) {
 		l.markLost(c.in)
