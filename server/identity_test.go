@@ -1,16 +1,10 @@
 package server_test
 
 import (
-	"context"
-	"crypto/x509"
-	"fmt"
-	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
@@ -103,7 +97,7 @@ func TestFault08ServiceCredential(t *testing.T) {
 func TestFault30LoginRefused(t *testing.T) {
 	t.Parallel()
 	now := testutil.NewClock()
-	s := testutil.StartIdentityAt(t, "", now.TokenClock(), emulator.Config{Now: now.AtlasNow(0)})
+	s := testutil.StartIdentityAt(t, "", now.TokenClock(), emulator.Config{Now: now.Now})
 	accept := s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400, Body: `{"non_field_errors": ["planted"]}`})
 	for _, c := range s.Callers(t) {
 		for range 5 {
@@ -152,83 +146,5 @@ callers:
 	}
 	if code, body := s.Get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nprofile acme: ") {
 		t.Errorf("/readyz: %d %q", code, body)
-	}
-}
-
-// TestFault33ExpiredUnderLoad: callers by the thousand meet a credential that Atlas has dropped;
-// one login serves them all.
-func TestFault33ExpiredUnderLoad(t *testing.T) {
-	t.Parallel()
-	s := testutil.StartIdentity(t, "")
-	callers := s.Callers(t)
-	for _, c := range callers { // with connections made, it is the calls that meet
-		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create))
-	}
-	s.Atlas.Org(0).RevokeJWTs()
-	logins := s.Atlas.Calls(emulator.Login)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a busy machine takes its time for a thousand
-	defer cancel()
-	var wg sync.WaitGroup
-	for i := range testutil.ManyCallers() {
-		c := callers[[]string{"gRPC", "REST"}[i%2]]
-		wg.Go(func() {
-			if got := c.Call(ctx, testutil.Create); got.Code != codes.OK {
-				t.Errorf("got %v %s", got.Code, got.Message)
-			}
-		})
-	}
-	wg.Wait()
-	if n := s.Atlas.Calls(emulator.Login) - logins; n != 1 {
-		t.Errorf("%d logins for %d callers, want 1", n, testutil.ManyCallers())
-	}
-}
-
-// TestFault34FirstCallerCancels: the login goes on for the others, over both transports.
-func TestFault34FirstCallerCancels(t *testing.T) {
-	t.Parallel()
-	for _, transport := range []string{"gRPC", "REST"} {
-		t.Run(transport, func(t *testing.T) {
-			s := testutil.StartIdentity(t, "")
-			c := s.Callers(t)[transport]
-			gate := s.Atlas.Hold(emulator.Login)
-			ctx, cancel := context.WithCancel(t.Context())
-			first, second := make(chan testutil.Outcome, 1), make(chan testutil.Outcome, 1)
-			go func() { first <- c.Call(ctx, testutil.Create) }()
-			if err := gate.Wait(testutil.Context(t), 1); err != nil {
-				t.Fatal(err)
-			}
-			go func() { second <- c.Call(testutil.Context(t), testutil.Create) }()
-			cancel()
-			<-first
-			gate.Release()
-			testutil.WantCreated.Check(t, <-second)
-			if n := s.Atlas.Calls(emulator.Login); n != 1 {
-				t.Errorf("%d logins, want 1", n)
-			}
-		})
-	}
-}
-
-// TestForgedIdentity checks that a certificate of the client's own making names no caller, and that
-// the log shows it as unverified.
-func TestForgedIdentity(t *testing.T) {
-	t.Parallel()
-	s := testutil.StartIdentity(t, "")
-	testutil.NotCalled(t, s.Atlas)
-	s.CheckNoHandshake(t, &s.Certs.Untrusted)
-	for _, c := range s.CallersAs(t, &s.Certs.Untrusted) {
-		testutil.WantNoHandshake(t, c.Call(testutil.Context(t), testutil.Create))
-	}
-	if s.Audit.String() != "" {
-		t.Error("a handshake that failed became a call")
-	}
-	leaf, err := x509.ParseCertificate(s.Certs.Untrusted.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, listener := range []string{"gRPC", "HTTP"} {
-		line := regexp.MustCompile(fmt.Sprintf(`"TLS handshake failed","listener":%q,"peer":"127\.0\.0\.1:\d+","cause":".+","unverified_certificate":{"subject":%q,"san":"[^"]*","serial":"%x"}`,
-			listener, leaf.Subject, leaf.SerialNumber))
-		testutil.Eventually(t, func() bool { return line.MatchString(s.Log.String()) }, "the log has no line like "+line.String())
 	}
 }

@@ -92,28 +92,6 @@ func TestRESTHeaders(t *testing.T) {
 	}
 }
 
-func TestRequestID(t *testing.T) {
-	t.Parallel()
-	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
-		if got := c.Call(testutil.Context(t), testutil.Create, append(testutil.Credential(s.Atlas), "x-request-id", "0190-abc.7")...); got.Get("x-request-id") != "0190-abc.7" {
-			t.Errorf("the caller's id came back as %q", got.Get("x-request-id"))
-		}
-		if !strings.Contains(s.Log.String(), `"request_id":"0190-abc.7"`) {
-			t.Error("the log does not have the caller's id")
-		}
-		jwt := s.Atlas.Org(0).JWT()
-		for _, bad := range []string{jwt, "a b", strings.Repeat("x", 129), "", `"quoted"`} {
-			got := c.Call(testutil.Context(t), testutil.Create, "x-request-id", bad)
-			if id := got.Get("x-request-id"); id == bad || id == "" {
-				t.Errorf("an unfit id came back as %q", id)
-			}
-		}
-		if strings.Contains(s.Log.String(), jwt) {
-			t.Error("a JWT sent as a request id is in the log")
-		}
-	})
-}
-
 // TestLogLevel: what an operator has to look at is in the log at level warn too, and what a caller
 // did wrong is not.
 func TestLogLevel(t *testing.T) {

@@ -23,55 +23,14 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
-	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
-
-// Matrix runs test once for each transport and security, with one service for both transports. Only
-// a long run includes TLS without client certificates, which is between the other two.
-func Matrix(t *testing.T, test func(t *testing.T, s *Service, c Caller), changes ...func(*server.Config, *atlas.Config)) {
-	modes := []Security{Plaintext, MutualTLS}
-	if Long() {
-		modes = append(modes, ServerTLS)
-	}
-	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			s := Start(t, mode, changes...)
-			for name, c := range s.Callers(t) {
-				t.Run(name, func(t *testing.T) { test(t, s, c) })
-			}
-		})
-	}
-}
-
-// RestMatrix is Matrix for what only REST has.
-func RestMatrix(t *testing.T, test func(t *testing.T, s *Service, c RESTCaller)) {
-	t.Helper()
-	Matrix(t, func(t *testing.T, s *Service, c Caller) {
-		if rest, ok := c.(RESTCaller); ok {
-			test(t, s, rest)
-		}
-	})
-}
 
 // Async runs a call in the background.
 func Async(ctx context.Context, c Caller, op Operation, headers ...string) <-chan Outcome {
 	done := make(chan Outcome, 1)
 	go func() { done <- c.Call(ctx, op, headers...) }()
 	return done
-}
-
-// CallerPool is enough callers for a thousand calls at once, half of them over gRPC, where a
-// connection has 100 at most.
-func (s *Service) CallerPool(t *testing.T) []Caller {
-	t.Helper()
-	var all []Caller
-	rest := s.RESTCaller(t)
-	for range ManyCallers()/100 + 1 {
-		all = append(all, s.GRPCCaller(t), rest)
-	}
-	return all
 }
 
 // Operation is one of the two RPCs, by its REST verb.

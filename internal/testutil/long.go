@@ -19,15 +19,6 @@ func Some[T any](all []T, n int) []T {
 	return all[:n]
 }
 
-// ManyCallers is how many callers meet in one moment: a thousand in a long run. Under the race
-// detector, as many handshakes at once would outlast the timeouts that notice a dead connection.
-func ManyCallers() int {
-	if Long() && Slower == 1 {
-		return 1000
-	}
-	return 200
-}
-
 // SkipUnlessLong skips a test that is only for long runs.
 func SkipUnlessLong(t testing.TB) {
 	t.Helper()

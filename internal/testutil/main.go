@@ -10,14 +10,6 @@ import (
 	"go.uber.org/goleak"
 )
 
-// ToxiproxyLeaks are goroutines that toxiproxy leaves behind: a link whose one side has ended can
-// wait for it for ever.
-var ToxiproxyLeaks = []goleak.Option{
-	goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
-	goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
-	goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
-}
-
 // Descriptors is how many the process has open; 0 where nobody says.
 func Descriptors(t *testing.T) int {
 	t.Helper()

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"io"
 	"net"
-	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,12 +21,11 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// framedAtlas is an Atlas over HTTP/2 that is made frame by frame.
+// framedAtlas is an Atlas over HTTP/2 whose responses a test writes frame by frame.
 type framedAtlas struct {
 	url      string
 	roots    *x509.CertPool
 	requests atomic.Int32
-	open     atomic.Int32 // connections
 	handle   func(c *framedConn, request int32, stream uint32)
 }
 
@@ -37,16 +35,12 @@ type framedConn struct {
 	conn *tls.Conn
 }
 
-func startFramedAtlas(t *testing.T, handle func(c *framedConn, request int32, stream uint32)) *framedAtlas {
+func startFramedAtlas(t *testing.T, listener net.Listener, handle func(c *framedConn, request int32, stream uint32)) *framedAtlas {
 	t.Helper()
-	lender := httptest.NewTLSServer(nil) // of a certificate
-	lender.Close()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := testutil.NewAuthority(t)
 	a := &framedAtlas{url: "https://" + listener.Addr().String(), roots: x509.NewCertPool(), handle: handle}
-	a.roots.AddCert(lender.Certificate())
+	a.roots.AddCert(ca.Cert)
+	cert := ca.Issue(t, "localhost")
 	ctx, stop := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
@@ -58,9 +52,7 @@ func startFramedAtlas(t *testing.T, handle func(c *framedConn, request int32, st
 			work.Go(func() {
 				defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 				defer conn.Close()
-				a.open.Add(1)
-				defer a.open.Add(-1)
-				a.serve(tls.Server(conn, &tls.Config{Certificates: lender.TLS.Certificates, NextProtos: []string{"h2"}}))
+				a.serve(tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}))
 			})
 		}
 	})
@@ -96,7 +88,7 @@ func (a *framedAtlas) serve(conn *tls.Conn) {
 	}
 }
 
-// answer is a 201 with a token, which is a fit answer to a delete as well.
+// answer writes a 201 with a token, which is a valid response to a delete as well.
 func (c *framedConn) answer(stream uint32) {
 	var head bytes.Buffer
 	encoder := hpack.NewEncoder(&head)
@@ -109,31 +101,19 @@ func (c *framedConn) answer(stream uint32) {
 
 // abort ends the connection with a TCP reset.
 func (c *framedConn) abort() {
-	_ = c.conn.NetConn().(*net.TCPConn).SetLinger(0)
+	_ = c.conn.NetConn().(interface{ SetLinger(sec int) error }).SetLinger(0)
 	_ = c.conn.NetConn().Close()
 }
 
-// framedMatrix runs test once for each transport and operation, with an Atlas of its own.
-func framedMatrix(t *testing.T, handle func(c *framedConn, request int32, stream uint32), test func(t *testing.T, a *framedAtlas, s *testutil.Service, call func() testutil.Outcome, op testutil.Operation), timeout ...time.Duration) {
-	t.Helper()
-	limit := append(timeout, 15*time.Second)[0]
-	for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
-		for _, transport := range []string{"gRPC", "REST"} {
-			t.Run(transport+"/"+string(op), func(t *testing.T) {
-				a := startFramedAtlas(t, handle)
-				s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, cfg *atlas.Config) {
-					cfg.BaseURL, cfg.RootCAs, cfg.Timeout = a.url, a.roots, limit
-				})
-				jwt := testutil.Credential(s.Atlas)
-				c := s.Callers(t)[transport]
-				test(t, a, s, func() testutil.Outcome { return c.Call(testutil.Context(t), op, jwt...) }, op)
-			})
-		}
+// framed makes the service call a framedAtlas.
+func framed(a *framedAtlas, timeout time.Duration) func(*server.Config, *atlas.Config) {
+	return func(_ *server.Config, cfg *atlas.Config) {
+		cfg.BaseURL, cfg.RootCAs, cfg.Timeout = a.url, a.roots, timeout
 	}
 }
 
-// TestFault23Unprocessed: what HTTP/2 says was not processed is sent again, and a create whatever
-// happened to it.
+// TestFault23Unprocessed checks that a delete is retried only if HTTP/2 says that it was not
+// processed. A create is always retried.
 func TestFault23Unprocessed(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -142,35 +122,38 @@ func TestFault23Unprocessed(t *testing.T) {
 	}{
 		"refused stream": {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeRefusedStream) }, testutil.WantDeleted},
 		"reset stream":   {func(c *framedConn, stream uint32) { _ = c.WriteRSTStream(stream, http2.ErrCodeInternal) }, testutil.WantUnknown},
-		// It was not processed either, but net/http does not let that be told from a reset that
-		// says nothing.
-		"going away before it": {func(c *framedConn, _ uint32) { _ = c.WriteGoAway(0, http2.ErrCodeNo, nil) }, testutil.WantUnknown},
-		"going away after it": {func(c *framedConn, stream uint32) {
+		// It was not processed either, but net/http reports it like a reset without a reason.
+		"GOAWAY before it": {func(c *framedConn, _ uint32) { _ = c.WriteGoAway(0, http2.ErrCodeNo, nil) }, testutil.WantUnknown},
+		"GOAWAY after it": {func(c *framedConn, stream uint32) {
 			_ = c.WriteGoAway(stream, http2.ErrCodeNo, nil)
 			c.abort()
 		}, testutil.WantUnknown},
 		"lost connection": {func(c *framedConn, _ uint32) { c.abort() }, testutil.WantUnknown},
 	} {
-		t.Run(name, func(t *testing.T) {
-			framedMatrix(t, func(c *framedConn, request int32, stream uint32) {
-				if request == 1 {
-					tc.first(c, stream)
-					return
-				}
-				c.answer(stream)
-			}, func(t *testing.T, a *framedAtlas, _ *testutil.Service, call func() testutil.Outcome, op testutil.Operation) {
-				want, requests := testutil.WantCreated, int32(2)
-				if op == testutil.Delete {
-					if want = tc.delete; want.Code != codes.OK {
-						requests = 1
-					}
-				}
-				want.Check(t, call())
-				if n := a.requests.Load(); n != requests {
-					t.Errorf("Atlas got %d requests, want %d", n, requests)
-				}
-			})
-		})
+		for op, want := range map[testutil.Operation]testutil.Want{testutil.Create: testutil.WantCreated, testutil.Delete: tc.delete} {
+			for _, transport := range []string{"gRPC", "REST"} {
+				t.Run(name+"/"+transport+"/"+string(op), func(t *testing.T) {
+					testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+						a := startFramedAtlas(t, v.Listen(t), func(c *framedConn, request int32, stream uint32) {
+							if request == 1 {
+								tc.first(c, stream)
+								return
+							}
+							c.answer(stream)
+						})
+						s := v.Start(t, testutil.Plaintext, framed(a, 15*time.Second))
+						want.Check(t, s.Callers(t)[transport].Call(testutil.Context(t), op, testutil.Credential(s.Atlas)...))
+						requests := int32(2)
+						if want.Code != codes.OK {
+							requests = 1
+						}
+						if n := a.requests.Load(); n != requests {
+							t.Errorf("%d requests to Atlas, want %d", n, requests)
+						}
+					})
+				})
+			}
+		}
 	}
 }
 
@@ -184,24 +167,28 @@ func TestFault24Flood(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var flood atomic.Bool
-			framedMatrix(t, func(c *framedConn, _ int32, stream uint32) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := startFramedAtlas(t, listener, func(c *framedConn, _ int32, stream uint32) {
 				if !flood.Load() {
 					c.answer(stream)
 				}
 				for err := error(nil); err == nil && flood.Load(); {
 					err = frame(c)
 				}
-			}, func(t *testing.T, _ *framedAtlas, _ *testutil.Service, call func() testutil.Outcome, op testutil.Operation) {
-				testutil.Eventually(t, func() bool { return call().Code == codes.OK }, "there is no connection to Atlas") // which can take longer than the timeout
+			})
+			s := testutil.Start(t, testutil.Plaintext, framed(a, 500*time.Millisecond))
+			timeout := testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TIMEOUT", Retry: time.Second}
+			for transport, op := range map[string]testutil.Operation{"gRPC": testutil.Create, "REST": testutil.Delete} {
+				c, jwt := s.Callers(t)[transport], testutil.Credential(s.Atlas)
+				testutil.Eventually(t, func() bool { return c.Call(testutil.Context(t), op, jwt...).Code == codes.OK }, "there is no connection to Atlas")
 				flood.Store(true)
-				got := call()
+				got := c.Call(testutil.Context(t), op, jwt...)
 				flood.Store(false)
-				want := testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TIMEOUT", Retry: time.Second}
-				if op == testutil.Delete {
-					want = testutil.WantUnknown
-				}
-				want.Check(t, got)
-			}, 500*time.Millisecond)
+				map[testutil.Operation]testutil.Want{testutil.Create: timeout, testutil.Delete: testutil.WantUnknown}[op].Check(t, got)
+			}
 		})
 	}
 }

@@ -22,14 +22,14 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// atlasName is what the certificate of an emulator with OtherHostCertificate is for.
+// atlasName is the name in the certificate of an emulator with OtherHostCertificate.
 const atlasName = "atlas.invalid"
 
-// resolveBy has all look-ups of this process answered by answer until the test ends.
+// resolveBy answers all look-ups of this process with answer until the test ends.
 func resolveBy(t *testing.T, answer func(question dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody)) {
 	t.Helper()
 	resolveOver(t, func(context.Context, string, string) (net.Conn, error) {
-		client, server := net.Pipe() // which is no packet connection, so messages have their length before them
+		client, server := net.Pipe() // not a packet connection, so messages are preceded by their length
 		go func() {
 			defer server.Close()
 			for {
@@ -83,7 +83,7 @@ func atName(_ *server.Config, a *atlas.Config) {
 	a.BaseURL = "https://" + atlasName + ":" + port
 }
 
-// timeoutConn is a connection to a name server that never answers, which nobody has to wait for.
+// timeoutConn is a connection to a name server that never answers; reads time out at once.
 type timeoutConn struct{ net.Conn }
 
 func (timeoutConn) Read([]byte) (int, error)         { return 0, os.ErrDeadlineExceeded }
@@ -93,85 +93,83 @@ func (timeoutConn) SetDeadline(time.Time) error      { return nil }
 func (timeoutConn) SetReadDeadline(time.Time) error  { return nil }
 func (timeoutConn) SetWriteDeadline(time.Time) error { return nil }
 
-// TestFault26DNS: a name that is not found, or not in time, is as an Atlas that cannot be reached:
-// both are repeated.
+// TestFault26DNS checks that failed look-ups count as an unreachable Atlas, and are retried.
 func TestFault26DNS(t *testing.T) {
-	lookups := func(t *testing.T, s *testutil.Service, c testutil.Caller) {
-		testutil.NotCalled(t, s.Atlas)
-		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
-			testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), op, testutil.Credential(s.Atlas)...))
-		}
-	}
-	t.Run("NXDOMAIN", func(t *testing.T) {
-		resolveBy(t, func(dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
-			return dnsmessage.RCodeNameError, nil
-		})
-		testutil.Matrix(t, lookups, atName)
-	})
-	t.Run("timeout", func(t *testing.T) {
-		resolveOver(t, func(context.Context, string, string) (net.Conn, error) { return timeoutConn{}, nil })
-		testutil.Matrix(t, lookups, atName)
-	})
-	t.Run("back for the second try", func(t *testing.T) {
-		em, err := emulator.Start(emulator.Config{Certificate: emulator.OtherHostCertificate})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(em.Close)
-		for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
-			var left atomic.Int32
-			left.Store(2) // of the first look-up: A and AAAA, and each in the domains that this machine searches
-			resolveBy(t, func(q dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
-				switch {
-				case q.Name.String() != atlasName+".":
-					return dnsmessage.RCodeNameError, nil
-				case left.Add(-1) >= 0:
-					return dnsmessage.RCodeNameError, nil
-				case q.Type == dnsmessage.TypeA:
-					return dnsmessage.RCodeSuccess, []dnsmessage.ResourceBody{&dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}}
+	for name, fail := range map[string]func(*testing.T){
+		"NXDOMAIN": func(t *testing.T) {
+			resolveBy(t, func(dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
+				return dnsmessage.RCodeNameError, nil
+			})
+		},
+		"timeout": func(t *testing.T) {
+			resolveOver(t, func(context.Context, string, string) (net.Conn, error) { return timeoutConn{}, nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fail(t)
+			s := testutil.Start(t, testutil.Plaintext, atName)
+			testutil.NotCalled(t, s.Atlas)
+			for _, c := range s.Callers(t) {
+				for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+					testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), op, testutil.Credential(s.Atlas)...))
 				}
-				return dnsmessage.RCodeSuccess, nil
+			}
+		})
+	}
+	t.Run("resolved on the second try", func(t *testing.T) {
+		em := startNamedAtlas(t)
+		for op, want := range map[testutil.Operation]testutil.Want{testutil.Create: testutil.WantCreated, testutil.Delete: testutil.WantDeleted} {
+			var left atomic.Int32
+			left.Store(2) // the A and AAAA records of the first look-up
+			resolveBy(t, func(q dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
+				if q.Name.String() == atlasName+"." && left.Add(-1) >= 0 {
+					return dnsmessage.RCodeNameError, nil
+				}
+				return loopback(q, false)
 			})
 			s := testutil.StartWith(t, testutil.Plaintext, em, atName)
-			want := map[testutil.Operation]testutil.Want{testutil.Create: testutil.WantCreated, testutil.Delete: testutil.WantDeleted}[op]
 			want.Check(t, s.GRPCCaller(t).Call(testutil.Context(t), op, testutil.Credential(em)...))
 		}
 	})
 }
 
-// TestFault27IPv6BlackHole: where IPv6 swallows what is sent, IPv4 is tried before anybody gives
-// up.
-func TestFault27IPv6BlackHole(t *testing.T) {
+// startNamedAtlas runs an emulator whose certificate is for atlasName.
+func startNamedAtlas(t *testing.T) *emulator.Emulator {
+	t.Helper()
 	em, err := emulator.Start(emulator.Config{Certificate: emulator.OtherHostCertificate})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
+	return em
+}
+
+// loopback resolves atlasName to 127.0.0.1, and to ::1 with v6. Other names, such as those in the
+// machine's search domains, do not exist.
+func loopback(q dnsmessage.Question, v6 bool) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
+	switch {
+	case q.Name.String() != atlasName+".":
+		return dnsmessage.RCodeNameError, nil
+	case q.Type == dnsmessage.TypeA:
+		return dnsmessage.RCodeSuccess, []dnsmessage.ResourceBody{&dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}}
+	case q.Type == dnsmessage.TypeAAAA && v6:
+		return dnsmessage.RCodeSuccess, []dnsmessage.ResourceBody{&dnsmessage.AAAAResource{AAAA: [16]byte{15: 1}}}
+	}
+	return dnsmessage.RCodeSuccess, nil
+}
+
+// TestFault27IPv6BlackHole checks that IPv4 is tried within the dial budget if IPv6 does not answer.
+func TestFault27IPv6BlackHole(t *testing.T) {
+	em := startNamedAtlas(t)
 	blackHole(t, netip.MustParseAddrPort(strings.TrimSuffix(strings.TrimPrefix(em.URL(), "https://"), "/v1")).Port())
-	resolveBy(t, func(q dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) {
-		switch {
-		case q.Name.String() != atlasName+".":
-			return dnsmessage.RCodeNameError, nil
-		case q.Type == dnsmessage.TypeA:
-			return dnsmessage.RCodeSuccess, []dnsmessage.ResourceBody{&dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}}
-		case q.Type == dnsmessage.TypeAAAA:
-			return dnsmessage.RCodeSuccess, []dnsmessage.ResourceBody{&dnsmessage.AAAAResource{AAAA: [16]byte{15: 1}}}
-		}
-		return dnsmessage.RCodeSuccess, nil
-	})
-	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
-		s := testutil.StartWith(t, mode, em, atName)
-		for name, c := range s.Callers(t) {
-			t.Run(string(mode)+"/"+name, func(t *testing.T) {
-				testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(em)...))
-				testutil.WantDeleted.Check(t, c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(em)...))
-			})
-		}
+	resolveBy(t, func(q dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.ResourceBody) { return loopback(q, true) })
+	for _, c := range testutil.StartWith(t, testutil.Plaintext, em, atName).Callers(t) {
+		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(em)...))
+		testutil.WantDeleted.Check(t, c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(em)...))
 	}
 }
 
-// blackHole is a port of ::1 that takes no connection and refuses none: one that listens, with its
-// queue full.
+// blackHole makes a port of ::1 neither accept nor refuse connections: its listen queue is full.
 func blackHole(t *testing.T, port uint16) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
@@ -196,48 +194,31 @@ func blackHole(t *testing.T, port uint16) {
 	t.Skip("a full queue does not hold up connections here")
 }
 
+// TestFault25Certificate checks that a certificate that cannot be verified is not accepted.
 func TestFault25Certificate(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []emulator.CertificateKind{emulator.ExpiredCertificate, emulator.OtherHostCertificate, emulator.SelfSignedCertificate} {
 		t.Run(string(kind), func(t *testing.T) {
-			em, err := emulator.Start(emulator.Config{Certificate: kind})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(em.Close)
-			for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
-				s := testutil.StartWith(t, mode, em)
-				for name, c := range s.Callers(t) {
-					t.Run(string(mode)+"/"+name, func(t *testing.T) {
-						for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
-							testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TLS", Retry: time.Second}.Check(t, c.Call(testutil.Context(t), op, testutil.Credential(em)...))
-						}
-					})
+			testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+				em := v.StartAtlas(t, emulator.Config{Certificate: kind})
+				testutil.NotCalled(t, em)
+				for _, c := range v.StartWith(t, testutil.Plaintext, em).Callers(t) {
+					for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+						testutil.Want{Code: codes.Unavailable, HTTP: 503, Reason: "ATLAS_TLS", Retry: time.Second}.Check(t, c.Call(testutil.Context(t), op, testutil.Credential(em)...))
+					}
 				}
-			}
-			if calls := em.Calls(emulator.Any); calls != 0 {
-				t.Errorf("Atlas was called %d times, want 0", calls)
-			}
+			})
 		})
 	}
 }
 
-// TestFault01Refused: no connection at all. A delete that was provably not sent says so.
+// TestFault01Refused checks refused connections. A delete that was provably not sent says so.
 func TestFault01Refused(t *testing.T) {
-	// Not parallel: another test's emulator could get the port that is closed here.
-	em, err := emulator.Start(emulator.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	headers := testutil.Credential(em)
-	em.Close()
-	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS, testutil.MutualTLS} {
-		s := testutil.StartWith(t, mode, em)
-		for name, c := range s.Callers(t) {
-			t.Run(string(mode)+"/"+name, func(t *testing.T) {
-				testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), testutil.Create, headers...))
-				testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), testutil.Delete, headers...))
-			})
-		}
-	}
+	t.Parallel()
+	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
+		headers := testutil.Credential(s.Atlas)
+		s.Atlas.Close()
+		testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), testutil.Create, headers...))
+		testutil.WantUnreachable.Check(t, c.Call(testutil.Context(t), testutil.Delete, headers...))
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -240,59 +239,4 @@ func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l 
 		awaitLog(t, s, logGood, func() { replaceFile(t, tc.file, good) })
 		l.awaitCalls(t, 5)
 	}
-}
-
-// expiry is what /metrics says of one certificate, -1 if it says nothing.
-func expiry(t *testing.T, s *testutil.Service, certificate string) int64 {
-	t.Helper()
-	code, body := s.Get(t, "/metrics")
-	if code != http.StatusOK {
-		t.Fatalf("/metrics: %d %q", code, body)
-	}
-	for line := range strings.Lines(body) {
-		if text, ok := strings.CutPrefix(line, fmt.Sprintf("tokend_certificate_expiry_timestamp_seconds{certificate=%q} ", certificate)); ok {
-			var seconds float64
-			if _, err := fmt.Sscan(text, &seconds); err != nil {
-				t.Fatal(err)
-			}
-			return int64(seconds)
-		}
-	}
-	return -1
-}
-
-// TestCertificateExpiry: the gauge follows what is in use, and not what is in a file that cannot be
-// used.
-func TestCertificateExpiry(t *testing.T) {
-	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
-		s := v.Start(t, testutil.MutualTLS)
-		want := func(certificate string, notAfter time.Time) {
-			t.Helper()
-			if got := expiry(t, s, certificate); got != notAfter.Unix() {
-				t.Errorf("%s expires at %d, want %d", certificate, got, notAfter.Unix())
-			}
-		}
-		ca := s.Certs.CA
-		want("client_ca", ca.Cert.NotAfter)
-		later := time.Now().Add(30 * 24 * time.Hour)
-		replaceServer(t, s, ca.IssueUntil(t, "localhost", later))
-		want("server", later)
-
-		awaitLog(t, s, logRefused, func() {
-			replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", ca.IssueUntil(t, "localhost", later.Add(time.Hour)).Certificate[0]))
-		})
-		want("server", later)
-
-		// Of a bundle it is the first: whom that authority signed is refused from then on.
-		soon := testutil.NewAuthorityUntil(t, time.Now().Add(time.Minute))
-		awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca, soon)) })
-		want("client_ca", soon.Cert.NotAfter)
-		if !strings.Contains(s.Log.String(), "expires soon") {
-			t.Error("the log does not say that an authority expires within a minute")
-		}
-		awaitLog(t, s, logRefused, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)[:100]) })
-		want("client_ca", soon.Cert.NotAfter)
-		awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(ca)) })
-		want("client_ca", ca.Cert.NotAfter)
-	})
 }

@@ -14,5 +14,5 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	testutil.Main(m, testutil.ToxiproxyLeaks...)
+	testutil.Main(m)
 }

@@ -43,15 +43,15 @@ const (
 const sideBySide = 8
 
 // The life of a profile's JWT and how long it can be refreshed, by the clock of Atlas and of the
-// service: a stepClock, which goes on with each call. So a busy machine has as many refreshes in a
-// run as any other.
+// service, which advances with each call. So a busy machine has as many refreshes in a run as any
+// other.
 const (
 	profileStep  = 500 * time.Millisecond
 	profileLife  = 6 * time.Minute
 	profileLogin = 30 * time.Minute
 )
 
-func heldConfig(orgs int, clock *stepClock) emulator.Config {
+func heldConfig(orgs int, clock *testutil.Clock) emulator.Config {
 	return emulator.Config{Orgs: orgs, Now: clock.Now, JWTLifetime: profileLife, RefreshWindow: profileLogin}
 }
 
@@ -59,7 +59,7 @@ func heldConfig(orgs int, clock *stepClock) emulator.Config {
 type held struct {
 	*world
 
-	clock      *stepClock
+	clock      *testutil.Clock
 	authConfig auth.Config
 	bearer     map[string]string // what the caller of a profile shows, by its name
 	swaps      atomic.Int64      // how often the secrets of the pairs have been replaced
@@ -74,7 +74,7 @@ type held struct {
 func orgProfile(org int) string   { return fmt.Sprintf("org-%d", org) }
 func pairProfile(pair int) string { return fmt.Sprintf("pair-%d", pair) }
 
-func newHeld(t *testing.T, w *world, clock *stepClock) *held {
+func newHeld(t *testing.T, w *world, clock *testutil.Clock) *held {
 	t.Helper()
 	h := &held{world: w, clock: clock, bearer: map[string]string{}, read: map[*atlas.TokenSource]int{}, counts: map[string]int{}}
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
@@ -136,7 +136,7 @@ func (h *held) join(t *testing.T, c *server.Config, a atlas.Config) {
 func (h *held) source(t *testing.T, client *atlas.Client, profile string, secret func() atlas.UserAuthToken) *atlas.TokenSource {
 	t.Helper()
 	s := atlas.NewTokenSource(atlas.TokenSourceConfig{
-		Client: client, Profile: profile, Clock: atlas.Clock{Now: h.clock.Now, AfterFunc: h.clock.AfterFunc},
+		Client: client, Profile: profile, Clock: h.clock.TokenClock(),
 		Secret: func() (atlas.UserAuthToken, error) { return secret(), nil },
 		OnEvent: func(e atlas.TokenEvent) {
 			h.mu.Lock()

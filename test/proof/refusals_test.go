@@ -3,6 +3,7 @@ package proof
 import (
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ func refusals(w *world) (stop func()) {
 		login.On, refresh.On = emulator.Login, emulator.Refresh
 		return []emulator.Fault{login, refresh}
 	}
-	return w.held.clock.every(40*time.Second, calm,
+	return everyOnClock(w.held.clock, 40*time.Second, calm,
 		// A round of refresh and login or two for most profiles, whose JWTs live on meanwhile. Then
 		// all is well for a time.
 		calm, calm, turn(nothing, both(emulator.Fault{Status: 403})...), nothing, turn(nothing, both(emulator.Fault{Status: 400})...),
@@ -74,6 +75,32 @@ func refusals(w *world) (stop func()) {
 		turn(nothing, both(emulator.Fault{Times: 4, Status: 429, Header: http.Header{"Retry-After": {"7"}}})...),
 		turn(nothing, both(emulator.Fault{Times: 4, Drop: emulator.ResetConnection, AfterEffect: true})...),
 	)
+}
+
+// everyOnClock is every by a clock of the test.
+func everyOnClock(clock *testutil.Clock, d time.Duration, end func(), turns ...func()) (stop func()) {
+	var (
+		mu      sync.Mutex
+		n       int
+		stopped bool
+		next    func()
+	)
+	next = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !stopped {
+			turns[n%len(turns)]()
+			n++
+			clock.AfterFunc(d, next)
+		}
+	}
+	next()
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		end()
+	}
 }
 
 // checkProfiles fails the test if the run had no occasion to go wrong.

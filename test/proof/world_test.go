@@ -73,7 +73,7 @@ type proofReplica struct {
 
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
-	config, clock := emulator.Config{Orgs: s.orgs}, newStepClock()
+	config, clock := emulator.Config{Orgs: s.orgs}, testutil.NewClock()
 	if s.profiles != noProfiles {
 		config = heldConfig(s.orgs, clock)
 	}
@@ -158,7 +158,7 @@ func (w *world) run(t *testing.T, l traffic) history.History {
 				}
 				events[client] = append(events[client], w.call(client, org, random, l))
 				if w.held != nil {
-					w.held.clock.advance(profileStep)
+					w.held.clock.Advance(profileStep)
 				}
 			}
 		})
