@@ -106,9 +106,9 @@ const (
 	// UNAVAILABLE / 503. The keys of your token's issuer could not be fetched, or too many calls wait
 	// for them. Retry after the delay in RetryInfo.
 	ErrorReason_ERROR_REASON_CALLER_CHECK_UNAVAILABLE ErrorReason = 30
-	// UNAVAILABLE / 503. The service stops and had to end your call before Atlas answered. Retry, on a
-	// new connection, which leads to another replica if there is one. A delete that was sent to Atlas
-	// is DELETE_OUTCOME_UNKNOWN instead.
+	// UNAVAILABLE / 503. The service is shutting down and ended your call before Atlas answered. Retry
+	// on a new connection, which leads to another replica if there is one. A delete that was sent to
+	// Atlas gets DELETE_OUTCOME_UNKNOWN instead.
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN ErrorReason = 31
 )
 
