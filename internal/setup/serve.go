@@ -161,13 +161,19 @@ func routeGRPCLog(log *slog.Logger) {
 }
 
 // grpcWarnings drops lines of grpc-go: those with a caller's metadata, which may have a credential
-// in it, and those about its own attempts to connect, because package spiffe reports them once.
+// in it; those about its own attempts to connect, because package spiffe reports them once; and
+// those about a client that closed its connection, as one does that watches the health.
 type grpcWarnings struct{}
 
 func (grpcWarnings) Write(p []byte) (int, error) {
 	to := grpcLog.Load()
-	if to == nil || bytes.Contains(p, []byte("metadata")) || bytes.Contains(p, []byte("createTransport failed to connect")) {
+	if to == nil {
 		return len(p), nil
+	}
+	for _, dropped := range []string{"metadata", "createTransport failed to connect", "transport is closing"} {
+		if bytes.Contains(p, []byte(dropped)) {
+			return len(p), nil
+		}
 	}
 	return (*to).Write(p)
 }

@@ -3,6 +3,7 @@ package setup
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -145,5 +146,19 @@ func TestProxy(t *testing.T) {
 				t.Errorf("%s=%s: %v", name, value, err)
 			}
 		}
+	}
+}
+
+// TestGRPCWarnings checks which lines of grpc-go are logged.
+func TestGRPCWarnings(t *testing.T) {
+	var log strings.Builder
+	routeGRPCLog(slog.New(slog.NewTextHandler(&log, nil)))
+	for _, line := range []string{"a line with metadata", `failed to write status: connection error: desc = "transport is closing"`, "something else"} {
+		if _, err := io.WriteString(grpcWarnings{}, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "something else") {
+		t.Errorf("got %s", got)
 	}
 }
