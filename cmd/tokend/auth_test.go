@@ -183,7 +183,7 @@ callers:
   --expect-file: FILE:3: give either a profile or denied: true
   --expect-file: FILE:4: give either a profile or denied: true
 `},
-		"unknown key": {"- {caller: atlas_jwt, method: CreateToken, deny: true}\n", 64, "tokend: --expect-file: FILE:1: field deny not found in type auth.expectationEntry\n"},
+		"unknown key": {"- {caller: atlas_jwt, method: CreateToken, deny: true}\n", 64, "tokend: --expect-file: FILE:1: field deny not found\n"},
 		"not a list":  {"caller: atlas_jwt\n", 64, "tokend: --expect-file: FILE:1: cannot construct !!map into auth.expectationList\n"},
 		"empty list":  {"[]\n", 64, "tokend: --expect-file: FILE:1: there are no expectations\n"},
 		"empty file":  {"", 1, "tokend: --expect-file: FILE: the file is empty\n"},

@@ -90,8 +90,9 @@ func (e *fileErrors) err() error {
 	return errors.Join(e.errs...)
 }
 
-// quotedValue is a value of the file in an error of the YAML library. It may be a secret.
-var quotedValue = regexp.MustCompile("(?s) `.*`")
+// leftOut matches what is left out of an error of the YAML library: a value of the file, which may
+// be a secret, and the name of a type of this package.
+var leftOut = regexp.MustCompile("(?s) `.*`| in type auth\\.[A-Za-z]+")
 
 // load decodes a file and reports whether its structure is right.
 func (e *fileErrors) load(data []byte, into any) bool {
@@ -108,7 +109,7 @@ func (e *fileErrors) load(data []byte, into any) bool {
 	case err == nil:
 	case errors.As(err, &many):
 		for _, mistake := range many.Errors {
-			e.errorf(mistake.Mark.Line, "%s", quotedValue.ReplaceAllString(mistake.Message, ""))
+			e.errorf(mistake.Mark.Line, "%s", leftOut.ReplaceAllString(mistake.Message, ""))
 		}
 	case errors.As(err, &one):
 		e.errorf(one.Mark.Line, "not YAML: %s", one.Message)
