@@ -21,6 +21,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestFault70Streams: one connection may have four streams of health and reflection, and calls
@@ -81,42 +82,40 @@ func TestFault70LongName(t *testing.T) {
 	}
 }
 
-// TestFault71SharedConnection: a large header costs its own request, and no other on the
-// connection.
+// TestFault71SharedConnection checks that an oversized header fails its own request only, not the
+// others on the connection.
 func TestFault71SharedConnection(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
-		for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
+		for l, want := range map[testutil.Listener]map[uint32]string{
+			testutil.GRPC: {1: "200 0", 3: "200 8"},
+			testutil.REST: {1: "201 ", 3: "431 "},
+		} {
 			t.Run(fmt.Sprint(mode, " ", l), func(t *testing.T) {
-				s := testutil.Start(t, mode)
-				s.Atlas.Inject(emulator.Fault{Delay: 300 * time.Millisecond})
-				h := s.RawHTTP2(t, l, false)
-				h.Framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-				jwt := s.Atlas.Org(0).JWT()
-				if err := h.Call(1, jwt); err != nil {
-					t.Fatal(err)
-				}
-				block := h.Headers(jwt, "x-large", strings.Repeat("x", 60<<10))
-				_ = h.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: block[:16<<10]})
-				for block = block[16<<10:]; len(block) > 0; {
-					n := min(len(block), 16<<10)
-					_ = h.Framer.WriteContinuation(3, n == len(block), block[:n])
-					block = block[n:]
-				}
-				_ = h.Framer.WriteData(3, true, nil)
-				if err := h.Flush(); err != nil {
-					t.Fatal(err)
-				}
-				got := statuses(t, h, 2)
-				want := map[uint32]string{1: "200 0", 3: "200 8"}
-				if l == testutil.REST {
-					want = map[uint32]string{1: "201 ", 3: "431 "}
-				}
-				for stream, status := range want {
-					if got[stream] != status {
-						t.Errorf("stream %d was answered %q, want %q", stream, got[stream], status)
+				testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+					s := v.Start(t, mode)
+					s.Atlas.Inject(emulator.Fault{Delay: 300 * time.Millisecond})
+					h := s.RawHTTP2(t, l, false)
+					h.Framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+					jwt := s.Atlas.Org(0).JWT()
+					if err := h.Call(1, jwt); err != nil {
+						t.Fatal(err)
 					}
-				}
+					block := h.Headers(jwt, "x-large", strings.Repeat("x", 60<<10))
+					_ = h.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: block[:16<<10]})
+					for block = block[16<<10:]; len(block) > 0; {
+						n := min(len(block), 16<<10)
+						_ = h.Framer.WriteContinuation(3, n == len(block), block[:n])
+						block = block[n:]
+					}
+					_ = h.Framer.WriteData(3, true, nil)
+					if err := h.Flush(); err != nil {
+						t.Fatal(err)
+					}
+					if diff := cmp.Diff(want, statuses(t, h, 2)); diff != "" {
+						t.Errorf("statuses by stream (-want +got):\n%s", diff)
+					}
+				})
 			})
 		}
 	}
@@ -205,7 +204,7 @@ func TestFault92ConnectionAge(t *testing.T) {
 		h := s.RawHTTP2(t, testutil.REST, false)
 		_ = h.Call(1, s.Atlas.Org(0).JWT())
 		_ = h.Flush()
-		if !saysGoAway(h) {
+		if !receivesGoAway(h) {
 			t.Errorf("%s: HTTP/2: no GOAWAY", mode)
 		}
 		young := testutil.Start(t, mode)
@@ -215,7 +214,7 @@ func TestFault92ConnectionAge(t *testing.T) {
 	}
 }
 
-func saysGoAway(h *testutil.RawHTTP2) bool {
+func receivesGoAway(h *testutil.RawHTTP2) bool {
 	_ = h.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {
 		frame, err := h.Framer.ReadFrame()
@@ -266,22 +265,30 @@ func TestFault96EmptyBody(t *testing.T) {
 	}
 }
 
-// TestFault97Unread: clients whose HTTP/2 window is closed have their share of the answers that
-// wait, on either listener. Others are served, and what is refused needs no window.
+// TestFault97Unread checks that responses that wait for a closed HTTP/2 window are bounded on either
+// listener, that other clients are served, and that a refusal needs no window.
 func TestFault97Unread(t *testing.T) {
 	t.Parallel()
-	for _, l := range []testutil.Listener{testutil.GRPC, testutil.REST} {
-		for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
-			t.Run(fmt.Sprint(l, " ", mode), func(t *testing.T) {
-				t.Parallel()
-				s := testutil.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.SetMemory(100 * 3 * 20 << 10) }) // for 100 requests
+	for _, at := range []struct {
+		listener testutil.Listener
+		mode     testutil.Security
+		name     string
+	}{
+		{testutil.GRPC, testutil.Plaintext, "gRPC"},
+		{testutil.GRPC, testutil.ServerTLS, "gRPC"},
+		{testutil.REST, testutil.Plaintext, "HTTP"},
+		{testutil.REST, testutil.ServerTLS, "HTTP"},
+	} {
+		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
+			testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+				s := v.Start(t, at.mode, func(c *server.Config, _ *atlas.Config) { c.SetMemory(100 * 3 * 20 << 10) }) // for 100 requests
 				if limit := metric(t, s, "tokend_requests_waiting_limit"); limit != 100 {
-					t.Fatalf("%v requests may wait", limit)
+					t.Fatalf("%v requests may wait, want 100", limit)
 				}
 				jwt := s.Atlas.Org(0).JWT()
 				const conns, streams = 5, 90
 				for range conns {
-					h := s.RawHTTP2(t, l, true, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+					h := s.RawHTTP2(t, at.listener, true, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 					for i := range uint32(streams) {
 						if err := h.Call(2*i+1, jwt); err != nil {
 							t.Fatal(err)
@@ -293,21 +300,21 @@ func TestFault97Unread(t *testing.T) {
 				}
 				refused := func() float64 { return metric(t, s, `tokend_calls_refused_total{limit="requests"}`) }
 				waiting := func() float64 { return metric(t, s, "tokend_requests_waiting") }
-				// Half as many more cost the connection with most.
+				// Half as many more close the connection that has most.
 				closed := func() float64 {
-					return metric(t, s, fmt.Sprintf(`tokend_connections_refused_total{limit="requests",listener=%q}`, map[testutil.Listener]string{testutil.GRPC: "gRPC", testutil.REST: "HTTP"}[l]))
+					return metric(t, s, fmt.Sprintf(`tokend_connections_refused_total{limit="requests",listener=%q}`, at.name))
 				}
-				testutil.Eventually(t, func() bool { return refused() > 0 || closed() > 0 }, "nothing is refused")
-				testutil.Eventually(t, func() bool { return waiting() <= 101 }, "more wait than there are places")
+				testutil.Eventually(t, func() bool { return refused() > 0 || closed() > 0 }, "no request is refused")
+				testutil.Eventually(t, func() bool { return waiting() <= 101 }, "more requests wait than the limit")
 				for name, c := range s.Callers(t) {
 					for range 5 {
 						if got := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+jwt); got.Token == "" {
-							t.Errorf("%s: others are not served: %v %s", name, got.Code, got.Reason)
+							t.Errorf("%s: other clients are not served: %v %s", name, got.Code, got.Reason)
 						}
 					}
 				}
 			})
-		}
+		})
 	}
 }
 

@@ -15,17 +15,17 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// http2Caller speaks HTTP/2 to the plaintext REST listener, from the first byte on.
+// http2Caller speaks HTTP/2 with prior knowledge to the plaintext REST listener.
 func http2Caller(t *testing.T, s *testutil.Service) testutil.RESTCaller {
 	t.Helper()
-	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport := &http.Transport{Protocols: new(http.Protocols), DialContext: s.DialContext}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(transport.CloseIdleConnections)
 	return testutil.RESTCaller{Base: "http://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
 }
 
-// TestUnencryptedHTTP2: the plaintext REST listener speaks HTTP/2 to whoever begins with it, and
-// HTTP/1.1 to everybody else.
+// TestUnencryptedHTTP2 checks that the plaintext REST listener speaks HTTP/2 to clients that start
+// with its preface, and HTTP/1.1 to others.
 func TestUnencryptedHTTP2(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
@@ -69,42 +69,30 @@ func TestUnencryptedHTTP2(t *testing.T) {
 	})
 }
 
-// TestUnencryptedHTTP2Drain: calls in progress are answered, and the client is told to call
-// elsewhere.
+// TestUnencryptedHTTP2Drain checks that a drain answers calls in progress and sends GOAWAY.
 func TestUnencryptedHTTP2Drain(t *testing.T) {
-	t.Parallel()
-	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 200 * time.Millisecond })
-	c := http2Caller(t, s)
-	gate := s.Atlas.Hold(emulator.Create)
-	answer := make(chan testutil.Outcome)
-	go func() { answer <- c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...) }()
-	if err := gate.Wait(testutil.Context(t), 1); err != nil {
-		t.Fatal(err)
-	}
-	idle := s.RawHTTP2(t, testutil.REST, false)
-	goneAway := make(chan error, 1)
-	go func() {
-		for {
-			frame, err := idle.Framer.ReadFrame()
-			if _, ok := frame.(*http2.GoAwayFrame); ok || err != nil {
-				goneAway <- err
-				return
-			}
+	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+		s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 200 * time.Millisecond })
+		gate := s.Atlas.Hold(emulator.Create)
+		answer := testutil.Async(testutil.Context(t), http2Caller(t, s), testutil.Create, testutil.Credential(s.Atlas)...)
+		if err := gate.Wait(testutil.Context(t), 1); err != nil {
+			t.Fatal(err)
 		}
-	}()
-	stopped := make(chan error, 1)
-	go func() { stopped <- s.Stop() }()
-	if err := <-goneAway; err != nil {
-		t.Errorf("an idle client is not told to go away: %v", err)
-	}
-	select {
-	case err := <-stopped:
-		t.Fatalf("the server stopped with a call in progress: %v", err)
-	default:
-	}
-	gate.Release()
-	testutil.WantCreated.Check(t, <-answer)
-	if err := <-stopped; err != nil {
-		t.Error(err)
-	}
+		idle := s.RawHTTP2(t, testutil.REST, false)
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.Stop() }()
+		if !receivesGoAway(idle) {
+			t.Error("an idle client receives no GOAWAY")
+		}
+		select {
+		case err := <-stopped:
+			t.Fatalf("the server stopped with a call in progress: %v", err)
+		default:
+		}
+		gate.Release()
+		testutil.WantCreated.Check(t, <-answer)
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
 }

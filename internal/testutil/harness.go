@@ -60,17 +60,15 @@ func NotCalled(t *testing.T, em *emulator.Emulator) {
 	})
 }
 
-// Eventually waits for something that another process or goroutine is about to do.
+// Eventually polls until done, less and less often. It fails the test after 30 seconds.
 func Eventually(t *testing.T, done func() bool, otherwise string) {
 	t.Helper()
-	deadline, tick := time.After(30*time.Second), time.NewTicker(2*time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-deadline:
+	deadline := time.Now().Add(30 * time.Second)
+	for wait := time.Millisecond; !done(); wait = min(2*wait, 50*time.Millisecond) {
+		if time.Now().After(deadline) {
 			t.Fatal(otherwise)
 		}
+		<-time.After(wait)
 	}
 }
 
@@ -235,7 +233,7 @@ func (s *Service) WantHealth(t *testing.T, want healthpb.HealthCheckResponse_Ser
 // Get reads a page of the admin listener.
 func (s *Service) Get(t *testing.T, path string) (int, string) {
 	t.Helper()
-	transport := &http.Transport{DialContext: s.DialContext}
+	transport := &http.Transport{DialContext: s.DialContext, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Get("http://" + s.AdminAddr().String() + path)
 	if err != nil {

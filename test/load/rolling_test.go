@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,7 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	_ "google.golang.org/grpc/health" // the client's part of health checking
+	_ "google.golang.org/grpc/health" // for healthCheckConfig
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
@@ -23,40 +24,31 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestRollingRestart replaces replicas one after the other while they are called, gRPC with the
-// service config that we recommend and REST over connections that are kept alive: no call fails. A
-// long run replaces each of three replicas five times, another one replica once.
+// TestRollingRestart replaces replicas one by one under load, with gRPC clients that use the
+// recommended service config and REST clients that keep their connections. No call may fail. A long
+// run replaces each of three replicas five times.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
-	rounds, replaced := 1, 1
-	if testutil.Long() {
-		rounds, replaced = 5, 3
-	}
-	em, err := emulator.Start(emulator.Config{Orgs: 4})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(em.Close)
-	p := newPlatform(t, em, 3)
-	calls := p.startLoad(t)
-	for round := range rounds {
-		for i := range replaced {
-			p.replace(t, i)
-			if n := calls.failed.Load(); n > 0 {
-				t.Fatalf("%d calls failed in round %d", n, round+1)
+	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+		p := newPlatform(t, v)
+		stop := p.startCalls(t)
+		for range testutil.Some([]int{1, 2, 3, 4, 5}, 1) {
+			for i := range testutil.Some(p.replicas, 1) {
+				p.replace(t, i)
 			}
 		}
-	}
-	calls.end()
-	if calls.failed.Load() > 0 || calls.answered.Load() < 100 {
-		t.Errorf("%d calls answered, %d failed", calls.answered.Load(), calls.failed.Load())
-	}
-	t.Logf("%d replicas replaced, %d calls answered, none failed", rounds*replaced, calls.answered.Load())
+		answered := stop()
+		if answered < 100 {
+			t.Errorf("%d calls were answered, want at least 100", answered)
+		}
+		t.Logf("%d calls", answered)
+	})
 }
 
-// platform runs replicas and says where they are, as Kubernetes does: by their readiness, and
-// somewhat late.
+// platform runs replicas and tells clients their addresses as Kubernetes does: by their readiness,
+// and somewhat late.
 type platform struct {
+	virtual  *testutil.Virtual
 	atlas    *emulator.Emulator
 	resolver *manual.Resolver
 
@@ -66,73 +58,57 @@ type platform struct {
 	turn     int                 // guarded by mu
 }
 
-// The times of a platform. A call may be sent to a replica until propagation after it has said that
-// it is not ready.
+// A replica may still receive calls for propagation after it has reported that it is not ready.
 const (
-	rollingDelay = 3 * time.Second
-	probing      = 50 * time.Millisecond
-	propagation  = 200 * time.Millisecond
+	drainDelay  = 3 * time.Second
+	probing     = 50 * time.Millisecond
+	propagation = 200 * time.Millisecond
 )
 
-func newPlatform(t *testing.T, em *emulator.Emulator, replicas int) *platform {
+func newPlatform(t *testing.T, v *testutil.Virtual) *platform {
 	t.Helper()
-	p := &platform{atlas: em, resolver: manual.NewBuilderWithScheme("replicas")}
-	for range replicas {
+	p := &platform{virtual: v, atlas: v.StartAtlas(t, emulator.Config{Orgs: 4}), resolver: manual.NewBuilderWithScheme("replicas")}
+	for range 3 {
 		p.replicas = append(p.replicas, p.startReplica(t))
 	}
+	p.publish(p.replicas)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(probing)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
+		for ctx.Err() == nil {
 			ready := p.probe(t)
 			time.AfterFunc(propagation, func() { p.publish(ready) })
+			<-time.After(probing)
 		}
 	})
 	t.Cleanup(func() {
 		cancel()
 		wg.Wait()
 	})
-	p.publish(p.replicas)
 	return p
 }
 
 func (p *platform) startReplica(t *testing.T) *testutil.Service {
 	t.Helper()
-	s := testutil.StartWith(t, testutil.Plaintext, p.atlas, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = rollingDelay })
+	s := p.virtual.StartWith(t, testutil.Plaintext, p.atlas, func(c *server.Config, _ *atlas.Config) { c.DrainDelay = drainDelay })
 	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == 200 }, "the replica is not ready")
 	return s
 }
 
-// probe returns the replicas that say they are ready.
+// probe returns the replicas that report that they are ready.
 func (p *platform) probe(t *testing.T) (ready []*testutil.Service) {
 	p.mu.Lock()
-	replicas := append([]*testutil.Service(nil), p.replicas...)
+	replicas := slices.Clone(p.replicas)
 	p.mu.Unlock()
 	for _, s := range replicas {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+"/readyz", nil)
-		if err != nil {
-			continue
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			continue
-		}
-		_ = resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
+		if code, _ := s.Get(t, "/readyz"); code == http.StatusOK {
 			ready = append(ready, s)
 		}
 	}
 	return ready
 }
 
-// publish tells clients where to call.
+// publish tells clients the addresses.
 func (p *platform) publish(ready []*testutil.Service) {
 	p.mu.Lock()
 	p.ready = ready
@@ -144,57 +120,47 @@ func (p *platform) publish(ready []*testutil.Service) {
 	p.resolver.UpdateState(resolver.State{Endpoints: endpoints})
 }
 
-// dial connects a REST client to one replica after the other.
+// dial connects a REST client to the replicas in turn.
 func (p *platform) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	p.mu.Lock()
 	s := p.ready[p.turn%len(p.ready)]
 	p.turn++
 	p.mu.Unlock()
-	return (&net.Dialer{}).DialContext(ctx, network, s.HTTPAddr().String())
+	return s.DialContext(ctx, network, s.HTTPAddr().String())
 }
 
-// replace starts a new replica, waits until calls are sent to it, and stops the one before.
+// replace starts a replica, waits until it receives calls, and stops the one that it replaces.
 func (p *platform) replace(t *testing.T, i int) {
 	t.Helper()
 	next := p.startReplica(t)
 	p.mu.Lock()
-	before := p.replicas[i]
+	old := p.replicas[i]
 	p.replicas = append(p.replicas, next)
 	p.mu.Unlock()
 	testutil.Eventually(t, func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for _, s := range p.ready {
-			if s == next {
-				return true
-			}
-		}
-		return false
-	}, "no call is sent to the new replica")
-	if err := before.Stop(); err != nil {
+		return slices.Contains(p.ready, next)
+	}, "the new replica receives no calls")
+	if err := old.Stop(); err != nil {
 		t.Error(err)
 	}
 	p.mu.Lock()
-	p.replicas = append([]*testutil.Service(nil), p.replicas[:len(p.replicas)-1]...)
+	p.replicas = slices.Clone(p.replicas[:len(p.replicas)-1])
 	p.replicas[i] = next
 	p.mu.Unlock()
 }
 
-// steadyLoad is calls that go on until they are ended.
-type steadyLoad struct {
-	answered, failed atomic.Int64
-	end              func()
-}
-
-// startLoad calls over both transports, each caller every 10 ms, now and then to delete.
-func (p *platform) startLoad(t *testing.T) *steadyLoad {
+// startCalls calls over both transports, each client every 10 ms, and every 20th call deletes. stop
+// returns how many calls were answered.
+func (p *platform) startCalls(t *testing.T) (stop func() (answered int64)) {
 	t.Helper()
 	config, err := os.ReadFile(testutil.Path("deploy/service-config.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn, err := grpc.NewClient("replicas:///tokend", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithResolvers(p.resolver),
-		grpc.WithDefaultServiceConfig(string(config)))
+		grpc.WithDefaultServiceConfig(string(config)), p.replicas[0].DialOption())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,35 +171,29 @@ func (p *platform) startLoad(t *testing.T) *steadyLoad {
 		testutil.NewGRPCCaller(conn),
 		testutil.RESTCaller{Base: "http://tokend.test", Client: &http.Client{Transport: transport}},
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	l := &steadyLoad{end: func() { cancel(); wg.Wait() }}
-	t.Cleanup(l.end)
-	for worker := range 8 {
+	var answered atomic.Int64
+	for client := range 8 {
 		wg.Go(func() {
-			tick := time.NewTicker(10 * time.Millisecond)
-			defer tick.Stop()
-			for n := 0; ; n++ {
-				select {
-				case <-ctx.Done():
-					return
-				case <-tick.C:
-				}
+			for n := 1; ctx.Err() == nil; n++ {
 				op := testutil.Create
-				if n%20 == 19 {
+				if n%20 == 0 {
 					op = testutil.Delete
 				}
-				callCtx, done := context.WithTimeout(context.Background(), 20*time.Second)
-				got := callers[worker%2].Call(callCtx, op, "authorization", "JWT "+p.atlas.Org(worker/2).JWT())
-				done()
+				got := callers[client%2].Call(testutil.Context(t), op, "authorization", "JWT "+p.atlas.Org(client/2).JWT())
 				if got.Code != codes.OK {
-					l.failed.Add(1)
-					t.Errorf("worker %d, %s: %+v", worker, op, got)
-				} else {
-					l.answered.Add(1)
+					t.Errorf("client %d, %s: %+v", client, op, got)
+					return
 				}
+				answered.Add(1)
+				<-time.After(10 * time.Millisecond)
 			}
 		})
 	}
-	return l
+	return func() int64 {
+		cancel()
+		wg.Wait()
+		return answered.Load()
+	}
 }
