@@ -14,15 +14,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// readyJSON asks /readyz for JSON.
-func readyJSON(t *testing.T, s *testutil.Service, accept string) (status int, contentType, body string) {
+// getAs reads a page of the admin listener with this Accept header.
+func getAs(t *testing.T, s *testutil.Service, path, accept string) (resp *http.Response, body string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+"/readyz", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set("Accept", accept)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err = http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,16 +31,15 @@ func readyJSON(t *testing.T, s *testutil.Service, accept string) (status int, co
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp.StatusCode, resp.Header.Get("Content-Type"), string(read)
+	return resp, string(read)
 }
 
-// TestReadyzJSON: who asks for JSON gets each check, since when it is so, and why; the status is
-// that of the text.
+// TestReadyzJSON checks the list of checks in JSON, and that text has the same status and reasons.
 func TestReadyzJSON(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
 	before := time.Now().Add(-2 * time.Second) // JSON has whole seconds
-	type told struct {
+	type report struct {
 		State  string
 		Checks []struct {
 			Name  string
@@ -49,41 +48,39 @@ func TestReadyzJSON(t *testing.T) {
 			Why   string
 		}
 	}
-	ask := func(want int) told {
+	get := func(want int) (r report) {
 		t.Helper()
-		status, contentType, body := readyJSON(t, s.Service, "text/html, application/json;q=0.9")
-		var answer told
-		if err := json.Unmarshal([]byte(body), &answer); err != nil || status != want || contentType != "application/json" {
-			t.Fatalf("%v, %d %s: %s", err, status, contentType, body)
+		testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == want }, "the status does not change")
+		resp, body := getAs(t, s.Service, "/readyz", "text/html, application/json;q=0.9")
+		if err := json.Unmarshal([]byte(body), &r); err != nil || resp.StatusCode != want || resp.Header.Get("Content-Type") != "application/json" {
+			t.Fatalf("%v, %d %v: %s", err, resp.StatusCode, resp.Header, body)
 		}
-		return answer
+		return r
 	}
-	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == http.StatusOK }, "it is not ready")
-	good := ask(http.StatusOK)
+	good := get(http.StatusOK)
 	if good.State != "ready" || len(good.Checks) != 3 || good.Checks[0].Name != "Atlas" || good.Checks[1].Name != "profile acme" ||
 		good.Checks[2].Name != "files" || !good.Checks[0].OK || !good.Checks[1].OK || !good.Checks[2].OK || good.Checks[1].Why != "" {
-		t.Errorf("when all is well: %+v", good)
+		t.Errorf("ready: %+v", good)
 	}
 	s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest})
 	for _, c := range s.Callers(t) {
 		testutil.WantServiceRejected.CheckRetry(t, c.Call(testutil.Context(t), testutil.Create), time.Second, time.Minute)
 	}
-	testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/readyz"); return code == http.StatusServiceUnavailable }, "it is ready")
-	bad := ask(http.StatusServiceUnavailable)
+	bad := get(http.StatusServiceUnavailable)
 	const why = "profile acme: Atlas refuses the service's own credential: atlas: login: error status (HTTP 400): Bad Request"
 	if bad.State != "refused by Atlas" || !bad.Checks[0].OK || bad.Checks[1].OK || bad.Checks[1].Why != why ||
 		bad.Checks[1].Since.Before(before) || bad.Checks[1].Since.After(time.Now()) {
-		t.Errorf("when Atlas refuses the profile: %+v", bad)
+		t.Errorf("refused: %+v", bad)
 	}
 	for _, accept := range []string{"", "*/*", "text/plain"} {
-		if _, contentType, body := readyJSON(t, s.Service, accept); contentType != "text/plain; charset=utf-8" || body != "refused by Atlas\n"+why+"\n" {
-			t.Errorf("with %q: %s %q", accept, contentType, body)
+		if resp, body := getAs(t, s.Service, "/readyz", accept); resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" || body != "refused by Atlas\n"+why+"\n" {
+			t.Errorf("with %q: %v %q", accept, resp.Header, body)
 		}
 	}
 }
 
-// TestProfiling: there are no profiles unless somebody has asked for them, and never the command
-// line, nor anything for callers.
+// TestProfiling checks that profiles are off by default, never show the command line, and are not
+// served to callers.
 func TestProfiling(t *testing.T) {
 	t.Parallel()
 	for _, on := range []bool{false, true} {
@@ -104,37 +101,44 @@ func TestProfiling(t *testing.T) {
 	}
 }
 
-// TestStatusPage checks that a browser gets the status page, with the state of the server's own
-// checks and metrics, and that it loads nothing else.
+// TestStatusPage checks that a browser gets the status page, with the server's checks and metrics,
+// and that the page loads nothing else.
 func TestStatusPage(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
-	for _, c := range s.Callers(t) { // they make the service log in
-		if got := c.Call(testutil.Context(t), testutil.Create); got.Token == "" {
-			t.Fatalf("%+v", got)
-		}
-	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+"/", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testutil.WantCreated.Check(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create)) // logs in
+	resp, body := getAs(t, s.Service, "/", "text/html,application/xhtml+xml,*/*;q=0.8")
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/html; charset=utf-8" ||
 		!strings.HasPrefix(resp.Header.Get("Content-Security-Policy"), "default-src 'none';") {
 		t.Errorf("status %d, headers %v", resp.StatusCode, resp.Header)
 	}
 	for _, text := range []string{"profile acme", "logged in", "next renewal in", "Connections, admin"} {
-		if !strings.Contains(string(body), text) {
+		if !strings.Contains(body, text) {
 			t.Errorf("the page lacks %q", text)
 		}
+	}
+}
+
+// TestOpenMetrics checks that each family occurs once under its OpenMetrics name, which has no
+// _total.
+func TestOpenMetrics(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.Plaintext)
+	_, body := getAs(t, s, "/metrics", "application/openmetrics-text;version=1.0.0")
+	if !strings.HasSuffix(body, "# EOF\n") {
+		t.Fatal("the response is not OpenMetrics")
+	}
+	seen := map[string]bool{}
+	for line := range strings.SplitSeq(body, "\n") {
+		if family, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, _, _ := strings.Cut(family, " ")
+			if seen[name] {
+				t.Errorf("%s occurs twice", name)
+			}
+			seen[name] = true
+		}
+	}
+	if !seen["tokend_ready"] || !seen["go_goroutines"] {
+		t.Error("the metrics are incomplete")
 	}
 }

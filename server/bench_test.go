@@ -27,7 +27,7 @@ import (
 
 var benchMetrics = call.NewMetrics(prometheus.NewRegistry(), ephemeraltokenv1.EphemeralTokenService_ServiceDesc)
 
-// instantAtlas answers at once, so that what is measured is what is around it.
+// instantAtlas answers at once, so that its latency is not measured.
 type instantAtlas struct{}
 
 func (instantAtlas) CreateEphemeralToken(context.Context, atlas.JWT) (atlas.Token, error) {
@@ -35,9 +35,8 @@ func (instantAtlas) CreateEphemeralToken(context.Context, atlas.JWT) (atlas.Toke
 }
 func (instantAtlas) DeleteEphemeralToken(context.Context, atlas.JWT) error { return nil }
 
-// The calls that callers make, on both transports, with a token that is remembered or one that
-// Atlas has to be asked for and nobody shares. Over gRPC both ends are in this process; REST is
-// without a connection.
+// BenchmarkCreate measures creates over both transports, cached and uncached. gRPC includes its
+// client; REST is without a connection.
 func BenchmarkCreate(b *testing.B) {
 	for name, cacheConfig := range map[string]tokencache.Config{"remembered": {TTL: time.Hour}, "unshared": {}} {
 		for transport, call := range benchCalls(b, cacheConfig) {
@@ -51,7 +50,7 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
-// benchCalls are functions that make one call each, all with the same credential.
+// benchCalls returns a function per transport that makes one call. All use the same credential.
 func benchCalls(tb testing.TB, cacheConfig tokencache.Config) map[string]func() {
 	tb.Helper()
 	svc, intercept, cfg := benchService(tb, cacheConfig)
@@ -85,10 +84,10 @@ func benchCalls(tb testing.TB, cacheConfig tokencache.Config) map[string]func() 
 	}
 }
 
-// benchService is a service whose Atlas answers at once, with the chain that its calls pass.
+// benchService returns a service whose Atlas answers at once, and its interceptor chain.
 func benchService(tb testing.TB, cacheConfig tokencache.Config) (*service, grpc.UnaryServerInterceptor, Config) {
 	tb.Helper()
-	cfg := Config{Logger: slog.New(slog.DiscardHandler), CallerRate: 1 << 30} // a limiter at work, which refuses nothing
+	cfg := Config{Logger: slog.New(slog.DiscardHandler), CallerRate: 1 << 30} // enabled, but refuses nothing
 	cfg.setDefaults()
 	cache, err := tokencache.New(instantAtlas{}, cacheConfig)
 	if err != nil {

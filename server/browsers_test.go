@@ -20,13 +20,13 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// page is one answer of the REST listener, as it is on the wire.
+// page is a response of the REST listener, not decompressed.
 type page struct {
 	*http.Response
 	body string
 }
 
-// fetch makes a request as nobody in particular; headers is in pairs.
+// fetch makes a request without a credential; headers is in pairs.
 func fetch(t *testing.T, s *testutil.Service, verb, path string, headers ...string) page {
 	t.Helper()
 	req, err := http.NewRequestWithContext(testutil.Context(t), verb, "http://"+s.HTTPAddr().String()+path, nil)
@@ -50,7 +50,7 @@ func fetch(t *testing.T, s *testutil.Service, verb, path string, headers ...stri
 
 func withDocs(c *server.Config, _ *atlas.Config) { c.Docs = true }
 
-// TestDocs: the API's page and its parts are there for everybody, and nothing else is.
+// TestDocs checks the API page and its files, and that there are no others.
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withDocs)
@@ -95,7 +95,7 @@ func TestDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := fetch(t, s, http.MethodGet, "/openapi.json"); got.body != string(document) {
-		t.Error("/openapi.json is another document")
+		t.Error("/openapi.json is not the document")
 	}
 	for path, location := range map[string]string{"/": "docs", "/docs/": "../docs"} {
 		if got := fetch(t, s, http.MethodGet, path); got.StatusCode != http.StatusPermanentRedirect || got.Header.Get("Location") != location {
@@ -106,11 +106,11 @@ func TestDocs(t *testing.T) {
 		t.Errorf("/docs/index.html: %d", got.StatusCode)
 	}
 	if n := s.Atlas.Calls(emulator.Any); n != 0 || strings.Contains(s.Log.String(), `"code":"OK"`) {
-		t.Errorf("a page is a call: Atlas got %d\n%s", n, s.Log)
+		t.Errorf("a page counts as a call: %d calls to Atlas\n%s", n, s.Log)
 	}
 }
 
-// TestDocsOff: without being asked for, the page is a route that does not exist.
+// TestDocsOff checks that the page is off by default.
 func TestDocsOff(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
@@ -121,8 +121,8 @@ func TestDocsOff(t *testing.T) {
 	}
 }
 
-// TestDocsCompressed: whoever takes gzip gets it as it is in the binary, and everybody else the
-// same content; caches can tell the two apart.
+// TestDocsCompressed checks that clients that accept gzip get it, that others get the same content,
+// and that caches can tell the two apart.
 func TestDocsCompressed(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withDocs)
@@ -160,7 +160,7 @@ func withOrigin(c *server.Config, _ *atlas.Config) {
 	c.CORSOrigins = []string{pageOrigin, "http://localhost:3000"}
 }
 
-// corsHeaders are those of an answer that are for browsers.
+// corsHeaders returns the CORS headers of a response.
 func corsHeaders(h http.Header) map[string]string {
 	found := map[string]string{}
 	for name, values := range h {
@@ -171,15 +171,13 @@ func corsHeaders(h http.Header) map[string]string {
 	return found
 }
 
-// TestPreflight: a page of an origin that is let in may send what REST takes, and nothing else may.
-// Asking is no call: it needs no credential, takes nobody's place, and Atlas hears nothing of it.
+// TestPreflight checks which origins, methods and headers are allowed, and that a preflight is not
+// a call: it needs no credential, takes no place and does not reach Atlas.
 func TestPreflight(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) { c.MaxCalls, c.CallerRate = 2, 1 })
 	gate := s.Atlas.Hold(emulator.Create)
-	call := make(chan testutil.Outcome)
-	caller := s.RESTCaller(t)
-	go func() { call <- caller.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...) }() // one caller has his half of all places
+	call := testutil.Async(testutil.Context(t), s.RESTCaller(t), testutil.Create, testutil.Credential(s.Atlas)...) // a caller has half of the places
 	if err := gate.Wait(testutil.Context(t), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -228,10 +226,10 @@ func TestPreflight(t *testing.T) {
 		})
 	}
 	if n := s.Atlas.Calls(emulator.Any); n != 1 {
-		t.Errorf("Atlas got %d requests, want the one of the call", n)
+		t.Errorf("%d calls to Atlas, want 1", n)
 	}
 	if log := s.Log.String(); strings.Contains(log, "call") {
-		t.Errorf("the log has calls:\n%s", log)
+		t.Errorf("preflights are logged as calls:\n%s", log)
 	}
 	if diff := cmp.Diff(before, countedCalls(t, s)); diff != "" {
 		t.Errorf("preflights are counted as calls (-before +after):\n%s", diff)
@@ -240,7 +238,7 @@ func TestPreflight(t *testing.T) {
 	testutil.WantCreated.Check(t, <-call)
 }
 
-// countedCalls are the counters of calls, and of what is refused before it is one.
+// countedCalls returns the counters of calls and of refused requests.
 func countedCalls(t *testing.T, s *testutil.Service) (lines []string) {
 	t.Helper()
 	_, metrics := s.Get(t, "/metrics")
@@ -255,15 +253,15 @@ func countedCalls(t *testing.T, s *testutil.Service) (lines []string) {
 	return lines
 }
 
-// panickyTokens is broken.
+// panickyTokens panics on every create.
 type panickyTokens struct{ server.Tokens }
 
 func (*panickyTokens) Create(context.Context, atlas.Credential, bool) (tokencache.Result, error) {
 	panic("planted")
 }
 
-// TestCORS: every answer, errors included, can be read by a page of an origin that is let in and by
-// no other, and no cache gives one the answer that was for another.
+// TestCORS checks that pages of allowed origins, and no others, can read every response, errors
+// included, and that caches keep the origins apart.
 func TestCORS(t *testing.T) {
 	t.Parallel()
 	broken := testutil.Start(t, testutil.Plaintext, withOrigin, func(c *server.Config, _ *atlas.Config) {

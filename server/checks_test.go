@@ -10,8 +10,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// TestChecksSince: a check keeps its time for as long as it stays well, or not, whatever the
-// reason; what comes back after it was gone begins anew.
+// TestChecksSince checks that a check's time changes with its state, not with its reason, and
+// starts again when the check returns.
 func TestChecksSince(t *testing.T) {
 	var (
 		now   = time.Unix(0, 0)
@@ -40,9 +40,8 @@ func TestChecksSince(t *testing.T) {
 	}
 }
 
-// TestDrainingIsTheEnd: a look at whether all is well, as there is one every second, does not have
-// a server that drains take calls again.
-func TestDrainingIsTheEnd(t *testing.T) {
+// TestDrainingIsFinal checks that the periodic checks do not make a draining server ready again.
+func TestDrainingIsFinal(t *testing.T) {
 	r := newReadiness(auth.NewPassThrough(), newChecks(func() []auth.Check { return nil }))
 	for _, step := range []struct {
 		what  func()

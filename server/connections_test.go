@@ -9,8 +9,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestFault51AdminConnections: connections to the admin listener cannot take all descriptors
-// either.
+// TestFault51AdminConnections checks that admin connections are bounded as well.
 func TestFault51AdminConnections(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.SetDescriptors(64) }) // 4 of them for admin
@@ -18,7 +17,7 @@ func TestFault51AdminConnections(t *testing.T) {
 		for range 20 {
 			v.Dial(t, s.AdminAddr())
 		}
-		testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/healthz"); return code == 200 }, "the silent ones are not closed")
+		testutil.Eventually(t, func() bool { code, _ := s.Get(t, "/healthz"); return code == 200 }, "silent connections are not closed")
 		if _, metrics := s.Get(t, "/metrics"); !strings.Contains(metrics, `tokend_connections_refused_total{limit="listener",listener="admin"}`) {
 			t.Error("no connection was refused")
 		}

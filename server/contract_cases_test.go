@@ -27,15 +27,14 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// contractRun holds what REST answers against the OpenAPI document, and collects which parts of it
-// have come up.
+// contractRun compares REST responses with the OpenAPI document, and collects the parts of the
+// document that were seen.
 type contractRun struct {
-	seen map[string]bool // as checkDocumented has them
+	seen map[string]bool // as CheckDocumented returns them
 }
 
-// TestContract has the REST routes answer all that they can, and compares the document with it,
-// both ways: no answer that the document does not have, and nothing in the document that is never
-// answered.
+// TestContract causes every documented REST response and compares it with the document. It fails
+// for a response that is not documented, and for a documented one that does not occur.
 func TestContract(t *testing.T) {
 	t.Parallel()
 	r := &contractRun{seen: map[string]bool{}}
@@ -44,17 +43,17 @@ func TestContract(t *testing.T) {
 		run  func(*testing.T, *contractRun)
 	}{
 		{"successes", answerSuccesses},
-		{"pages of another origin", answerOrigins},
-		{"requests that cannot be read", answerUnreadable},
-		{"what HTTP refuses", answerRefusedByHTTP},
+		{"other origins", answerOrigins},
+		{"malformed requests", answerUnreadable},
+		{"errors of net/http", answerRefusedByHTTP},
 		{"credentials", answerCredentials},
 		{"callers", answerCallers},
 		{"issuer that is down", answerIssuerDown},
-		{"answers of Atlas", answerAtlasStatuses},
-		{"no answer of Atlas", answerNoAtlas},
+		{"statuses of Atlas", answerAtlasStatuses},
+		{"unreachable Atlas", answerNoAtlas},
 		{"service's own credential", answerServiceCredential},
 		{"deadlines", answerDeadlines},
-		{"callers that leave", answerCancelled},
+		{"cancelled calls", answerCancelled},
 		{"too many calls", answerOverloaded},
 		{"open breaker", answerBreaker},
 		{"end of a drain", answerShuttingDown},
@@ -63,22 +62,22 @@ func TestContract(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) { tc.run(t, r) })
 	}
 	if t.Failed() {
-		return // what is missing then is clear
+		return // the rest would follow from that
 	}
 	for _, part := range testutil.DocumentedParts(testutil.OpenAPI(t)) {
 		if !r.seen[part] {
-			t.Errorf("never answered, or not by this test: %s", part)
+			t.Errorf("this response never occurred: %s", part)
 		}
 	}
 	for reason := range apierror.Reasons() {
 		name := (&apierror.Error{Reason: reason}).ReasonName()
 		if !slices.ContainsFunc(testutil.DocumentedParts(testutil.OpenAPI(t)), func(part string) bool { return strings.HasSuffix(part, " "+name) }) {
-			t.Errorf("no answer with the reason %s is documented", name)
+			t.Errorf("no response with the reason %s is documented", name)
 		}
 	}
 }
 
-// saw takes an answer that is to have this reason; "" is a success, or an error of HTTP itself.
+// saw checks a response; the reason is "" for a success and for an error of net/http.
 func (r *contractRun) saw(t *testing.T, a testutil.Answer, status int, reason string) {
 	t.Helper()
 	if a.Status != status || reason != "" && !strings.Contains(a.Body, `"`+reason+`"`) {
@@ -106,13 +105,13 @@ func answerSuccesses(t *testing.T, r *contractRun) {
 	s := testutil.Start(t, testutil.Plaintext, testutil.WithTTL(time.Minute))
 	c, jwt := s.RESTCaller(t), testutil.Credential(s.Atlas)
 	for range 2 {
-		r.call(t, c, testutil.Create, 201, "", jwt...) // the second is from memory
+		r.call(t, c, testutil.Create, 201, "", jwt...) // the second is cached
 	}
 	r.call(t, c, testutil.Create, 201, "", append(jwt, "cache-control", "no-cache")...)
 	r.call(t, c, testutil.Delete, 204, "", jwt...)
 }
 
-// answerOrigins looks at an answer of each kind. That all of them are the same in this is TestCORS.
+// answerOrigins checks a response of each kind. TestCORS checks the others.
 func answerOrigins(t *testing.T, r *contractRun) {
 	s := testutil.Start(t, testutil.Plaintext, withOrigin)
 	c := s.RESTCaller(t)
@@ -155,8 +154,8 @@ func answerUnreadable(t *testing.T, r *contractRun) {
 	}
 }
 
-// answerRefusedByHTTP checks the statuses that the document says HTTP itself answers with, in plain
-// text. They are not among the responses of an operation, so that clients get one type of error.
+// answerRefusedByHTTP checks net/http's own errors, in plain text. The document mentions them
+// outside the operations, so that clients get one type of error.
 func answerRefusedByHTTP(t *testing.T, _ *contractRun) {
 	s := testutil.Start(t, testutil.ServerTLS)
 	check := func(op testutil.Operation, resp *http.Response, status int) {
@@ -181,7 +180,7 @@ func answerRefusedByHTTP(t *testing.T, _ *contractRun) {
 	}
 }
 
-// answerOf reads a response whole.
+// answerOf reads a whole response.
 func answerOf(t *testing.T, op testutil.Operation, resp *http.Response) testutil.Answer {
 	t.Helper()
 	body, err := io.ReadAll(resp.Body)
@@ -203,8 +202,8 @@ func answerCallers(t *testing.T, r *contractRun) {
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"ec": key})
 	s := testutil.StartIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: testutil.MustPolicy(t, policyOf(issuer))}, atlas.Clock{}, emulator.Config{})
-	testutil.Eventually(t, func() bool { return s.Auth.Issuers()[issuer.URL].OK }, "the issuer's keys do not come")
-	c := newCallerCredentials(t, s.Certs.CA, issuer, key)
+	testutil.Eventually(t, func() bool { return s.Auth.Issuers()[issuer.URL].OK }, "the issuer's keys are not fetched")
+	c := callerCredentials{issuer, key, s.Certs.CA}
 	r.both(t, restAs(t, s.Service, nil), 401, "CALLER_REJECTED", "authorization", c.token(t, map[string]any{"aud": "other"}))
 	r.both(t, restAs(t, s.Service, nil), 401, "CALLER_UNKNOWN", testutil.Credential(s.Atlas)...)
 	r.both(t, restAs(t, s.Service, c.withURI(t, "/unlisted")), 403, "CALLER_NOT_PERMITTED")
@@ -221,7 +220,7 @@ callers:
 `, issuer.URL)
 }
 
-// restAs is a REST client with this certificate, or none if it is nil.
+// restAs returns a REST client with this certificate, or without one if it is nil.
 func restAs(t *testing.T, s *testutil.Service, cert *tls.Certificate) testutil.RESTCaller {
 	t.Helper()
 	return s.RESTCallerWith(t, s.ClientTLSWith(cert))
@@ -256,7 +255,7 @@ func answerAtlasStatuses(t *testing.T, r *contractRun) {
 		r.call(t, s.RESTCaller(t), testutil.Create, tc.create, tc.ofCreate, testutil.Credential(s.Atlas)...)
 		r.call(t, s.RESTCaller(t), testutil.Delete, tc.remove, tc.ofRemove, testutil.Credential(s.Atlas)...)
 	}
-	// A status that says nothing of what was done.
+	// A status that leaves the outcome open.
 	switching := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusSwitchingProtocols)
 	}))
@@ -269,9 +268,9 @@ func answerAtlasStatuses(t *testing.T, r *contractRun) {
 }
 
 func answerNoAtlas(t *testing.T, r *contractRun) {
-	t.Run("gone", func(t *testing.T) {
+	t.Run("refused", func(t *testing.T) {
 		s := testutil.Start(t, testutil.Plaintext, func(_ *server.Config, a *atlas.Config) {
-			a.BaseURL = "https://127.0.0.1:1/v1" // a port that no other test's emulator gets
+			a.BaseURL = "https://127.0.0.1:1/v1" // a port that stays closed
 		})
 		r.both(t, s.RESTCaller(t), 503, "ATLAS_UNREACHABLE", testutil.Credential(s.Atlas)...)
 	})
@@ -284,7 +283,7 @@ func answerNoAtlas(t *testing.T, r *contractRun) {
 		s.Atlas.Inject(emulator.Fault{Delay: time.Hour})
 		r.call(t, s.RESTCaller(t), testutil.Create, 503, "ATLAS_TIMEOUT", testutil.Credential(s.Atlas)...)
 	})
-	t.Run("slow to begin with", func(t *testing.T) {
+	t.Run("slow handshake", func(t *testing.T) {
 		silent, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -321,8 +320,7 @@ func answerDeadlines(t *testing.T, r *contractRun) {
 	})
 }
 
-// untilSent makes calls that end at a limit, until one has got so far before that: on a busy
-// machine, it takes longer.
+// untilSent makes calls with growing limits until one has been sent before its limit.
 func (r *contractRun) untilSent(t *testing.T, part string, call func(limit time.Duration)) {
 	t.Helper()
 	for limit := 100 * time.Millisecond; !r.seen[part] && !t.Failed() && limit < 10*time.Second; limit *= 4 {
@@ -339,8 +337,8 @@ func answerCancelled(t *testing.T, r *contractRun) {
 	r.saw(t, leave(t, identity.Service, identity.Atlas.Hold(emulator.Login), testutil.Delete, ""), 499, "CANCELLED") // the delete was not sent
 }
 
-// leave makes a call and, once Atlas holds on to it, shuts its half of the connection. Only who
-// does that sees the answer.
+// leave makes a call and half-closes the connection once Atlas holds the call, so that the response
+// to a cancelled call can be read.
 func leave(t *testing.T, s *testutil.Service, gate *emulator.Gate, op testutil.Operation, authorization string) testutil.Answer {
 	t.Helper()
 	defer gate.Release()
@@ -396,15 +394,14 @@ func answerOverloaded(t *testing.T, r *contractRun) {
 	testutil.WantCreated.Check(t, <-first)
 }
 
-// answerBreaker has only the breaker's word for it, which comes before anything is sent. The
-// breaker itself is row 65 of the fault table.
+// answerBreaker uses the circuit breaker's error. Row 65 of the fault table tests the breaker.
 func answerBreaker(t *testing.T, r *contractRun) {
 	s, d := testutil.StartDoor(t)
 	d.Expect(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnavailable, RetryAfter: 300 * time.Millisecond})
 	r.call(t, s.RESTCaller(t), testutil.Delete, 503, "ATLAS_UNAVAILABLE", testutil.Credential(s.Atlas)...)
 }
 
-// answerShuttingDown has the reason alone. TestDrainTimeout has the drain.
+// answerShuttingDown uses the reason alone. TestDrainTimeout tests the drain.
 func answerShuttingDown(t *testing.T, r *contractRun) {
 	s, d := testutil.StartDoor(t)
 	for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {

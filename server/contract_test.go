@@ -9,7 +9,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestUndocumented: what is not in the document is noticed.
+// TestUndocumented checks that CheckDocumented rejects responses that are not documented.
 func TestUndocumented(t *testing.T) {
 	t.Parallel()
 	good := func() testutil.Answer {
@@ -52,12 +52,12 @@ func TestUndocumented(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := tc.of()
 			if parts := a.CheckDocumented(t); len(parts) == 0 {
-				t.Error("it is no instance of anything to begin with")
+				t.Error("the unchanged response is not documented")
 			}
 			tc.change(&a)
 			operation := testutil.OpenAPI(t).Paths.Value(testutil.ServicePath).GetOperation(a.Verb)
 			if _, err := a.DocumentedAs(t, a.Verb, operation); err == nil {
-				t.Errorf("%s is taken", a)
+				t.Errorf("%s is accepted", a)
 			}
 		})
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestDrain: calls in progress are answered, and probes can see that no more should be sent.
+// TestDrain checks that a drain answers calls in progress and tells probes.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {
@@ -55,7 +55,7 @@ func TestDrain(t *testing.T) {
 			if code, _ := s.Get(t, "/healthz"); code != 200 {
 				t.Errorf("/healthz while draining: %d", code)
 			}
-			testutil.Eventually(t, func() bool { _, err := net.Dial("tcp", s.HTTPAddr().String()); return err != nil }, "new connections are still taken")
+			testutil.Eventually(t, func() bool { _, err := net.Dial("tcp", s.HTTPAddr().String()); return err != nil }, "new connections are still accepted")
 			select {
 			case err := <-stopped:
 				t.Fatalf("the server stopped with calls in progress: %v", err)
@@ -72,8 +72,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainDelay: for a while after it has said that it is not ready, the service answers new calls
-// as before, also on new connections, and has REST clients connect anew.
+// TestDrainDelay checks that during the drain delay new calls and connections are served, and that
+// REST clients are told to reconnect.
 func TestDrainDelay(t *testing.T) {
 	const delay = 5 * time.Second
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {
@@ -88,14 +88,14 @@ func TestDrainDelay(t *testing.T) {
 				}
 				start, stopped := time.Now(), make(chan error, 1)
 				go func() { stopped <- s.Stop() }()
-				testutil.Eventually(t, func() bool { code, body := s.Get(t, "/readyz"); return code == 503 && body == "draining\n" }, "/readyz does not say that it drains")
+				testutil.Eventually(t, func() bool { code, body := s.Get(t, "/readyz"); return code == 503 && body == "draining\n" }, "/readyz does not say draining")
 				s.WantHealth(t, healthpb.HealthCheckResponse_NOT_SERVING)
 				for _, callers := range []map[string]testutil.Caller{before, s.Callers(t), s.Callers(t)} {
 					for name, c := range callers {
 						got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...)
 						testutil.WantCreated.Check(t, got)
 						if closes := got.Get("connection") == "close"; name == "REST" && mode == testutil.Plaintext && !closes {
-							t.Error("REST: the client is not told to close its connection") // HTTP/2 has a GOAWAY instead
+							t.Error("REST: no Connection: close") // HTTP/2 has GOAWAY instead
 						}
 					}
 				}
@@ -107,9 +107,8 @@ func TestDrainDelay(t *testing.T) {
 	}
 }
 
-// TestDrainTimeout: a call that does not end holds up the stop for so long and no longer, and has
-// an answer in the end: one that lets its caller try elsewhere, unless it is a delete, which may
-// have been done.
+// TestDrainTimeout checks that calls that do not end delay the stop by the drain timeout at most,
+// and that they are answered: a create with a code to retry, a delete with an unknown outcome.
 func TestDrainTimeout(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, a *atlas.Config) { c.DrainTimeout, a.Timeout = 50*time.Millisecond, time.Minute })
@@ -138,16 +137,16 @@ func TestDrainTimeout(t *testing.T) {
 	}
 	calls.Wait()
 	if !strings.Contains(s.Log.String(), "cut off") {
-		t.Errorf("the log does not say that calls were cut off:\n%s", s.Log)
+		t.Errorf("the log does not record the calls that were cut off:\n%s", s.Log)
 	}
 }
 
-// TestDrainWithOpenStreams: streams that have no end of their own are let go, and a call whose
-// message never comes is not a call in progress.
+// TestDrainWithOpenStreams checks that a drain ends endless streams, and does not wait for calls
+// whose message never arrives.
 func TestDrainWithOpenStreams(t *testing.T) {
 	for name, tc := range map[string]struct {
 		open func(*testing.T, *testutil.Service)
-		most time.Duration // that it may hold up the stop
+		most time.Duration // delay of the stop
 	}{
 		"reflection": {func(t *testing.T, s *testutil.Service) {
 			stream, err := reflectionpb.NewServerReflectionClient(s.GRPCConn(t)).ServerReflectionInfo(testutil.Context(t))
@@ -184,15 +183,15 @@ func TestDrainWithOpenStreams(t *testing.T) {
 					t.Errorf("stop: %v", err)
 				}
 				if took := time.Since(start); took > tc.most {
-					t.Errorf("an open stream held up the stop for %v", took)
+					t.Errorf("the open stream delayed the stop by %v", took)
 				}
 			})
 		})
 	}
 }
 
-// TestDrainOfUnresponsiveClient: a client that acknowledges nothing, for which grpc-go alone would
-// wait for seconds, is cut off with the drain's timeout.
+// TestDrainOfUnresponsiveClient checks that a client that acknowledges nothing delays the stop by
+// the drain timeout only. grpc-go alone would wait for seconds.
 func TestDrainOfUnresponsiveClient(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 50 * time.Millisecond })
@@ -202,13 +201,13 @@ func TestDrainOfUnresponsiveClient(t *testing.T) {
 			t.Errorf("stop: %v", err)
 		}
 		if took := time.Since(start); took > 4*time.Second {
-			t.Errorf("it held up the stop for %v", took)
+			t.Errorf("the stop took %v", took)
 		}
 	})
 }
 
-// TestConnectionAge: a connection that has to end waits for its calls as long as a call may take,
-// and not much longer.
+// TestConnectionAge checks that an old gRPC connection closes after its calls, or after the call
+// ceiling.
 func TestConnectionAge(t *testing.T) {
 	for _, ceiling := range []time.Duration{200 * time.Millisecond, 20 * time.Second} {
 		t.Run(ceiling.String(), func(t *testing.T) {
@@ -229,7 +228,7 @@ func TestConnectionAge(t *testing.T) {
 	}
 }
 
-// TestStopAtOnce: a stop that comes before the listeners serve is as clean as any.
+// TestStopAtOnce checks a stop before the listeners serve.
 func TestStopAtOnce(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -6,10 +6,10 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// TestNoStreamingMethods: the chain is of unary calls. A streaming method would be let in past it,
-// so it needs a chain first.
+// TestNoStreamingMethods fails when the service gets a streaming method, which the chain of unary
+// interceptors does not cover.
 func TestNoStreamingMethods(t *testing.T) {
 	if streams := ephemeraltokenv1.EphemeralTokenService_ServiceDesc.Streams; len(streams) != 0 {
-		t.Errorf("the service has streaming methods, which no chain covers: %v", streams)
+		t.Errorf("no chain covers the streaming methods %v", streams)
 	}
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestServiceIdentity: a caller without any Atlas secret gets its org's token, and deletes it.
+// TestServiceIdentity checks that a caller without an Atlas secret can create and delete its org's
+// token.
 func TestServiceIdentity(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
@@ -46,17 +47,17 @@ func TestServiceIdentity(t *testing.T) {
 		t.Errorf("audit caller is %v", first["caller"])
 	}
 	if records[2]["outcome"] != "CREDENTIAL_AMBIGUOUS" {
-		t.Errorf("the refused call is on record as %v", records[2]["outcome"])
+		t.Errorf("the outcome of the refused call is %v", records[2]["outcome"])
 	}
 	for _, secret := range []string{s.Atlas.Org(0).UserAuthToken(), "eyJ"} {
 		if strings.Contains(s.Audit.String()+s.Log.String(), secret) {
-			t.Error("the audit or the log has a secret in it")
+			t.Error("the audit or the log contains a secret")
 		}
 	}
 }
 
-// TestFault08ServiceCredential: a 401 is healed inside the call; one that cannot be is not the
-// caller's fault.
+// TestFault08ServiceCredential checks that a 401 is healed within the call by one login and one
+// replay, and that a lasting one is not reported as the caller's fault.
 func TestFault08ServiceCredential(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")
@@ -80,7 +81,7 @@ func TestFault08ServiceCredential(t *testing.T) {
 			}
 		})
 	}
-	t.Run("for good", func(t *testing.T) {
+	t.Run("lasting", func(t *testing.T) {
 		defer s.Atlas.Inject(emulator.Fault{On: emulator.Create, Status: 401})()
 		c := s.RESTCaller(t)
 		testutil.WantServiceRejected.CheckRetry(t, c.Call(testutil.Context(t), testutil.Create), time.Millisecond, 40*time.Second)
@@ -92,8 +93,8 @@ func TestFault08ServiceCredential(t *testing.T) {
 	})
 }
 
-// TestFault30LoginRefused: no login for the next 30 s. A service that has no other identity is not
-// ready meanwhile, says why, and logs in again without being asked.
+// TestFault30LoginRefused checks that a refused login is not repeated for 30 s, that a service
+// without another identity is not ready meanwhile and says why, and that it then logs in by itself.
 func TestFault30LoginRefused(t *testing.T) {
 	t.Parallel()
 	now := testutil.NewClock()
@@ -122,13 +123,13 @@ func TestFault30LoginRefused(t *testing.T) {
 	}
 	_, body := s.Get(t, "/readyz")
 	if strings.Contains(body+s.Log.String()+s.Audit.String(), "planted") {
-		t.Error("Atlas's answer is told on")
+		t.Error("the log or /readyz contains Atlas's response")
 	}
 }
 
-// TestReadyWithAnotherWayIn: a refused identity is said in words while there is one that Atlas
-// takes, or callers with JWTs of their own.
-func TestReadyWithAnotherWayIn(t *testing.T) {
+// TestReadyWithAnotherIdentity checks that /readyz reports a refused identity but stays ready while
+// callers can use their own JWTs.
+func TestReadyWithAnotherIdentity(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, `
 profiles:
@@ -139,10 +140,10 @@ callers:
 `)
 	defer s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})()
 	if _, err := s.Source.Credential(testutil.Context(t)); err == nil || !s.Source.Refused() {
-		t.Fatalf("the login went well: %v", err)
+		t.Fatalf("the login succeeded: %v", err)
 	}
 	if s.Auth.Refused() {
-		t.Error("callers with an Atlas JWT are taken for refused")
+		t.Error("callers with an Atlas JWT count as refused")
 	}
 	if code, body := s.Get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nprofile acme: ") {
 		t.Errorf("/readyz: %d %q", code, body)

@@ -18,12 +18,11 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestMetrics: /metrics has what the program registers beside the server's own, and is on the admin
+// TestMetrics checks that /metrics includes the program's own metrics, and is served on the admin
 // listener only.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
@@ -43,17 +42,17 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	if strings.Contains(body, "tokend_certificate") {
-		t.Error("it tells of certificates, and there are none")
+		t.Error("there are certificate metrics without certificates")
 	}
 	testutil.WantNoRoute.Check(t, s.RESTCaller(t).Do(testutil.Context(t), http.MethodGet, "/metrics", nil))
 
 	if srv, err := server.New(server.Config{HTTPAddr: "127.0.0.1:0", Atlas: &atlas.Client{}, Metrics: registry}); err == nil {
 		srv.Close()
-		t.Error("two servers share a registry: the second would not be seen")
+		t.Error("two servers share a registry")
 	}
 }
 
-// metric is the value of a series in what /metrics says, -1 if it is not there.
+// metric returns the value of a series in /metrics, -1 if it is missing.
 func metric(t *testing.T, s *testutil.Service, series string) float64 {
 	t.Helper()
 	_, rest, found := strings.Cut("\n"+s.Metrics(t), "\n"+series+" ")
@@ -68,43 +67,8 @@ func metric(t *testing.T, s *testutil.Service, series string) float64 {
 	return value
 }
 
-// TestCallMetrics: calls over both transports are told apart, and what is refused before it is a
-// call has its reason counted and makes no label.
-func TestCallMetrics(t *testing.T) {
-	t.Parallel()
-	s := testutil.Start(t, testutil.Plaintext)
-	const labels = `{grpc_code=%q,grpc_method="CreateToken",grpc_service="forsta.ephemeraltoken.v1.EphemeralTokenService",grpc_type="unary",transport=%q}`
-	for name, c := range s.Callers(t) {
-		transport := map[string]string{"gRPC": "grpc", "REST": "rest"}[name]
-		testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
-		testutil.WantMissing.Check(t, c.Call(testutil.Context(t), testutil.Create))
-		for series, want := range map[string]float64{
-			"grpc_server_handled_total" + fmt.Sprintf(labels, "OK", transport):                            1,
-			"grpc_server_handled_total" + fmt.Sprintf(labels, "Unauthenticated", transport):               1,
-			fmt.Sprintf(`tokend_calls_failed_total{reason="CREDENTIAL_MISSING",transport=%q}`, transport): 1,
-			fmt.Sprintf(`tokend_calls_failed_total{reason="ROUTE_NOT_FOUND",transport=%q}`, transport):    0,
-			fmt.Sprintf(`tokend_calls_in_flight{transport=%q}`, transport):                                0,
-			"tokend_calls_in_flight_limit":                         4096,
-			"tokend_ready":                                         1,
-			`tokend_connections_open_limit{listener="admin"}`:      64,
-			`tokend_tls_handshake_failures_total{listener="gRPC"}`: 0,
-		} {
-			testutil.Eventually(t, func() bool { return metric(t, s, series) == want }, series) // an answer may be there before it is counted
-		}
-	}
-	testutil.WantNoRoute.Check(t, s.RESTCaller(t).Do(testutil.Context(t), http.MethodGet, "/planted", nil))
-	_ = s.GRPCConn(t).Invoke(testutil.Context(t), "/planted/Planted", &ephemeraltokenv1.CreateTokenRequest{}, &ephemeraltokenv1.CreateTokenResponse{})
-	for _, transport := range []string{"grpc", "rest"} {
-		series := fmt.Sprintf(`tokend_calls_failed_total{reason="ROUTE_NOT_FOUND",transport=%q}`, transport)
-		testutil.Eventually(t, func() bool { return metric(t, s, series) == 1 }, series)
-	}
-	if strings.Contains(strings.ToLower(s.Metrics(t)), "planted") {
-		t.Error("a caller has made a label")
-	}
-}
-
-// TestFailedHandshakes: each is counted and a line of the log, on either listener, with peer and
-// cause: no TLS at all, no certificate, one of a foreign CA. A probe that only connects is not one.
+// TestFailedHandshakes checks that each failed handshake is counted and logged with peer and cause,
+// on either listener. A probe that only connects is not a failed handshake.
 func TestFailedHandshakes(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.MutualTLS)
@@ -135,9 +99,8 @@ func TestFailedHandshakes(t *testing.T) {
 	}
 }
 
-// TestRefusedByClient: where the client refuses the server's certificate, the line says so, also
-// for clients that tell of it as OpenSSL does: without encryption, at a time when everything else
-// has it.
+// TestRefusedByClient checks the log line when a client refuses the server's certificate. OpenSSL
+// sends that alert unencrypted when everything else is encrypted.
 func TestRefusedByClient(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.ServerTLS)
@@ -183,10 +146,11 @@ func wantFailedHandshake(t *testing.T, s *testutil.Service, listener string, cou
 	t.Helper()
 	series := fmt.Sprintf(`tokend_tls_handshake_failures_total{listener=%q}`, listener)
 	line := regexp.MustCompile(fmt.Sprintf(`"level":"WARN","msg":"TLS handshake failed","listener":%q,"peer":"127\.0\.0\.1:\d+","cause":"%s`, listener, regexp.QuoteMeta(cause)))
-	testutil.Eventually(t, func() bool { return metric(t, s, series) == count && line.MatchString(s.Log.String()) }, fmt.Sprintf("%s is not %v, or there is no line with %s", series, count, cause))
+	testutil.Eventually(t, func() bool { return metric(t, s, series) == count && line.MatchString(s.Log.String()) }, fmt.Sprintf("%s is not %v, or no log line has %s", series, count, cause))
 }
 
-// TestIdentityMetrics: how a profile is, before its first login, with a JWT, and refused.
+// TestIdentityMetrics checks a profile's metrics before its first login, when refused, and with a
+// JWT.
 func TestIdentityMetrics(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, "")

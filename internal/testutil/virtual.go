@@ -14,8 +14,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Virtual starts services in virtual time with an in-memory network. Waiting costs nothing there, and
-// timeouts do not depend on how busy the machine is.
+// Virtual starts services in virtual time with an in-memory network. Waiting costs nothing there,
+// and timeouts do not depend on how busy the machine is.
 type Virtual struct {
 	network *network.Network
 	link    *network.Link
@@ -33,8 +33,8 @@ func RunVirtual(t *testing.T, test func(t *testing.T, v *Virtual)) {
 	})
 }
 
-// Matrix runs test in virtual time for each transport, each with its own service. A long run repeats
-// it with TLS and with mutual TLS.
+// Matrix runs test in virtual time for each transport, each with its own service. A long run
+// repeats it with TLS and with mutual TLS.
 func Matrix(t *testing.T, test func(t *testing.T, s *Service, c Caller), changes ...func(*server.Config, *atlas.Config)) {
 	t.Helper()
 	for _, mode := range Some([]Security{Plaintext, ServerTLS, MutualTLS}, 1) {

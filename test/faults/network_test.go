@@ -158,7 +158,8 @@ func loopback(q dnsmessage.Question, v6 bool) (dnsmessage.RCode, []dnsmessage.Re
 	return dnsmessage.RCodeSuccess, nil
 }
 
-// TestFault27IPv6BlackHole checks that IPv4 is tried within the dial budget if IPv6 does not answer.
+// TestFault27IPv6BlackHole checks that IPv4 is tried within the dial budget if IPv6 does not
+// answer.
 func TestFault27IPv6BlackHole(t *testing.T) {
 	em := startNamedAtlas(t)
 	blackHole(t, netip.MustParseAddrPort(strings.TrimSuffix(strings.TrimPrefix(em.URL(), "https://"), "/v1")).Port())

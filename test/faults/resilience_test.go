@@ -33,7 +33,8 @@ func TestFault02StaleConnection(t *testing.T) {
 	})
 }
 
-// TestFault12HoldOff checks that a throttled credential is not sent to Atlas before its Retry-After.
+// TestFault12HoldOff checks that a throttled credential is not sent to Atlas before its
+// Retry-After.
 func TestFault12HoldOff(t *testing.T) {
 	t.Parallel()
 	for header, want := range map[string]time.Duration{
@@ -77,7 +78,8 @@ func TestFault12HoldOff(t *testing.T) {
 	}
 }
 
-// TestFault28Overload checks that calls over the limit wait for a bounded time and are then refused.
+// TestFault28Overload checks that calls over the limit wait for a bounded time and are then
+// refused.
 func TestFault28Overload(t *testing.T) {
 	t.Parallel()
 	for _, http1 := range []bool{false, true} {
