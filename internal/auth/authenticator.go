@@ -8,6 +8,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -43,24 +44,21 @@ type Grant struct {
 // Credential returns the credential for Atlas: the caller's own JWT, or the profile's, which may need a
 // login. It returns ErrMissing for the Grant of a refused call.
 func (g Grant) Credential(ctx context.Context) (atlas.Credential, error) {
-	if g.Profile == "" || (g.Profile == Passthrough) != (g.Source == nil) {
-		return atlas.Credential{}, ErrMissing
-	}
-	if g.Profile == Passthrough {
+	switch {
+	case g.Source != nil:
+		return g.Source.Credential(ctx)
+	case g.JWT != "":
 		return atlas.Credential{JWT: g.JWT}, nil
 	}
-	return g.Source.Credential(ctx)
+	return atlas.Credential{}, ErrMissing
 }
 
-// Config configures an [Authenticator]. With neither Policy nor DefaultProfile, every caller with an
-// Atlas JWT is accepted, and Atlas decides.
+// Config configures an [Authenticator].
 type Config struct {
-	// Policy says which callers may do what. SetPolicy can replace it.
+	// Policy says which callers may do what. SetPolicy can replace it. If nil, every caller with an
+	// Atlas JWT is accepted, and Atlas decides.
 	Policy *Policy
-	// DefaultProfile is the profile of all callers with a verified client certificate; others are
-	// refused. It excludes Policy.
-	DefaultProfile string
-	// Sources has the source of each profile of the Policy, or of the DefaultProfile.
+	// Sources has the source of each profile of the Policy.
 	Sources Sources
 	// RootCAs returns the authorities trusted for OIDC issuers. It is called for each request. If nil,
 	// the system's are trusted.
@@ -82,7 +80,7 @@ type Authenticator struct {
 	wg   sync.WaitGroup
 }
 
-// state is a policy with its sources and issuers. Without a policy it has sources only.
+// state is a policy with its sources and issuers.
 type state struct {
 	policy  *Policy
 	sources Sources
@@ -92,27 +90,14 @@ type state struct {
 // New returns an Authenticator. It does not wait for OIDC issuers; until one answers, its callers get
 // ErrCallerCheckUnavailable. The Authenticator must be closed.
 func New(cfg Config) (*Authenticator, error) {
-	switch {
-	case cfg.Policy != nil && cfg.DefaultProfile != "":
-		return nil, errors.New("a policy and a default profile contradict each other: the policy says which profile is for whom")
-	case cfg.DefaultProfile == Passthrough:
-		return nil, fmt.Errorf("the default profile cannot be %s", Passthrough)
-	case cfg.DefaultProfile != "" && cfg.Sources[cfg.DefaultProfile] == nil:
-		return nil, fmt.Errorf("profile %s has no source", cfg.DefaultProfile)
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.timing == (timing{}) {
-		cfg.timing = defaultTiming
-	}
+	cfg.Policy = cmp.Or(cfg.Policy, passThrough)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.timing = cmp.Or(cfg.timing, defaultTiming)
 	a := &Authenticator{cfg: cfg}
 	a.ctx, a.stop = context.WithCancel(context.Background())
-	a.state.Store(&state{sources: cfg.Sources})
-	if cfg.Policy != nil {
-		if err := a.install(cfg.Policy, cfg.Sources); err != nil {
-			return nil, err
-		}
+	a.state.Store(&state{})
+	if err := a.SetPolicy(cfg.Policy, cfg.Sources); err != nil {
+		return nil, err
 	}
 	return a, nil
 }
@@ -126,21 +111,13 @@ func NewPassThrough() *Authenticator {
 
 // SetPolicy replaces the policy and the sources of its profiles. Calls in progress keep the policy and
 // the source they started with; issuers in both policies keep their keys. It fails if a profile has
-// no source, if there was no policy before, and after Close.
+// no source, and after Close.
 func (a *Authenticator) SetPolicy(p *Policy, sources Sources) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case p == nil || a.state.Load().policy == nil:
-		return errors.New("a policy can only replace a policy")
-	case a.ctx.Err() != nil:
+	if a.ctx.Err() != nil {
 		return errors.New("the authenticator is closed")
 	}
-	return a.install(p, sources)
-}
-
-// install puts p into force. The caller holds mu or is New.
-func (a *Authenticator) install(p *Policy, sources Sources) error {
 	for _, profile := range p.profiles {
 		if sources[profile.Name] == nil {
 			return fmt.Errorf("profile %s has no source", profile.Name)
@@ -188,7 +165,7 @@ func (a *Authenticator) Close() {
 // pass-through.
 func (a *Authenticator) Refused() bool {
 	s := a.state.Load()
-	if len(s.sources) == 0 || s.policy != nil && s.policy.usesPassthrough() {
+	if s.policy.usesPassthrough() {
 		return false
 	}
 	for _, source := range s.sources {
@@ -202,7 +179,7 @@ func (a *Authenticator) Refused() bool {
 // Starting reports whether the first login of a profile is in progress, so that Refused may change.
 func (a *Authenticator) Starting() bool {
 	s := a.state.Load()
-	if s.policy != nil && s.policy.usesPassthrough() {
+	if s.policy.usesPassthrough() {
 		return false
 	}
 	for _, source := range s.sources {
@@ -214,10 +191,9 @@ func (a *Authenticator) Starting() bool {
 }
 
 // AllowsWithoutCertificate reports whether the policy has a rule for callers without a client
-// certificate. It is false without a policy.
+// certificate.
 func (a *Authenticator) AllowsWithoutCertificate() bool {
-	p := a.state.Load().policy
-	return p != nil && p.allowsWithoutCertificate()
+	return a.state.Load().policy.hasRule(kindOIDC, kindAtlas)
 }
 
 // Authenticate identifies the caller of a call and decides about it. It reads the peer and the
@@ -226,93 +202,59 @@ func (a *Authenticator) AllowsWithoutCertificate() bool {
 //
 // The error wraps one of this package's, or is the context's.
 func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant, error) {
-	callers, known, err := verifiedCallers(ctx)
-	refused := Grant{Caller: known}
+	var refused Grant
+	callers, err := certificateCallers(ctx)
+	if len(callers) > 0 {
+		refused.Caller = callers[0]
+	}
 	if err != nil {
 		return refused, err
 	}
 	jwt, bearer, err := parseCredential(callCredentials(ctx))
-	isAtlas := err == nil // the JWT
 	if err != nil && !errors.Is(err, ErrMissing) {
 		return refused, err
 	}
 	s := a.state.Load()
-	if s.policy == nil {
-		return a.withoutPolicy(s, known, jwt, method)
-	}
-	if bearer {
-		claimed, err := peekIssuer(string(jwt))
+	isAtlas := false // the JWT
+	if jwt != "" {
+		caller, err := s.verify(ctx, jwt, bearer)
 		if err != nil {
 			return refused, err
 		}
-		if claimed != "" {
-			isAtlas = false
-			issuer := s.issuers[claimed]
-			if issuer == nil {
-				return refused, fmt.Errorf("%w: the policy does not name its issuer", ErrCallerRejected)
-			}
-			caller, err := issuer.verify(ctx, string(jwt))
-			if err != nil {
-				return refused, err
-			}
-			callers = append(callers, caller)
-		}
+		callers = append(callers, caller)
+		isAtlas = caller.Kind == kindAtlas
 	}
-	if isAtlas {
-		callers = append(callers, Caller{Kind: kindAtlas})
-	}
+	caller, profile, err := s.policy.decide(callers, method)
 	switch {
-	case len(callers) == 0 && known != (Caller{}):
-		return refused, fmt.Errorf("%w, and its client certificate names no caller: it has no DNS name, or an invalid SPIFFE ID", ErrMissing)
-	case len(callers) == 0 && s.policy.NeedsCertificates():
-		return refused, ErrMissing
-	case len(callers) == 0:
-		return refused, noToken
-	}
-	d, err := s.policy.decide(callers, method)
-	switch passthrough := d.Profile == Passthrough; {
 	case err != nil:
-	case passthrough && !isAtlas:
-		err = fmt.Errorf("%w; %s must bring its own", noJWT, d.Caller)
-	case passthrough:
-		return s.grant(d.Caller, Passthrough, jwt), nil
+	case profile == Passthrough && !isAtlas:
+		err = fmt.Errorf("%w; %s must bring its own", noJWT, caller)
+	case profile != Passthrough && isAtlas:
+		err = fmt.Errorf("%w: %s has profile %s and sent an Atlas JWT", ErrAmbiguous, caller, profile)
 	case isAtlas:
-		err = fmt.Errorf("%w: %s has profile %s and sent an Atlas JWT", ErrAmbiguous, d.Caller, d.Profile)
+		return Grant{Caller: caller, Profile: profile, JWT: jwt}, nil
 	default:
-		return s.grant(d.Caller, d.Profile, ""), nil
+		return Grant{Caller: caller, Profile: profile, Source: s.sources[profile]}, nil
 	}
-	if d.Caller == (Caller{}) {
-		return refused, err
-	}
-	return Grant{Caller: d.Caller}, err
+	return Grant{Caller: cmp.Or(caller, refused.Caller)}, err
 }
 
-// withoutPolicy accepts every caller with a verified certificate if there is a default profile, and
-// otherwise every caller with an Atlas JWT.
-func (a *Authenticator) withoutPolicy(s *state, known Caller, jwt atlas.JWT, method string) (Grant, error) {
-	profile, refused := a.cfg.DefaultProfile, Grant{Caller: known}
+// verify returns the caller that a JWT identifies. An OIDC token is a Bearer token that names its
+// issuer. A built-in policy leaves all JWTs to Atlas.
+func (s *state) verify(ctx context.Context, jwt atlas.JWT, bearer bool) (Caller, error) {
+	if !bearer || s.policy.isBuiltIn() {
+		return Caller{Kind: kindAtlas}, nil
+	}
+	claimed, err := peekIssuer(string(jwt))
 	switch {
-	case jwt == "" && profile == "":
-		return refused, noJWT
-	case jwt == "" && known == (Caller{}):
-		return refused, noCertificate
-	case profile == "" && known == (Caller{}):
-		return s.grant(Caller{Kind: kindAtlas}, Passthrough, jwt), nil
-	case profile == "":
-		return s.grant(known, Passthrough, jwt), nil
-	case known == (Caller{}):
-		return refused, ErrUnknownCaller
-	case jwt != "":
-		return refused, fmt.Errorf("%w: callers have profile %s, and this one sent an authorization value", ErrAmbiguous, profile)
-	case !slices.Contains(methods, methodName(method)):
-		return refused, ErrNotPermitted
+	case err != nil:
+		return Caller{}, err
+	case claimed == "":
+		return Caller{Kind: kindAtlas}, nil
+	case s.issuers[claimed] == nil:
+		return Caller{}, fmt.Errorf("%w: the policy does not name its issuer", ErrCallerRejected)
 	}
-	return s.grant(known, profile, ""), nil
-}
-
-// grant returns the Grant of an accepted caller.
-func (s *state) grant(caller Caller, profile string, jwt atlas.JWT) Grant {
-	return Grant{Caller: caller, Profile: profile, JWT: jwt, Source: s.sources[profile]}
+	return s.issuers[claimed].verify(ctx, string(jwt))
 }
 
 // Check is the state of a profile or an issuer.

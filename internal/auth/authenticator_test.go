@@ -234,7 +234,7 @@ func TestFault92(t *testing.T) {
 					chain[i].NotAfter = time.Now().Add(lives)
 				}
 				state := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{chain}}
-				a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
+				a := newAuthenticator(t, anyCertificate)
 				passing := newAuthenticator(t, auth.Config{})
 				check := func(want error) {
 					t.Helper()
@@ -266,8 +266,8 @@ func TestFault93(t *testing.T) {
 		md  []string
 		err error
 	}{
-		"one profile":                 {auth.Config{DefaultProfile: "default", Sources: defaultSources}, nil, nil},
-		"one profile, with a JWT":     {auth.Config{DefaultProfile: "default", Sources: defaultSources}, []string{auth.Header, "JWT " + atlasJWT}, auth.ErrAmbiguous},
+		"one profile":                 {anyCertificate, nil, nil},
+		"one profile, with a JWT":     {anyCertificate, []string{auth.Header, "JWT " + atlasJWT}, auth.ErrAmbiguous},
 		"pass-through":                {auth.Config{}, []string{auth.Header, "JWT " + atlasJWT}, nil},
 		"pass-through, without a JWT": {auth.Config{}, nil, auth.ErrMissing},
 		"policy":                      {auth.Config{Policy: mustPolicy(t, `callers: [{dns_san: billing, allow: [CreateToken], profile: passthrough}]`)}, nil, auth.ErrMissing},
@@ -352,12 +352,12 @@ func TestNoPolicy(t *testing.T) {
 			}
 		})
 	}
-	if err := setPolicy(a, mustPolicy(t, testPolicy("https://issuer.internal", true))); err == nil {
-		t.Error("a policy turned an open service into another one")
-	}
 }
 
-var defaultSources = auth.Sources{"default": atlas.NewTokenSource(atlas.TokenSourceConfig{})}
+var (
+	defaultSources = auth.Sources{"default": atlas.NewTokenSource(atlas.TokenSourceConfig{})}
+	anyCertificate = auth.Config{Policy: auth.AnyCertificate(auth.Profile{Name: "default"}), Sources: defaultSources}
+)
 
 func TestDefaultProfile(t *testing.T) {
 	ca := newAuthority(t)
@@ -367,7 +367,7 @@ func TestDefaultProfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
+	a := newAuthenticator(t, anyCertificate)
 	for _, tc := range []struct {
 		name   string
 		state  *tls.ConnectionState
@@ -397,23 +397,8 @@ func TestDefaultProfile(t *testing.T) {
 	}
 }
 
-func TestConfigContradicts(t *testing.T) {
-	p := mustPolicy(t, testPolicy("https://issuer.internal", false))
-	for _, cfg := range []auth.Config{
-		{Policy: p, DefaultProfile: "default", Sources: defaultSources},
-		{DefaultProfile: auth.Passthrough, Sources: auth.Sources{auth.Passthrough: defaultSources["default"]}},
-		{DefaultProfile: "default"},
-		{DefaultProfile: "default", Sources: auth.Sources{"other": defaultSources["default"]}},
-	} {
-		if a, err := auth.New(cfg); err == nil {
-			a.Close()
-			t.Errorf("%+v was accepted", cfg)
-		}
-	}
-}
-
 func TestNoPeer(t *testing.T) {
-	a := newAuthenticator(t, auth.Config{DefaultProfile: "default", Sources: defaultSources})
+	a := newAuthenticator(t, anyCertificate)
 	if _, err := a.Authenticate(t.Context(), "CreateToken"); !errors.Is(err, auth.ErrMissing) {
 		t.Errorf("got %v, want ErrMissing", err)
 	}
@@ -421,8 +406,7 @@ func TestNoPeer(t *testing.T) {
 
 // A grant that does not say how the call goes on has no credential.
 func TestGrantWithoutCredential(t *testing.T) {
-	source := defaultSources["default"]
-	for _, unusable := range []auth.Grant{{}, {Profile: "acme"}, {Profile: auth.Passthrough, Source: source}, {Source: source}} {
+	for _, unusable := range []auth.Grant{{}, {Profile: "acme"}, {Profile: auth.Passthrough}} {
 		if _, err := unusable.Credential(t.Context()); !errors.Is(err, auth.ErrMissing) {
 			t.Errorf("of %+v: %v, want ErrMissing", unusable, err)
 		}

@@ -82,41 +82,40 @@ func parseCaller(text string) (Caller, error) {
 // an authority above it, has expired since the handshake.
 var ErrCertificateExpired = errors.New("the caller's client certificate has expired")
 
-// verifiedCallers returns the callers that the verified client certificate of a call identifies, and
-// the one to record, which is zero without a certificate. A certificate that names no caller is
-// recorded by its serial number and fingerprint, which no rule of a policy matches.
+// certificateCallers returns the callers that the verified client certificate of a call identifies:
+// its SPIFFE ID, or its DNS names if it has none, or its serial number and fingerprint, which no rule
+// of a policy file matches. The first is the one to record. There is none without a certificate.
 //
 // It ignores PeerCertificates, which are not verified. It checks the expiry for each call because a
 // connection may outlive a certificate.
-func verifiedCallers(ctx context.Context) (callers []Caller, recorded Caller, err error) {
+func certificateCallers(ctx context.Context) ([]Caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return nil, Caller{}, nil
+		return nil, nil
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
 	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.VerifiedChains[0]) == 0 {
-		return nil, Caller{}, nil
+		return nil, nil
 	}
 	leaf := info.State.VerifiedChains[0][0]
-	if callers = certificateCallers(leaf); len(callers) > 0 {
-		recorded = callers[0]
-	} else {
-		recorded = Caller{Kind: kindCertificate, Name: fmt.Sprintf("serial:%x,sha256:%x", leaf.SerialNumber, sha256.Sum256(leaf.Raw))}
+	callers := namesIn(leaf)
+	if len(callers) == 0 {
+		callers = []Caller{{Kind: kindCertificate, Name: fmt.Sprintf("serial:%x,sha256:%x", leaf.SerialNumber, sha256.Sum256(leaf.Raw))}}
 	}
 	now := time.Now()
 	expired := func(cert *x509.Certificate) bool { return now.After(cert.NotAfter) }
 	for _, chain := range info.State.VerifiedChains {
 		if !slices.ContainsFunc(chain, expired) {
-			return callers, recorded, nil
+			return callers, nil
 		}
 	}
-	return nil, recorded, ErrCertificateExpired
+	return callers, ErrCertificateExpired
 }
 
-// certificateCallers returns the callers that a verified certificate identifies: its SPIFFE ID, or
-// its DNS names if it has none. The common name is never used (RFC 9525 section 2).
-func certificateCallers(leaf *x509.Certificate) []Caller {
-	// A certificate that may sign others identifies no caller (X509-SVID section 5.2).
+// namesIn returns the callers that a verified certificate names. The common name is never used (RFC
+// 9525 section 2).
+func namesIn(leaf *x509.Certificate) []Caller {
+	// A certificate that may sign others names no caller (X509-SVID section 5.2).
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return nil
 	}
@@ -124,8 +123,8 @@ func certificateCallers(leaf *x509.Certificate) []Caller {
 		if !strings.EqualFold(uri.Scheme, "spiffe") {
 			continue
 		}
-		// An X.509-SVID must have exactly one URI, with a path (X509-SVID sections 2 and 4.1). An
-		// invalid one identifies no caller, not even by its DNS names.
+		// An X.509-SVID must have exactly one URI, with a path (X509-SVID sections 2 and 4.1). With an
+		// invalid one, the DNS names do not count either.
 		id, err := x509svid.IDFromCert(leaf)
 		if err != nil || id.Path() == "" {
 			return nil
@@ -151,10 +150,10 @@ const SecondHeader = "grpc-metadata-authorization"
 // callCredentials returns the authorization values of a call.
 func callCredentials(ctx context.Context) []string {
 	values := metadata.ValueFromIncomingContext(ctx, Header)
-	if second := metadata.ValueFromIncomingContext(ctx, SecondHeader); len(values) > 0 && len(second) > 0 {
-		return append(slices.Clone(values), second...)
+	if len(values) == 0 {
+		return nil
 	}
-	return values
+	return append(values, metadata.ValueFromIncomingContext(ctx, SecondHeader)...)
 }
 
 // The errors of a call's credential. None of them quotes it.
@@ -202,10 +201,17 @@ func parseCredential(values []string) (jwt atlas.JWT, bearer bool, err error) {
 // isCompactJWS reports whether s looks like a signed JWT: three non-empty base64url parts (RFC 7515
 // section 7.1).
 func isCompactJWS(s string) bool {
-	parts := strings.SplitN(s, ".", 4)
-	return len(parts) == 3 && !slices.ContainsFunc(parts, func(part string) bool {
-		return part == "" || strings.IndexFunc(part, func(r rune) bool { return !isLetterOrDigit(r) && r != '-' && r != '_' }) >= 0
-	})
+	dots := 0
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '.' && i > 0 && s[i-1] != '.':
+			dots++
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return dots == 2 && s[len(s)-1] != '.'
 }
 
 // Mistake is a common mistake with a credential. It wraps ErrMalformed or ErrMissing.

@@ -57,7 +57,7 @@ func ParseExpectations(name string, data []byte) ([]Expectation, error) {
 func (p *Policy) Unmet(expected []Expectation) []error {
 	var errs []error
 	for _, e := range expected {
-		if d, _ := p.decide([]Caller{e.caller}, e.method); d.Profile != e.profile {
+		if _, profile, _ := p.decide([]Caller{e.caller}, e.method); profile != e.profile {
 			text, _ := p.explain(e.caller)
 			want := "profile " + e.profile
 			if e.profile == "" {

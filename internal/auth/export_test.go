@@ -40,9 +40,17 @@ type Issuer = issuerConfig
 // IssuerConfigs are those whose OIDC tokens are accepted, in the order of the file.
 func (p *Policy) IssuerConfigs() []Issuer { return p.issuers }
 
-// Decide is decide.
-func (p *Policy) Decide(callers []Caller, method string) (decision, error) {
-	return p.decide(callers, method)
+// Decision is the result of Decide.
+type Decision struct {
+	Profile string
+	Rule    int // from 1; 0 if none matches
+}
+
+// Decide is decide, with the number of the rule.
+func (p *Policy) Decide(callers []Caller, method string) (Decision, error) {
+	i, _ := p.find(callers)
+	_, profile, err := p.decide(callers, method)
+	return Decision{profile, i + 1}, err
 }
 
 // MatchGlob and PeekIssuer are matchGlob and peekIssuer.

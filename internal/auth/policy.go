@@ -32,11 +32,27 @@ var (
 //   - dns_san: in the leftmost label, without crossing a dot
 //   - subject: anywhere, without crossing a slash or a colon
 type Policy struct {
-	name     string
+	name     string // of the file; empty if it is built in
 	profiles []Profile
 	issuers  []issuerConfig
 	rules    []rule
+	missing  error // of a call without a certificate and without a credential
 }
+
+// passThrough accepts every caller with an Atlas JWT, and leaves the rest to Atlas.
+var passThrough = &Policy{rules: []rule{{kind: kindAny, profile: Passthrough}}, missing: noJWT}
+
+// AnyCertificate returns a policy in which every caller with a verified client certificate may call
+// all methods with one profile.
+func AnyCertificate(profile Profile) *Policy {
+	return &Policy{
+		profiles: []Profile{profile},
+		rules:    []rule{{kind: kindAnyCertificate, allow: methods, profile: profile.Name}},
+		missing:  noCertificate,
+	}
+}
+
+func (p *Policy) isBuiltIn() bool { return p.name == "" }
 
 // Profile is an Atlas identity of the service.
 type Profile struct {
@@ -55,16 +71,6 @@ type issuerConfig struct {
 	Audience string
 }
 
-// decision is what a policy decides about a call.
-type decision struct {
-	// Caller is the identity that the rule matches.
-	Caller Caller
-	// Profile is Passthrough or the name of a profile; empty if the method is not allowed.
-	Profile string
-	// Rule is the number of the rule that decided, from 1, or zero.
-	Rule int
-}
-
 // methods are the service's methods, by the names they have in a policy.
 var methods = func() []string {
 	var names []string
@@ -78,6 +84,12 @@ var methods = func() []string {
 func methodName(method string) string {
 	return strings.TrimPrefix(method, "/"+ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName+"/")
 }
+
+// The kinds of rules in built-in policies; other rules are of the kind of caller that they match.
+const (
+	kindAny            = "any"
+	kindAnyCertificate = "any certificate"
+)
 
 // The keys of selectors.
 const (
@@ -94,7 +106,7 @@ type rule struct {
 	kind    string
 	prefix  string // literal: the trust domain, the issuer
 	pattern string
-	allow   []string // short names, sorted
+	allow   []string // short names, sorted; nil allows all methods
 	profile string
 }
 
@@ -102,6 +114,12 @@ type rule struct {
 var separators = map[string]string{kindSPIFFE: "/", kindDNS: ".", kindOIDC: ":"}
 
 func (r rule) matches(c Caller) bool {
+	switch r.kind {
+	case kindAny:
+		return true
+	case kindAnyCertificate:
+		return c.Kind == kindSPIFFE || c.Kind == kindDNS || c.Kind == kindCertificate
+	}
 	return r.kind == c.Kind && strings.HasPrefix(c.Name, r.prefix) && matchGlob(r.pattern, c.Name[len(r.prefix):], separators[r.kind])
 }
 
@@ -163,23 +181,35 @@ func (p *Policy) find(callers []Caller) (int, Caller) {
 	return -1, Caller{}
 }
 
-// decide decides about a call of a caller with these verified identities. The method is the short or
-// the full gRPC name. The error wraps ErrNotPermitted or ErrUnknownCaller; the decision then has the
-// caller and the rule, if any.
-func (p *Policy) decide(callers []Caller, method string) (decision, error) {
+// decide returns the profile of a call by a caller with these verified identities, and the identity
+// that the rule matches. The method is the short or the full gRPC name.
+func (p *Policy) decide(callers []Caller, method string) (caller Caller, profile string, err error) {
 	i, caller := p.find(callers)
 	if i < 0 {
-		known := slices.IndexFunc(callers, func(c Caller) bool { return c.Kind != "" && c.Kind != kindAtlas })
-		if known < 0 {
-			return decision{}, ErrUnknownCaller
-		}
-		return decision{Caller: callers[known]}, fmt.Errorf("%w: no rule in %s matches %s", ErrNotPermitted, p.name, callers[known])
+		caller, err = p.unmatched(callers)
+		return caller, "", err
 	}
 	r := p.rules[i]
-	if !slices.Contains(r.allow, methodName(method)) {
-		return decision{Caller: caller, Rule: i + 1}, fmt.Errorf("%w: %s:%d (rule %d) allows %s only", ErrNotPermitted, p.name, r.line, i+1, r.may())
+	if r.allow != nil && !slices.Contains(r.allow, methodName(method)) {
+		return caller, "", fmt.Errorf("%w: %s:%d (rule %d) allows %s only", ErrNotPermitted, p.name, r.line, i+1, r.may())
 	}
-	return decision{caller, r.profile, i + 1}, nil
+	return caller, r.profile, nil
+}
+
+// unmatched returns the error of a caller that no rule matches, and its identity if it has one.
+func (p *Policy) unmatched(callers []Caller) (Caller, error) {
+	err := p.missing
+	for _, c := range callers {
+		switch c.Kind {
+		case kindAtlas:
+			err = ErrUnknownCaller
+		case kindCertificate:
+			err = fmt.Errorf("%w, and its client certificate names no caller: it has no DNS name, or an invalid SPIFFE ID", ErrMissing)
+		default:
+			return c, fmt.Errorf("%w: no rule in %s matches %s", ErrNotPermitted, p.name, c)
+		}
+	}
+	return Caller{}, err
 }
 
 // Explain says in words which rule a caller matches. The caller is a SPIFFE ID, dns:NAME,
@@ -215,18 +245,14 @@ func (p *Policy) Issuers() []string {
 }
 
 // NeedsCertificates reports whether a rule is for callers with client certificates.
-func (p *Policy) NeedsCertificates() bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindSPIFFE || r.kind == kindDNS })
-}
+func (p *Policy) NeedsCertificates() bool { return p.hasRule(kindSPIFFE, kindDNS) }
 
 // NeedsDNSNames reports whether a rule is for DNS names in client certificates.
-func (p *Policy) NeedsDNSNames() bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindDNS })
-}
+func (p *Policy) NeedsDNSNames() bool { return p.hasRule(kindDNS) }
 
-// allowsWithoutCertificate reports whether a rule is for callers without a client certificate.
-func (p *Policy) allowsWithoutCertificate() bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.kind == kindOIDC || r.kind == kindAtlas })
+// hasRule reports whether a rule is of one of the kinds.
+func (p *Policy) hasRule(kinds ...string) bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return slices.Contains(kinds, r.kind) })
 }
 
 // usesPassthrough reports whether a rule is for callers with their own Atlas JWT.

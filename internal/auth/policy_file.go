@@ -70,6 +70,10 @@ func ParsePolicy(name string, data []byte) (*Policy, error) {
 	if err := p.err(); err != nil {
 		return nil, err
 	}
+	p.policy.missing = noToken
+	if p.policy.NeedsCertificates() {
+		p.policy.missing = ErrMissing
+	}
 	return p.policy, nil
 }
 

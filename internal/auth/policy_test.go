@@ -115,8 +115,7 @@ func TestDecide(t *testing.T) {
 		{"the first rule decides for both", []auth.Caller{spiffe("/ns/chat/sa/web"), oidc("ops")}, "DeleteToken", 1, "", auth.ErrNotPermitted},
 		{"Atlas", []auth.Caller{atlas}, "CreateToken", 7, "passthrough", nil},
 		{"Atlas beside a stranger", []auth.Caller{dns("x.internal"), atlas}, "CreateToken", 7, "passthrough", nil},
-		{"nobody", nil, "CreateToken", 0, "", auth.ErrUnknownCaller},
-		{"zero", []auth.Caller{{}}, "CreateToken", 0, "", auth.ErrUnknownCaller},
+		{"no identity", nil, "CreateToken", 0, "", auth.ErrMissing},
 		{"stranger", []auth.Caller{dns("x.internal")}, "CreateToken", 0, "", auth.ErrNotPermitted},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

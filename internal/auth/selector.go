@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -133,16 +134,12 @@ func checkSubjectPattern(pattern string) error {
 		return err
 	}
 	switch {
-	case strings.IndexFunc(pattern, isLetterOrDigit) < 0:
+	case !strings.ContainsFunc(pattern, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }):
 		return errors.New("the subject would match every caller of the issuer: it must have a letter or digit besides each *")
 	case strings.Contains(pattern, "*") && strings.ContainsAny(pattern, `?[\`):
 		return errors.New(`?, [ and \ cannot be combined with a *: only * is special`)
 	}
 	return nil
-}
-
-func isLetterOrDigit(r rune) bool {
-	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
 func checkPrintable(what, s string, most int) error {

@@ -53,8 +53,8 @@ func TestRefused(t *testing.T) {
 		want bool
 	}{
 		"no policy":                     {auth.Config{}, false},
-		"a default profile":             {auth.Config{DefaultProfile: "d", Sources: auth.Sources{"d": refused}}, true},
-		"a default profile, Atlas down": {auth.Config{DefaultProfile: "d", Sources: auth.Sources{"d": down}}, false},
+		"a default profile":             {auth.Config{Policy: anyCertificate.Policy, Sources: auth.Sources{"default": refused}}, true},
+		"a default profile, Atlas down": {auth.Config{Policy: anyCertificate.Policy, Sources: auth.Sources{"default": down}}, false},
 		"one profile":                   {auth.Config{Policy: policy(acme), Sources: auth.Sources{"acme": refused}}, true},
 		"all profiles":                  {auth.Config{Policy: policy(acme, other), Sources: auth.Sources{"acme": refused, "other": refused}}, true},
 		"one of two profiles":           {auth.Config{Policy: policy(acme, other), Sources: auth.Sources{"acme": refused, "other": down}}, false},

@@ -46,7 +46,7 @@ func (s *Setup) openDefault() {
 		s.unusableSecret("--atlas-userauthtoken-file", file, err)
 		return
 	}
-	s.authenticate(auth.Config{DefaultProfile: DefaultProfile}, profileSet{key: p})
+	s.authenticate(auth.AnyCertificate(auth.Profile{Name: DefaultProfile, UserauthtokenFile: file}), profileSet{key: p})
 }
 
 // unusableSecret reports the file of a secret. A name without a slash is not repeated: it may be
@@ -59,10 +59,9 @@ func (s *Setup) unusableSecret(flag, file string, err error) {
 	s.unusable(flag, err)
 }
 
-// authenticate lets callers use the profiles of the set as cfg says.
-func (s *Setup) authenticate(cfg auth.Config, set profileSet) {
-	cfg.Sources, cfg.Logger = set.sources(), s.log
-	authenticator, err := auth.New(cfg)
+// authenticate lets callers use the profiles of the set as the policy says.
+func (s *Setup) authenticate(policy *auth.Policy, set profileSet) {
+	authenticator, err := auth.New(auth.Config{Policy: policy, Sources: set.sources(), RootCAs: s.OIDCAuthorities, Logger: s.log})
 	if err != nil {
 		s.Errors = append(s.Errors, err)
 		return
@@ -132,5 +131,5 @@ func (s *Setup) openPolicy() {
 	}
 	first := get()
 	s.Policy = first.policy
-	s.authenticate(auth.Config{Policy: first.policy, RootCAs: s.OIDCAuthorities}, first.profiles)
+	s.authenticate(first.policy, first.profiles)
 }

@@ -58,7 +58,7 @@ func newReplaceablePolicy(t *testing.T, first func(*replaceablePolicy) string) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.authenticate(auth.Config{Policy: v.policy}, v.profiles); s.Err() != nil {
+	if s.authenticate(v.policy, v.profiles); s.Err() != nil {
 		t.Fatal(s.Err())
 	}
 	t.Cleanup(func() {

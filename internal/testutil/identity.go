@@ -31,7 +31,7 @@ func StartIdentity(t *testing.T, policy string) *IdentityService {
 // StartIdentityAt has the service go by a clock of its own.
 func StartIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emulator.Config) *IdentityService {
 	t.Helper()
-	cfg := auth.Config{DefaultProfile: "acme"}
+	cfg := auth.Config{Policy: auth.AnyCertificate(auth.Profile{Name: "acme"})}
 	if policy != "" {
 		cfg = auth.Config{Policy: MustPolicy(t, policy)}
 	}
