@@ -19,6 +19,7 @@ import (
 // operation that did take effect.
 type Fault struct {
 	On    Operation `json:"operation,omitempty"` // which requests; Any by default
+	Org   string    `json:"org,omitempty"`       // only requests with a JWT of the org of this id
 	Times int       `json:"times,omitempty"`     // how many requests; 0: until removed
 	// For is how long the fault stays; 0: until removed.
 	For time.Duration `json:"-"`
@@ -143,12 +144,12 @@ func (fs *faults) clear() {
 	fs.active = nil
 }
 
-// take returns the fault that a request for op meets, the zero Fault if there is none. It counts as
-// met.
-func (fs *faults) take(op Operation) Fault {
+// take returns the fault that a request of an org for op meets, the zero Fault if there is none. It
+// counts as met.
+func (fs *faults) take(op Operation, org string) Fault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	i := slices.IndexFunc(fs.active, func(f liveFault) bool { return f.On.matches(op) })
+	i := slices.IndexFunc(fs.active, func(f liveFault) bool { return f.On.matches(op) && (f.Org == "" || f.Org == org) })
 	if i < 0 {
 		return Fault{}
 	}

@@ -33,7 +33,7 @@ func (em *Emulator) handle(w http.ResponseWriter, r *http.Request) {
 	rt := routeFor(r)
 	answered := em.seen.arrived(rt.op, r)
 	defer answered(0)
-	f := em.faults.take(rt.op)
+	f := em.faults.take(rt.op, em.atlas.orgOf(r))
 	a := em.perform(rt, r, body, f)
 	s := &sender{w: w, r: r}
 	if f.Drop != NoDrop {

@@ -206,3 +206,11 @@ func notFound() answer { return detail(http.StatusNotFound, "Not found.") }
 func movedTo(path string) answer {
 	return answer{status: http.StatusMovedPermanently, header: http.Header{"Location": {path}}}
 }
+
+// orgOf returns the id of the org of the request's JWT, or "" without a valid one.
+func (a *atlas) orgOf(r *http.Request) string {
+	if org, bad := a.authenticate(r); bad == nil {
+		return org.ID
+	}
+	return ""
+}

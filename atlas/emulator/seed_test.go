@@ -31,7 +31,7 @@ func TestFaultFor(t *testing.T) {
 		var fs faults
 		fs.add(Fault{Status: 503, For: 10 * time.Second})
 		time.Sleep(9 * time.Second) //nolint:forbidigo // virtual time
-		if got := fs.take(Create); got.Status != 503 {
+		if got := fs.take(Create, ""); got.Status != 503 {
 			t.Errorf("after 9s: %+v", got)
 		}
 		time.Sleep(time.Second) //nolint:forbidigo // virtual time
