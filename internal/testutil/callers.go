@@ -42,7 +42,7 @@ const (
 	Delete Operation = http.MethodDelete
 )
 
-// Outcome is what a caller sees of one call, in the same terms on both transports.
+// Outcome is the result of one call, in the same terms for both transports.
 type Outcome struct {
 	Code     codes.Code
 	HTTP     int // 0 over gRPC
@@ -51,14 +51,14 @@ type Outcome struct {
 	Message  string
 	Retry    time.Duration
 	Token    string
-	Header   map[string][]string // keys in lower case; over gRPC, trailers are among them
-	Early    map[string][]string // gRPC only: what came in headers, ahead of the status
+	Header   map[string][]string // keys in lower case; over gRPC, trailers included
+	Early    map[string][]string // gRPC only: headers that preceded the status
 	Body     string              // REST only
-	Verb     string              // REST only, of the request, as is
+	Verb     string              // REST only, of the request; so is Path
 	Path     string
 }
 
-// Get is the first value of a response header.
+// Get returns the first value of a response header.
 func (o Outcome) Get(name string) string {
 	if v := o.Header[name]; len(v) > 0 {
 		return v[0]
@@ -68,11 +68,11 @@ func (o Outcome) Get(name string) string {
 
 // Caller calls the service over one transport.
 type Caller interface {
-	// call makes one call with the given header values; headers is in pairs.
+	// Call makes one call; headers is in pairs.
 	Call(ctx context.Context, op Operation, headers ...string) Outcome
 }
 
-// Callers are clients of every transport.
+// Callers returns a client of each transport.
 func (s *Service) Callers(t testing.TB) map[string]Caller {
 	t.Helper()
 	return map[string]Caller{"gRPC": s.GRPCCaller(t), "REST": s.RESTCaller(t)}
@@ -83,12 +83,12 @@ type GRPCCaller struct {
 	ephemeraltokenv1.EphemeralTokenServiceClient
 }
 
-// NewGRPCCaller calls over a connection of the test's own.
+// NewGRPCCaller returns a caller that uses conn.
 func NewGRPCCaller(conn grpc.ClientConnInterface) GRPCCaller {
 	return GRPCCaller{ephemeraltokenv1.NewEphemeralTokenServiceClient(conn)}
 }
 
-// ClientTLS is the configuration of the default callers, nil for plaintext.
+// ClientTLS returns the TLS configuration of the default callers, nil for plaintext.
 func (s *Service) ClientTLS() *tls.Config {
 	if s.Mode == Plaintext {
 		return nil
@@ -96,10 +96,10 @@ func (s *Service) ClientTLS() *tls.Config {
 	return s.Certs.ClientConfig(s.Mode)
 }
 
-// ClientTLSWith shows this certificate, or none if it is nil.
+// ClientTLSWith returns a configuration with this client certificate, or without one if it is nil.
 func (s *Service) ClientTLSWith(cert *tls.Certificate) *tls.Config {
 	cfg := s.Certs.ClientConfig(ServerTLS)
-	// By Certificates, a client would keep back one of an authority that the server does not name.
+	// From Certificates, a client would not send one of a CA that the server does not name.
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		if cert == nil {
 			return &tls.Certificate{}, nil
@@ -109,7 +109,7 @@ func (s *Service) ClientTLSWith(cert *tls.Certificate) *tls.Config {
 	return cfg
 }
 
-// CallersAs are clients of every transport that show this certificate, or none if it is nil.
+// CallersAs returns callers with this client certificate, or without one if it is nil.
 func (s *Service) CallersAs(t testing.TB, cert *tls.Certificate) map[string]Caller {
 	t.Helper()
 	cfg := s.ClientTLSWith(cert)
@@ -119,13 +119,13 @@ func (s *Service) CallersAs(t testing.TB, cert *tls.Certificate) map[string]Call
 	}
 }
 
-// GRPCConn connects as the default callers do.
+// GRPCConn returns a connection like those of the default callers.
 func (s *Service) GRPCConn(t testing.TB) *grpc.ClientConn {
 	t.Helper()
 	return s.GRPCConnWith(t, s.ClientTLS())
 }
 
-// GRPCConnWith connects with this TLS configuration, in plaintext if it is nil.
+// GRPCConnWith returns a connection with this TLS configuration, in plaintext if it is nil.
 func (s *Service) GRPCConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
 	t.Helper()
 	creds := insecure.NewCredentials()
@@ -140,12 +140,12 @@ func (s *Service) GRPCConnWith(t testing.TB, cfg *tls.Config) *grpc.ClientConn {
 	return conn
 }
 
-// DialOption has a client connect over the network of the service.
+// DialOption makes a client connect over the service's network.
 func (s *Service) DialOption() grpc.DialOption {
 	return grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.DialContext(ctx, "tcp", addr) })
 }
 
-// GRPCCaller is a client with a connection of its own.
+// GRPCCaller returns a caller with its own connection.
 func (s *Service) GRPCCaller(t testing.TB) GRPCCaller {
 	t.Helper()
 	return NewGRPCCaller(s.GRPCConn(t))
@@ -171,8 +171,7 @@ func (c GRPCCaller) Call(ctx context.Context, op Operation, headers ...string) O
 	return out
 }
 
-// RESTExtra is how much longer a REST caller waits for an answer than the deadline that it sends
-// says.
+// RESTExtra is how long a REST caller waits for a response after the deadline that it sends.
 const RESTExtra = 30 * time.Second
 
 // RESTCaller calls over REST.
@@ -181,7 +180,7 @@ type RESTCaller struct {
 	Client *http.Client
 }
 
-// RESTCaller is a client with connections of its own.
+// RESTCaller returns a caller with its own connections.
 func (s *Service) RESTCaller(t testing.TB) RESTCaller {
 	t.Helper()
 	return s.RESTCallerWith(t, s.ClientTLS())
@@ -215,7 +214,7 @@ func (c RESTCaller) Do(ctx context.Context, verb, path string, body io.Reader, h
 	}
 	if deadline, ok := ctx.Deadline(); ok && req.Header.Get("Grpc-Timeout") == "" {
 		req.Header.Set("Grpc-Timeout", strconv.FormatInt(time.Until(deadline).Milliseconds(), 10)+"m")
-		// The answer is what is looked at, so the client itself waits a little longer.
+		// The test looks at the response, so the client waits longer than the deadline.
 		longer, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Until(deadline)+RESTExtra)
 		defer cancel()
 		req = req.WithContext(longer)
@@ -233,7 +232,7 @@ func (c RESTCaller) Do(ctx context.Context, verb, path string, body io.Reader, h
 	for name, values := range resp.Header {
 		out.Header[string(bytes.ToLower([]byte(name)))] = values
 	}
-	if resp.Close { // the client keeps the header back
+	if resp.Close { // the client removes the header
 		out.Header["connection"] = []string{"close"}
 	}
 	if resp.StatusCode >= 400 {
@@ -272,8 +271,7 @@ func (o *Outcome) setStatus(st *status.Status) {
 	}
 }
 
-// GoodCalls makes calls over both transports until stop, one after another, each of which has to go
-// well.
+// GoodCalls makes calls over both transports, one after another, until stop. Each must succeed.
 func (s *Service) GoodCalls(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -282,11 +280,11 @@ func (s *Service) GoodCalls(t *testing.T) (stop func()) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				if got := c.Call(Context(t), Create, Credential(s.Atlas)...); got.Token == "" {
-					t.Errorf("%s: a good call failed: %v %s %s", name, got.Code, got.Reason, got.Message)
+					t.Errorf("%s: a call failed: %v %s %s", name, got.Code, got.Reason, got.Message)
 					return
 				}
 				select {
-				case <-time.After(50 * time.Millisecond): // ten to twenty a second, as a decent client's
+				case <-time.After(50 * time.Millisecond):
 				case <-ctx.Done():
 				}
 			}

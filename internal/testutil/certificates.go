@@ -24,28 +24,28 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// CheckNoHandshake checks that both listeners refuse the certificate, or that there is none, by
-// what TLS itself says.
+// CheckNoHandshake checks that TLS on both listeners refuses the certificate, or its absence if it
+// is nil.
 func (s *Service) CheckNoHandshake(t *testing.T, cert *tls.Certificate) {
 	t.Helper()
 	for _, addr := range []string{s.GRPCAddr().String(), s.HTTPAddr().String()} {
 		cfg := s.ClientTLSWith(cert)
 		cfg.NextProtos = []string{"h2"}
 		conn, err := (&tls.Dialer{Config: cfg}).DialContext(Context(t), "tcp", addr)
-		if err == nil { // a client is done before the server has seen its certificate
+		if err == nil { // a client finishes before the server sees its certificate
 			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-			for err == nil { // what the server may have written before that
+			for err == nil { // skip what the server wrote before that
 				_, err = conn.Read(make([]byte, 1024))
 			}
 			_ = conn.Close()
 		}
 		if !strings.Contains(err.Error(), "remote error: tls: ") {
-			t.Errorf("%s: %v, want TLS to refuse", addr, err)
+			t.Errorf("%s: %v, want a TLS alert", addr, err)
 		}
 	}
 }
 
-// WantNoHandshake checks that a call never was one.
+// WantNoHandshake checks that a call failed in the handshake.
 func WantNoHandshake(t *testing.T, got Outcome) {
 	t.Helper()
 	overGRPC := got.Code == codes.Unavailable
@@ -55,7 +55,7 @@ func WantNoHandshake(t *testing.T, got Outcome) {
 	}
 }
 
-// Certificates are a test's own authority, and what it signed.
+// Certificates are the certificates of a test, and their authority.
 type Certificates struct {
 	CAFile, CertFile, KeyFile string
 	CA                        Authority
@@ -64,7 +64,7 @@ type Certificates struct {
 	Untrusted                 tls.Certificate // signed by another authority
 }
 
-// NewCertificates writes an authority and what a server needs into files of the test.
+// NewCertificates makes an authority, a client certificate and files for a server.
 func NewCertificates(t testing.TB) Certificates {
 	t.Helper()
 	dir := t.TempDir()
@@ -87,8 +87,7 @@ func NewCertificates(t testing.TB) Certificates {
 	return c
 }
 
-// watch has the server go by the files, and look at them more often than anybody would want it to,
-// until the test ends.
+// watch makes the server use the files, and check them every 10 ms, until the test ends.
 func (c Certificates) watch(t testing.TB, cfg *server.Config, mode Security) {
 	t.Helper()
 	files := &reload.Watcher{Logger: cfg.Logger, Interval: 10 * time.Millisecond}
@@ -114,8 +113,8 @@ func (c Certificates) watch(t testing.TB, cfg *server.Config, mode Security) {
 	})
 }
 
-// ClientConfig is that of a client which trusts the authority and, with MutualTLS, shows a
-// certificate.
+// ClientConfig returns the configuration of a client that trusts the authority and, with MutualTLS,
+// has a certificate.
 func (c Certificates) ClientConfig(mode Security) *tls.Config {
 	cfg := &tls.Config{RootCAs: c.Pool, MinVersion: tls.VersionTLS12}
 	if mode == MutualTLS {
@@ -173,7 +172,7 @@ func (a Authority) IssueUntil(t testing.TB, name string, notAfter time.Time) tls
 	})
 }
 
-// IssueAs makes a certificate for both ends of a connection that names nobody, and changes it.
+// IssueAs signs a certificate for clients and servers without names, after change.
 func (a Authority) IssueAs(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -16,8 +16,8 @@ import (
 // ErrPanic makes a Door panic.
 var ErrPanic = errors.New("panic here")
 
-// Door counts the attempts that get as far as the service, whatever is done about them further in,
-// and fails the first of them if it is told to.
+// Door counts the calls that reach the service's handlers, and fails the first ones with the errors
+// of Expect.
 type Door struct {
 	inside server.Tokens
 
@@ -60,28 +60,28 @@ func (d *Door) Delete(ctx context.Context, cred atlas.Credential) (string, error
 // Check implements server.Tokens.
 func (d *Door) Check() error { return d.inside.Check() }
 
-// Expect begins anew: the next attempts fail like this.
+// Expect resets the count and fails the next calls with these errors.
 func (d *Door) Expect(failures ...error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.arrivals, d.failures = nil, failures
 }
 
-// Attempts is when each of them came.
+// Attempts returns when each call arrived.
 func (d *Door) Attempts() []time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.arrivals)
 }
 
-// StartDoor runs a service behind a door.
+// StartDoor starts a service with a Door.
 func StartDoor(t *testing.T, changes ...func(*server.Config, *atlas.Config)) (*Service, *Door) {
 	t.Helper()
 	d := &Door{}
 	return Start(t, Plaintext, append(changes, d.Guard(t))...), d
 }
 
-// Guard puts a service behind the door.
+// Guard puts the Door in front of a service's token cache.
 func (d *Door) Guard(t *testing.T) func(*server.Config, *atlas.Config) {
 	return func(c *server.Config, _ *atlas.Config) {
 		c.Tokens = func(a tokencache.Atlas) server.Tokens {

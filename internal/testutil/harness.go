@@ -1,5 +1,5 @@
-// Package testutil runs the service with a working fake of Atlas, and calls it over both
-// transports, for the tests of several packages.
+// Package testutil runs the service with an emulated Atlas and calls it over both transports, for
+// the tests of several packages.
 package testutil
 
 import (
@@ -25,24 +25,24 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Context bounds one call far above what it should take.
+// Context returns a context whose deadline is far above what a call takes.
 func Context(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// Credential is a JWT of the first org, as a header.
+// Credential returns a new JWT of the first org, as a header.
 func Credential(em *emulator.Emulator) []string {
 	return []string{"authorization", "JWT " + em.Org(0).JWT()}
 }
 
-// WithTTL makes a server remember tokens for so long.
+// WithTTL makes a server cache tokens for ttl.
 func WithTTL(ttl time.Duration) func(*server.Config, *atlas.Config) {
 	return func(c *server.Config, _ *atlas.Config) { c.Cache = tokencache.Config{TTL: ttl} }
 }
 
-// Metrics is what /metrics says.
+// Metrics returns /metrics.
 func (s *Service) Metrics(t *testing.T) string {
 	t.Helper()
 	_, body := s.Get(t, "/metrics")
@@ -83,11 +83,11 @@ func NewResilient(t testing.TB, client *atlas.Client) *resilient.Client {
 	return c
 }
 
-// processors are those who may work at a time.
+// processors limits the tests of ParallelWork that run at a time.
 var processors = make(chan struct{}, runtime.GOMAXPROCS(0))
 
-// ParallelWork is t.Parallel for a test that works rather than waits: no more of these run at a
-// time than there are processors, so that each has the time which its deadlines give it.
+// ParallelWork is t.Parallel for a CPU-bound test. At most one of these runs per processor, so that
+// its deadlines hold.
 func ParallelWork(t *testing.T) {
 	t.Helper()
 	t.Parallel()
@@ -95,10 +95,10 @@ func ParallelWork(t *testing.T) {
 	t.Cleanup(func() { <-processors })
 }
 
-// Security is how the listeners are protected.
+// Security is the transport security of the listeners.
 type Security string
 
-// The three ways of protecting the listeners.
+// The kinds of transport security.
 const (
 	Plaintext Security = "plaintext"
 	ServerTLS Security = "TLS"
@@ -114,13 +114,13 @@ type Service struct {
 	Mode  Security
 	Stop  func() error
 
-	Resilient *resilient.Client // nil if a test brings its own Atlas
+	Resilient *resilient.Client // nil if the test sets server.Config.Atlas
 
-	// DialContext connects over the network of the service.
+	// DialContext connects over the service's network.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Buffer collects what the server logs.
+// Buffer collects log lines.
 type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -148,7 +148,7 @@ func (l *Buffer) Since(n int) string {
 	return string(l.b.Bytes()[n:])
 }
 
-// Start runs a server against an emulator of its own until the test ends. Changes are made to its
+// Start runs a server with its own emulator until the test ends, after changes to its
 // configuration.
 func Start(t testing.TB, mode Security, changes ...func(*server.Config, *atlas.Config)) *Service {
 	t.Helper()
@@ -160,7 +160,7 @@ func Start(t testing.TB, mode Security, changes ...func(*server.Config, *atlas.C
 	return StartWith(t, mode, em, changes...)
 }
 
-// StartWith is Start with an Atlas of the test's own.
+// StartWith is Start with this emulator.
 func StartWith(t testing.TB, mode Security, em *emulator.Emulator, changes ...func(*server.Config, *atlas.Config)) *Service {
 	t.Helper()
 	s := &Service{Atlas: em, Mode: mode, DialContext: (&net.Dialer{}).DialContext}
@@ -220,7 +220,7 @@ func (s *Service) start(t testing.TB, changes ...func(*server.Config, *atlas.Con
 	})
 }
 
-// WantHealth asks grpc.health.v1 until it says so.
+// WantHealth waits until grpc.health.v1 reports a status.
 func (s *Service) WantHealth(t *testing.T, want healthpb.HealthCheckResponse_ServingStatus) {
 	t.Helper()
 	client := healthpb.NewHealthClient(s.GRPCConn(t))

@@ -14,7 +14,7 @@ import (
 )
 
 // IdentityService is a service that holds the Atlas identity of the emulator's first org, for
-// callers with a client certificate, or for those that the policy names.
+// callers with a client certificate, or for those in its policy.
 type IdentityService struct {
 	*Service
 	Audit  *Buffer
@@ -22,13 +22,13 @@ type IdentityService struct {
 	Source *atlas.TokenSource
 }
 
-// StartIdentity runs a service with an identity of its own, and the policy if there is one.
+// StartIdentity runs a service with an Atlas identity, and a policy unless it is empty.
 func StartIdentity(t *testing.T, policy string) *IdentityService {
 	t.Helper()
 	return StartIdentityAt(t, policy, atlas.Clock{}, emulator.Config{})
 }
 
-// StartIdentityAt has the service go by a clock of its own.
+// StartIdentityAt is StartIdentity with this clock and emulator.
 func StartIdentityAt(t *testing.T, policy string, clock atlas.Clock, config emulator.Config) *IdentityService {
 	t.Helper()
 	cfg := auth.Config{Policy: auth.AnyCertificate(auth.Profile{Name: "acme"})}
@@ -48,7 +48,7 @@ func MustPolicy(t *testing.T, text string) *auth.Policy {
 	return policy
 }
 
-// StartIdentityWith is StartIdentityAt with an authenticator of the test's own.
+// StartIdentityWith is StartIdentityAt with this authentication.
 func StartIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config emulator.Config) *IdentityService {
 	t.Helper()
 	em, err := emulator.Start(config)
@@ -56,8 +56,6 @@ func StartIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 		t.Fatal(err)
 	}
 	t.Cleanup(em.Close)
-	// Few connections: a thousand callers on a busy machine would spend their time in handshakes
-	// otherwise.
 	client, err := atlas.New(atlas.Config{BaseURL: em.URL(), RootCAs: em.CertPool(), MaxConns: 8, Timeout: 30 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +84,7 @@ func StartIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 	return s
 }
 
-// Records are the audit's records, oldest first.
+// Records returns the audit records, oldest first.
 func (s *IdentityService) Records(t *testing.T) []map[string]any {
 	t.Helper()
 	var all []map[string]any

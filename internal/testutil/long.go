@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Long reports whether the long versions of the tests are to run: TOKEND_LONG=1, which .ci/run
-// sets. Without it a suite that can go on for minutes proves that it works in a second or two.
+// Long reports whether to run the long versions of the tests: TOKEND_LONG=1, which .ci/run sets.
+// Without it a suite that can run for minutes takes a second or two.
 func Long() bool { return os.Getenv("TOKEND_LONG") == "1" }
 
 // Some returns all cases in a long run, else the first n of them.
@@ -19,7 +19,7 @@ func Some[T any](all []T, n int) []T {
 	return all[:n]
 }
 
-// SkipUnlessLong skips a test that is only for long runs.
+// SkipUnlessLong skips a test outside long runs.
 func SkipUnlessLong(t testing.TB) {
 	t.Helper()
 	if !Long() {
@@ -27,9 +27,8 @@ func SkipUnlessLong(t testing.TB) {
 	}
 }
 
-// NeedTool returns the path of a program that a test needs. Without the program the test is
-// skipped, or fails if REQUIRE_TOOLS=1, which .ci/run sets so that a skipped test does not look
-// like a passed one.
+// NeedTool returns the path of a program. Without the program the test is skipped, or fails if
+// REQUIRE_TOOLS=1, which .ci/run sets.
 func NeedTool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -39,7 +38,7 @@ func NeedTool(t testing.TB, name string) string {
 	return path
 }
 
-// SkipWithout skips a test that lacks something besides Go, or fails it if REQUIRE_TOOLS=1.
+// SkipWithout skips a test that needs something, or fails it if REQUIRE_TOOLS=1.
 func SkipWithout(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("REQUIRE_TOOLS") == "1" {
@@ -48,7 +47,7 @@ func SkipWithout(t testing.TB, what string) {
 	t.Skipf("%s is missing", what)
 }
 
-// Path returns the path of a file of the repository, named from its root, wherever a test runs.
+// Path returns the path of a file of the repository, given relative to its root.
 func Path(name string) string {
 	dir, err := os.Getwd()
 	if err != nil {

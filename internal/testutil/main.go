@@ -10,7 +10,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Descriptors is how many the process has open; 0 where nobody says.
+// Descriptors returns the number of open descriptors; 0 if it is unknown.
 func Descriptors(t *testing.T) int {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -23,8 +23,8 @@ func Descriptors(t *testing.T) int {
 	return len(open)
 }
 
-// Main runs the tests of a package: more of them at a time than there are processors, since most
-// wait rather than work. It fails if a goroutine is left over that ignored does not name.
+// Main runs the tests of a package, more in parallel than there are processors, since most wait. It
+// fails if a test leaks a goroutine.
 func Main(m *testing.M, ignored ...goleak.Option) {
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {

@@ -2,5 +2,5 @@
 
 package testutil
 
-// Slower is by how much the race detector slows a program down, 1 without it.
+// Slower is the factor by which the race detector slows a program down, 1 without it.
 const Slower = 1

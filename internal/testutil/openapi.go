@@ -17,7 +17,7 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 )
 
-// Answer is what a REST caller gets, for the OpenAPI document to be held against.
+// Answer is a REST response, to be compared with the OpenAPI document.
 type Answer struct {
 	Verb, Path string
 	Status     int
@@ -25,7 +25,7 @@ type Answer struct {
 	Body       string
 }
 
-// String leaves out the body of a success, which is a secret.
+// String omits the body of a success, which is a secret.
 func (a Answer) String() string {
 	if a.Status < 400 {
 		return fmt.Sprintf("%d %v, %d bytes", a.Status, a.Header, len(a.Body))
@@ -33,11 +33,10 @@ func (a Answer) String() string {
 	return fmt.Sprintf("%d %v\n%s", a.Status, a.Header, a.Body)
 }
 
-// ofHTTP are the headers of an answer that HTTP itself has, and that no OpenAPI document describes.
+// ofHTTP are HTTP's own headers, which an OpenAPI document does not describe.
 var ofHTTP = []string{"Connection", "Content-Length", "Content-Type", "Date", "Transfer-Encoding"}
 
-// OfCORS are the headers of answers for pages of other origins. All answers have them, where they
-// are switched on.
+// OfCORS are the headers for pages of other origins. All responses have them if CORS is on.
 var OfCORS = []string{"Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary"}
 
 var openapiDocument = sync.OnceValues(func() (*openapi3.T, error) {
@@ -62,10 +61,9 @@ func OpenAPI(t testing.TB) *openapi3.T {
 // ServicePath is the one path that the document has.
 const ServicePath = "/v1/ephemeral-token"
 
-// CheckDocumented fails the test if the document does not have the answer just so: status, every
-// header, content type and body, and of an error, its reason. It returns the parts of the document
-// that the answer is an instance of. An answer to another verb than the document has, or for
-// another path, is in both operations.
+// CheckDocumented fails the test unless the document has the response: its status, every header,
+// content type and body, and an error's reason. It returns the parts of the document that the
+// response matches. A response to another verb or path must be in both operations.
 func (a Answer) CheckDocumented(t testing.TB) []string {
 	t.Helper()
 	item := OpenAPI(t).Paths.Value(ServicePath)
@@ -76,15 +74,14 @@ func (a Answer) CheckDocumented(t testing.TB) []string {
 		}
 		found, err := a.DocumentedAs(t, verb, operation)
 		if err != nil {
-			t.Errorf("the OpenAPI document does not have this answer to %s %s: %v\n%s", a.Verb, a.Path, err, a)
+			t.Errorf("the OpenAPI document does not have this response to %s %s: %v\n%s", a.Verb, a.Path, err, a)
 		}
 		parts = append(parts, found...)
 	}
 	return parts
 }
 
-// DocumentedAs returns the parts of an operation that the answer is an instance of, or what the
-// document does not have.
+// DocumentedAs returns the parts of an operation that the response matches, or an error.
 func (a Answer) DocumentedAs(t testing.TB, verb string, operation *openapi3.Operation) (parts []string, err error) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), verb, "http://tokend.test"+ServicePath, http.NoBody)
@@ -131,7 +128,7 @@ func (a Answer) DocumentedAs(t testing.TB, verb string, operation *openapi3.Oper
 	return parts, err
 }
 
-// mediaType is that of the answer among those of its content, "" if it is to have none.
+// mediaType returns the documented media type of the response, "" if it has no body.
 func (a Answer) mediaType(content openapi3.Content) (string, error) {
 	declared, _, _ := strings.Cut(a.Header.Get("Content-Type"), ";")
 	switch {
@@ -143,8 +140,8 @@ func (a Answer) mediaType(content openapi3.Content) (string, error) {
 	return declared, nil
 }
 
-// example is the name of the error that the answer is. They differ in RetryInfo's delay at most,
-// and in the message, of which a reason has several.
+// example returns the name of the documented error that the response equals, apart from RetryInfo's
+// delay and the message.
 func (a Answer) example(media *openapi3.MediaType) (string, error) {
 	var got map[string]any
 	if err := json.Unmarshal([]byte(a.Body), &got); err != nil {
@@ -172,7 +169,7 @@ func (a Answer) example(media *openapi3.MediaType) (string, error) {
 func cloneJSON(value any) any {
 	data, err := json.Marshal(value)
 	if err != nil {
-		panic(err) // cannot happen: it has been read as JSON
+		panic(err) // cannot happen: it was read as JSON
 	}
 	var clone any
 	if err := json.Unmarshal(data, &clone); err != nil {
@@ -181,7 +178,7 @@ func cloneJSON(value any) any {
 	return clone
 }
 
-// withoutDelay removes the message of an error, and has every RetryInfo say the same.
+// withoutDelay removes an error's message, and the delay of its RetryInfo.
 func withoutDelay(status any) {
 	object, _ := status.(map[string]any)
 	delete(object, "message")
@@ -193,7 +190,7 @@ func withoutDelay(status any) {
 	}
 }
 
-// DocumentedParts is all that checkDocumented can return, but for OfCORS.
+// DocumentedParts returns all that CheckDocumented can return, except OfCORS.
 func DocumentedParts(doc *openapi3.T) []string {
 	var parts []string
 	for verb, operation := range doc.Paths.Value(ServicePath).Operations() {
@@ -220,7 +217,7 @@ func DocumentedParts(doc *openapi3.T) []string {
 	return parts
 }
 
-// Answer is what the document is held against of a call over REST.
+// Answer returns a REST outcome as a response to compare with the document.
 func (o Outcome) Answer() Answer {
 	header := http.Header{}
 	for name, values := range o.Header {

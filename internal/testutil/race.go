@@ -2,5 +2,5 @@
 
 package testutil
 
-// Slower is by how much the race detector slows a program down.
+// Slower is the factor by which the race detector slows a program down.
 const Slower = 4

@@ -23,7 +23,7 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// RawHTTP writes bytes to the REST listener and reads one answer.
+// RawHTTP writes a request to the REST listener and reads one response.
 func RawHTTP(t *testing.T, s *Service, request string) *http.Response {
 	t.Helper()
 	conn, err := s.DialContext(t.Context(), "tcp", s.HTTPAddr().String())
@@ -48,7 +48,7 @@ func RawHTTP(t *testing.T, s *Service, request string) *http.Response {
 	return resp
 }
 
-// rawCodec sends bytes as they are, so that a test can send what is no message.
+// rawCodec sends bytes unchanged, so that a test can send malformed messages.
 type rawCodec struct{}
 
 func (rawCodec) Name() string { return "proto" }
@@ -61,7 +61,7 @@ func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
 
 var _ encoding.CodecV2 = rawCodec{}
 
-// Raw calls a method with bytes that need not be a message.
+// Raw calls a method with bytes that need not be a valid message.
 func (c GRPCCaller) Raw(ctx context.Context, conn *grpc.ClientConn, method string, message []byte, headers ...string) Outcome {
 	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
 	var header, trailer metadata.MD
@@ -75,7 +75,7 @@ func (c GRPCCaller) Raw(ctx context.Context, conn *grpc.ClientConn, method strin
 // CreateMethod is the full name of CreateToken.
 const CreateMethod = ephemeraltokenv1.EphemeralTokenService_CreateToken_FullMethodName
 
-// Listener is what a hostile peer connects to.
+// Listener is one of the two listeners for calls.
 type Listener string
 
 // The two listeners.
@@ -84,7 +84,7 @@ const (
 	REST Listener = "REST"
 )
 
-// Addr is the address of a listener.
+// Addr returns the address of a listener.
 func (s *Service) Addr(l Listener) string {
 	if l == GRPC {
 		return s.GRPCAddr().String()
@@ -92,7 +92,7 @@ func (s *Service) Addr(l Listener) string {
 	return s.HTTPAddr().String()
 }
 
-// RawHTTP2 is a peer that writes what no decent client would.
+// RawHTTP2 is a peer that writes HTTP/2 frames directly.
 type RawHTTP2 struct {
 	net.Conn
 	out     *bufio.Writer
@@ -102,8 +102,8 @@ type RawHTTP2 struct {
 	encoder *hpack.Encoder
 }
 
-// Dial opens a connection that is closed when the test ends. With protocols, it is one of TLS, if
-// the service has TLS.
+// Dial opens a connection that is closed when the test ends. With protocols it uses TLS if the
+// service does.
 func (s *Service) Dial(t *testing.T, l Listener, protocols ...string) net.Conn {
 	t.Helper()
 	conn, err := s.DialContext(t.Context(), "tcp", s.Addr(l))
@@ -123,7 +123,7 @@ func (s *Service) Dial(t *testing.T, l Listener, protocols ...string) net.Conn {
 	return secured
 }
 
-// RawHTTP2 opens an HTTP/2 connection. What the server sends is read only if reads is true.
+// RawHTTP2 opens an HTTP/2 connection. With reads, what the server sends is read and discarded.
 func (s *Service) RawHTTP2(t *testing.T, l Listener, reads bool, settings ...http2.Setting) *RawHTTP2 {
 	t.Helper()
 	h := &RawHTTP2{Conn: s.Dial(t, l, "h2"), rest: l == REST}
@@ -153,7 +153,7 @@ func (s *Service) RawHTTP2(t *testing.T, l Listener, reads bool, settings ...htt
 	return h
 }
 
-// Headers are the block of a create.
+// Headers returns the header block of a create.
 func (h *RawHTTP2) Headers(jwt string, extra ...string) []byte {
 	h.Block.Reset()
 	fields := []string{":method", "POST", ":scheme", "http", ":authority", "localhost", ":path", CreateMethod, "content-type", "application/grpc", "te", "trailers"}
@@ -187,8 +187,8 @@ func (h *RawHTTP2) Call(stream uint32, jwt string) error {
 // Flush sends what has been written.
 func (h *RawHTTP2) Flush() error { return h.out.Flush() }
 
-// Flood writes with frame, again and again, until the server has ended the connection, takes
-// nothing for a second, or has had enough: n times. It returns how often.
+// Flood calls frame n times, or until the server closes the connection or reads nothing for a
+// second. It returns the number of frames.
 func (h *RawHTTP2) Flood(n int, frame func(i int) error) int {
 	for i := range n {
 		if i%64 == 0 {
@@ -203,14 +203,14 @@ func (h *RawHTTP2) Flood(n int, frame func(i int) error) int {
 }
 
 // RawGRPC makes one plaintext gRPC call with exactly this :path and these headers, which a client
-// library would mend or refuse, and returns its grpc-status, or what else the server did:
-// "RST_STREAM" and its code, "GOAWAY", "closed".
+// library would correct or refuse. It returns the grpc-status, or "RST_STREAM" and its code,
+// "GOAWAY" or "closed".
 func RawGRPC(t *testing.T, s *Service, path string, headers ...string) string {
 	t.Helper()
 	return RawGRPCMessage(t, s, path, true, headers...)
 }
 
-// RawGRPCMessage is rawGRPC, but the message may stay away.
+// RawGRPCMessage is RawGRPC with or without the message.
 func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers ...string) string {
 	t.Helper()
 	framer := rawGRPCConn(t, s)
@@ -232,7 +232,7 @@ func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers
 					return field.Value
 				}
 			}
-		case *http2.PingFrame: // who does not answer these is taken for dead
+		case *http2.PingFrame: // keepalive
 			if !f.IsAck() {
 				_ = framer.WritePing(true, f.Data)
 			}
@@ -244,9 +244,8 @@ func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers
 	}
 }
 
-// OpenRawStreams starts so many calls on one connection of their own, whose messages never come.
-// The server has seen all of their headers when it returns, and the connection stays open until the
-// test ends.
+// OpenRawStreams starts n calls without messages on a new connection. The server has read their
+// headers when it returns, and the connection stays open until the test ends.
 func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...string) {
 	t.Helper()
 	framer := rawGRPCConn(t, s)
@@ -268,8 +267,7 @@ func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...str
 	}
 }
 
-// rawGRPCConn is an HTTP/2 connection to the gRPC listener, in plaintext, that is closed when the
-// test ends.
+// rawGRPCConn opens a plaintext HTTP/2 connection to the gRPC listener until the test ends.
 func rawGRPCConn(t *testing.T, s *Service) *http2.Framer {
 	t.Helper()
 	conn, err := s.DialContext(t.Context(), "tcp", s.GRPCAddr().String())
@@ -295,7 +293,7 @@ func writeRawHeaders(t *testing.T, framer *http2.Framer, stream uint32, path str
 	encoder := hpack.NewEncoder(&block)
 	fields := append([]string{":method", "POST", ":scheme", "http", ":authority", "x", ":path", path, "content-type", "application/grpc", "te", "trailers"}, headers...)
 	for i := 0; i < len(fields); i += 2 {
-		// Not indexed, so that each block of a connection can have an encoder of its own.
+		// Sensitive fields are not indexed, so each block can have its own encoder.
 		if err := encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1], Sensitive: true}); err != nil {
 			t.Fatal(err)
 		}

@@ -14,15 +14,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-// The answers to callers whose identity is not accepted.
+// Responses to callers that are not authenticated or not permitted.
 var (
 	WantUnknownCaller  = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CALLER_UNKNOWN"}
 	WantCallerRejected = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CALLER_REJECTED"}
 	WantNotPermitted   = Want{Code: codes.PermissionDenied, HTTP: 403, Reason: "CALLER_NOT_PERMITTED"}
-	NoHandshake        = Want{Reason: "no handshake"} // the connection is refused, so there is no answer
+	NoHandshake        = Want{Reason: "no handshake"} // the connection is refused
 )
 
-// Want is the contract's answer for one fault.
+// Want is the expected response.
 type Want struct {
 	Code     codes.Code
 	HTTP     int
@@ -31,7 +31,7 @@ type Want struct {
 	Metadata map[string]string
 }
 
-// The answers that many faults share.
+// Responses that many faults share.
 var (
 	WantCreated     = Want{Code: codes.OK, HTTP: http.StatusCreated}
 	WantDeleted     = Want{Code: codes.OK, HTTP: http.StatusNoContent}
@@ -40,7 +40,7 @@ var (
 	WantUnknown     = Want{Code: codes.Unknown, HTTP: 500, Reason: "DELETE_OUTCOME_UNKNOWN", Metadata: map[string]string{"outcome": "unknown"}}
 )
 
-// Check compares what a caller saw with what the contract says, in every place where it says it.
+// Check compares an outcome with the contract, headers and details included.
 func (w Want) Check(t *testing.T, got Outcome) {
 	t.Helper()
 	if got.Code != w.Code || got.Reason != w.Reason {
@@ -53,7 +53,7 @@ func (w Want) Check(t *testing.T, got Outcome) {
 		t.Errorf("ErrorInfo metadata is %v, want %v", got.Metadata, w.Metadata)
 	}
 	if got.Get("x-request-id") == "" {
-		t.Error("the answer has no x-request-id")
+		t.Error("the response has no x-request-id")
 	}
 	challenge := ""
 	if w.Code == codes.Unauthenticated {
@@ -70,7 +70,7 @@ func (w Want) Check(t *testing.T, got Outcome) {
 		return
 	}
 	if pushback := got.Get("grpc-retry-pushback-ms"); pushback != "" {
-		t.Errorf("the answer has a pushback of %s over REST, where Retry-After is for that", pushback)
+		t.Errorf("the REST response has a pushback of %s", pushback)
 	}
 	if got.HTTP != w.HTTP {
 		t.Errorf("HTTP status %d, want %d", got.HTTP, w.HTTP)
@@ -85,17 +85,16 @@ func (w Want) Check(t *testing.T, got Outcome) {
 	}
 }
 
-// checkGRPC is for what only gRPC tells. A call whose answer begins with headers is never retried
-// by its caller's policy (gRFC A6), so an error has none; and whether and when to try again is said
-// in that policy's own terms.
+// checkGRPC checks what only gRPC has. A client's retry policy never retries a call that has
+// received headers (gRFC A6), so an error has none, and a pushback instead.
 func (w Want) checkGRPC(t *testing.T, got Outcome) {
 	t.Helper()
 	if w.Code == codes.OK {
 		if got.Early["x-request-id"] == nil {
-			t.Errorf("x-request-id comes in the trailers, behind the message; headers are %v", got.Early)
+			t.Errorf("x-request-id is not in the headers %v", got.Early)
 		}
 		if pushback := got.Get("grpc-retry-pushback-ms"); pushback != "" {
-			t.Errorf("the answer is OK and has a pushback of %s", pushback)
+			t.Errorf("the response is OK and has a pushback of %s", pushback)
 		}
 		return
 	}
@@ -111,15 +110,15 @@ func (w Want) checkGRPC(t *testing.T, got Outcome) {
 	}
 }
 
-// FaultCase is one thing that Atlas does and what both callers get for it.
+// FaultCase is a fault of Atlas and the responses to it.
 type FaultCase struct {
 	Name           string
 	Fault          emulator.Fault
 	Create, Delete Want
-	Repeated       bool // the create is, twice
+	Repeated       bool // the create is retried twice
 }
 
-// AtlasFaults are the rows of the fault table that one answer of Atlas brings about.
+// AtlasFaults returns the rows of the fault table that one response of Atlas causes.
 func AtlasFaults() []FaultCase {
 	body := func(row, what, body string) FaultCase {
 		return FaultCase{
@@ -181,13 +180,13 @@ func AtlasFaults() []FaultCase {
 		body("20", "not UTF-8", "{\"token\": \"planted\xff\"}"),
 		{Name: "21 gzip bomb", Fault: emulator.Fault{Shape: emulator.GzipBomb}, Create: WantInvalid, Delete: WantDeleted},
 		{Name: "21 endless body", Fault: emulator.Fault{Shape: emulator.Endless}, Create: WantInvalid, Delete: WantDeleted},
-		// A delete whose answer cannot be read has an unknown outcome, as in row 2.
+		// A delete whose response cannot be read has an unknown outcome, as in row 2.
 		{Name: "22 huge headers", Fault: emulator.Fault{Header: http.Header{"X-Padding": {strings.Repeat("x", 1<<20)}}}, Create: WantUnreachable, Delete: WantUnknown},
 		{Name: "22 flood of 1xx", Fault: emulator.Fault{Drop: emulator.Flood1xx}, Create: WantUnreachable, Delete: WantUnknown},
 	}
 }
 
-// The answers to credentials that are not sent to Atlas.
+// Responses to credentials that are not sent to Atlas.
 var (
 	WantMissing   = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CREDENTIAL_MISSING"}
 	WantMalformed = Want{Code: codes.Unauthenticated, HTTP: 401, Reason: "CREDENTIAL_MALFORMED"}
@@ -195,10 +194,10 @@ var (
 	WantNoRoute   = Want{Code: codes.Unimplemented, HTTP: 404, Reason: "ROUTE_NOT_FOUND"}
 )
 
-// WantServiceRejected is the answer while Atlas refuses the service's own identity.
+// WantServiceRejected is the response while Atlas refuses the service's identity.
 var WantServiceRejected = Want{Code: codes.Unavailable, HTTP: 503, Reason: "SERVICE_CREDENTIAL_REJECTED"}
 
-// CheckRetry is check, for an answer whose delay depends on the clock.
+// CheckRetry is Check for a response whose delay depends on the clock.
 func (w Want) CheckRetry(t *testing.T, got Outcome, least, most time.Duration) {
 	t.Helper()
 	if got.Retry < least || got.Retry > most {

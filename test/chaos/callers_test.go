@@ -21,32 +21,32 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/network"
 )
 
-// chaosCall is one call, and what is needed to judge how it was answered.
+// chaosCall is one call and its result.
 type chaosCall struct {
 	history.Event
 
 	requestID string
 	transport string
-	patience  time.Duration // its deadline, from when it was made
+	patience  time.Duration // its timeout
 	took      time.Duration
-	disturbed bool // something was wrong between the caller and the replica
+	disturbed bool // there was a fault between the caller and the replica
 	reason    string
 }
 
-// chaosClient makes calls to all replicas, over both transports.
+// chaosClient calls all replicas over both transports.
 type chaosClient struct {
 	world  *chaosWorld
 	number int
 	random *rand.Rand
-	org    int                  // whose callers the ways below are of
+	org    int                  // of the callers in ways
 	ways   [][2]testutil.Caller // by replica: gRPC, REST
 	close  []func()
 	jwts   map[int]string
 	calls  []chaosCall
 }
 
-// run calls in rushes, all clients at once, with silence between them, until the world's life is
-// over.
+// run makes bursts of calls, at the same times as the other clients, until the end of the world's
+// life.
 func (c *chaosClient) run() {
 	w := c.world
 	defer c.hangUp()
@@ -56,7 +56,7 @@ func (c *chaosClient) run() {
 			return
 		}
 		if rush%7 == 0 || time.Until(start) < 0 {
-			continue // a long silence, or the last rush took long
+			continue // a long pause, or the last burst took long
 		}
 		<-time.After(time.Until(start))
 		org := int(time.Since(w.began) / w.slot)
@@ -113,8 +113,8 @@ func (c *chaosClient) hangUp() {
 	c.close, c.ways = nil, nil
 }
 
-// target is the replica for a call: any, or the one that has the org where each remembers for
-// itself.
+// target returns the replica for a call: a random one, or the org's own if each replica has its own
+// cache.
 func (c *chaosClient) target(org int) int {
 	if c.world.ttl > 0 {
 		return org % len(c.world.replicas)
@@ -122,14 +122,14 @@ func (c *chaosClient) target(org int) int {
 	return c.random.IntN(len(c.world.replicas))
 }
 
-// credential is what a caller of the org sends: its JWT, until it may have expired, or nothing.
+// credential returns the credential of a caller of the org: a JWT, or nothing with profiles.
 func (c *chaosClient) credential(org int) []string {
 	if c.world.profiles {
 		return nil
 	}
 	if c.jwts[org] == "" || c.random.IntN(20) == 0 {
 		c.jwts = map[int]string{org: c.world.atlas.Org(org).JWT()}
-		c.number += 1000 // a credential that nobody has seen yet
+		c.number += 1000 // a new credential
 	}
 	return []string{"authorization", "JWT " + c.jwts[org]}
 }
@@ -143,7 +143,7 @@ func (c *chaosClient) call(org int) chaosCall {
 		requestID: fmt.Sprintf("chaos-%d-%d", c.number%1000, len(c.calls)),
 	}
 	headers := append(c.credential(org), "x-request-id", call.requestID)
-	if call.JWT = -c.number; w.profiles { // below zero: a caller's own
+	if call.JWT = -c.number; w.profiles { // below zero: pass-through
 		call.JWT = history.FirstProfile
 	}
 	switch dice := c.random.IntN(100); {
@@ -165,14 +165,14 @@ func (c *chaosClient) call(org int) chaosCall {
 	call.CallTick = w.atlas.Tick()
 	out := c.ways[at][over].Call(ctx, call.Op, headers...)
 	call.Ended, call.took = w.atlas.Tick(), time.Since(began)
-	// Much happens in one moment of virtual time. The logical clock tells it apart.
+	// Many events share an instant of virtual time; the logical clock orders them.
 	call.Call, call.Answer = int64(call.CallTick), int64(call.Ended)
 	call.OK, call.Token, call.reason = out.Code == codes.OK, out.Token, history.Reason(out)
 	call.Hit = strings.Contains(out.Get("cache-status"), "; hit")
 	call.Harmless = history.IsHarmless(out)
 	call.Replica = at + 100*incarnation
 	if now := r.number(); now != incarnation || now == 0 {
-		call.Replica = -int(call.Ended) // nobody knows which of them it was
+		call.Replica = -int(call.Ended) // it is unknown which incarnation answered
 		call.disturbed = true
 	}
 	call.disturbed = call.disturbed || r.fromCallers.TroubledSince(began)

@@ -21,10 +21,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Chaos: service, Atlas and callers live through hours of faults at random, in seconds, because the
-// time and the network are virtual. The seed decides on the faults and on what callers do. It is
-// printed, and can be given again; what happens in one moment is the scheduler's to order, so a run
-// is repeated as far as that goes along.
+// Chaos: service, Atlas and callers run through hours of random faults in virtual time, on an
+// in-memory network. The seed determines the faults and the calls. It is printed, and can be passed
+// again. The scheduler orders simultaneous events, so a repeated run is similar, not identical.
 var (
 	chaosHours = flag.Float64("chaos.hours", 0, "virtual hours of each part of TestChaos, 150 at most; default 2 in a long run, else 3 minutes")
 	chaosSeed  = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0: a new one")
@@ -32,9 +31,9 @@ var (
 
 var chaosSetups = []chaosSetup{
 	{name: "three replicas share", replicas: 3, slot: time.Minute, calls: 8},
-	{name: "two replicas remember", replicas: 2, ttl: 20 * time.Second, stale: 10 * time.Second, slot: time.Minute, calls: 8},
+	{name: "two replicas cache", replicas: 2, ttl: 20 * time.Second, stale: 10 * time.Second, slot: time.Minute, calls: 8},
 	{name: "three replicas with profiles", replicas: 3, profiles: true, slot: 2 * time.Minute, calls: 4},
-	{name: "two replicas remember for profiles", replicas: 2, ttl: 20 * time.Second, profiles: true, slot: 2 * time.Minute, calls: 4},
+	{name: "two replicas cache for profiles", replicas: 2, ttl: 20 * time.Second, profiles: true, slot: 2 * time.Minute, calls: 4},
 }
 
 const chaosClients = 10
@@ -72,8 +71,8 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// live lets callers call and faults happen, and then looks whether everything is well again, and
-// nothing is left.
+// live runs the callers and the faults, and then checks that the replicas recover and that no
+// connection is left open.
 func (w *chaosWorld) live(random *rand.Rand) (calls []chaosCall) {
 	var callers, troubles sync.WaitGroup
 	clients := make([]*chaosClient, chaosClients)
@@ -98,7 +97,7 @@ func (w *chaosWorld) live(random *rand.Rand) (calls []chaosCall) {
 			w.t.Errorf("the end: %v", err)
 		}
 	}
-	<-time.After(time.Minute) // what ends by itself has ended. Close waits for it behind a lock, and time stands still meanwhile
+	<-time.After(time.Minute) // let requests end: Close waits for them with a mutex, which stops virtual time
 	w.atlas.Close()
 	<-time.After(time.Minute)
 	if open, _ := w.network.Counts(); open > 0 {
@@ -107,15 +106,14 @@ func (w *chaosWorld) live(random *rand.Rand) (calls []chaosCall) {
 	return calls
 }
 
-// patienceForRecovery is how long it may take until all is well again. A refused login is repeated
-// after 6 minutes at the latest, by a clock that may have been 5 minutes ahead.
+// patienceForRecovery bounds the recovery. A refused login is repeated after 6 minutes at the
+// latest, by a clock that may have been 5 minutes ahead.
 const patienceForRecovery = 12 * time.Minute
 
-// recover fails the test unless every replica serves over both transports once nothing is wrong any
-// more.
+// recover fails the test unless every replica serves over both transports after the faults.
 func (w *chaosWorld) recover(random *rand.Rand) {
 	began := time.Now()
-	org := max(int(w.life/w.slot)-1, 0) // it has been in use, and may still be held off
+	org := max(int(w.life/w.slot)-1, 0) // it was in use, so its fence may still be held
 	c := &chaosClient{world: w, number: chaosClients, random: random}
 	defer c.hangUp()
 	c.connect(org)
@@ -139,14 +137,14 @@ func (w *chaosWorld) recover(random *rand.Rand) {
 	w.recovered = time.Since(began)
 }
 
-// Latencies: of the way there and back without a fault, and of what is done in no time. REST
-// clients of these tests wait longer for an answer than they say.
+// chaosSlack is the latency of a round trip without faults. restExtra is how much longer than their
+// deadline REST callers wait.
 const (
 	chaosSlack = 50 * time.Millisecond
 	restExtra  = testutil.RESTExtra
 )
 
-// judge checks that calls were answered in time, and that what they were told is legal.
+// judge checks the times of the responses and the legality of the history.
 func (w *chaosWorld) judge(t *testing.T, calls []chaosCall) {
 	t.Helper()
 	for _, late := range w.late(calls) {
@@ -168,24 +166,24 @@ func eventsOf(calls []chaosCall) (events []history.Event) {
 	return events
 }
 
-// late returns what is wrong with the times of calls, and with failures that nothing explains.
+// late returns calls that took too long, and failures that no fault explains.
 func (w *chaosWorld) late(calls []chaosCall) (found []string) {
 	for _, c := range calls {
 		handled, seen := w.handled.Seen[c.requestID]
 		wrong := ""
 		switch unanswered := strings.HasPrefix(c.reason, "no answer"); {
 		case seen && handled.Took > min(c.patience, chaosCeiling)+chaosSlack:
-			wrong = "the service went on after the deadline"
+			wrong = "the service continued after the deadline"
 		case c.took > c.patience+restExtra+chaosSlack:
-			wrong = "no answer at all"
+			wrong = "no response"
 		case c.reason == "INTERNAL":
 			wrong = "an internal error"
 		case c.disturbed:
 		case c.took > c.patience+chaosSlack:
-			wrong = "no answer in time, and nothing was wrong on the way"
-		case unanswered && c.transport == "gRPC" && c.took >= c.patience: // its client does not wait to be told
+			wrong = "a late response without a network fault"
+		case unanswered && c.transport == "gRPC" && c.took >= c.patience: // the client gives up at its deadline
 		case unanswered:
-			wrong = "no answer, and nothing was wrong on the way"
+			wrong = "no response without a network fault"
 		}
 		if wrong != "" {
 			found = append(found, fmt.Sprintf("%s: %s over %s with a deadline of %v: %s after %v, in the service %s after %v (%s)",
@@ -195,7 +193,7 @@ func (w *chaosWorld) late(calls []chaosCall) (found []string) {
 	return found
 }
 
-// explain logs what happened to the orgs whose histories are not legal.
+// explain logs the calls of the orgs whose histories are not legal.
 func (w *chaosWorld) explain(t *testing.T, h history.History, calls []chaosCall) {
 	t.Helper()
 	rejected, _ := h.Illegal(false, time.Minute)
@@ -215,7 +213,7 @@ func (w *chaosWorld) explain(t *testing.T, h history.History, calls []chaosCall)
 	}
 }
 
-// TestChaosRejects: some common mistakes would be found out.
+// TestChaosRejects checks that some broken designs are rejected.
 func TestChaosRejects(t *testing.T) {
 	type mutant struct {
 		name   string
@@ -225,7 +223,7 @@ func TestChaosRejects(t *testing.T) {
 	for _, mutant := range testutil.Some([]mutant{
 		{"no fence", func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, history.ByOrg) }, (*chaosWorld).findsIllegal},
 		{"no deadline", func(a tokencache.Atlas) server.Tokens { return deaf{history.Upstream{Atlas: a}} }, func(w *chaosWorld, calls []chaosCall) bool {
-			return slices.ContainsFunc(w.late(calls), func(s string) bool { return strings.HasPrefix(s, "the service went on") })
+			return slices.ContainsFunc(w.late(calls), func(s string) bool { return strings.HasPrefix(s, "the service continued") })
 		}},
 		{"single flight", func(a tokencache.Atlas) server.Tokens {
 			return &history.SingleFlight{Upstream: history.Upstream{Atlas: a}, Key: history.ByOrg}
@@ -233,7 +231,7 @@ func TestChaosRejects(t *testing.T) {
 	}, 1) {
 		t.Run(mutant.name, func(t *testing.T) {
 			testutil.ParallelWork(t)
-			for seed := range uint64(20) { // what one run does not have another has
+			for seed := range uint64(20) { // a single run may lack the fault
 				found := false
 				synctest.Test(t, func(t *testing.T) {
 					random := rand.New(rand.NewPCG(seed, 0)) // repeatable on purpose
@@ -244,7 +242,7 @@ func TestChaosRejects(t *testing.T) {
 					return
 				}
 			}
-			t.Error("it is not found out")
+			t.Error("not rejected")
 		})
 	}
 }
@@ -254,7 +252,7 @@ func (w *chaosWorld) findsIllegal(calls []chaosCall) bool {
 	return h.Violations() > 0 || h.Dead(false) > 0
 }
 
-// deaf does not listen to its callers.
+// deaf ignores its callers' deadlines.
 type deaf struct{ history.Upstream }
 
 func (d deaf) Create(ctx context.Context, cred atlas.Credential, _ bool) (tokencache.Result, error) {
@@ -265,7 +263,7 @@ func (d deaf) Delete(ctx context.Context, cred atlas.Credential) (string, error)
 	return d.Send(context.WithoutCancel(ctx), cred)
 }
 
-// tally is what happened, for the record.
+// tally summarizes a run.
 func (w *chaosWorld) tally(calls []chaosCall) string {
 	reasons := map[string]int{}
 	hits := 0
@@ -283,6 +281,6 @@ func (w *chaosWorld) tally(calls []chaosCall) string {
 		faults += n
 	}
 	_, connections := w.network.Counts()
-	return fmt.Sprintf("%d calls: %s; %d from memory; all well %v after the last fault\n%d connections, %d starts of replicas, %d faults: %s",
+	return fmt.Sprintf("%d calls: %s; %d cached; recovered %v after the last fault\n%d connections, %d starts of replicas, %d faults: %s",
 		len(calls), history.Tally(reasons), hits, w.recovered, connections, incarnations, faults, history.Tally(w.faults))
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/network"
 )
 
-// chaosFault is one kind of trouble. begin starts it, and returns what ends it.
+// chaosFault is one kind of fault. begin starts it and returns a function that ends it.
 type chaosFault struct {
 	name  string
 	lasts [2]time.Duration // at least, at most
 	begin func(w *chaosWorld, random *rand.Rand) (end func())
 }
 
-// Times that a fault lasts. What it sends late arrives within the settle time of a delete.
+// Durations of faults. Late effects happen within the settle time of a delete.
 var (
 	moment = [2]time.Duration{100 * time.Millisecond, 3 * time.Second}
 	while  = [2]time.Duration{2 * time.Second, 15 * time.Second}
@@ -62,7 +62,7 @@ func between(random *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(random.Int64N(int64(most-least)+1))
 }
 
-// cause has one fault after the other until done is closed.
+// cause runs one fault after another until done is closed.
 func (w *chaosWorld) cause(random *rand.Rand, done <-chan struct{}) {
 	pause := func(d time.Duration) {
 		select {
@@ -95,7 +95,7 @@ func (w *chaosWorld) someReplica(random *rand.Rand) *chaosReplica {
 	return w.replicas[random.IntN(len(w.replicas))]
 }
 
-// someLink is any way between callers, replicas and Atlas.
+// someLink returns a random link between callers, replicas and Atlas.
 func (w *chaosWorld) someLink(random *rand.Rand) *network.Link {
 	r := w.someReplica(random)
 	if random.IntN(2) == 0 {
@@ -162,7 +162,7 @@ func eachOrg(do func(*emulator.Org)) beginning {
 	}
 }
 
-// someOperation is one of those that callers wait for, or any.
+// someOperation returns an operation that callers wait for, or any.
 func someOperation(random *rand.Rand) emulator.Operation {
 	return []emulator.Operation{emulator.Any, emulator.Create, emulator.Delete, emulator.Login}[random.IntN(4)]
 }
@@ -173,7 +173,7 @@ func slowAtlas(w *chaosWorld, random *rand.Rand) func() {
 	})
 }
 
-// badStatus never has Atlas say that it refuses what it does all the same: nobody could tell.
+// badStatus has no refusal after an effect, since the service could not detect that.
 func badStatus(w *chaosWorld, random *rand.Rand) func() {
 	status := history.OneOf(random, 302, 401, 403, 404, 409, 500, 502, 503)
 	return w.atlas.Inject(emulator.Fault{On: someOperation(random), Status: status, AfterEffect: status >= 500 && random.IntN(2) == 0})

@@ -25,20 +25,20 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// chaosSetup is what a chaotic world is made of.
+// chaosSetup is the configuration of a world.
 type chaosSetup struct {
 	name     string
 	replicas int
-	ttl      time.Duration // 0: nothing is remembered
+	ttl      time.Duration // 0: no cache
 	stale    time.Duration
-	profiles bool          // the service holds the Atlas identities, and callers show certificates
-	slot     time.Duration // how long an org is used before the next is
-	calls    int           // of each client in a rush
-	// tokens, if set, is what a replica has in place of the real cache.
+	profiles bool          // the service holds the Atlas identities, and callers have certificates
+	slot     time.Duration // for which each org is in use
+	calls    int           // of each client in a burst
+	// tokens, if set, replaces the cache of a replica.
 	tokens func(tokencache.Atlas) server.Tokens
 }
 
-// chaosWorld is an Atlas, replicas, and callers, on a network of their own.
+// chaosWorld is an Atlas, replicas and callers on an in-memory network.
 type chaosWorld struct {
 	chaosSetup
 
@@ -54,13 +54,13 @@ type chaosWorld struct {
 	replicas []*chaosReplica
 	handled  *history.CallLog
 
-	recovered time.Duration // how long it took after the last fault
+	recovered time.Duration // after the last fault
 
 	mu     sync.Mutex
-	faults map[string]int // guarded by mu; how often each was
+	faults map[string]int // guarded by mu; count by name
 }
 
-// The times of a chaotic world.
+// The times of a world.
 const (
 	chaosAtlasTimeout = 5 * time.Second
 	chaosCeiling      = 15 * time.Second
@@ -101,8 +101,7 @@ func newChaosWorld(t *testing.T, s chaosSetup, life time.Duration, random *rand.
 	return w
 }
 
-// makeProfiles has a profile for each org, and lets in whoever shows the certificate that is named
-// for it.
+// makeProfiles makes a profile for each org, and admits the certificate with its name.
 func (w *chaosWorld) makeProfiles() {
 	w.t.Helper()
 	years := time.Now().Add(10 * 365 * 24 * time.Hour)
@@ -118,7 +117,7 @@ func (w *chaosWorld) makeProfiles() {
 	w.policy = testutil.MustPolicy(w.t, "profiles:\n"+profiles.String()+"callers:\n"+callers.String())
 }
 
-// chaosReplica is an address at which there is a server most of the time.
+// chaosReplica is an address that has a server most of the time.
 type chaosReplica struct {
 	world                *chaosWorld
 	fromCallers, toAtlas *network.Link
@@ -130,7 +129,7 @@ type chaosReplica struct {
 	last    int          // guarded by mu; the number of the latest
 }
 
-// incarnation is one server, from its start to its end.
+// incarnation is one server from start to stop.
 type incarnation struct {
 	id        int
 	listeners []net.Listener
@@ -138,7 +137,7 @@ type incarnation struct {
 	atlas     *resilient.Client
 	sources   auth.Sources
 	auth      *auth.Authenticator
-	gone      atomic.Bool // it has crashed: nothing leaves it any more
+	gone      atomic.Bool // it has crashed and cannot connect any more
 	stop      context.CancelFunc
 	done      chan error
 }
@@ -194,7 +193,7 @@ func (r *chaosReplica) start() {
 	n.stop = stop
 	go func() { n.done <- srv.Run(ctx) }()
 	r.present = n
-	r.fromCallers.Each(0, nil) // nobody may have been there until now
+	r.fromCallers.Each(0, nil) // there may have been no server until now
 }
 
 func (n *incarnation) makeAuth(w *chaosWorld, r *chaosReplica) *auth.Authenticator {
@@ -215,7 +214,7 @@ func (n *incarnation) makeAuth(w *chaosWorld, r *chaosReplica) *auth.Authenticat
 	return a
 }
 
-// take takes the present server away; nil if there is none.
+// take removes and returns the present server, nil if there is none.
 func (r *chaosReplica) take() *incarnation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -224,7 +223,7 @@ func (r *chaosReplica) take() *incarnation {
 	return n
 }
 
-// number is that of the present server, 0 if there is none.
+// number returns the id of the present server, 0 if there is none.
 func (r *chaosReplica) number() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -234,9 +233,8 @@ func (r *chaosReplica) number() int {
 	return r.present.id
 }
 
-// crash ends the server as a machine does that loses its power, as far as anybody else can see: its
-// connections break, and nothing leaves it any more. What is left of it in this process is then
-// brought to its end.
+// crash simulates a power loss: the server's connections break and it sends nothing more. Then it
+// stops.
 func (r *chaosReplica) crash() {
 	n := r.take()
 	if n == nil {
@@ -249,10 +247,10 @@ func (r *chaosReplica) crash() {
 	for _, l := range []*network.Link{r.fromCallers, r.toAtlas} {
 		l.Each(1, (*network.Conn).Reset)
 	}
-	_ = n.end() // whatever it says of listeners that are closed
+	_ = n.end() // the listeners are closed
 }
 
-// stop ends the server as an operator does, within its drain timeout.
+// stop drains the server within its drain timeout.
 func (r *chaosReplica) stop() error {
 	n := r.take()
 	if n == nil {
@@ -266,7 +264,7 @@ func (r *chaosReplica) stop() error {
 	return err
 }
 
-// end ends the server, and all that it needed.
+// end stops the server and closes what it used.
 func (n *incarnation) end() error {
 	n.stop()
 	err := <-n.done
@@ -280,7 +278,7 @@ func (n *incarnation) end() error {
 	return err
 }
 
-// clientTLS shows the certificate of an org's callers, nil where there is no TLS.
+// clientTLS returns the configuration of an org's callers, nil without TLS.
 func (w *chaosWorld) clientTLS(org int) *tls.Config {
 	if !w.profiles {
 		return nil

@@ -22,9 +22,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestHTTP2Conformance holds both listeners, REST with and without TLS, against h2spec's 145 cases.
-// grpc-go and net/http fail some of them by themselves, so the bare library beside it is the
-// measure: ours may fail none that it does not.
+// TestHTTP2Conformance runs h2spec's 145 cases against both listeners, REST with and without TLS.
+// grpc-go and net/http fail some of them, so ours may only fail cases that the bare library fails.
 func TestHTTP2Conformance(t *testing.T) {
 	testutil.SkipUnlessLong(t)
 	t.Parallel()
@@ -60,18 +59,18 @@ func TestHTTP2Conformance(t *testing.T) {
 				if bare[c] {
 					continue
 				}
-				// Some cases give the server a time, which a busy machine may not have.
+				// Some cases have a time limit, so retry on a busy machine.
 				fails := true
 				for try := 0; fails && try < 3; try++ {
 					_, again := runH2spec(t, h2spec, test.ours, append(slices.Clone(test.flags), c.section))
 					fails = again[c]
 				}
 				if fails {
-					t.Errorf("fails four times, and does not in the library alone: %s: %s", c.section, c.name)
+					t.Errorf("fails four times, but not with the library alone: %s: %s", c.section, c.name)
 				}
 			}
 			if cases < 140 || len(bare) > 40 {
-				t.Errorf("of %d cases the library fails %d: that proves little", cases, len(bare))
+				t.Errorf("of %d cases the library fails %d: too few cases, or too many failures", cases, len(bare))
 			}
 		})
 	}
@@ -98,10 +97,10 @@ func h2specBinary(t *testing.T) string {
 	return path
 }
 
-// h2case is one of h2spec's cases.
+// h2case is a case of h2spec.
 type h2case struct{ section, name string }
 
-// runH2spec returns how many cases there are, and those that fail.
+// runH2spec returns the number of cases, and those that fail.
 func runH2spec(t *testing.T, h2spec string, at net.Addr, args []string) (cases int, failed map[h2case]bool) {
 	t.Helper()
 	host, port, err := net.SplitHostPort(at.String())
@@ -140,18 +139,16 @@ func runH2spec(t *testing.T, h2spec string, at net.Addr, args []string) (cases i
 	return cases, failed
 }
 
-// closedByReset reports whether a case that may end with a closed connection "failed" because it
-// did so by a reset: which of the two a client sees when a server closes with bytes unread is the
-// kernel's to decide, and h2spec knows the reset only as an error that it is never given.
+// closedByReset reports whether a case that expects a closed connection failed because of a reset.
+// The kernel sends one if a server closes with bytes unread, and h2spec does not expect it.
 func closedByReset(report string) bool {
 	expected, actual, _ := strings.Cut(report, "Error: ")
 	return strings.Contains(expected, "Connection closed") &&
 		(strings.HasSuffix(actual, syscall.ECONNRESET.Error()) || strings.HasSuffix(actual, syscall.EPIPE.Error()))
 }
 
-// bareGRPC is the service as grpc-go alone serves it. It has our limit of streams: h2spec leaves
-// out case 5.1.2 where there is none, and grpc-go fails it with any, since it ends h2spec's
-// streams, which are no gRPC, before they count.
+// bareGRPC serves the service with grpc-go alone, and our stream limit, without which h2spec omits
+// case 5.1.2.
 func bareGRPC(t *testing.T) net.Addr {
 	t.Helper()
 	listener := listenLocal(t)
@@ -162,7 +159,7 @@ func bareGRPC(t *testing.T) net.Addr {
 	return listener.Addr()
 }
 
-// bareHTTP is a server that net/http alone makes, without TLS if there is no pair.
+// bareHTTP is a net/http server, without TLS if pair is nil.
 func bareHTTP(t *testing.T, pair *tls.Certificate) net.Addr {
 	t.Helper()
 	listener := listenLocal(t)
@@ -174,7 +171,7 @@ func bareHTTP(t *testing.T, pair *tls.Certificate) net.Addr {
 		Protocols: new(http.Protocols),
 		ErrorLog:  log.New(io.Discard, "", 0),
 	}
-	srv.Protocols.SetHTTP1(true) // as REST has it; what is no preface of HTTP/2 gets an answer of HTTP/1.1
+	srv.Protocols.SetHTTP1(true) // as for REST
 	if pair == nil {
 		srv.Protocols.SetUnencryptedHTTP2(true)
 		go func() { _ = srv.Serve(listener) }()

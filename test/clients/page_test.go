@@ -12,8 +12,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestPage runs the programs of docs/clients.md, each twice: with a JWT for a token, and with one
-// that Atlas refuses for the reason.
+// TestPage runs the programs of docs/clients.md with a good JWT and with one that Atlas refuses.
 func TestPage(t *testing.T) {
 	s := testutil.Start(t, testutil.Plaintext)
 	p := page{
@@ -80,14 +79,14 @@ func testPHP(t *testing.T, p page) {
 	p.check(t, dir, php, p.write(t, dir, "PHP", "php", "call.php"))
 }
 
-// page is docs/clients.md and what its programs need.
+// page is docs/clients.md and its programs' environment.
 type page struct {
 	path    string
 	jwt     string
 	environ []string
 }
 
-// write writes the first block of code in a language below a heading to a file.
+// write writes the first code block in a language below a heading to a file.
 func (p page) write(t *testing.T, dir, heading, language, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(p.path)
@@ -106,7 +105,7 @@ func (p page) write(t *testing.T, dir, heading, language, name string) string {
 	return name
 }
 
-// checkout returns a folder with what the page's commands read in the root of the repository.
+// checkout returns a copy of the files that the page's commands read.
 func (p page) checkout(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -118,7 +117,7 @@ func (p page) checkout(t *testing.T) string {
 	return dir
 }
 
-// installNode returns such a folder with the packages of npm that the lock file names.
+// installNode returns a checkout with the npm packages of the lock file.
 func (p page) installNode(t *testing.T) string {
 	t.Helper()
 	testutil.SkipUnlessLong(t) // it downloads packages
@@ -141,7 +140,7 @@ func (p page) command(t *testing.T, dir string, command ...string) {
 	}
 }
 
-// check runs a program with both JWTs. It does not print a token that is not expected.
+// check runs a program with both JWTs. It prints no token.
 func (p page) check(t *testing.T, dir string, command ...string) {
 	t.Helper()
 	run := func(jwt string) string {

@@ -20,8 +20,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestRetriesOfNode: what another implementation of gRPC makes of the same service config and of
-// the same answers.
+// TestRetriesOfNode checks the retries of another gRPC implementation with the recommended service
+// config.
 func TestRetriesOfNode(t *testing.T) {
 	testutil.SkipUnlessLong(t)
 	t.Parallel()
@@ -35,13 +35,13 @@ func TestRetriesOfNode(t *testing.T) {
 		name     string
 		config   string
 		op       testutil.Operation
-		failures []error        // at the door
-		fault    emulator.Fault // behind it
+		failures []error        // of the Door
+		fault    emulator.Fault // of Atlas
 		code     codes.Code
 		attempts int
 		gap      time.Duration // between the first two
 	}{
-		{name: "a create that goes well", config: string(config), op: testutil.Create, attempts: 1},
+		{name: "a successful create", config: string(config), op: testutil.Create, attempts: 1},
 		{name: "a create is tried again, after the pushback", config: string(config), op: testutil.Create, failures: []error{unavailable(400 * time.Millisecond)}, attempts: 2, gap: 400 * time.Millisecond},
 		{
 			name: "three attempts and no more", config: string(config), op: testutil.Create, code: codes.Unavailable, attempts: 3,
@@ -67,7 +67,7 @@ func TestRetriesOfNode(t *testing.T) {
 				t.Fatalf("%+v after %d attempts, want %s after %d", got, len(at), codeName(tc.code), tc.attempts)
 			}
 			if got.Headers != (tc.code == codes.OK) {
-				t.Errorf("%+v: an error has no headers, and what goes well has", got)
+				t.Errorf("%+v: want headers without an error only", got)
 			}
 			if len(at) > 1 && at[1].Sub(at[0]) < tc.gap {
 				t.Errorf("the second attempt came after %v, want %v at least", at[1].Sub(at[0]), tc.gap)
@@ -79,17 +79,16 @@ func TestRetriesOfNode(t *testing.T) {
 	}
 }
 
-// codeName is a code as grpc-js has it.
+// codeName returns grpc-js's name of a code.
 func codeName(c codes.Code) string { return codepb.Code(c).String() }
 
-// node is a process of call.js: it makes the calls that it reads, one a line, and prints what it
-// saw.
+// node is a process of call.js, which reads calls, one per line, and prints their outcomes.
 type node struct {
 	in  *json.Encoder
 	out *json.Decoder
 }
 
-// startNode has npm install exactly what the lock file names, and run none of it.
+// startNode installs the packages of the lock file without running their scripts.
 func startNode(t *testing.T) node {
 	t.Helper()
 	nodejs, npm := testutil.NeedTool(t, "node"), testutil.NeedTool(t, "npm")
@@ -124,7 +123,7 @@ func startNode(t *testing.T) node {
 	return node{json.NewEncoder(in), json.NewDecoder(out)}
 }
 
-// nodeOutcome is what call.js saw.
+// nodeOutcome is an outcome of call.js.
 type nodeOutcome struct {
 	Code     string `json:"code"`
 	Message  string `json:"message"`
@@ -132,7 +131,7 @@ type nodeOutcome struct {
 	Pushback string `json:"pushback"`
 }
 
-// call makes one call, over a connection of its own.
+// call makes one call over a new connection.
 func (n node) call(t *testing.T, s *testutil.Service, op testutil.Operation, config string) nodeOutcome {
 	t.Helper()
 	method := "CreateToken"

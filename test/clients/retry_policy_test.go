@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	_ "google.golang.org/grpc/health" // what makes a client go by healthCheckConfig
+	_ "google.golang.org/grpc/health" // for healthCheckConfig
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
@@ -23,18 +23,17 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// recommendedConfig is the service config that callers are given.
+// recommendedConfig is the recommended service config.
 var recommendedConfig = testutil.Path("deploy/service-config.json")
 
-// repeatEverything is the policy of a caller that tries whatever fails again, as often as gRPC lets
-// it.
+// repeatEverything is a policy that retries every failure as often as gRPC permits.
 const repeatEverything = `{"methodConfig": [{"name": [{}], "retryPolicy": {
 	"maxAttempts": 5, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
 	"retryableStatusCodes": ["CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
 		"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL",
 		"UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"]}}]}`
 
-// policyCaller is a client of grpc-go with this service config.
+// policyCaller returns a grpc-go client with this service config.
 func policyCaller(t *testing.T, config string, replicas ...*testutil.Service) testutil.GRPCCaller {
 	t.Helper()
 	names := manual.NewBuilderWithScheme("replicas")
@@ -52,7 +51,7 @@ func policyCaller(t *testing.T, config string, replicas ...*testutil.Service) te
 	return testutil.NewGRPCCaller(conn)
 }
 
-// recommendedCaller goes by the service config that callers are given.
+// recommendedCaller returns a client with the recommended service config.
 func recommendedCaller(t *testing.T, replicas ...*testutil.Service) testutil.GRPCCaller {
 	t.Helper()
 	config, err := os.ReadFile(recommendedConfig)
@@ -62,22 +61,22 @@ func recommendedCaller(t *testing.T, replicas ...*testutil.Service) testutil.GRP
 	return policyCaller(t, string(config), replicas...)
 }
 
-// unsent is how a delete fails that has not reached Atlas, and may be repeated after so long.
+// unsent is the error of a delete that was not sent and may be retried after d.
 func unsent(d time.Duration) error {
 	return &atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindUnreachable, RetryAfter: d}
 }
 
-// unavailable is Atlas failing for so long.
+// unavailable is the error of a failing Atlas with this retry delay.
 func unavailable(d time.Duration) error {
 	return &atlas.Error{Op: atlas.OpCreate, Kind: atlas.KindStatus, StatusCode: http.StatusServiceUnavailable, Sent: true, RetryAfter: d}
 }
 
-// TestRecommendedPolicy: what callers are told to configure does what they are told that it does.
+// TestRecommendedPolicy checks the retries of the recommended service config.
 func TestRecommendedPolicy(t *testing.T) {
 	t.Parallel()
 	s, d := testutil.StartDoor(t)
-	t.Run("a create is tried again, after the pushback", func(t *testing.T) {
-		const pushback = 400 * time.Millisecond // longer than the policy's own first wait can be
+	t.Run("a create is retried after the pushback", func(t *testing.T) {
+		const pushback = 400 * time.Millisecond // longer than the policy's first backoff
 		d.Expect(unavailable(pushback))
 		testutil.WantCreated.Check(t, recommendedCaller(t, s).Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
 		at := d.Attempts()
@@ -88,7 +87,7 @@ func TestRecommendedPolicy(t *testing.T) {
 			t.Errorf("the second attempt came after %v, want %v at least", waited, pushback)
 		}
 	})
-	t.Run("one failure of Atlas does not reach the caller", func(t *testing.T) {
+	t.Run("tokend itself retries one failure of Atlas", func(t *testing.T) {
 		before := s.Atlas.Calls(emulator.Create)
 		s.Atlas.Inject(emulator.Fault{On: emulator.Create, Times: 1, Status: http.StatusServiceUnavailable})
 		testutil.WantCreated.Check(t, recommendedCaller(t, s).Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
@@ -104,9 +103,8 @@ func TestRecommendedPolicy(t *testing.T) {
 			t.Errorf("%d attempts, want 3", n)
 		}
 	})
-	t.Run("a delete is not tried again", func(t *testing.T) {
-		// Not even one that never reached Atlas, of which the service itself would say that it may
-		// be.
+	t.Run("a delete is not retried", func(t *testing.T) {
+		// Not even one that was not sent, for which the response permits a retry.
 		d.Expect(unsent(time.Second))
 		testutil.WantUnreachable.Check(t, recommendedCaller(t, s).Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...))
 		if n := len(d.Attempts()); n != 1 {
@@ -115,9 +113,8 @@ func TestRecommendedPolicy(t *testing.T) {
 	})
 }
 
-// TestRecommendedPolicyGoesByHealth: calls go to all replicas, and leave one that drains while it
-// would still answer them.
-func TestRecommendedPolicyGoesByHealth(t *testing.T) {
+// TestRecommendedPolicyUsesHealth checks that calls go to all replicas, except one that drains.
+func TestRecommendedPolicyUsesHealth(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		atLeaving, atStaying := &testutil.Door{}, &testutil.Door{}
 		leaving := v.Start(t, testutil.Plaintext, atLeaving.Guard(t), func(c *server.Config, _ *atlas.Config) { c.DrainDelay = 15 * time.Second })
@@ -127,27 +124,27 @@ func TestRecommendedPolicyGoesByHealth(t *testing.T) {
 			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT a.b.c"))
 		}
 		for _, s := range []*testutil.Service{leaving, staying} {
-			s.Atlas.Inject(emulator.Fault{Status: http.StatusCreated, Body: `{"token": "t"}`}) // for whichever JWT
+			s.Atlas.Inject(emulator.Fault{Status: http.StatusCreated, Body: `{"token": "t"}`}) // for any JWT
 		}
 		testutil.Eventually(t, func() bool {
 			call()
 			return len(atLeaving.Attempts()) > 0 && len(atStaying.Attempts()) > 0
-		}, "one of the replicas gets no call")
+		}, "one of the replicas receives no call")
 
-		go func() { _ = leaving.Stop() }() // awaited, and looked at, when the test ends
+		go func() { _ = leaving.Stop() }() // checked when the test ends
 		testutil.Eventually(t, func() bool {
 			atLeaving.Expect()
 			for range 10 {
 				call()
 			}
 			return len(atLeaving.Attempts()) == 0
-		}, "the replica that drains still gets calls")
+		}, "the draining replica still receives calls")
 		testutil.WantCreated.Check(t, leaving.GRPCCaller(t).Call(testutil.Context(t), testutil.Create, "authorization", "JWT a.b.c"))
 	})
 }
 
-// TestDeleteIsNotRepeated: not even by a caller whose own policy says to repeat everything,
-// whatever Atlas did with it.
+// TestDeleteIsNotRepeated checks that no policy of a client retries a delete that may have been
+// sent.
 func TestDeleteIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	s, d := testutil.StartDoor(t, func(_ *server.Config, a *atlas.Config) { a.Timeout = 300 * time.Millisecond })
@@ -162,7 +159,7 @@ func TestDeleteIsNotRepeated(t *testing.T) {
 	)
 	for _, tc := range faults {
 		if tc.Delete.Retry > 0 {
-			continue // Atlas says that it has not done it, and when it may be asked again: see below
+			continue // not done, and may be retried: see below
 		}
 		t.Run(tc.Name, func(t *testing.T) {
 			defer s.Atlas.Inject(tc.Fault)()
@@ -190,7 +187,7 @@ func TestDeleteIsNotRepeated(t *testing.T) {
 			t.Errorf("%d attempts, and Atlas got %d deletes: want 3 and 1", attempts, calls)
 		}
 	})
-	t.Run("copies may live on", func(t *testing.T) {
+	t.Run("unsettled", func(t *testing.T) {
 		d.Expect(slices.Repeat([]error{&tokencache.UnsettledError{Err: context.DeadlineExceeded}}, 5)...)
 		c.Call(testutil.Context(t), testutil.Delete, testutil.Credential(s.Atlas)...)
 		if n := len(d.Attempts()); n != 1 {
@@ -199,8 +196,9 @@ func TestDeleteIsNotRepeated(t *testing.T) {
 	})
 }
 
-// TestUselessCreateIsNotRepeated: what Atlas refuses it will refuse again, and it counts how often.
-func TestUselessCreateIsNotRepeated(t *testing.T) {
+// TestRefusedCreateIsNotRepeated checks that no policy of a client retries a create that Atlas
+// refused.
+func TestRefusedCreateIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	s, d := testutil.StartDoor(t)
 	c := policyCaller(t, repeatEverything, s)
@@ -219,9 +217,9 @@ func TestUselessCreateIsNotRepeated(t *testing.T) {
 	}
 }
 
-// TestErrorsFromEveryPlace: whatever place of the chain ends a call, its error has no headers, and
+// TestErrorsOfTheChain checks that the errors of each part of the chain are trailers-only and have
 // a pushback.
-func TestErrorsFromEveryPlace(t *testing.T) {
+func TestErrorsOfTheChain(t *testing.T) {
 	t.Parallel()
 	s, d := testutil.StartDoor(t, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 1 })
 	c := s.GRPCCaller(t)

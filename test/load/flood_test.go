@@ -13,8 +13,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// awaitEnd waits until the server ends a connection, which may take longer than it should where the
-// machine is busy.
+// awaitEnd waits until the server closes a connection.
 func awaitEnd(t *testing.T, conn net.Conn, what string) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -29,22 +28,15 @@ func awaitEnd(t *testing.T, conn net.Conn, what string) {
 	}
 }
 
-// awaitConns waits until so many connections are open on a listener, which may take longer than it
-// should where the machine is busy.
+// awaitConns waits until a listener has this many connections.
 func awaitConns(t *testing.T, s *testutil.Service, l testutil.Listener, want int) {
 	t.Helper()
 	name := map[testutil.Listener]string{testutil.GRPC: "gRPC", testutil.REST: "HTTP"}[l]
 	line := fmt.Sprintf("\ntokend_connections_open{listener=%q} %d\n", name, want)
-	for range 300 {
-		if _, metrics := s.Get(t, "/metrics"); strings.Contains(metrics, line) {
-			return
-		}
-		<-time.After(100 * time.Millisecond)
-	}
-	t.Errorf("in vain: %s", strings.TrimSpace(line))
+	testutil.Eventually(t, func() bool { return strings.Contains(s.Metrics(t), line) }, "not in /metrics: "+line)
 }
 
-// footprint is what this process, which has both ends of each connection, takes.
+// footprint is the memory and goroutines of this process, which has both ends of each connection.
 type footprint struct {
 	heap       int64
 	goroutines int
@@ -57,17 +49,16 @@ func measureFootprint() footprint {
 	return footprint{int64(stats.HeapAlloc), runtime.NumGoroutine()}
 }
 
-// checkGrowth fails the test if more was taken since than a flood may cost, once what it has begun
-// has ended.
+// checkGrowth fails the test if memory or goroutines have grown more after a flood.
 func (f footprint) checkGrowth(t *testing.T, mostHeap int64, mostGoroutines int) {
 	t.Helper()
-	testutil.Eventually(t, func() bool { return runtime.NumGoroutine()-f.goroutines <= mostGoroutines }, "goroutines of the flood are left")
+	testutil.Eventually(t, func() bool { return runtime.NumGoroutine()-f.goroutines <= mostGoroutines }, "goroutines of the flood do not end")
 	if grown := measureFootprint().heap - f.heap; grown > mostHeap {
-		t.Errorf("%d KiB more of memory are in use, want at most %d", grown>>10, mostHeap>>10)
+		t.Errorf("the heap grew by %d KiB, want at most %d", grown>>10, mostHeap>>10)
 	}
 }
 
-// floodModes are where HTTP/2 is spoken.
+// floodModes are the listeners and modes with HTTP/2.
 var floodModes = []struct {
 	listener testutil.Listener
 	mode     testutil.Security

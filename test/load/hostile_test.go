@@ -17,8 +17,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// TestFault48Slow: a client that sends slowly is disconnected after some seconds, whatever it
-// sends, and others do not notice.
+// TestFault48Slow checks that clients that send slowly are disconnected, and that others are
+// served.
 func TestFault48Slow(t *testing.T) {
 	const (
 		request = "POST /v1/ephemeral-token HTTP/1.1\r\nHost: x\r\n"
@@ -40,7 +40,7 @@ func TestFault48Slow(t *testing.T) {
 					wg.Go(func() {
 						end := make(chan struct{})
 						defer close(end)
-						go func() { // a bit every half second
+						go func() { // some bytes every half second
 							_, err := conn.Write([]byte(first))
 							for i := 0; err == nil && then != nil; i++ {
 								select {
@@ -76,7 +76,7 @@ func TestFault48Slow(t *testing.T) {
 	}
 }
 
-// stubbornTokens answers a good caller at once, and lets everybody else wait until he leaves.
+// stubbornTokens answers one caller at once, and others when they cancel.
 type stubbornTokens struct {
 	good             atlas.JWT
 	inProgress, most atomic.Int64
@@ -100,8 +100,8 @@ func (s *stubbornTokens) Create(ctx context.Context, cred atlas.Credential, _ bo
 func (s *stubbornTokens) Delete(context.Context, atlas.Credential) (string, error) { return "", nil }
 func (s *stubbornTokens) Check() error                                             { return nil }
 
-// TestFault49RapidReset: calls that are begun and reset (CVE-2023-44487), each with another
-// credential, stay within the limits of calls that are not.
+// TestFault49RapidReset checks that calls that are reset at once (CVE-2023-44487), each with
+// another credential, stay within the limits.
 func TestFault49RapidReset(t *testing.T) {
 	for _, at := range testutil.Some(floodModes, 1) {
 		t.Run(fmt.Sprint(at.listener, " ", at.mode), func(t *testing.T) {
@@ -141,20 +141,20 @@ func TestFault49RapidReset(t *testing.T) {
 				case <-time.After(20 * time.Millisecond):
 				}
 				mostGoroutines = max(mostGoroutines, measureFootprint().goroutines)
-				for name, c := range good { // the flood may have taken all places, and nothing else
+				for name, c := range good { // the flood may take all places
 					if got := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+string(tokens.good)); got.Token == "" && got.Reason != "OVERLOADED" {
-						t.Errorf("%s: a good call: %v %s %s", name, got.Code, got.Reason, got.Message)
+						t.Errorf("%s: the other caller: %v %s %s", name, got.Code, got.Reason, got.Message)
 					}
 				}
 			}
 			if most := tokens.most.Load(); most == 0 || most > maxCalls {
-				t.Errorf("%d handlers at a time, want some, and %d at most", most, maxCalls)
+				t.Errorf("%d handlers at a time, want 1 to %d", most, maxCalls)
 			}
-			// Those of a connection, and as many as it may have streams.
+			// The connection's own, and one per stream.
 			if grown := mostGoroutines - before.goroutines; grown > conns*(100+20)+100 {
 				t.Errorf("%d more goroutines during the flood of %d resets", grown, resets.Load())
 			}
-			testutil.Eventually(t, func() bool { return tokens.inProgress.Load() == 0 }, "calls of streams that are long reset are still in progress")
+			testutil.Eventually(t, func() bool { return tokens.inProgress.Load() == 0 }, "calls of reset streams are still in progress")
 			for name, c := range good {
 				if got := c.Call(testutil.Context(t), testutil.Create, "authorization", "JWT "+string(tokens.good)); got.Token == "" {
 					t.Errorf("%s, after the flood: %v %s", name, got.Code, got.Reason)
@@ -166,14 +166,14 @@ func TestFault49RapidReset(t *testing.T) {
 	}
 }
 
-// TestFault50Frames: floods of frames that cost their sender next to nothing end with their
-// connection, or cost a bounded amount of memory.
+// TestFault50Frames checks that floods of cheap frames end with their connection or cost bounded
+// memory.
 func TestFault50Frames(t *testing.T) {
 	type ending int
 	const (
 		never  ending = iota
 		atOnce        // the server closes the connection
-		late          // it does, after a time-out of seconds
+		late          // the same, after a timeout
 	)
 	type flood struct {
 		name     string
@@ -210,7 +210,7 @@ func TestFault50Frames(t *testing.T) {
 			return func(int) error { return h.Framer.WriteContinuation(1, false, nil) }
 		}, late},
 		{"calls, answers not read", nil, false, calls, late},
-		{"calls that no answer has a window for", []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, true, calls, never},
+		{"calls without a window for the response", []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, true, calls, never},
 		{"windows that grow by one", []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, true, func(h *testutil.RawHTTP2) func(int) error {
 			_ = h.Call(1, "a.b.c")
 			return func(i int) error { return h.Framer.WriteWindowUpdate(uint32(i%2), 1) }
@@ -234,7 +234,7 @@ func TestFault50Frames(t *testing.T) {
 	}
 	flooded := func(t *testing.T, s *testutil.Service, l testutil.Listener, f flood) {
 		stop := s.GoodCalls(t)
-		awaitConns(t, s, l, 1) // the good caller's
+		awaitConns(t, s, l, 1) // GoodCalls'
 		before := measureFootprint()
 		h := s.RawHTTP2(t, l, f.reads, f.settings...)
 		n := h.Flood(frames, f.frame(h))
@@ -262,9 +262,8 @@ func TestFault50Frames(t *testing.T) {
 	}
 }
 
-// TestFault51Connections: a flood of connections is turned away at the limit, and costs neither the
-// clients that are connected anything nor the admin listener. Connections that stay silent are
-// closed, and their places are free again.
+// TestFault51Connections checks that a flood of connections is refused at the limit without
+// affecting connected clients or the admin listener, and that silent connections are closed.
 func TestFault51Connections(t *testing.T) {
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.ServerTLS} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -307,8 +306,8 @@ func TestFault51Connections(t *testing.T) {
 				if !testutil.Long() {
 					return
 				}
-				wg.Wait()                           // the silent ones too are closed
-				for name, c := range s.Callers(t) { // with connections of their own
+				wg.Wait()                           // silent connections are closed, too
+				for name, c := range s.Callers(t) { // with new connections
 					if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Token == "" {
 						t.Errorf("%s, after the flood: %v", name, got.Message)
 					}

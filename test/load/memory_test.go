@@ -30,7 +30,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// hoard is what a client opens on each of its connections, to keep the memory of the server.
+// hoard is what a client does on each connection to occupy the server's memory.
 type hoard struct {
 	name    string
 	rest    bool
@@ -38,7 +38,7 @@ type hoard struct {
 	path    string
 	message []byte   // over gRPC; nil: none is sent
 	headers []string // that are sent too
-	churn   bool     // the connections are closed and opened again and again
+	churn   bool     // the connections are closed and reopened
 }
 
 const (
@@ -47,9 +47,8 @@ const (
 	reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 )
 
-// TestFault97Memory has clients that do not read their answers (a window of 0), or open streams for
-// nothing, hoard the memory of a tokend process, which others call at the same time. The figures
-// are of one machine; what must hold is the bound.
+// TestFault97Memory checks the memory of a tokend process under clients that do not read responses
+// (a window of 0) or open idle streams, while others call it.
 func TestFault97Memory(t *testing.T) {
 	testutil.SkipUnlessLong(t)
 	binary := os.Getenv("TEST_BINARY")
@@ -71,7 +70,7 @@ func TestFault97Memory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	large := make([]string, 0, 120) // 180 KiB of headers, of which HPACK sends all but the first in one byte each
+	large := make([]string, 0, 120) // 180 KiB of headers, most of them one byte in HPACK
 	for range 60 {
 		large = append(large, "x-large", strings.Repeat("x", 3<<10))
 	}
@@ -98,7 +97,7 @@ func TestFault97Memory(t *testing.T) {
 				wg.Go(func() {
 					for ctx.Err() == nil {
 						h.open(ctx, p.addr(h.rest))
-						if !h.churn { // it is not the CPU that this is about
+						if !h.churn {
 							select {
 							case <-time.After(time.Second):
 							case <-ctx.Done():
@@ -119,11 +118,11 @@ func TestFault97Memory(t *testing.T) {
 			good, bad, slowest := stop()
 			t.Logf("RSS %d MiB at most; %d good calls, %d failed, the slowest took %v", most/mebibyte, good, bad, slowest.Round(time.Millisecond))
 			limit := int64(200)
-			if h.churn { // the faster the machine, the more garbage there is
+			if h.churn { // more garbage on a faster machine
 				limit = 300
 			}
 			if most > limit*mebibyte {
-				t.Errorf("it took %d MiB, want at most %d", most/mebibyte, limit)
+				t.Errorf("RSS was %d MiB, want at most %d", most/mebibyte, limit)
 			}
 			if bad*100 > good {
 				t.Errorf("%d of %d calls of others failed", bad, good+bad)
@@ -136,7 +135,7 @@ func frameMessage(m []byte) []byte {
 	return append([]byte{0, byte(len(m) >> 24), byte(len(m) >> 16), byte(len(m) >> 8), byte(len(m))}, m...)
 }
 
-// open has one connection with 100 streams, until the server ends it or ctx is done.
+// open holds a connection with 100 streams until the server closes it or ctx is done.
 func (h hoard) open(ctx context.Context, addr string) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -259,7 +258,7 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// rss returns the memory that the process has in bytes.
+// rss returns the resident memory of the process in bytes.
 func (p *tokend) rss(t *testing.T) int64 {
 	t.Helper()
 	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.pid))
@@ -273,7 +272,7 @@ func (p *tokend) rss(t *testing.T) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// goodCalls calls over both transports, twenty times a second each, until stop.
+// goodCalls calls over both transports 20 times a second until stop.
 func (p *tokend) goodCalls(t *testing.T) (stop func() (good, bad int64, slowest time.Duration)) {
 	t.Helper()
 	conn, err := grpc.NewClient(p.grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -298,7 +297,7 @@ func (p *tokend) goodCalls(t *testing.T) (stop func() (good, bad int64, slowest 
 				if got.Token != "" {
 					good.Add(1)
 				} else if bad.Add(1) < 4 {
-					t.Logf("a good call: %v %s %s", got.Code, got.Reason, got.Message)
+					t.Logf("a call failed: %v %s %s", got.Code, got.Reason, got.Message)
 				}
 				select {
 				case <-time.After(50 * time.Millisecond):

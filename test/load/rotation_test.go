@@ -19,14 +19,14 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// What the log says of replaced files.
+// Log messages about replaced files.
 const (
 	logReplaced = "certificate replaced"
 	logRefused  = "the last good one stays"
 	logGood     = "the file can be used again"
 )
 
-// replaceFile puts a new file in place whole, as whoever rotates certificates should.
+// replaceFile replaces a file atomically.
 func replaceFile(t *testing.T, path string, content []byte) {
 	t.Helper()
 	if err := errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path)); err != nil {
@@ -34,7 +34,7 @@ func replaceFile(t *testing.T, path string, content []byte) {
 	}
 }
 
-// replaceServer puts another server certificate in place, and returns when it is in use.
+// replaceServer replaces the server certificate, and returns when it is in use.
 func replaceServer(t *testing.T, s *testutil.Service, cert tls.Certificate) {
 	t.Helper()
 	awaitLog(t, s, logReplaced, func() {
@@ -43,7 +43,7 @@ func replaceServer(t *testing.T, s *testutil.Service, cert tls.Certificate) {
 	})
 }
 
-// awaitLog returns when the log has said what once more than before do.
+// awaitLog calls do and waits until the log has a new line with what.
 func awaitLog(t *testing.T, s *testutil.Service, what string, do func()) {
 	t.Helper()
 	before := s.Log.Len()
@@ -59,7 +59,7 @@ func bundle(authorities ...testutil.Authority) []byte {
 	return b
 }
 
-// dial makes a client with connections of its own.
+// dial returns a client with its own connections.
 func dial(t *testing.T, s *testutil.Service, transport string, cfg *tls.Config) (c testutil.Caller, hangUp func()) {
 	t.Helper()
 	if transport == "REST" {
@@ -73,7 +73,7 @@ func dial(t *testing.T, s *testutil.Service, transport string, cfg *tls.Config) 
 	return testutil.NewGRPCCaller(conn), func() { _ = conn.Close() }
 }
 
-// refuses reports whether a client with this certificate gets nowhere, over both transports.
+// refuses reports whether both transports refuse a client's certificate.
 func refuses(t *testing.T, s *testutil.Service, cfg *tls.Config) bool {
 	t.Helper()
 	for _, transport := range []string{"gRPC", "REST"} {
@@ -90,13 +90,12 @@ func refuses(t *testing.T, s *testutil.Service, cfg *tls.Config) bool {
 	return true
 }
 
-// load is callers that call until stop, over both transports: on connections that they keep, and on
-// a fresh one for each call.
+// load is calls over both transports until stop, on kept connections and on a new one per call.
 type load struct {
 	quit       chan struct{}
 	done       sync.WaitGroup
 	calls      [4]atomic.Int64 // of each caller
-	kept       atomic.Int64    // handshakes of the connections that are kept
+	kept       atomic.Int64    // handshakes of kept connections
 	servedWith sync.Map        // serial numbers of the server's certificates
 }
 
@@ -151,17 +150,17 @@ func (l *load) stop() {
 	l.done.Wait()
 }
 
-// awaitCalls waits until n more calls of each caller went well.
+// awaitCalls waits for n more successful calls of each caller.
 func (l *load) awaitCalls(t *testing.T, n int64) {
 	t.Helper()
 	for i := range l.calls {
 		before := l.calls[i].Load()
-		testutil.Eventually(t, func() bool { return l.calls[i].Load() >= before+n || t.Failed() }, "calls do not go on")
+		testutil.Eventually(t, func() bool { return l.calls[i].Load() >= before+n || t.Failed() }, "the calls stop")
 	}
 }
 
-// TestFault64Rotation: server certificate and client CA are replaced under load, and no call and no
-// handshake fails. What the new files say counts; bad new files keep the old ones.
+// TestFault64Rotation replaces the server certificate and the client CA under load. No call and no
+// handshake may fail, and bad files must not replace good ones.
 func TestFault64Rotation(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.MutualTLS)
@@ -177,7 +176,7 @@ func TestFault64Rotation(t *testing.T) {
 		old := startLoad(t, s, oldClient)
 		old.awaitCalls(t, 5)
 		if !refuses(t, s, newClient) {
-			t.Error("an authority that nobody has named lets clients in")
+			t.Error("a client of an unknown authority is admitted")
 		}
 		replaceServer(t, s, s.Certs.CA.Issue(t, "localhost"))
 		old.awaitCalls(t, 5)
@@ -190,7 +189,7 @@ func TestFault64Rotation(t *testing.T) {
 		old.stop()
 		awaitLog(t, s, logReplaced, func() { replaceFile(t, s.Certs.CAFile, bundle(next)) })
 		if !refuses(t, s, oldClient) {
-			t.Error("the authority that was dropped still lets clients in")
+			t.Error("a client of the removed authority is admitted")
 		}
 		both.awaitCalls(t, 5)
 
@@ -209,8 +208,8 @@ func TestFault64Rotation(t *testing.T) {
 	})
 }
 
-// testBadFiles puts a bad file of each kind in place under load. Package reload tests what makes a
-// file bad.
+// testBadFiles replaces each kind of file by a bad one under load. Package reload tests what makes
+// a file bad.
 func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l *load, untrusted *tls.Config) {
 	t.Helper()
 	content := func(path string) []byte {
@@ -234,7 +233,7 @@ func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l 
 		awaitLog(t, s, logRefused, func() { replaceFile(t, tc.file, tc.bad) })
 		l.awaitCalls(t, 5)
 		if !refuses(t, s, untrusted) {
-			t.Errorf("%s: a client of the dropped authority gets in", tc.name)
+			t.Errorf("%s: a client of the removed authority is admitted", tc.name)
 		}
 		awaitLog(t, s, logGood, func() { replaceFile(t, tc.file, good) })
 		l.awaitCalls(t, 5)

@@ -8,7 +8,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if settings := os.Getenv(replicaVariable); settings != "" { // this process is a replica, not a test
+	if settings := os.Getenv(replicaVariable); settings != "" { // this process is a replica
 		if err := runReplica(settings); err != nil {
 			panic(err)
 		}

@@ -8,9 +8,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
 )
 
-// TestProofModel: what a delete takes away may be handed out until that is acknowledged, if it is
-// with a credential that the replica has not seen Atlas accept before. But nobody is given it any
-// more once another caller has been given the next one, except where replicas cannot reach Redis.
+// TestProofModel checks the model: a token may be returned during its delete if the replica has not
+// seen Atlas accept the delete's credential before, but not after another caller has got the next
+// token, unless replicas cannot reach Redis.
 func TestProofModel(t *testing.T) {
 	const older, newer = "older", "newer"
 	born := map[string]history.Birth{older: {Generation: 1, Minted: 1, Deleted: 30}, newer: {Generation: 2, Minted: 40}}
@@ -30,12 +30,12 @@ func TestProofModel(t *testing.T) {
 		events                 []history.Event
 		strict, lenient, alive bool
 	}{
-		"in order":                      {[]history.Event{first, removal, second}, true, true, true},
-		"during it":                     {[]history.Event{first, removal, early}, true, true, true},
-		"during it, with one accepted":  {[]history.Event{first, accepted, removal, early}, true, true, false},
-		"during it, after the next one": {[]history.Event{first, removal, second, late}, false, true, true},
-		"after it":                      {[]history.Event{first, removal, second, tooLate}, false, false, false},
-		"after it, and none other came": {[]history.Event{first, removal, tooLate}, false, false, false},
+		"in order":                               {[]history.Event{first, removal, second}, true, true, true},
+		"during it":                              {[]history.Event{first, removal, early}, true, true, true},
+		"during it, with an accepted credential": {[]history.Event{first, accepted, removal, early}, true, true, false},
+		"during it, after the next one":          {[]history.Event{first, removal, second, late}, false, true, true},
+		"after it":                               {[]history.Event{first, removal, second, tooLate}, false, false, false},
+		"after it, without a next one":           {[]history.Event{first, removal, tooLate}, false, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := history.History{Events: test.events, Born: born}
@@ -45,7 +45,7 @@ func TestProofModel(t *testing.T) {
 				}
 			}
 			if n := h.Dead(false); (n == 0) != test.alive {
-				t.Errorf("%d dead, want none: %t", n, test.alive)
+				t.Errorf("%d dead tokens, want none: %t", n, test.alive)
 			}
 		})
 	}

@@ -20,11 +20,11 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Common ways to share and remember, each wrong in its own way. TestProofRejects shows that the
-// proof would find them out, so that its silence about the real one means something.
+// Broken designs of sharing and caching. TestProofRejects checks that the proof rejects them, so
+// that its acceptance of the real design means something.
 
-// fencedAfter has a fence that moves when a delete has ended, and not before it begins: until then
-// one caller is given the old token after another has the new one.
+// fencedAfter moves its fence after a delete but not before it, so a caller may get the old token
+// after another has got the new one.
 type fencedAfter struct {
 	*history.Unfenced
 
@@ -58,8 +58,8 @@ func (m *fencedAfter) Delete(ctx context.Context, cred atlas.Credential) (string
 	return org, err
 }
 
-// apart keeps tokens in Redis, and looks at the fence in a round trip of its own: between the two,
-// and before what was asked for is stored, a delete can begin and end.
+// apart reads the value and the fence in Redis in separate round trips, between which a delete can
+// begin and end.
 type apart struct {
 	history.Upstream
 
@@ -67,7 +67,7 @@ type apart struct {
 }
 
 func (m *apart) do(ctx context.Context, words ...any) string {
-	<-time.After(time.Duration(mathrand.IntN(3)) * time.Millisecond) // a network that is not always as fast
+	<-time.After(time.Duration(mathrand.IntN(3)) * time.Millisecond) // variable latency
 	value, _ := m.client.Do(ctx, words...).Text()
 	return value
 }
@@ -101,14 +101,13 @@ func (m *apart) Delete(ctx context.Context, cred atlas.Credential) (string, erro
 	return org, err
 }
 
-// mutant is one of them, and the world in which it is found out.
+// mutant is a broken design, and the world in which it is rejected.
 type mutant struct {
 	name     string
 	replicas int
-	ttl      time.Duration // of the real cache, where only its set-up is wrong
+	ttl      time.Duration // of the real cache, if only its setup is wrong
 	make     func(t *testing.T) func(tokencache.Atlas) server.Tokens
-	// impatient is the share of callers that give up, and redis a server that restarts from
-	// snapshots.
+	// impatient is the share of callers that give up. With redis, a server restarts from snapshots.
 	impatient float64
 	redis     bool
 }
@@ -124,7 +123,7 @@ var mutants = []mutant{
 			return &history.SingleFlight{Upstream: history.Upstream{Atlas: a}, Key: history.ByOrg, Forget: true}
 		}
 	}},
-	{name: "a memory without a fence", replicas: 1, make: func(*testing.T) func(tokencache.Atlas) server.Tokens {
+	{name: "a cache without a fence", replicas: 1, make: func(*testing.T) func(tokencache.Atlas) server.Tokens {
 		return func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, history.ByJWT) }
 	}},
 	{name: "a fence that moves only after the delete", replicas: 1, make: func(*testing.T) func(tokencache.Atlas) server.Tokens {
@@ -132,19 +131,19 @@ var mutants = []mutant{
 			return &fencedAfter{Unfenced: history.NewUnfenced(a, history.ByJWT), moved: map[string]int{}}
 		}
 	}},
-	{name: "a memory of its own on each of two replicas", replicas: 2, ttl: proofTTL},
-	{name: "a value in Redis read apart from its fence", replicas: 2, make: func(t *testing.T) func(tokencache.Atlas) server.Tokens {
+	{name: "two replicas with separate caches", replicas: 2, ttl: proofTTL},
+	{name: "value and fence read separately from Redis", replicas: 2, make: func(t *testing.T) func(tokencache.Atlas) server.Tokens {
 		client := redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr()})
 		t.Cleanup(func() { _ = client.Close() })
 		return func(a tokencache.Atlas) server.Tokens { return &apart{history.Upstream{Atlas: a}, client} }
 	}},
-	{name: "a delete that is sent when its caller has left", replicas: 1, impatient: .2, make: func(*testing.T) func(tokencache.Atlas) server.Tokens {
+	{name: "a delete sent after its caller has left", replicas: 1, impatient: .2, make: func(*testing.T) func(tokencache.Atlas) server.Tokens {
 		return func(a tokencache.Atlas) server.Tokens { return &unsent{history.Upstream{Atlas: a}} }
 	}},
-	{name: "a value in Redis that is not bound to its process", replicas: 2, redis: true},
+	{name: "a value not bound to the Redis process", replicas: 2, redis: true},
 }
 
-// unsent holds a delete back for longer than its caller may wait, and sends it all the same.
+// unsent delays a delete past its caller's deadline, and then sends it.
 type unsent struct{ history.Upstream }
 
 func (m *unsent) Create(ctx context.Context, cred atlas.Credential, _ bool) (tokencache.Result, error) {
@@ -169,8 +168,8 @@ func (m *unsent) Delete(ctx context.Context, cred atlas.Credential) (org string,
 	}
 }
 
-// unbound reads and writes value and fence in one step, and takes the fence of a Redis that has
-// come back from a snapshot for one of its own.
+// unbound reads and writes value and fence in one step, but accepts a fence that Redis restored
+// from a snapshot.
 type unbound struct {
 	history.Upstream
 
@@ -197,7 +196,7 @@ return {fence, redis.call('GET', KEYS[2] .. fence) or ''}`, []string{"fence " + 
 	return result, err
 }
 
-// Delete does not end before it has moved the fence.
+// Delete returns once it has moved the fence.
 func (m *unbound) Delete(ctx context.Context, cred atlas.Credential) (string, error) {
 	org, err := m.Send(ctx, cred)
 	for ctx.Err() == nil {
@@ -209,13 +208,13 @@ func (m *unbound) Delete(ctx context.Context, cred atlas.Credential) (string, er
 	return "", &tokencache.UnsettledError{Err: ctx.Err()}
 }
 
-// mutantTraffic is what callers do in its world.
+// mutantTraffic is the traffic in a mutant's world.
 var mutantTraffic = traffic{operations: 800, clients: 12, deletes: .06, fresh: .1}
 
-// TestProofRejects: each of the broken designs is found out, where the real one is not.
+// TestProofRejects checks that every broken design is rejected.
 func TestProofRejects(t *testing.T) {
 	if testutil.Slower > 1 {
-		t.Skip("under the race detector calls are so slow that some designs go wrong too rarely to be found out")
+		t.Skip("under the race detector calls are too slow for some designs to fail")
 	}
 	for _, mutant := range slices.Concat(testutil.Some(mutants, 1), testutil.Some(overlapMutants, 1)) {
 		t.Run(mutant.name, func(t *testing.T) {
@@ -229,7 +228,7 @@ func TestProofRejects(t *testing.T) {
 				}
 				l, stopTrouble := mutantTraffic, func() {}
 				l.impatient = mutant.impatient
-				if mutant.redis { // one org, for as long as a few restarts take
+				if mutant.redis { // one org, for a few restarts
 					s.orgs, l.operations, l.deletes = 1, 12_000, .01
 					redisServer := redistest.Start(t)
 					client := redis.NewClient(&redis.Options{Addr: redisServer.Addr()})
@@ -244,7 +243,7 @@ func TestProofRejects(t *testing.T) {
 				stopTrouble()
 				operations += len(h.Events)
 				rejected, late := []int(nil), h.Late(lateSlack)
-				if !mutant.redis { // a Redis that is down makes more legal
+				if !mutant.redis { // while Redis is down, the lenient model applies
 					rejected, _ = h.Illegal(false, 20*time.Second)
 				}
 				if violations := h.Violations(); violations > 0 || len(rejected) > 0 || late > 0 {

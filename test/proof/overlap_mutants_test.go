@@ -14,9 +14,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// overlapping shares calls of which several are in flight at a time, and remembers what they bring:
-// the real design in small, with room for what is easily done wrong in it. Without a flaw it is
-// correct. Callers come together by their org, to have more of them.
+// overlapping shares calls, several of which may be in flight, and caches their results: the real
+// design in small, with optional flaws. It shares by org, for more overlap.
 type overlapping struct {
 	history.Upstream
 
@@ -30,30 +29,30 @@ type flaw int
 
 const (
 	noFlaw       flaw = iota
-	joinsLate         // who comes shares the last call, if that left just now
-	lastStays         // what lands last is remembered, though another call that left later has brought another token
-	fencesNewest      // a delete keeps out of the memory what the newest call in flight brings, and not what the others do
+	joinsLate         // callers join the last call if it was sent just now
+	lastStays         // the last result is cached, even if a later call has returned another token
+	fencesNewest      // a delete bars only the newest call in flight from the cache
 )
 
-// overlap is one org's. It is guarded by overlapping.mu.
+// overlap is the state of an org. It is guarded by overlapping.mu.
 type overlap struct {
 	inFlight []*overlapCall
 	next     *overlapCall
-	noted    atlas.Token // what Atlas last answered with
-	token    atlas.Token // what is remembered
+	noted    atlas.Token // Atlas's last response
+	token    atlas.Token // cached
 	until    time.Time
 }
 
 type overlapCall struct {
 	cred   atlas.Credential
-	left   time.Time
-	barred bool // what it brings may be older than what is known
+	sent   time.Time
+	barred bool // its result must not be cached
 	done   chan struct{}
 	result tokencache.Result
 	err    error
 }
 
-// apartBy is how long after another a call leaves.
+// apartBy is the least time between two calls.
 const apartBy = time.Millisecond
 
 func newOverlapping(f flaw) func(*testing.T) func(tokencache.Atlas) server.Tokens {
@@ -64,7 +63,7 @@ func newOverlapping(f flaw) func(*testing.T) func(tokencache.Atlas) server.Token
 	}
 }
 
-// of returns an org's. The caller holds mu.
+// of returns the state of an org. The caller holds mu.
 func (m *overlapping) of(cred atlas.Credential) *overlap {
 	o := m.orgs[history.ByOrg(cred)]
 	if o == nil {
@@ -92,7 +91,7 @@ func (m *overlapping) Create(ctx context.Context, cred atlas.Credential, fresh b
 }
 
 func (m *overlapping) join(o *overlap, cred atlas.Credential) *overlapCall {
-	if n := len(o.inFlight); m.flaw == joinsLate && n > 0 && time.Since(o.inFlight[n-1].left) < apartBy {
+	if n := len(o.inFlight); m.flaw == joinsLate && n > 0 && time.Since(o.inFlight[n-1].sent) < apartBy {
 		return o.inFlight[n-1]
 	}
 	if o.next == nil {
@@ -103,14 +102,14 @@ func (m *overlapping) join(o *overlap, cred atlas.Credential) *overlapCall {
 	return c
 }
 
-// consider lets the next call leave if it may. The caller holds mu.
+// consider sends the next call if it may. The caller holds mu.
 func (m *overlapping) consider(o *overlap) {
 	n, c := len(o.inFlight), o.next
 	if c == nil || n == 4 {
 		return
 	}
 	if n > 0 {
-		if wait := apartBy - time.Since(o.inFlight[n-1].left); wait > 0 {
+		if wait := apartBy - time.Since(o.inFlight[n-1].sent); wait > 0 {
 			time.AfterFunc(wait, func() {
 				m.mu.Lock()
 				defer m.mu.Unlock()
@@ -119,22 +118,22 @@ func (m *overlapping) consider(o *overlap) {
 			return
 		}
 	}
-	o.next, c.left = nil, time.Now()
+	o.next, c.sent = nil, time.Now()
 	o.inFlight = append(o.inFlight, c)
 	go func() {
 		c.result, c.err = m.Ask(context.Background(), c.cred)
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.land(o, c)
+		m.finish(o, c)
 	}()
 }
 
-func (m *overlapping) land(o *overlap, c *overlapCall) {
+func (m *overlapping) finish(o *overlap, c *overlapCall) {
 	o.inFlight = slices.DeleteFunc(o.inFlight, func(other *overlapCall) bool { return other == c })
 	if c.err == nil {
 		if o.noted != "" && o.noted != c.result.Token && m.flaw != lastStays {
 			c.barred = true
-			o.forget(o.inFlight) // one of the two is older
+			o.forget(o.inFlight) // one of the two tokens is older
 		}
 		if o.noted = c.result.Token; !c.barred {
 			o.token, o.until = o.noted, time.Now().Add(proofTTL)
@@ -166,13 +165,12 @@ func (m *overlapping) Delete(ctx context.Context, cred atlas.Credential) (string
 }
 
 var overlapMutants = []mutant{
-	{name: "a call that takes who comes after it has left", replicas: 1, make: newOverlapping(joinsLate)},
-	{name: "an older answer that replaces a younger in memory", replicas: 1, make: newOverlapping(lastStays)},
-	{name: "a delete that fences only the newest call in flight", replicas: 1, make: newOverlapping(fencesNewest)},
+	{name: "a call joined after it was sent", replicas: 1, make: newOverlapping(joinsLate)},
+	{name: "an older result replaces a newer one in the cache", replicas: 1, make: newOverlapping(lastStays)},
+	{name: "a delete bars only the newest call in flight", replicas: 1, make: newOverlapping(fencesNewest)},
 }
 
-// TestProofAcceptsOverlap: without a flaw the design passes. So what the proof finds out of the
-// others is their flaw.
+// TestProofAcceptsOverlap checks that the design without a flaw passes.
 func TestProofAcceptsOverlap(t *testing.T) {
 	testutil.ParallelWork(t)
 	for range testutil.Some([]int{1, 2, 3}, 1) {
@@ -180,13 +178,12 @@ func TestProofAcceptsOverlap(t *testing.T) {
 		stopFaults := w.injectFaults(slowAnswers...)
 		h := w.run(t, mutantTraffic)
 		stopFaults()
-		// It does not hold anybody off while a delete is in progress, so it is judged as those that
-		// are rejected, without dead.
+		// It does not bypass the cache during a delete, so Dead does not apply.
 		if rejected, undecided := h.Illegal(false, 20*time.Second); h.Violations() > 0 || len(rejected) > 0 || len(undecided) > 0 {
 			t.Errorf("%d violations of acknowledged deletes, illegal in orgs %v, undecided in %v", h.Violations(), rejected, undecided)
 		}
 		if hits, _ := h.Hits(); hits == 0 {
-			t.Error("nothing was answered from memory: that proves little")
+			t.Error("there were no cache hits")
 		}
 	}
 }

@@ -25,13 +25,13 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// A replica that can be killed is a process: the test's own program, which TestMain makes a replica
-// of if the environment says so.
+// A replica that can be killed is a process of the test's own program, which TestMain turns into a
+// replica if replicaVariable is set.
 
-// replicaVariable has the replicaSettings, as JSON.
+// replicaVariable contains the replicaSettings as JSON.
 const replicaVariable = "TEST_REPLICA"
 
-// replicaSettings are those of one replica.
+// replicaSettings are the settings of one replica.
 type replicaSettings struct {
 	GRPCAddr, HTTPAddr string
 	AtlasURL           string
@@ -41,7 +41,7 @@ type replicaSettings struct {
 	TTL, Stale         time.Duration
 }
 
-// config is what the settings mean.
+// config returns the server's configuration.
 func (s replicaSettings) config(atlasClient tokencache.Atlas) server.Config {
 	c := server.Config{
 		GRPCAddr: s.GRPCAddr, HTTPAddr: s.HTTPAddr, Atlas: atlasClient, Logger: slog.New(slog.DiscardHandler),
@@ -77,14 +77,14 @@ func runReplica(settings string) error {
 	return srv.Run(ctx)
 }
 
-// replicaProcess is a replica that is killed again and again.
+// replicaProcess is a replica that is killed repeatedly.
 type replicaProcess struct {
 	t        *testing.T
 	settings replicaSettings
 	cmd      *exec.Cmd
 }
 
-// newReplicaProcess starts a replica on ports of its own.
+// newReplicaProcess starts a replica.
 func (w *world) newReplicaProcess(t *testing.T) *replicaProcess {
 	t.Helper()
 	p := &replicaProcess{t: t, settings: replicaSettings{
@@ -109,7 +109,7 @@ func freeAddr(t *testing.T) string {
 // start returns when the replica answers.
 func (p *replicaProcess) start() {
 	if p.cmd != nil && p.cmd.ProcessState == nil {
-		return // it is alive
+		return // it is running
 	}
 	settings, err := json.Marshal(p.settings)
 	if err != nil {
@@ -132,13 +132,13 @@ func (p *replicaProcess) start() {
 	p.t.Error("the replica does not answer")
 }
 
-// kill ends the replica as a machine does that loses its power.
+// kill kills the replica.
 func (p *replicaProcess) kill() {
 	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait() // it says that it was killed
+	_ = p.cmd.Wait()
 }
 
-// callers are for a replica that comes and goes.
+// callers returns clients that reconnect quickly.
 func (p *replicaProcess) callers(t *testing.T) [2]testutil.Caller {
 	t.Helper()
 	again := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}

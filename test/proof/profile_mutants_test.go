@@ -11,10 +11,10 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Ways to tell profiles apart, each of which gives one org's caller another org's token.
+// Broken keys of profiles, each of which gives one org's caller another org's token.
 
-// forgetful is a source that forgets its secret when a login is refused, although the JWT that was
-// had for it lives on: what the next refresh brings goes with no secret at all.
+// forgetful is a source that forgets its secret when a login is refused, although its JWT is still
+// valid, so the next refreshed JWT has no secret.
 type forgetful struct {
 	mu    sync.Mutex
 	knows map[string]bool // guarded by mu; by profile
@@ -38,7 +38,7 @@ func (f *forgetful) heard(profile string, e atlas.TokenEvent) {
 	}
 }
 
-// bySecret is a key that is the secret alone, such as the source has it.
+// bySecret keys by the secret alone, as the source has it.
 func (f *forgetful) bySecret(cred atlas.Credential) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -51,7 +51,7 @@ func (f *forgetful) bySecret(cred atlas.Credential) string {
 	return string(cred.Secret)
 }
 
-// byProfile is a key that is the profile's name alone, whatever org is behind it.
+// byProfile keys by the profile's name alone.
 func byProfile(cred atlas.Credential) string {
 	if cred.Profile == "" {
 		return string(cred.JWT)
@@ -59,7 +59,7 @@ func byProfile(cred atlas.Credential) string {
 	return cred.Profile
 }
 
-// profileMutant is one of them, and the profiles among which it is found out.
+// profileMutant is a broken key, and the profiles with which it is rejected.
 type profileMutant struct {
 	name     string
 	profiles profileKind
@@ -67,23 +67,23 @@ type profileMutant struct {
 }
 
 var profileMutants = []profileMutant{
-	{"a flight shared by the secret alone, which its source forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
+	{"calls shared by the secret alone, which the source forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
 		f := newForgetful()
 		return func(a tokencache.Atlas) server.Tokens {
 			return &history.SingleFlight{Upstream: history.Upstream{Atlas: a}, Key: f.bySecret}
 		}, f.heard
 	}},
-	{"a memory by the secret alone, which its source forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
+	{"a cache keyed by the secret alone, which the source forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
 		f := newForgetful()
 		return func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, f.bySecret) }, f.heard
 	}},
-	{"a memory by the profile alone, which changes its org", movingProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
+	{"a cache keyed by the profile alone, which changes its org", movingProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
 		return func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, byProfile) }, nil
 	}},
 }
 
-// TestProofRejectsOtherOrgs: each of them is found out by the token that it gives to a caller of
-// another org. For that they need no delete, without which none is wrong in any other way.
+// TestProofRejectsOtherOrgs checks that every broken key is rejected for returning another org's
+// token. There are no deletes, without which the keys have no other fault.
 func TestProofRejectsOtherOrgs(t *testing.T) {
 	for _, mutant := range testutil.Some(profileMutants, 1) {
 		t.Run(mutant.name, func(t *testing.T) {

@@ -24,27 +24,24 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// Profiles in the proof: several orgs side by side, of which the service holds the userauthtokens,
-// and callers that have none and are mapped to them, beside callers of the same orgs that bring
-// their own JWTs.
+// Profiles in the proof: the service holds the userauthtokens of several orgs. Some callers are
+// mapped to these, others have JWTs of the same orgs.
 
 type profileKind int
 
 const (
 	noProfiles profileKind = iota
-	// fixedProfiles: one for each org.
+	// fixedProfiles: one profile for each org.
 	fixedProfiles
-	// movingProfiles: beside those, one for each pair of orgs, whose secret is the one's and the
-	// other's by turns.
+	// movingProfiles: also one for each pair of orgs, whose secret alternates between the two.
 	movingProfiles
 )
 
-// sideBySide is how many orgs are used at once.
+// sideBySide is the number of orgs in use at a time.
 const sideBySide = 8
 
-// The life of a profile's JWT and how long it can be refreshed, by the clock of Atlas and of the
-// service, which advances with each call. So a busy machine has as many refreshes in a run as any
-// other.
+// The lifetime of a profile's JWT and its refresh window, by the clock of Atlas and the service,
+// which advances with each call. So the number of refreshes does not depend on the machine.
 const (
 	profileStep  = 500 * time.Millisecond
 	profileLife  = 6 * time.Minute
@@ -55,20 +52,20 @@ func heldConfig(orgs int, clock *testutil.Clock) emulator.Config {
 	return emulator.Config{Orgs: orgs, Now: clock.Now, JWTLifetime: profileLife, RefreshWindow: profileLogin}
 }
 
-// held are the profiles of a world.
+// held is the profiles of a world.
 type held struct {
 	*world
 
 	clock      *testutil.Clock
 	authConfig auth.Config
-	bearer     map[string]string // what the caller of a profile shows, by its name
-	swaps      atomic.Int64      // how often the secrets of the pairs have been replaced
-	group      atomic.Int64      // which of the orgs are used
+	bearer     map[string]string // OIDC tokens by profile
+	swaps      atomic.Int64      // replacements of the pairs' secrets
+	group      atomic.Int64      // the group of orgs in use
 
 	mu      sync.Mutex
 	sources []auth.Sources             // guarded by mu; of each replica
-	read    map[*atlas.TokenSource]int // guarded by mu; of which org the secret was that a pair's source has read last
-	counts  map[string]int             // guarded by mu; logins and refreshes by how they ended
+	read    map[*atlas.TokenSource]int // guarded by mu; the org of the secret that a pair's source read last
+	counts  map[string]int             // guarded by mu; logins and refreshes by result
 }
 
 func orgProfile(org int) string   { return fmt.Sprintf("org-%d", org) }
@@ -90,14 +87,14 @@ func newHeld(t *testing.T, w *world, clock *testutil.Clock) *held {
 		add(orgProfile(org), "CreateToken, DeleteToken")
 	}
 	for pair := range w.orgs / 2 {
-		add(pairProfile(pair), "CreateToken") // of a delete, nobody could say later which org it was for
+		add(pairProfile(pair), "CreateToken") // the org of a delete would be unknown
 	}
 	policy := "profiles:\n" + named.String() + "callers:\n" + rules.String() + "  - {atlas_jwt: true, allow: [CreateToken, DeleteToken], profile: passthrough}\n"
 	h.authConfig = auth.Config{Policy: testutil.MustPolicy(t, policy), RootCAs: issuer.RootCAs}
 	return h
 }
 
-// join gives a replica its own sources for the profiles.
+// join gives a replica its own token sources.
 func (h *held) join(t *testing.T, c *server.Config, a atlas.Config) {
 	t.Helper()
 	client, err := atlas.New(a)
@@ -151,7 +148,7 @@ func (h *held) source(t *testing.T, client *atlas.Client, profile string, secret
 	return s
 }
 
-// howEnded says whether a login or refresh went well, was refused, or failed for another reason.
+// howEnded returns whether a login or refresh succeeded, was refused, or failed otherwise.
 func howEnded(e atlas.TokenEvent) string {
 	var failed *atlas.Error
 	switch {
@@ -169,10 +166,10 @@ func (h *held) count(what string) int {
 	return h.counts[what]
 }
 
-// target is the org whose secret a pair has after so many swaps.
+// target returns the org whose secret a pair has after some swaps.
 func (*held) target(pair int, swaps int64) int { return 2*pair + int(swaps%2) }
 
-// enter is a random org of a group. Of the group before the last, nobody asks any more.
+// enter returns a random org of a group, and retires the sources of the group before the last.
 func (h *held) enter(group int, random *rand.Rand) int {
 	if h.group.CompareAndSwap(int64(group)-1, int64(group)) && group > 1 {
 		h.each(group-2, func(s *atlas.TokenSource) { s.Retire() })
@@ -180,7 +177,7 @@ func (h *held) enter(group int, random *rand.Rand) int {
 	return group*sideBySide + random.IntN(sideBySide)
 }
 
-// each does something with the source of each profile of a group's orgs, on every replica.
+// each calls do for the sources of a group's profiles on every replica.
 func (h *held) each(group int, do func(*atlas.TokenSource)) {
 	h.mu.Lock()
 	replicas := h.sources
@@ -195,7 +192,7 @@ func (h *held) each(group int, do func(*atlas.TokenSource)) {
 	}
 }
 
-// choose says whether a call is one of a profile's caller, and of which.
+// choose returns the profile of a call's caller, "" for a caller with a JWT.
 func (h *held) choose(e *history.Event, random *rand.Rand) (profile string) {
 	switch kind := random.IntN(4); {
 	case kind < history.FirstProfile:
@@ -208,9 +205,9 @@ func (h *held) choose(e *history.Event, random *rand.Rand) (profile string) {
 	return orgProfile(e.Org)
 }
 
-// begin notes which org a pair's caller is of. Until its profile has logged in with the secret that
-// is in force, and from the next swap on, it may be either of the two; in between it is the one.
-// The caller calls settle when it has its answer.
+// begin records the org of a pair's caller. Until the profile has logged in with the current
+// secret, and after the next swap, either org is possible. The caller calls settle when the call
+// has returned.
 func (h *held) begin(e *history.Event, profile string) (settle func()) {
 	pair, swaps := e.Org/2, h.swaps.Load()
 	org := h.target(pair, swaps)
@@ -222,7 +219,7 @@ func (h *held) begin(e *history.Event, profile string) (settle func()) {
 	defer cancel()
 	cred, err := source.Credential(ctx)
 	h.mu.Lock()
-	settled := err == nil && cred.Claims().OrgID == h.atlas.Org(org).ID && h.read[source] == org // so no login is with the other
+	settled := err == nil && cred.Claims().OrgID == h.atlas.Org(org).ID && h.read[source] == org // no login used the other secret
 	h.mu.Unlock()
 	return func() {
 		if settled && h.swaps.Load() == swaps {
@@ -231,17 +228,16 @@ func (h *held) begin(e *history.Event, profile string) (settle func()) {
 	}
 }
 
-// swap replaces the secret of every pair by that of its other org. Atlas refuses the JWTs that were
-// had with the old one, and the service has heard of that: its next caller logs in, while what it
-// remembers for the one before is still there.
+// swap replaces the secret of every pair by that of its other org, and revokes and invalidates the
+// old JWTs: the next call logs in, while the cache still has the other org's token.
 func (h *held) swap() {
 	h.swaps.Add(1)
 	h.each(int(h.group.Load()), (*atlas.TokenSource).SecretChanged)
 	h.revoke((*atlas.TokenSource).Invalidate)
 }
 
-// revoke has Atlas refuse the JWTs that the profiles have at present, and tells the sources, if
-// tell is not nil.
+// revoke makes Atlas refuse the profiles' current JWTs, and calls tell for the sources unless it is
+// nil.
 func (h *held) revoke(tell func(*atlas.TokenSource, atlas.JWT)) {
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -14,12 +14,12 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// The proof that no deleted token is served: many callers create and delete at once through real
-// servers, while Atlas and Redis misbehave, and what they saw is checked against a register.
-// Package history says what is promised when.
-var proofOperations = flag.Int("proof.operations", 0, "operations of TestProof in all; default 60,000 in a long run, else 1,000 in some of the worlds")
+// The proof that no deleted token is served: many callers create and delete concurrently through
+// real servers while Atlas and Redis fail, and the history is checked against a model. Package
+// history states the guarantees.
+var proofOperations = flag.Int("proof.operations", 0, "total operations of TestProof; default 60,000 in a long run, else 1,000 in some of the worlds")
 
-// proofRun is one kind of world and of trouble.
+// proofRun is a world and its faults.
 type proofRun struct {
 	name     string
 	replicas int
@@ -30,15 +30,14 @@ type proofRun struct {
 	profiles profileKind
 	atlas    []emulator.Fault
 	l        traffic
-	// trouble goes on until the returned function is called.
+	// trouble causes faults until the returned function is called.
 	trouble func(w *world) (stop func())
 	lenient bool
-	// overlaps says that the calls for a credential have to overlap at Atlas, for a long run to
-	// prove anything.
+	// overlaps requires that the calls for a credential overlap at Atlas in a long run.
 	overlaps bool
 }
 
-// proofRuns are the worlds without profiles. The first two are what a short run has.
+// proofRuns are the worlds without profiles. A short run has the first two.
 var proofRuns = []proofRun{
 	{name: "one replica, memory, Atlas fails", replicas: 1, ttl: proofTTL, stale: proofTTL, atlas: failures},
 	{name: "two replicas, Redis", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers},
@@ -79,24 +78,23 @@ func TestProof(t *testing.T) {
 		t.Run(run.name, func(t *testing.T) {
 			testutil.ParallelWork(t)
 			l := run.l
-			l.operations, l.clients, l.deletes, l.fresh, l.madeUp = operations/len(runs), 16, .06, max(l.fresh, .1), .05
-			// Short histories: what checking one costs grows faster than it, and faster yet where
-			// more is legal.
+			l.operations, l.clients, l.deletes, l.fresh, l.invented = operations/len(runs), 16, .06, max(l.fresh, .1), .05
+			// Short histories, since the cost of a check grows faster than their length.
 			each := 150
-			if run.lenient || run.redis { // which a busy machine can make lenient
+			if run.lenient || run.redis {
 				each = 60
 			}
 			orgs := max(1, l.operations/each)
 			if run.profiles != noProfiles {
 				l.operations, l.clients = max(l.operations, leastOfProfiles), 32
-				each = max(each, 120) // there is less that overlaps
+				each = max(each, 120) // fewer calls overlap
 				orgs = max(1, l.operations/each/sideBySide) * sideBySide
 			}
 			s := setup{replicas: run.replicas, mortal: run.mortal, orgs: orgs, ttl: run.ttl, stale: run.stale, profiles: run.profiles}
 			if run.redis {
 				s.redis = redistest.Start(t)
 				if !run.lenient {
-					s.budget = time.Second // a machine that is busy is not a Redis in trouble
+					s.budget = time.Second // for a busy machine
 				}
 			}
 			w := newWorld(t, s)
@@ -123,24 +121,23 @@ func TestProof(t *testing.T) {
 				checkProfiles(t, h, w)
 			}
 			if run.ttl > 0 && run.trouble == nil && hits == 0 && len(h.Events) >= enough {
-				t.Error("nothing was answered from memory: that proves little")
+				t.Error("there were no cache hits")
 			}
-			// As long as clients go from one org to the next, four credentials are in use.
+			// While clients move to the next org, four credentials are in use.
 			if run.overlaps && creates <= 4*run.replicas && len(h.Events) >= 3*enough {
-				t.Errorf("%d creates at Atlas at a time: that proves little", creates)
+				t.Errorf("only %d creates at Atlas at a time", creates)
 			}
-			t.Logf("%d operations, %s, %d creates at a time; %.0f %% of the creates from memory, %.0f %% during a delete; %d operations on Redis failed",
+			t.Logf("%d operations, %s, %d creates at a time; %.0f %% of the creates cached, %.0f %% during a delete; %d operations on Redis failed",
 				len(h.Events), w.requests(), creates, 100*hits, 100*overlapping, failures)
 		})
 	}
 }
 
-// enough is how many operations have every kind of outcome among them. Six in a hundred are
-// deletes, and in some worlds Atlas fails half of them: of the few dozen operations that a world
-// has under the race detector it may well fail all.
+// enough is the number of operations that include every kind of outcome. Six percent are deletes,
+// and in some worlds half of these fail.
 const enough = 300
 
-// check fails the test if the history is not legal, or says nothing.
+// check fails the test if the history is not legal, or has too few successes.
 func check(t *testing.T, h history.History, lenient bool) {
 	t.Helper()
 	h.CheckLegal(t, lenient)
@@ -155,14 +152,13 @@ func check(t *testing.T, h history.History, lenient bool) {
 			deletes++
 		}
 	}
-	// No share of them: when Atlas throttles a credential, all that comes within a second is
-	// refused at once, and may be most.
+	// An absolute bound, since most calls may be refused while Atlas throttles a credential.
 	if len(h.Events) >= enough && (creates < enough/10 || deletes == 0) {
-		t.Errorf("of %d operations %d creates and %d deletes went well, %d failed: that proves little", len(h.Events), creates, deletes, failed)
+		t.Errorf("of %d operations only %d creates and %d deletes succeeded, %d failed", len(h.Events), creates, deletes, failed)
 	}
 }
 
-// every does what it is given by turns, until the returned function is called, which calls end.
+// every calls turns in a cycle, one per d, until stop, which calls end.
 func every(d time.Duration, end func(), turns ...func()) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -183,9 +179,8 @@ func every(d time.Duration, end func(), turns ...func()) (stop func()) {
 	}
 }
 
-// failedOperations is how many operations on Redis did not succeed within their budget. A machine
-// that is too busy for that is a replica that cannot reach Redis, and promises what such a one
-// does: it neither reads a fence nor moves one, not even when Atlas answers with another token.
+// failedOperations returns the number of operations on Redis that exceeded their budget. A replica
+// on a busy machine then gives the guarantees of one that cannot reach Redis.
 func (w *world) failedOperations(t *testing.T) (n int) {
 	t.Helper()
 	if w.redis == nil {
@@ -204,7 +199,7 @@ func (w *world) failedOperations(t *testing.T) (n int) {
 	return n
 }
 
-// rest is for longer than Redis is left alone after it has failed.
+// rest is a pause that is longer than the replicas' hold-off after Redis has failed.
 var rest = slices.Repeat([]func(){func() {}}, 9)
 
 func hangingRedis(w *world) func() {
@@ -238,22 +233,20 @@ func restartingRedis(w *world) func() {
 	return every(300*time.Millisecond, func() {}, w.redis.Restart)
 }
 
-// longTTL is longer than Redis takes to come back, or what it has lost would have expired.
+// longTTL is longer than a restart of Redis.
 const longTTL = 10 * time.Second
 
-// lateSlack is longer than Atlas takes to carry out what it was sent, and less than a call may
-// take.
+// lateSlack is longer than Atlas takes to execute a request, and shorter than the call ceiling.
 const lateSlack = time.Second * testutil.Slower
 
-// snapshots has Redis come back with what it had some time before it was killed.
+// snapshots restarts Redis from older snapshots.
 func snapshots(w *world) func() {
 	save := func() { w.redis.Command("SAVE") }
 	return every(100*time.Millisecond, func() {}, save, func() {}, func() {}, w.redis.Restart, func() {}, func() {}, func() {})
 }
 
-// failovers has the roles of two Redis servers change again and again, as planned failovers do. The
-// replicas of the service learn that one after the other, so that some are connected to the old
-// primary for a while.
+// failovers switches the roles of two Redis servers repeatedly. The replicas of the service follow
+// one by one, so some stay connected to the old primary for a while.
 func failovers(w *world) func() {
 	primary, replica := w.redis, w.redis.Sibling()
 	replica.Follow(primary)

@@ -12,8 +12,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// TestFault61DeleteHereCreateThere: either order while they overlap; after the delete's answer
-// never the old token.
+// TestFault61DeleteHereCreateThere checks that a create on one replica during a delete on another
+// is not cached, and that no replica returns the old token after the delete.
 func TestFault61DeleteHereCreateThere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{replicas: 2, orgs: 1, ttl: time.Minute, redis: redistest.Start(t), atlasTimeout: 3 * time.Second})
@@ -26,14 +26,14 @@ func TestFault61DeleteHereCreateThere(t *testing.T) {
 				testutil.WantCreated.Check(t, here.Call(testutil.Context(t), testutil.Create, jwt...))
 				old = there.Call(testutil.Context(t), testutil.Create, jwt...)
 				return strings.Contains(old.Get("cache-status"), "; hit")
-			}, "the replicas do not share what they remember")
+			}, "the replicas do not share tokens")
 			gate := hold(emulator.Delete)
 			deleting := testutil.Async(testutil.Context(t), here, testutil.Delete, jwt...)
 			if err := gate.Wait(testutil.Context(t), 1); err != nil {
 				t.Fatal(err)
 			}
 			if got := there.Call(testutil.Context(t), testutil.Create, jwt...); got.Code != codes.OK || strings.Contains(got.Get("cache-status"), "hit") {
-				t.Errorf("meanwhile: %v, cache-status %q", got.Code, got.Get("cache-status"))
+				t.Errorf("during the delete: %v, cache-status %q", got.Code, got.Get("cache-status"))
 			}
 			gate.Release()
 			testutil.WantDeleted.Check(t, <-deleting)

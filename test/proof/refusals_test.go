@@ -13,8 +13,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
 )
 
-// profileRuns are the worlds with profiles. In all of them, logins and refreshes are refused and
-// fail, and JWTs are revoked.
+// profileRuns are the worlds with profiles, in which logins and refreshes fail and JWTs are
+// revoked.
 var profileRuns = []proofRun{
 	{name: "profiles, one replica, no memory", replicas: 1, profiles: fixedProfiles, atlas: slowAnswers, trouble: refusals},
 	{name: "profiles, two replicas, no memory, Atlas aborts", replicas: 2, profiles: fixedProfiles, atlas: aborts, trouble: refusals},
@@ -25,19 +25,16 @@ var profileRuns = []proofRun{
 	{name: "profiles that change their org, two replicas, Redis", replicas: 2, profiles: movingProfiles, ttl: proofTTL, redis: true, atlas: slowAnswers, trouble: refusals},
 }
 
-// aborts break off one call at a time. To reset the connection ends all that are on it, which on a
-// busy machine is most.
+// aborts ends one call at a time. A connection reset would end all calls on the connection.
 var aborts = append([]emulator.Fault{
 	{On: emulator.Create, Times: 1, Drop: emulator.AbortStream, AfterEffect: true},
 	{On: emulator.Delete, Times: 1, Drop: emulator.AbortStream, AfterEffect: true},
 }, slowAnswers...)
 
-// leastOfProfiles is how many operations a run with profiles has at least: fewer are over before
-// Atlas has refused anything.
+// leastOfProfiles is the least number of operations with profiles: enough for refused refreshes.
 const leastOfProfiles = 3200
 
-// refusals has Atlas refuse logins and refreshes for a time, throttle them and break them off, and
-// drop JWTs that are in use.
+// refusals makes Atlas refuse, throttle and abort logins and refreshes, and revoke JWTs in use.
 func refusals(w *world) (stop func()) {
 	var removers []func()
 	turn := func(also func(), faults ...emulator.Fault) func() {
@@ -63,15 +60,15 @@ func refusals(w *world) (stop func()) {
 		return []emulator.Fault{login, refresh}
 	}
 	return everyOnClock(w.held.clock, 40*time.Second, calm,
-		// A round of refresh and login or two for most profiles, whose JWTs live on meanwhile. Then
-		// all is well for a time.
+		// Most profiles refresh and log in once or twice meanwhile. Then there are no faults for a
+		// time.
 		calm, calm, turn(nothing, both(emulator.Fault{Status: 403})...), nothing, turn(nothing, both(emulator.Fault{Status: 400})...),
 		calm, calm, calm, calm, turn(swap), calm, calm, turn(swap), calm, calm,
-		turn(revoke), // which one login heals
+		turn(revoke), // healed by one login
 		turn(nothing, both(emulator.Fault{Status: 503})...),
-		turn(revoke, emulator.Fault{On: emulator.Login, Times: 4, Status: 403}), // and two do
+		turn(revoke, emulator.Fault{On: emulator.Login, Times: 4, Status: 403}), // healed by two
 		calm, turn(nothing, both(emulator.Fault{Times: 4, Drop: emulator.ResetConnection})...),
-		calm, turn(swap, emulator.Fault{On: emulator.Login, Times: 2, Status: 400}), // the new secret is taken for a wrong one
+		calm, turn(swap, emulator.Fault{On: emulator.Login, Times: 2, Status: 400}), // the new secret is refused at first
 		turn(nothing, both(emulator.Fault{Times: 4, Status: 429, Header: http.Header{"Retry-After": {"7"}}})...),
 		turn(nothing, both(emulator.Fault{Times: 4, Drop: emulator.ResetConnection, AfterEffect: true})...),
 	)
@@ -103,7 +100,7 @@ func everyOnClock(clock *testutil.Clock, d time.Duration, end func(), turns ...f
 	}
 }
 
-// checkProfiles fails the test if the run had no occasion to go wrong.
+// checkProfiles fails the test if too few calls used profiles.
 func checkProfiles(t *testing.T, h history.History, w *world) {
 	t.Helper()
 	calls, tokens, deletes, settled, either := map[int]int{}, map[int]int{}, map[int]int{}, 0, 0
@@ -124,10 +121,10 @@ func checkProfiles(t *testing.T, h history.History, w *world) {
 		}
 	}
 	if tokens[history.FirstProfile] < calls[history.FirstProfile]/10 || deletes[history.FirstProfile] == 0 {
-		t.Errorf("of %d calls by callers of profiles %d got a token and %d deleted one: that proves little", calls[history.FirstProfile], tokens[history.FirstProfile], deletes[history.FirstProfile])
+		t.Errorf("of %d calls with profiles only %d got a token and %d deleted one", calls[history.FirstProfile], tokens[history.FirstProfile], deletes[history.FirstProfile])
 	}
 	if w.profiles == movingProfiles && (settled < calls[history.Pairs]/10 || w.held.swaps.Load() == 0) {
-		t.Errorf("of %d calls by callers of profiles that change their org %d got a token that had to be one org's, at %d changes: that proves little",
+		t.Errorf("of %d calls by callers of profiles that change their org %d got a token of a certain org, with %d changes: too few",
 			calls[history.Pairs], settled, w.held.swaps.Load())
 	}
 	figures := ""
@@ -135,10 +132,10 @@ func checkProfiles(t *testing.T, h history.History, w *world) {
 		for _, how := range []string{"done", "refused", "failed"} {
 			n := w.held.count(string(op) + " " + how)
 			if figures += fmt.Sprintf(", %s %s %d", op, how, n); n == 0 && how != "failed" {
-				t.Errorf("no %s was %s: that proves little", op, how)
+				t.Errorf("no %s was %s", op, how)
 			}
 		}
 	}
-	t.Logf("profiles: %d calls, %d tokens, %d deletes%s; pairs: %d calls, %d tokens that had to be one org's and %d that could be either's, %d changes",
+	t.Logf("profiles: %d calls, %d tokens, %d deletes%s; pairs: %d calls, %d tokens of a certain org and %d of either, %d changes",
 		calls[history.FirstProfile], tokens[history.FirstProfile], deletes[history.FirstProfile], figures, calls[history.Pairs], settled, either, w.held.swaps.Load())
 }

@@ -22,8 +22,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
-// The times of a world, short so that much happens in little time. What Atlas carries out late it
-// carries out within the settle time.
+// The times of a world. They are short, for many events in little time. Late effects at Atlas
+// happen within the settle time.
 const (
 	proofAtlasTimeout = 150 * time.Millisecond * testutil.Slower
 	proofCeiling      = 2 * time.Second * testutil.Slower
@@ -31,7 +31,7 @@ const (
 	proofTTL          = 300 * time.Millisecond
 )
 
-// setup is what a world is made of.
+// setup is the configuration of a world.
 type setup struct {
 	replicas int
 	orgs     int
@@ -39,19 +39,18 @@ type setup struct {
 	stale    time.Duration
 	redis    *redistest.Server // nil: none
 	budget   time.Duration     // for Redis
-	mortal   int               // how many replicas more there are that are killed again and again
+	mortal   int               // number of further replicas that are killed repeatedly
 	profiles profileKind
-	// atlasTimeout is how long a replica waits for Atlas; 0: as long as in the proof, where faults
-	// are to be many.
+	// atlasTimeout is the timeout for Atlas; 0: proofAtlasTimeout.
 	atlasTimeout time.Duration
-	// heard, if set, hears of the logins and refreshes of each profile.
+	// heard, if set, receives the logins and refreshes of each profile.
 	heard func(profile string, e atlas.TokenEvent)
-	// tokens, if set, is what a replica has in place of the real cache.
+	// tokens, if set, replaces the cache of a replica.
 	tokens func(tokencache.Atlas) server.Tokens
 }
 
-// world is an Atlas, replicas of the service, and callers with two credentials for each org, and
-// with none at all if there are profiles.
+// world is an Atlas, replicas of the service, and callers with two credentials for each org, or
+// with a profile.
 type world struct {
 	setup
 
@@ -64,7 +63,7 @@ type world struct {
 	began    time.Time
 }
 
-// proofReplica is one server with its way to Redis.
+// proofReplica is a server with its proxy to Redis.
 type proofReplica struct {
 	*testutil.Service
 
@@ -84,7 +83,7 @@ func newWorld(t *testing.T, s setup) *world {
 	t.Cleanup(em.Close)
 	w := &world{setup: s, atlas: em, began: time.Now()}
 	for _, org := range em.Orgs() {
-		lasting := emulator.JWT{Lifetime: 10_000 * time.Hour} // however far a clock goes
+		lasting := emulator.JWT{Lifetime: 10_000 * time.Hour} // longer than any run
 		w.jwts = append(w.jwts, [2]string{org.MintJWT(lasting), org.MintJWT(lasting)})
 	}
 	if s.profiles != noProfiles {
@@ -129,18 +128,18 @@ func (w *world) newReplica(t *testing.T) *proofReplica {
 	return r
 }
 
-// traffic is what the callers do.
+// traffic is the rates of the callers' operations.
 type traffic struct {
 	operations int
 	clients    int
 	deletes    float64 // of all operations
 	fresh      float64 // of the creates
-	impatient  float64 // of the operations: given up after a few milliseconds
-	madeUp     float64 // of what is neither a delete nor fresh: deletes with a JWT that nobody has issued
+	impatient  float64 // of the operations: cancelled after some milliseconds
+	invented   float64 // of the other operations: deletes with an invented JWT
 }
 
-// run has the callers call, and returns what they saw. Each org is used for a stretch of the run,
-// by all callers at once, and with profiles a few orgs side by side.
+// run makes the calls and returns their history. All callers use one org at a time, or a few with
+// profiles, and move on to the next.
 func (w *world) run(t *testing.T, l traffic) history.History {
 	t.Helper()
 	var (
@@ -171,7 +170,7 @@ func (w *world) run(t *testing.T, l traffic) history.History {
 	return history.New(all, w.atlas)
 }
 
-// call makes one call of a random replica, over a random transport.
+// call makes one call to a random replica over a random transport.
 func (w *world) call(client, org int, random *rand.Rand, l traffic) history.Event {
 	e := history.Event{Client: client, Org: org, Op: testutil.Create}
 	e.JWT, e.Replica = random.IntN(2), random.IntN(len(w.callers))
@@ -185,9 +184,9 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) history.Even
 		e.Op = testutil.Delete
 	case dice < l.deletes+(1-l.deletes)*l.fresh:
 		headers = append(headers, "cache-control", "no-cache")
-	case random.Float64() < l.madeUp: // by somebody who knows the org and no more
-		e.Op, e.MadeUp = testutil.Delete, true
-		headers[1], profile = "JWT "+history.MadeUp(w.jwts[org][random.IntN(2)]), ""
+	case random.Float64() < l.invented: // by a caller that knows the org only
+		e.Op, e.Invented = testutil.Delete, true
+		headers[1], profile = "JWT "+history.Invent(w.jwts[org][random.IntN(2)]), ""
 	}
 	if profile != "" {
 		headers[1] = w.held.bearer[profile]
@@ -212,13 +211,12 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) history.Even
 	e.Harmless = history.IsHarmless(out)
 	settle()
 	if strings.Contains(out.Message, history.RefusedConnection) {
-		<-time.After(5 * time.Millisecond) // the run is not to be over before the replica is back
+		<-time.After(5 * time.Millisecond) // the run must outlast the restart
 	}
 	return e
 }
 
-// injectFaults keeps faults in force at Atlas, other ones every few milliseconds, until stop is
-// called.
+// injectFaults injects random faults at Atlas, others every few milliseconds, until stop.
 func (w *world) injectFaults(faults ...emulator.Fault) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -251,8 +249,7 @@ func (w *world) injectFaults(faults ...emulator.Fault) (stop func()) {
 	}
 }
 
-// watchCreates looks how many creates are at Atlas at a time, until the returned function is
-// called, which returns the most.
+// watchCreates returns a function that returns the most creates in flight at Atlas until then.
 func (w *world) watchCreates() (most func() int) {
 	done, found := make(chan struct{}), make(chan int)
 	go func() {
@@ -278,7 +275,7 @@ func (w *world) watchCreates() (most func() int) {
 	}
 }
 
-// Faults of Atlas, of which each run has some.
+// Faults of Atlas.
 var (
 	slowAnswers = []emulator.Fault{
 		{On: emulator.Create, Delay: 3 * time.Millisecond, AfterEffect: true},
@@ -286,8 +283,7 @@ var (
 		{On: emulator.Delete, Delay: 3 * time.Millisecond, AfterEffect: true},
 		{On: emulator.Delete, Delay: 2 * time.Millisecond},
 	}
-	// Calls for a credential overlap where Atlas takes longer than they are apart, and are answered
-	// out of order.
+	// Calls for a credential overlap, and are answered out of order.
 	slowerAnswers = []emulator.Fault{
 		{On: emulator.Create, Delay: 8 * time.Millisecond, AfterEffect: true},
 		{On: emulator.Create, Delay: 12 * time.Millisecond},
@@ -311,14 +307,14 @@ var (
 		{On: emulator.Delete, Times: 1, Status: 429},
 		{On: emulator.Create, Times: 1, Status: 401},
 	}, slowAnswers...)
-	// A delete that takes effect when its caller has long gone.
+	// A delete that takes effect after its caller has left.
 	lateEffects = append([]emulator.Fault{
 		{On: emulator.Delete, Times: 1, Delay: proofAtlasTimeout + 50*time.Millisecond, EvenIfGone: true},
 		{On: emulator.Create, Times: 1, Delay: proofAtlasTimeout + 50*time.Millisecond, EvenIfGone: true},
 	}, slowAnswers...)
 )
 
-// checkRedis looks for secrets in all that is in Redis.
+// checkRedis fails the test if Redis contains a secret.
 func (w *world) checkRedis(t *testing.T) {
 	t.Helper()
 	dump := ""
@@ -327,26 +323,26 @@ func (w *world) checkRedis(t *testing.T) {
 	}
 	for _, token := range w.atlas.Tokens() {
 		if strings.Contains(dump, token.Value) {
-			t.Fatal("a token is in Redis")
+			t.Fatal("Redis contains a token")
 		}
 	}
 	for _, org := range w.atlas.Orgs() {
 		if strings.Contains(dump, org.UserAuthToken()) {
-			t.Fatal("a userauthtoken is in Redis")
+			t.Fatal("Redis contains a userauthtoken")
 		}
 	}
 	for _, pair := range w.jwts {
 		for _, jwt := range pair {
 			for part := range strings.SplitSeq(jwt, ".") {
 				if strings.Contains(dump, part) {
-					t.Fatal("a JWT is in Redis")
+					t.Fatal("Redis contains a JWT")
 				}
 			}
 		}
 	}
 }
 
-// requests says what Atlas was asked, for the record of a run.
+// requests returns the counts of Atlas's requests.
 func (w *world) requests() string {
 	return fmt.Sprintf("%d creates and %d deletes at Atlas, %d tokens", w.atlas.Calls(emulator.Create), w.atlas.Calls(emulator.Delete), len(w.atlas.Tokens()))
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// Reason is an outcome in a word, for the counts.
+// Reason returns a word for an outcome.
 func Reason(out testutil.Outcome) string {
 	switch {
 	case out.Code == codes.OK:
@@ -30,14 +30,14 @@ func Reason(out testutil.Outcome) string {
 	return "no answer over gRPC (" + out.Code.String() + ")"
 }
 
-// CallLog is what the servers log of each call.
+// CallLog collects what the servers log about calls.
 type CallLog struct {
 	mu     sync.Mutex
 	Seen   map[string]HandledCall // guarded by mu; by request id
 	Panics []string               // guarded by mu
 }
 
-// HandledCall is what the log says of one call.
+// HandledCall is the log's record of a call.
 type HandledCall struct {
 	Took   time.Duration
 	Reason string
@@ -99,7 +99,7 @@ func (l *CallLog) WithGroup(string) slog.Handler { return l }
 // OneOf returns one of the values at random.
 func OneOf[T any](random *rand.Rand, values ...T) T { return values[random.IntN(len(values))] }
 
-// Tally is counts in words, the highest first.
+// Tally formats counts, the highest first.
 func Tally(counts map[string]int) string {
 	var words []string
 	for _, name := range slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return counts[b] - counts[a] }) {
@@ -108,7 +108,7 @@ func Tally(counts map[string]int) string {
 	return strings.Join(words, ", ")
 }
 
-// Fork returns another source of random numbers, which the first one decides.
+// Fork returns a source of random numbers that is seeded by another.
 func Fork(random *rand.Rand) *rand.Rand {
 	return rand.New(rand.NewPCG(random.Uint64(), random.Uint64()))
 }

@@ -1,5 +1,5 @@
-// Package history judges what many callers saw of tokens being created and deleted, and has broken
-// designs that it must reject.
+// Package history checks histories of concurrent creates and deletes against a model, and has
+// broken designs that the check must reject.
 package history
 
 import (
@@ -11,9 +11,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// Event is one call as its caller saw it, with the time before it and after it: on the clock, for
-// the models, and on the logical clock of the emulator, which puts it in order with the life of
-// each token.
+// Event is one call as its caller saw it, with the times before and after it: by the clock, for the
+// model, and by the emulator's logical clock, which orders it relative to the life of each token.
 type Event struct {
 	Client          int
 	Op              testutil.Operation
@@ -21,31 +20,30 @@ type Event struct {
 	Call, Answer    int64
 	CallTick, Ended uint64
 	OK              bool   // a create with a token, a delete that was acknowledged
-	Harmless        bool   // of a delete that failed: Atlas provably did not carry it out
+	Harmless        bool   // of a failed delete: Atlas provably did not execute it
 	Token           string // of a create
-	Hit             bool   // of a create: from memory
-	Replica, JWT    int    // which of the replicas, and of the org's credentials
-	MadeUp          bool   // of a delete: its JWT is nobody's
-	Either          [2]int // of a create by a profile that is changing its org: the two, of which the token says which
+	Hit             bool   // of a create: from the cache
+	Replica, JWT    int    // index of the replica and of the org's credential
+	Invented        bool   // of a delete: its JWT has no valid signature
+	Either          [2]int // of a create by a profile that is changing its org: the two orgs
 }
 
-// History is what many callers saw, and what Atlas knows of the tokens.
+// History is the calls of many callers, and Atlas's record of the tokens.
 type History struct {
 	Events []Event
 	Born   map[string]Birth
 }
 
-// Birth is where a token comes from.
+// Birth is Atlas's record of a token.
 type Birth struct {
-	Org, Generation int // of the org's tokens, in the order in which they were minted
+	Org, Generation int // the org, and the token's number among its tokens
 	Minted, Deleted uint64
 }
 
-// New puts the events in relation to the tokens that Atlas has minted.
+// New combines the events with the tokens that Atlas has minted.
 func New(events []Event, em *emulator.Emulator) History {
-	// Atlas refuses what is made up. Whatever its caller was told, nothing happened, and nobody
-	// else may see anything of it.
-	events = slices.DeleteFunc(events, func(e Event) bool { return e.MadeUp })
+	// Atlas refuses invented JWTs, so these calls must not affect others.
+	events = slices.DeleteFunc(events, func(e Event) bool { return e.Invented })
 	orgs, count := map[string]int{}, map[int]int{}
 	for i, org := range em.Orgs() {
 		orgs[org.ID] = i
@@ -64,7 +62,7 @@ func New(events []Event, em *emulator.Emulator) History {
 	return h
 }
 
-// Strangers counts the creates that returned what Atlas has not minted for the org of their caller.
+// Strangers counts the creates that returned a token that is not of their caller's org.
 func (h History) Strangers() (n int) {
 	for _, e := range h.Events {
 		if e.Op != testutil.Create || !e.OK {
@@ -77,8 +75,8 @@ func (h History) Strangers() (n int) {
 	return n
 }
 
-// Violations counts the creates that break the one promise that holds whatever fails: a create that
-// begins after a delete was acknowledged never returns a token that was minted before that delete.
+// Violations counts the creates that break the guarantee that holds under every fault: a create
+// that begins after a delete was acknowledged never returns a token minted before that delete.
 func (h History) Violations() int {
 	type ack struct{ ended, began uint64 }
 	acks := map[int][]ack{}
@@ -108,11 +106,11 @@ func (h History) Violations() int {
 	return n
 }
 
-// Dead counts the creates that returned a token that was deleted at Atlas before they began. The
-// emulator knows when that was, so this needs no model, and sees what a model lets pass because a
-// delete of unknown outcome may happen at any time. Where not all replicas reach Redis, or the
-// replica that deletes has not seen Atlas accept the credential before, a token may be handed out
-// until its delete is acknowledged, or for longer if it never is.
+// Dead counts the creates that returned a token that was deleted at Atlas before they began. It
+// uses the emulator's record, and finds what the model accepts because a delete of unknown outcome
+// may take effect at any time. If not all replicas reach Redis, or the deleting replica has not
+// seen Atlas accept the credential before, a token may be returned until its delete is
+// acknowledged, or longer if it never is.
 func (h History) Dead(lenient bool) int {
 	deletes := map[int][]Event{}
 	for _, e := range h.Events {
@@ -138,14 +136,14 @@ func (h History) Dead(lenient bool) int {
 	return n
 }
 
-// Late counts the tokens that were deleted more than slack after every delete that could have done
-// so was answered: a delete that its caller has given up is not to be sent after that.
+// Late counts the tokens that were deleted more than slack after every delete that could have
+// deleted them had returned: a delete is not sent after its caller has given up.
 func (h History) Late(slack time.Duration) (n int) {
 	for _, b := range h.Born {
 		if b.Deleted == 0 {
 			continue
 		}
-		before := int64(0) // a time before it was deleted
+		before := int64(0) // a time before its deletion
 		for _, e := range h.Events {
 			if e.Ended < b.Deleted {
 				before = max(before, e.Answer)
@@ -160,9 +158,9 @@ func (h History) Late(slack time.Duration) (n int) {
 	return n
 }
 
-// known tells the deletes for which a replica holds off everybody else: those with a credential
-// that it has seen Atlas accept, or that Atlas has issued to it. What is handed out during another
-// one may be dead, until that is acknowledged.
+// known returns a function that reports whether the cache is bypassed during a delete: whether the
+// replica has seen Atlas accept the credential, or obtained it from Atlas. During other deletes a
+// cached token may be dead until they are acknowledged.
 func (h History) known() func(removal Event) bool {
 	type credential struct{ org, replica, jwt int }
 	accepted := map[credential]uint64{} // when a replica first saw Atlas accept it
@@ -178,8 +176,8 @@ func (h History) known() func(removal Event) bool {
 	}
 }
 
-// Hits is the share of creates that were answered from memory, and overlapping that of creates
-// during which a delete was in progress.
+// Hits returns the share of creates that were cache hits, and of those during which a delete was in
+// progress.
 func (h History) Hits() (hits, overlapping float64) {
 	deletes := map[int][]Event{}
 	for _, e := range h.Events {
@@ -203,20 +201,19 @@ func (h History) Hits() (hits, overlapping float64) {
 	return hits / max(all, 1), overlapping / max(all, 1)
 }
 
-// What an event's jwt is where it is not one of the org's own two.
+// Values of Event.JWT beyond the org's own two credentials.
 const (
 	FirstProfile = 2
 	Pairs        = 3
 )
 
-// MadeUp is a JWT with the claims of another, and a signature of nobody's.
-func MadeUp(jwt string) string { return jwt[:strings.LastIndexByte(jwt, '.')+1] + "bWFkZSB1cA" }
+// Invent returns a JWT with the claims of another and an invalid signature.
+func Invent(jwt string) string { return jwt[:strings.LastIndexByte(jwt, '.')+1] + "bWFkZSB1cA" }
 
-// RefusedConnection is in the message of a call that no replica ever saw.
+// RefusedConnection is in the message of a call that reached no replica.
 const RefusedConnection = "connect: connection refused"
 
-// IsHarmless reports whether a call that failed says of itself that Atlas did nothing. Whatever
-// else failed may have.
+// IsHarmless reports whether a failed call provably had no effect at Atlas.
 func IsHarmless(out testutil.Outcome) bool {
 	if strings.Contains(out.Message, RefusedConnection) {
 		return true

@@ -12,11 +12,11 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// step is an event as a model has it.
+// step is an event of the model.
 type step struct {
 	kind       stepKind
-	delete     int  // which one, of those that end
-	holds      bool // of a delete: nobody else is answered from memory meanwhile
+	delete     int  // index of the event
+	holds      bool // of a delete: the cache is bypassed meanwhile
 	generation int
 }
 
@@ -28,13 +28,12 @@ const (
 	stepAcknowledge
 )
 
-// forever is when a call returns that nobody saw return: it may take effect at any time, or never.
+// forever is the return time of a call that may take effect at any time, or never.
 const forever = math.MaxInt64
 
-// operations are the history of one org in a model's terms. A create that failed may have minted a
-// token or not, which changes nothing that a later one could not; so it is left out, and so is a
-// delete that did not happen. One whose outcome nobody knows stays open. For the lenient model a
-// delete has a second part: it ends some time before its caller hears of it.
+// operations returns the history of one org. Failed creates are left out, since a later create can
+// have the same effect, and so are deletes that did not happen. A delete of unknown outcome stays
+// open. For the lenient model a delete has a second part: it ends before it is acknowledged.
 func (h History) operations(org int, lenient bool) []porcupine.Operation {
 	var all []porcupine.Operation
 	add := func(e Event, answer int64, s step) {
@@ -57,15 +56,14 @@ func (h History) operations(org int, lenient bool) []porcupine.Operation {
 	return all
 }
 
-// register is Atlas as its clients are to see it through the service: one value for each org, which
-// a create returns and makes if there is none, and a delete unsets. Tokens are numbered in the
-// order of their making, so a token that comes back after its deletion is not taken for a new one.
-// Only while a delete is in progress that does not hold off everybody, what it deletes may still be
-// handed out.
+// register is what clients may see of an org's token: a create returns it, after minting it if
+// there is none, and a delete unsets it. Tokens are numbered in the order of minting, so a deleted
+// token is not mistaken for a new one. During a delete that does not bypass the cache, what it
+// deletes may still be returned.
 type register struct {
 	last  int // the latest token that was returned
 	live  bool
-	dying string // " delete:generation" for each such delete that has taken effect and is not acknowledged
+	dying string // " delete:generation" for each such delete in effect that is not acknowledged
 }
 
 var model = porcupine.Model{
@@ -109,8 +107,8 @@ var model = porcupine.Model{
 }
 
 // Illegal returns the orgs whose histories the model rejects, and those that took too long to
-// decide. In the lenient one, what a delete takes away may be handed out until its caller hears of
-// it; what is legal without that is decided sooner.
+// decide. The lenient model, which is slower, accepts a deleted token until its delete is
+// acknowledged.
 func (h History) Illegal(lenient bool, patience time.Duration) (rejected, undecided []int) {
 	orgs := map[int]bool{}
 	for _, e := range h.Events {
@@ -141,7 +139,7 @@ func (h History) CheckLegal(t *testing.T, lenient bool) {
 		t.Errorf("%d creates returned a token that was minted before a delete that was acknowledged before them", n)
 	}
 	if n := h.Dead(lenient); n > 0 {
-		t.Errorf("%d creates returned a token that was dead before they began", n)
+		t.Errorf("%d creates returned a token that was deleted before they began", n)
 	}
 	patience := time.Minute
 	if lenient {
@@ -151,7 +149,7 @@ func (h History) CheckLegal(t *testing.T, lenient bool) {
 	switch {
 	case len(rejected) > 0 || len(undecided) > 0 && !lenient:
 		t.Errorf("illegal in orgs %v, undecided in %v", rejected, undecided)
-	case len(undecided) > 0: // many deletes that wait for long are too much for the model, and dead has judged them
+	case len(undecided) > 0: // too many concurrent deletes for the model; Dead has checked them
 		t.Logf("undecided in orgs %v", undecided)
 	}
 }

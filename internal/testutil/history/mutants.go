@@ -11,7 +11,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-// Upstream is what every mutant does when it has nothing, and when it deletes.
+// Upstream creates and deletes at Atlas for the mutants.
 type Upstream struct{ Atlas tokencache.Atlas }
 
 // Ask creates a token at Atlas.
@@ -28,13 +28,13 @@ func (u Upstream) Send(ctx context.Context, cred atlas.Credential) (string, erro
 // Check implements server.Tokens.
 func (Upstream) Check() error { return nil }
 
-// SingleFlight joins a call that has already begun.
+// SingleFlight shares a call with callers that arrive after it was sent.
 type SingleFlight struct {
 	Upstream
 
 	group  singleflight.Group
 	Key    func(atlas.Credential) string
-	Forget bool // a delete makes the callers after it begin a new one
+	Forget bool // a delete makes later callers start a new call
 }
 
 // ByOrg keys by the org that the JWT claims.
@@ -55,7 +55,7 @@ func (m *SingleFlight) Delete(ctx context.Context, cred atlas.Credential) (strin
 	return org, err
 }
 
-// Unfenced remembers by time alone. A delete forgets what is there, but not what is on its way.
+// Unfenced caches without a fence. A delete clears the cache, but not the calls in flight.
 type Unfenced struct {
 	Upstream
 

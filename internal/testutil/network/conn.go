@@ -12,48 +12,48 @@ import (
 
 // stream is one direction of a connection.
 type stream struct {
-	weather *Link
-	other   *stream // the other direction
+	link  *Link
+	other *stream // the other direction
 
-	mu                          *sync.Mutex   // of both directions: what breaks one breaks the other in the same moment
+	mu                          *sync.Mutex   // shared by both directions, which break together
 	changed                     chan struct{} // guarded by mu; closed and replaced at each change
-	queue                       []segment     // guarded by mu; on its way, in order
-	buffered                    int           // guarded by mu; bytes in queue, and those that were lost
+	queue                       []segment     // guarded by mu; in flight, in order
+	buffered                    int           // guarded by mu; bytes in queue, and lost ones
 	last                        time.Time     // guarded by mu; when the last segment arrives
-	room                        int           // guarded by mu; how many bytes still arrive before the connection is cut short; -1: all
-	lost                        bool          // guarded by mu; nothing arrives any more, and nobody is told
+	room                        int           // guarded by mu; bytes that still arrive before a truncation; -1: all
+	lost                        bool          // guarded by mu; nothing arrives any more, without an error
 	reset                       bool          // guarded by mu
 	readerGone, writerGone      bool          // guarded by mu
 	readDeadline, writeDeadline time.Time     // guarded by mu
 }
 
-// segment is what is written at once, or the end.
+// segment is data written at once, or the end.
 type segment struct {
 	data []byte
 	at   time.Time // arrives
 	end  bool
 }
 
-// StreamWindow is how much may be on its way. A writer waits beyond it.
+// StreamWindow is the number of bytes that may be in flight before a writer waits.
 const StreamWindow = 256 << 10
 
-// newStreams are the two directions of a connection.
-func newStreams(weather *Link) (there, back *stream) {
+// newStreams returns the two directions of a connection.
+func newStreams(link *Link) (there, back *stream) {
 	var mu sync.Mutex
-	there = &stream{weather: weather, mu: &mu, changed: make(chan struct{}), room: -1}
-	back = &stream{weather: weather, mu: &mu, changed: make(chan struct{}), room: -1}
+	there = &stream{link: link, mu: &mu, changed: make(chan struct{}), room: -1}
+	back = &stream{link: link, mu: &mu, changed: make(chan struct{}), room: -1}
 	there.other, back.other = back, there
 	return there, back
 }
 
-// signal wakes everybody who waits. The caller holds mu.
+// signal wakes all waiters. The caller holds mu.
 func (s *stream) signal() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// wait returns after a change, or at one of the times that are not zero. The caller holds mu, which
-// is released meanwhile.
+// wait returns after a change, or at the first of the times that are not zero. The caller holds mu,
+// which wait releases meanwhile.
 func (s *stream) wait(times ...time.Time) {
 	changed := s.changed
 	s.mu.Unlock()
@@ -76,7 +76,7 @@ func (s *stream) wait(times ...time.Time) {
 	}
 }
 
-// ErrReset is what both ends of a connection get that was reset.
+// ErrReset is the error of both ends of a connection that was reset.
 var ErrReset = os.NewSyscallError("connection", syscall.ECONNRESET)
 
 func (s *stream) read(p []byte) (int, error) {
@@ -102,7 +102,7 @@ func (s *stream) read(p []byte) (int, error) {
 	}
 }
 
-// take takes what has arrived. The caller holds mu.
+// take reads what has arrived. The caller holds mu.
 func (s *stream) take(p []byte) (int, error) {
 	first := &s.queue[0]
 	if first.end {
@@ -132,25 +132,25 @@ func (s *stream) write(p []byte) (n int, err error) {
 			s.wait(s.writeDeadline)
 			continue
 		}
-		piece := s.weather.piece(p[n:])
+		piece := s.link.piece(p[n:])
 		n += len(piece)
 		s.send(piece)
 	}
 	return n, nil
 }
 
-// send puts one segment on its way. The caller holds mu.
+// send sends one segment. The caller holds mu.
 func (s *stream) send(piece []byte) {
 	s.buffered += len(piece)
 	switch {
 	case s.lost:
 		return
-	case s.weather.silent():
+	case s.link.silent():
 		s.vanish()
-		s.weather.markLost(s)
+		s.link.markLost(s)
 		return
-	case s.readerGone: // its kernel answers with a reset. Both ends of the writer fail when that is here, and not before
-		time.AfterFunc(time.Until(s.weather.arrival()), func() { s.update(s.breaks) })
+	case s.readerGone: // the peer's kernel answers with a reset, which then fails both directions
+		time.AfterFunc(time.Until(s.link.arrival()), func() { s.update(s.breaks) })
 		return
 	}
 	if s.room >= 0 {
@@ -163,12 +163,12 @@ func (s *stream) send(piece []byte) {
 	}
 }
 
-// append has it arrive after the latency, and not before what was sent before. The caller holds mu.
+// append queues a segment that arrives after the latency, in order. The caller holds mu.
 func (s *stream) append(next segment) {
 	if len(next.data) == 0 && !next.end {
 		return
 	}
-	if at := s.weather.arrival(); at.After(s.last) {
+	if at := s.link.arrival(); at.After(s.last) {
 		s.last = at
 	}
 	next.at = s.last
@@ -176,8 +176,7 @@ func (s *stream) append(next segment) {
 	s.signal()
 }
 
-// vanish loses whatever is on its way in both directions, and all that follows. The caller holds
-// mu.
+// vanish loses what is in flight in both directions, and all that follows. The caller holds mu.
 func (s *stream) vanish() {
 	for _, lost := range []*stream{s, s.other} {
 		lost.lost, lost.queue = true, nil
@@ -185,8 +184,7 @@ func (s *stream) vanish() {
 	}
 }
 
-// breaks is a reset in both directions. Where nothing arrives any more, neither does this. The
-// caller holds mu.
+// breaks resets both directions, except those that are lost. The caller holds mu.
 func (s *stream) breaks() {
 	for _, broken := range []*stream{s, s.other} {
 		broken.reset = broken.reset || !broken.lost
@@ -194,7 +192,7 @@ func (s *stream) breaks() {
 	}
 }
 
-// finish is the writer's close: what is on its way arrives, then the end.
+// finish closes the writer: what is in flight arrives, then the end.
 func (s *stream) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +203,7 @@ func (s *stream) finish() {
 	s.signal()
 }
 
-// leave is the reader's close.
+// leave closes the reader.
 func (s *stream) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,7 +211,7 @@ func (s *stream) leave() {
 	s.signal()
 }
 
-// update makes one change.
+// update makes a change and wakes all waiters.
 func (s *stream) update(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -265,14 +263,13 @@ func (c *Conn) Close() error {
 // Reset breaks both directions.
 func (c *Conn) Reset() { c.in.update(c.in.breaks) }
 
-// Vanish loses both directions: the other end has gone without a word, or something between has
-// forgotten the connection.
+// Vanish loses both directions, as if the peer had lost power or a middlebox its state.
 func (c *Conn) Vanish() { c.in.update(c.in.vanish) }
 
-// Truncate cuts what is read from now on short.
+// Truncate ends the data that arrives from now on after some bytes.
 func (c *Conn) Truncate(after int) { c.in.update(func() { c.in.room = after }) }
 
-// SetLinger with 0 is for a Close that resets.
+// SetLinger(0) makes Close reset the connection.
 func (c *Conn) SetLinger(sec int) error {
 	c.abrupt = sec == 0
 	return nil

@@ -1,5 +1,5 @@
-// Package network is a network in memory that behaves like TCP in good and bad weather, for tests
-// in virtual time.
+// Package network is an in-memory network with TCP's behaviour and faults, for tests in virtual
+// time.
 package network
 
 import (
@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// Network is where everybody in a bubble listens and dials.
+// Network connects the listeners and clients of a bubble.
 type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*memoryListener // guarded by mu
-	ports     int                        // guarded by mu; given to those who dial
-	open      map[*Conn]struct{}         // guarded by mu; ends that nobody has closed
+	ports     int                        // guarded by mu; of clients
+	open      map[*Conn]struct{}         // guarded by mu; ends that are not closed
 	made      int                        // guarded by mu; connections
 }
 
@@ -27,7 +27,7 @@ func New() *Network {
 	return &Network{listeners: map[string]*memoryListener{}, open: map[*Conn]struct{}{}}
 }
 
-// Counts are how many ends of connections are open, and how many connections there have ever been.
+// Counts returns the open ends of connections, and the number of connections ever made.
 func (n *Network) Counts() (open, made int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -43,9 +43,9 @@ type memoryListener struct {
 	once     sync.Once
 }
 
-// Listen listens on an address, host:port in digits.
+// Listen listens on a numeric host:port.
 func (n *Network) Listen(addr string) (net.Listener, error) {
-	at, err := net.ResolveTCPAddr("tcp", addr) // an address of digits: nobody is asked
+	at, err := net.ResolveTCPAddr("tcp", addr) // no look-up, since it is numeric
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (l *memoryListener) Accept() (net.Conn, error) {
 
 func (l *memoryListener) Addr() net.Addr { return l.addr }
 
-// Close resets what nobody has accepted.
+// Close resets the connections that are not accepted.
 func (l *memoryListener) Close() error {
 	l.once.Do(func() {
 		l.network.mu.Lock()
@@ -128,39 +128,39 @@ func (n *Network) forget(over *Link, client, closed *Conn) {
 	}
 }
 
-// Conditions are what happens to what is sent over a link.
+// Conditions are the conditions of a link.
 type Conditions struct {
-	Latency time.Duration // each way, and up to half of it more
-	Pieces  int           // the largest; 0: whole
-	Refused bool          // nobody can connect
-	Silence bool          // whatever is sent is lost, and with it its connection
+	Latency time.Duration // each way, plus up to half of it
+	Pieces  int           // size of the largest segment; 0: unlimited
+	Refused bool          // connections are refused
+	Silence bool          // what is sent is lost, and its connection with it
 	Until   time.Time     // nothing arrives before
 }
 
-// Link is the way from those who dial to those who listen, with its conditions.
+// Link carries the connections of its clients under its conditions.
 type Link struct {
 	network *Network
 
 	mu       sync.Mutex
 	random   *rand.Rand         // guarded by mu
 	now      Conditions         // guarded by mu
-	conns    []*Conn            // guarded by mu; the ends of those who dialled, in the order of their making
-	troubled time.Time          // guarded by mu; until then; far ahead during a fault
-	vanished map[*Conn]struct{} // guarded by mu; those of conns that go nowhere
+	conns    []*Conn            // guarded by mu; clients' ends, oldest first
+	troubled time.Time          // guarded by mu; the end of the last fault; endless during one
+	vanished map[*Conn]struct{} // guarded by mu; those of conns that are dead
 }
 
 // Latency is the latency without a fault.
 const Latency = time.Millisecond
 
-// NewLink returns a way to the network's listeners in good weather.
+// NewLink returns a link without faults.
 func (n *Network) NewLink(random *rand.Rand) *Link {
 	return &Link{network: n, random: random, now: Conditions{Latency: Latency}, vanished: map[*Conn]struct{}{}}
 }
 
-// DialPatience is how long somebody tries to connect to who does not answer.
+// DialPatience is the timeout of a connection attempt.
 const DialPatience = 4 * time.Second
 
-// Dial is for a DialContext.
+// Dial is a DialContext.
 func (l *Link) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	failed := func(err error) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
@@ -192,9 +192,8 @@ func (l *Link) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	return c, nil
 }
 
-// Set changes the conditions, unless they are not the usual ones as it is. The function that it
-// returns brings those back.
-func (l *Link) Set(now Conditions) (mend func()) {
+// Set changes the conditions unless there is a fault already. restore ends the fault.
+func (l *Link) Set(now Conditions) (restore func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.troubled.Equal(endless) {
@@ -211,28 +210,27 @@ func (l *Link) Set(now Conditions) (mend func()) {
 	}
 }
 
-// lingering is how long what was sent during a fault may be on its way after it, and callers may
-// wait before they connect anew. endless is later than that.
+// lingering is how long data sent during a fault may still be in flight after it, and clients may
+// wait before they reconnect. endless is later than any time.
 const lingering = 20 * time.Second
 
 var endless = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// TroubledSince reports whether there was a fault at any time since then, or there still are
-// connections that go nowhere.
+// TroubledSince reports whether there was a fault since then, or there still are dead connections.
 func (l *Link) TroubledSince(then time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.troubled.After(then) || len(l.vanished) > 0
 }
 
-// disturbed notes that something was wrong until now. The caller holds mu.
+// disturbed records a fault that ends now. The caller holds mu.
 func (l *Link) disturbed() {
 	if until := time.Now().Add(lingering); l.troubled.Before(until) {
 		l.troubled = until
 	}
 }
 
-// Each does something to some of the connections that are open.
+// Each calls do for a share of the open connections.
 func (l *Link) Each(share float64, do func(*Conn)) (n int) {
 	l.mu.Lock()
 	var chosen []*Conn
@@ -249,8 +247,7 @@ func (l *Link) Each(share float64, do func(*Conn)) (n int) {
 	return len(chosen)
 }
 
-// Lose is each for what ends the use of a connection, now or later: it is trouble until it is
-// closed.
+// Lose is Each for a fault that makes a connection unusable until it is closed.
 func (l *Link) Lose(share float64, do func(*Conn)) {
 	l.Each(share, func(c *Conn) {
 		l.markLost(c.in)
@@ -258,7 +255,7 @@ func (l *Link) Lose(share float64, do func(*Conn)) {
 	})
 }
 
-// markLost notes that a connection, by one of its directions, goes nowhere.
+// markLost records that the connection of a stream is dead.
 func (l *Link) markLost(s *stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -285,7 +282,7 @@ func (l *Link) remove(c *Conn) {
 	}
 }
 
-// piece is how much of p goes into one segment.
+// piece returns the part of p that goes into one segment.
 func (l *Link) piece(p []byte) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -301,7 +298,7 @@ func (l *Link) silent() bool {
 	return l.now.Silence
 }
 
-// arrival is when what is sent now arrives.
+// arrival returns when data sent now arrives.
 func (l *Link) arrival() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
