@@ -27,8 +27,8 @@ func TestIsolation(t *testing.T) {
 	}{
 		"fault 66, all calls fail":     {emulator.Fault{Status: 500}, testutil.Create, 50, false},
 		"fault 66, connections reset":  {emulator.Fault{Drop: emulator.AbortStream}, testutil.Create, 50, false},
-		"fault 67, calls take seconds": {emulator.Fault{Delay: 5 * time.Second}, testutil.Create, 50, false},
-		"fault 67, calls hang":         {emulator.Fault{Delay: time.Hour}, testutil.Create, 50, false},
+		"fault 67, calls take seconds": {emulator.Fault{Delay: 5 * time.Second}, testutil.Create, 200, false},
+		"fault 67, calls hang":         {emulator.Fault{Delay: time.Hour}, testutil.Create, 200, false},
 		"fault 68, deletes":            {emulator.Fault{Delay: 100 * time.Millisecond}, testutil.Delete, 2000, false},
 		"fault 69, made-up JWTs":       {emulator.Fault{}, testutil.Create, 2000, true},
 	} {
