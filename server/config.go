@@ -113,9 +113,6 @@ func (c *Config) setDefaults() {
 	c.readinessInterval = cmp.Or(c.readinessInterval, time.Second)
 	c.ConnectionAge = cmp.Or(c.ConnectionAge, 30*time.Minute)
 	c.Audit = cmp.Or(c.Audit, slog.New(slog.DiscardHandler))
-	if c.Propagator == nil {
-		c.Propagator = propagation.TraceContext{}
-	}
 	c.Auth = cmp.Or(c.Auth, auth.NewPassThrough())
 }
 

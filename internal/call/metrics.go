@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
@@ -97,9 +98,8 @@ func (m *methodMetrics) end(ctx context.Context, took time.Duration, code codes.
 	}
 	m.inFlight.Dec()
 	m.handled[code].Inc()
-	id := sampledTrace(ctx)
-	if s, ok := m.seconds.(prometheus.ExemplarObserver); ok && id != "" {
-		s.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": id})
+	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
+		m.seconds.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": span.TraceID().String()})
 		return
 	}
 	m.seconds.Observe(took.Seconds())

@@ -9,7 +9,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -133,19 +132,6 @@ func TestExemplars(t *testing.T) {
 		}
 		if got := strings.Join(found, " "); got != want {
 			t.Errorf("%q: exemplars %q, want %q", c.traceparent, got, want)
-		}
-	}
-}
-
-// TestSpanExemplars checks that a span decides, not the caller's header.
-func TestSpanExemplars(t *testing.T) {
-	headers := metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
-	for sampled, want := range map[bool]string{true: "01000000000000000000000000000000", false: ""} {
-		span := trace.NewSpanContext(trace.SpanContextConfig{
-			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.TraceFlags(0).WithSampled(sampled),
-		})
-		if got := sampledTrace(trace.ContextWithSpanContext(headers, span)); got != want {
-			t.Errorf("sampled %t: %q, want %q", sampled, got, want)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package call
 
 import (
 	"context"
-	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -25,14 +24,14 @@ const (
 	cacheKey      = attribute.Key("tokend.cache")
 )
 
-// startSpan starts the span of a call; it returns a nil span without a Tracer. The span contains
-// nothing that the caller sent except the trace's identifiers. otelgrpc and otelhttp are not used
+// startSpan returns a context with the caller's trace and starts the span of a call; without a Tracer
+// that is nil. The span contains nothing that the caller sent except the trace's identifiers. otelgrpc and otelhttp are not used
 // because they would make two spans of a call over REST, and spans of health checks.
 func startSpan(ctx context.Context, cfg Config, rec *Record, fullMethod string) (context.Context, trace.Span) {
+	ctx = cfg.Propagator.Extract(ctx, traceHeaders{ctx})
 	if cfg.Tracer == nil {
 		return ctx, nil
 	}
-	ctx = cfg.Propagator.Extract(ctx, traceHeaders{ctx})
 	name := strings.TrimPrefix(fullMethod, "/")
 	return cfg.Tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		rpcSystem.String("grpc"), rpcMethod.String(name), transportKey.String(rec.transport()),
@@ -76,43 +75,10 @@ func (h traceHeaders) Get(name string) string {
 func (traceHeaders) Set(string, string) {}
 func (traceHeaders) Keys() []string     { return nil }
 
-// traceID returns the trace id of the call's span, or of the caller's traceparent without one.
+// traceID returns the trace id of the call's span, or of its caller's if calls have no spans.
 func traceID(ctx context.Context) string {
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
 		return span.TraceID().String()
 	}
-	id, _ := parentTrace(ctx)
-	return id
-}
-
-// sampledTrace returns the trace id of the call if the trace is sampled: by its span, or by the
-// caller's traceparent without one.
-func sampledTrace(ctx context.Context) string {
-	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
-		return span.TraceID().String()
-	} else if span.IsValid() {
-		return ""
-	}
-	id, flags := parentTrace(ctx)
-	if sampled, err := strconv.ParseUint(flags, 16, 8); err != nil || sampled&1 == 0 || strings.Trim(id, "0") == "" {
-		return ""
-	}
-	return id
-}
-
-// parentTrace returns the trace id of the caller's traceparent, 00-<32 hex digits>-<16>-<2>, and the
-// flags of one in version 00. Both are empty if it has another form.
-func parentTrace(ctx context.Context) (id, flags string) {
-	values := metadata.ValueFromIncomingContext(ctx, "traceparent")
-	if len(values) != 1 {
-		return "", ""
-	}
-	parts := strings.Split(values[0], "-")
-	if len(parts) < 4 || len(parts[0]) != 2 || len(parts[1]) != 32 || strings.Trim(parts[1], "0123456789abcdef") != "" {
-		return "", ""
-	}
-	if len(parts) == 4 && len(parts[2]) == 16 && len(parts[3]) == 2 {
-		flags = parts[3]
-	}
-	return parts[1], flags
+	return ""
 }

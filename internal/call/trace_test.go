@@ -9,7 +9,6 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -79,24 +78,5 @@ func TestTraceHeaders(t *testing.T) {
 		if got := (traceHeaders{ctx}).Get(tc.name); got != tc.want {
 			t.Errorf("%s %q: %q, want %q", tc.name, tc.value, got, tc.want)
 		}
-	}
-}
-
-// TestTraceID checks that an invalid traceparent is ignored, and that a span has precedence.
-func TestTraceID(t *testing.T) {
-	const id = "0af7651916cd43dd8448eb211c80319c"
-	for value, want := range map[string]string{
-		"00-" + id + "-b7ad6b7169203331-01": id, "01-" + id + "-b7ad6b7169203331-01-more": id,
-		"": "", "-": "", "00": "", "00-" + id: "", "00-" + id + "-b7ad6b7169203331": "", "0-" + id + "-b7ad6b7169203331-01": "",
-		"00-" + id[1:] + "-b7ad6b7169203331-01": "", "00-" + strings.ToUpper(id) + "-b7ad6b7169203331-01": "",
-	} {
-		if got := traceID(metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", value))); got != want {
-			t.Errorf("%q: %q, want %q", value, got, want)
-		}
-	}
-	span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}})
-	parent := metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", "00-"+id+"-b7ad6b7169203331-01"))
-	if got := traceID(trace.ContextWithSpanContext(parent, span)); got != "01000000000000000000000000000000" {
-		t.Errorf("with a span: %q", got)
 	}
 }
