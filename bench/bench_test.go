@@ -2,18 +2,22 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"testing"
 	"time"
 )
 
-// A short run starts every server, and each has its row, with numbers in it.
+// TestQuickRun checks that a short run measures every server.
 func TestQuickRun(t *testing.T) {
 	out := t.TempDir()
 	if err := run(t.Context(), []string{"-quick", "-out", out}, t.Output()); err != nil {
@@ -59,7 +63,7 @@ func checkRow(t *testing.T, c testCase, row rowResult) {
 		t.Fatalf("%s: %d rounds, want 1", name, len(row.Rounds))
 	}
 	s := row.Rounds[0]
-	if c.how != idle && c.compared.of(s) <= 0 { // a heap may have shrunk by more than few connections add
+	if c.how != idle && c.compared.of(s) <= 0 { // the heap may have shrunk
 		t.Errorf("%s: no %s: %+v", name, c.compared.name, s)
 	}
 	if c.how == underLoad && (s.Calls == 0 || s.CPUMicros <= 0 || s.Rate <= 0 || s.P50 <= 0 || s.P99 < s.P50 || s.P999 < s.P99 || s.Resident <= 0) {
@@ -74,7 +78,7 @@ func checkRow(t *testing.T, c testCase, row rowResult) {
 	}
 }
 
-// The variants differ from their case in one thing, and in their title.
+// TestVariants checks that a variant differs from its case in one setting and in its title.
 func TestVariants(t *testing.T) {
 	titles := map[string]bool{}
 	for _, c := range append(cases(), variants()...) {
@@ -85,7 +89,7 @@ func TestVariants(t *testing.T) {
 	}
 }
 
-// Whatever can be told before a server is started, is.
+// TestMistakes checks that mistakes are reported before a server starts.
 func TestMistakes(t *testing.T) {
 	for _, args := range [][]string{{"-rounds", "0"}, {"-duration", "0s"}, {"-only", "("}, {"-only", "no such case"}} {
 		if err := run(t.Context(), args, io.Discard); err == nil {
@@ -109,7 +113,7 @@ func TestMissingServerHasItsRow(t *testing.T) {
 	}
 }
 
-// A ratio is of one round's numbers, not of two medians.
+// TestRatios checks that ratios compare the numbers of a round, not medians.
 func TestRatios(t *testing.T) {
 	c := caseResult{compared: cpuPerCall, Rows: []rowResult{
 		{Server: "tokend", Rounds: []sample{{CPUMicros: 10}, {CPUMicros: 30}, {CPUMicros: 20}}},
@@ -149,7 +153,7 @@ func TestQuantiles(t *testing.T) {
 	}
 }
 
-// The clock that is read is the one behind /proc/PID/stat.
+// TestCPUTime checks that the CPU clock agrees with /proc/PID/stat.
 func TestCPUTime(t *testing.T) {
 	before, err := readStat(os.Getpid())
 	if err != nil {
@@ -192,7 +196,7 @@ func checkXML(t *testing.T, name string, content []byte) {
 	}
 }
 
-// A short run of the scaling has every point, in the table, the raw numbers and the plot.
+// TestQuickScaling checks that a short run of the scaling has every point.
 func TestQuickScaling(t *testing.T) {
 	if _, err := find("redis-server"); err != nil {
 		if os.Getenv("REQUIRE_TOOLS") == "1" {
@@ -220,4 +224,54 @@ func TestQuickScaling(t *testing.T) {
 		t.Errorf("the table has %d rows without Redis, want 4", rows)
 	}
 	checkXML(t, "scaling.svg", read(t, out, "scaling.svg"))
+}
+
+func TestBefore(t *testing.T) {
+	var started []string
+	s := server{name: "tokend", start: func(_ context.Context, l *lab, _ bool) (*running, error) {
+		started = append(started, l.tokend)
+		return &running{}, nil
+	}}
+	l := &lab{tokend: "now"}
+	for _, s := range []server{s.before("then"), s} {
+		if _, err := s.start(t.Context(), l, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(started) != 2 || started[0] != "then" || started[1] != "now" {
+		t.Errorf("started %v, want the other build, then this one", started)
+	}
+}
+
+func TestProfile(t *testing.T) {
+	var profile bytes.Buffer
+	if err := pprof.Lookup("heap").WriteTo(&profile, 0); err != nil { // another kind of profile in the same format
+		t.Fatal(err)
+	}
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/debug/pprof/profile" || r.URL.Query().Get("seconds") != "1" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(profile.Bytes())
+	}))
+	t.Cleanup(admin.Close)
+	file := filepath.Join(t.TempDir(), "cpu.pprof")
+	r := &running{admin: admin.Listener.Addr().String()}
+	if err := takeProfile(t.Context(), r, file, time.Millisecond)(); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, filepath.Dir(file), filepath.Base(file)); !bytes.Equal(got, profile.Bytes()) {
+		t.Error("the file is not what tokend has answered")
+	}
+	if got := read(t, filepath.Dir(file), "cpu.txt"); strings.Count(string(got), "flat%") != 2 {
+		t.Errorf("the explanation is %s", got)
+	}
+	err := takeProfile(t.Context(), r, file, 2*time.Second)()
+	if err == nil || !strings.Contains(err.Error(), "run without -profile") {
+		t.Errorf("without such a page: %v", err)
+	}
+	if err := takeProfile(t.Context(), &running{}, file, time.Second)(); err != nil {
+		t.Errorf("a server without an admin address: %v", err)
+	}
 }

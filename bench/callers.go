@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,12 +24,12 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// caller makes one call after the other.
+// caller makes calls one after another.
 type caller interface {
 	call(ctx context.Context) error
 }
 
-// callers are some that call together, and what they hold open.
+// callers are concurrent callers and their connections.
 type callers struct {
 	all   []caller
 	close func()
@@ -38,14 +40,14 @@ var errNoToken = errors.New("the answer has no token")
 // callTimeout bounds one call.
 const callTimeout = 20 * time.Second
 
-// credentialsEach is how many credentials a caller uses in turn, so that even a single quick one
-// stays below --caller-rate, which goes by credential here.
+// credentialsEach is the number of credentials of a caller, so that even a single fast caller stays
+// below --caller-rate, which applies per credential.
 const credentialsEach = 4
 
-// credentialsOf says which they are of the caller of a number.
+// credentialsOf returns the credentials of a caller.
 type credentialsOf func(n int) [credentialsEach]string
 
-// ownCredentials are those of the caller of that number, which no other one has.
+// ownCredentials gives each caller its own credentials.
 func ownCredentials(n int) (all [credentialsEach]string) {
 	for i := range all {
 		all[i] = credential(n*credentialsEach + i)
@@ -53,7 +55,7 @@ func ownCredentials(n int) (all [credentialsEach]string) {
 	return all
 }
 
-// oneCredential is what all callers have.
+// oneCredential gives all callers the same credential.
 func oneCredential(int) (all [credentialsEach]string) {
 	for i := range all {
 		all[i] = credential(0)
@@ -61,7 +63,7 @@ func oneCredential(int) (all [credentialsEach]string) {
 	return all
 }
 
-// credential is the authorization of that number, in the shape and size of Atlas's.
+// credential returns a JWT of the form and size of Atlas's.
 func credential(n int) string {
 	header := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 	claims := fmt.Sprintf(`{"user_id":"5a4d3c52-2f5a-4a6e-9a5c-%012x","org_id":"46a6a86f-96ee-4fa1-a67d-9d7461fd9fe1","orig_iat":1700000000,"exp":4102444800}`, n)
@@ -72,7 +74,7 @@ func credential(n int) string {
 type grpcCaller struct {
 	client   ephemeraltokenv1.EphemeralTokenServiceClient
 	metadata [credentialsEach]metadata.MD
-	answered int // one that is refused comes with the same credential again
+	answered int // a refused call is repeated with the same credential
 }
 
 func (c *grpcCaller) call(ctx context.Context) error {
@@ -88,7 +90,7 @@ func (c *grpcCaller) call(ctx context.Context) error {
 	return err
 }
 
-// dialGRPC makes n connections, not yet established.
+// dialGRPC makes n connections, which are not established yet.
 func dialGRPC(addr string, identities []*tls.Config, n int) ([]*grpc.ClientConn, func(), error) {
 	var conns []*grpc.ClientConn
 	closeAll := func() {
@@ -111,8 +113,8 @@ func dialGRPC(addr string, identities []*tls.Config, n int) ([]*grpc.ClientConn,
 	return conns, closeAll, nil
 }
 
-// grpcCallers are n callers that share conns connections. identities are shown in turn; none: in
-// plaintext.
+// grpcCallers returns n callers that share conns connections. The connections use identities in
+// turn, and plaintext if there are none.
 func grpcCallers(addr string, identities []*tls.Config, n, conns int, credentials credentialsOf) (*callers, error) {
 	shared, closeAll, err := dialGRPC(addr, identities, min(n, conns))
 	if err != nil {
@@ -129,8 +131,8 @@ func grpcCallers(addr string, identities []*tls.Config, n, conns int, credential
 	return c, nil
 }
 
-// restCaller has a connection of its own, since HTTP/1.1 carries one call at a time. It is simpler
-// than net/http's client, which costs more than some of the servers.
+// restCaller has its own connection, since HTTP/1.1 carries one call at a time. It is simpler than
+// net/http's client, which costs more CPU than some of the servers.
 type restCaller struct {
 	conn     net.Conn
 	answers  *bufio.Reader
@@ -167,8 +169,8 @@ func (c *restCaller) call(context.Context) error {
 	return nil
 }
 
-// restCallers are n callers with a connection each. identities are shown in turn; none: in
-// plaintext.
+// restCallers returns n callers with a connection each. The connections use identities in turn, and
+// plaintext if there are none.
 func restCallers(ctx context.Context, addr string, identities []*tls.Config, n int, credentials credentialsOf) (*callers, error) {
 	var conns []net.Conn
 	c := &callers{close: func() {
@@ -202,4 +204,86 @@ func dial(ctx context.Context, addr string, cfg *tls.Config) (net.Conn, error) {
 		return dialer.DialContext(ctx, "tcp", addr)
 	}
 	return (&tls.Dialer{NetDialer: dialer, Config: cfg}).DialContext(ctx, "tcp", addr)
+}
+
+// outcome is the sorted latencies of all callers, and the duration.
+type outcome struct {
+	latencies []time.Duration // of answered calls
+	refused   int
+	took      time.Duration
+}
+
+// errRefused is returned for a call over a server's limit. It is counted and is not a failure.
+var errRefused = errors.New("the server is over its limit")
+
+// pause is the wait after a refused call.
+const pause = 100 * time.Millisecond
+
+// callerOutcome is the outcome of one caller.
+type callerOutcome struct {
+	latencies []time.Duration
+	refused   int
+}
+
+// drive makes calls until end, at least one with each credential.
+func (o *callerOutcome) drive(ctx context.Context, c caller, end time.Time) error {
+	for ctx.Err() == nil && (time.Now().Before(end) || len(o.latencies) < credentialsEach) {
+		begin := time.Now()
+		err := c.call(ctx)
+		if errors.Is(err, errRefused) && begin.Before(end.Add(callTimeout)) {
+			o.refused++
+			wait(ctx, pause)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		o.latencies = append(o.latencies, time.Since(begin))
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// drive makes each caller call without pause for d, at least once with each credential, until the
+// first failure.
+func drive(ctx context.Context, all []caller, d time.Duration) (outcome, error) {
+	end := time.Now().Add(d)
+	return together(ctx, all, func(ctx context.Context, o *callerOutcome, c caller) error { return o.drive(ctx, c, end) })
+}
+
+// together runs do for all callers concurrently until the first failure, and combines the outcomes.
+func together(ctx context.Context, all []caller, do func(context.Context, *callerOutcome, caller) error) (outcome, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var (
+		work  sync.WaitGroup
+		each  = make([]callerOutcome, len(all))
+		start = time.Now()
+	)
+	for i, c := range all {
+		work.Go(func() {
+			if err := do(ctx, &each[i], c); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	work.Wait()
+	result := outcome{took: time.Since(start)}
+	for _, one := range each {
+		result.latencies = append(result.latencies, one.latencies...)
+		result.refused += one.refused
+	}
+	slices.Sort(result.latencies)
+	return result, context.Cause(ctx)
+}
+
+// quantile returns a quantile of the latencies, which must not be empty; 0.5 is the median.
+func (o outcome) quantile(q float64) time.Duration {
+	return o.latencies[min(int(q*float64(len(o.latencies))), len(o.latencies)-1)]
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// transport is how callers call.
+// transport is the transport of the calls.
 type transport string
 
 const (
@@ -13,33 +13,33 @@ const (
 	overREST transport = "REST"
 )
 
-// method is how a case is measured.
+// method is the way of measuring a case.
 type method string
 
 const (
-	underLoad method = "load"  // callers call as fast as they are answered
-	idle      method = "idle"  // connections are open, and nobody calls
-	starting  method = "start" // from the start of the program until it is ready
+	underLoad method = "load"  // callers call without pause
+	idle      method = "idle"  // connections are open without calls
+	starting  method = "start" // from the start of the program to readiness
 )
 
-// testCase is one thing that is measured of tokend and of what is put beside it.
+// testCase is a measurement of tokend and its alternatives.
 type testCase struct {
 	name          string
-	variant       string // how it differs from the case of that name in the main table; empty: it is that
+	variant       string // the difference from the main table's case of that name, if any
 	over          transport
 	how           method
 	callers       int
-	oneCredential bool // all callers have the same; else each its own
+	oneCredential bool // all callers have the same credential
 	mtls          bool
-	latency       time.Duration // Atlas's
-	compared      metric        // by which the servers are compared
+	latency       time.Duration // of Atlas
+	compared      metric        // the metric of the ratios
 
 	tokend server
 	peers  []server
 }
 
-// cases are the rows of the main table. Its numbers are of 64 callers, of plaintext and of an Atlas
-// that answers at once, unless the case says otherwise.
+// cases returns the rows of the main table: 64 callers in plaintext and an Atlas without latency,
+// unless the case says otherwise.
 func cases() []testCase {
 	const callers = 64
 	asksFacade := []server{facade("facade as commonly written"), facade("the same, HTTP/1.1 to Atlas", "-http1")}
@@ -83,8 +83,8 @@ func cases() []testCase {
 	}
 }
 
-// variants are the first cases with more callers and fewer, with mTLS, and with an Atlas that is
-// further away. Only the first peer is beside tokend.
+// variants returns the first cases with other numbers of callers, with mTLS, and with a slower
+// Atlas, each with the first peer only.
 func variants() []testCase {
 	var all []testCase
 	for _, base := range cases()[:4] {
@@ -112,7 +112,7 @@ func variants() []testCase {
 	return all
 }
 
-// title names the case.
+// title returns the name of the case with its variant.
 func (c testCase) title() string {
 	if c.variant == "" {
 		return c.name

@@ -1,8 +1,8 @@
-// Command bench measures tokend beside what people would use instead, on this machine: each server
-// is started as a process of its own on loopback, called, and stopped, in turn and in several
-// rounds. It writes a table, the raw numbers and plots.
+// Command bench measures tokend and its alternatives on this machine. It starts each server as a
+// process on loopback, calls it, and stops it, one after another and in several rounds. It writes a
+// table, the raw numbers and plots.
 //
-// It needs Linux, and is run in its own folder, as `go run -C bench .` does.
+// It needs Linux, and runs in its own folder: `go run -C bench .`.
 package main
 
 import (
@@ -45,17 +45,17 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.IntVar(&o.Rounds, "rounds", 5, "how often each server is measured; medians are shown")
-	flags.DurationVar(&o.Duration, "duration", 2*time.Second, "how long each measurement takes")
-	flags.DurationVar(&o.WarmUp, "warm-up", 500*time.Millisecond, "how long callers call before it")
-	flags.IntVar(&o.Connections, "connections", 16, "how many connections callers share over gRPC; over REST each has its own")
-	flags.IntVar(&o.Idle, "idle", 2000, "how many connections are open for the memory of an idle one")
-	flags.IntVar(&o.Starts, "starts", 5, "how often a server is started in each round for the time until it is ready")
+	flags.IntVar(&o.Rounds, "rounds", 5, "rounds of measurements; the table shows medians")
+	flags.DurationVar(&o.Duration, "duration", 2*time.Second, "duration of each measurement")
+	flags.DurationVar(&o.WarmUp, "warm-up", 500*time.Millisecond, "warm-up before each measurement")
+	flags.IntVar(&o.Connections, "connections", 16, "connections that gRPC callers share; REST callers have their own")
+	flags.IntVar(&o.Idle, "idle", 2000, "open connections when measuring the memory of idle ones")
+	flags.IntVar(&o.Starts, "starts", 5, "starts of each server per round when measuring the time until it is ready")
 	flags.StringVar(&o.out, "out", "results", "folder to write to")
-	flags.StringVar(&o.profiles, "profile", "", "folder for CPU profiles of tokend, one of each case; the numbers are then of a server that is being profiled")
-	flags.StringVar(&o.before, "before", "", "another build of tokend, to be measured beside this one: what a change has brought")
-	flags.BoolVar(&o.quick, "quick", false, "one short round of the main table, for tests: its numbers mean nothing")
-	flags.BoolVar(&o.scaling, "scaling", false, "measure how many calls reach Atlas, by callers and replicas, in place of the cases")
+	flags.StringVar(&o.profiles, "profile", "", "folder for CPU profiles of tokend, one per case, which affect the numbers")
+	flags.StringVar(&o.before, "before", "", "another build of tokend to compare with")
+	flags.BoolVar(&o.quick, "quick", false, "one short round of the main table, for tests; the numbers mean nothing")
+	flags.BoolVar(&o.scaling, "scaling", false, "measure the calls to Atlas by callers and replicas instead of the cases")
 	only := flags.String("only", "", "measure cases whose name matches this regular expression")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
@@ -68,7 +68,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		o.effort = effort{Rounds: 1, Duration: 200 * time.Millisecond, WarmUp: 50 * time.Millisecond, Connections: 4, Idle: 100, Starts: 1}
 	}
 	if min(o.Rounds, o.Connections, o.Idle, o.Starts) < 1 || o.Duration <= 0 || o.WarmUp <= 0 {
-		return options{}, errors.New("a number or a duration is not above zero")
+		return options{}, errors.New("numbers and durations must be above zero")
 	}
 	return o, nil
 }
@@ -119,8 +119,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	return r.write(o.out)
 }
 
-// runAll measures every case in every round. Which of its servers is first changes from round to
-// round.
+// runAll measures every case in every round. The order of the servers rotates from round to round.
 func (l *lab) runAll(ctx context.Context, all []testCase, o options, progress io.Writer) ([]caseResult, error) {
 	found := make([]caseResult, len(all))
 	for i, c := range all {
@@ -164,10 +163,10 @@ func (l *lab) runRound(ctx context.Context, c testCase, found *caseResult, round
 	return nil
 }
 
-// servers are tokend and its peers.
+// servers returns tokend and its peers.
 func (c testCase) servers() []server { return append([]server{c.tokend}, c.peers...) }
 
-// fileName is a title without what file names should not have.
+// fileName returns a title as a file name.
 func fileName(title string) string {
 	return strings.Trim(regexp.MustCompile("[^a-z0-9]+").ReplaceAllString(strings.ToLower(title), "-"), "-")
 }

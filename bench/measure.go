@@ -4,21 +4,27 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
 
-// effort is how much is measured.
+// effort is the size of a run.
 type effort struct {
 	Rounds      int           `json:"rounds"`
 	Duration    time.Duration `json:"duration_ns"` // of each measurement under load
 	WarmUp      time.Duration `json:"warm_up_ns"`
-	Connections int           `json:"grpc_connections"` // that callers share over gRPC
+	Connections int           `json:"grpc_connections"` // shared by the gRPC callers
 	Idle        int           `json:"idle_connections"`
 	Starts      int           `json:"starts"` // in each round
 }
 
-// measure measures one server once.
+// measure measures a server once.
 func (l *lab) measure(ctx context.Context, c testCase, s server, e effort, profile string) (sample, error) {
 	if c.how == starting {
 		return l.measureStart(ctx, c, s, e)
@@ -47,7 +53,7 @@ func (l *lab) measureStart(ctx context.Context, c testCase, s server, e effort) 
 	return sample{Ready: spreadOf(times).Median}, nil
 }
 
-// identities are what callers connect with, none for plaintext.
+// identities returns the callers' TLS configurations, none for plaintext.
 func (l *lab) identities(c testCase) []*tls.Config {
 	if c.mtls {
 		return l.certs.clients
@@ -71,7 +77,7 @@ func (l *lab) connect(ctx context.Context, c testCase, s server, r *running, e e
 	return grpcCallers(r.grpc, l.identities(c), n, e.Connections, of)
 }
 
-// state is what is read before and after a load.
+// state is read before and after a load.
 type state struct {
 	usage, redis     usage
 	atlas, atlasMost int
@@ -102,7 +108,7 @@ func (l *lab) measureLoad(ctx context.Context, c testCase, s server, r *running,
 		return sample{}, err
 	}
 	defer who.close()
-	// Connections are made, and what can be remembered is.
+	// Establishes the connections and fills the cache.
 	if _, err := drive(ctx, who.all, e.WarmUp); err != nil {
 		return sample{}, err
 	}
@@ -133,10 +139,10 @@ func (l *lab) measureLoad(ctx context.Context, c testCase, s server, r *running,
 	}, nil
 }
 
-// settle is how long a server is left alone before its memory is read.
+// settle is the wait before the memory of a server is read.
 const settle = 500 * time.Millisecond
 
-// measureIdle opens connections, makes one call on each, and leaves them alone.
+// measureIdle measures the memory of connections after one call on each.
 func (l *lab) measureIdle(ctx context.Context, c testCase, r *running, e effort) (sample, error) {
 	if err := l.setLatency(ctx, 0); err != nil {
 		return sample{}, err
@@ -176,7 +182,7 @@ func (l *lab) measureIdle(ctx context.Context, c testCase, r *running, e effort)
 	}, nil
 }
 
-// inTurn has each caller call once, a few at a time.
+// inTurn makes each caller call once, 16 at a time.
 func inTurn(ctx context.Context, all []caller) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -203,4 +209,117 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 func perCall(cpu time.Duration, calls int) float64 {
 	return float64(cpu.Nanoseconds()) / 1000 / float64(calls)
+}
+
+// sample is one measurement of one server. Values that were not measured are zero, and omitted from
+// the raw results.
+type sample struct {
+	Calls      int     `json:"calls,omitempty"`   // answered
+	Refused    int     `json:"refused,omitempty"` // over the server's limit
+	AtlasCalls int     `json:"atlas_calls"`
+	AtlasRate  float64 `json:"atlas_calls_per_second,omitempty"`
+	AtlasMost  int     `json:"atlas_calls_at_a_time,omitempty"`
+	CPUMicros  float64 `json:"cpu_us_per_call,omitempty"` // of the server
+	RedisCPU   float64 `json:"redis_cpu_us_per_call,omitempty"`
+	Rate       float64 `json:"calls_per_second,omitempty"`
+	P50        float64 `json:"p50_ms,omitempty"`
+	P99        float64 `json:"p99_ms,omitempty"`
+	P999       float64 `json:"p999_ms,omitempty"`
+	Resident   float64 `json:"resident_mib,omitempty"` // after the calls
+	PerConn    float64 `json:"kib_per_connection,omitempty"`
+	Ready      float64 `json:"ready_ms,omitempty"`
+}
+
+// metric is a value of a sample.
+type metric struct {
+	name, unit string
+	of         func(sample) float64
+}
+
+var (
+	cpuPerCall    = metric{"CPU per call", "µs", func(s sample) float64 { return s.CPUMicros }}
+	rate          = metric{"calls a second", "", func(s sample) float64 { return s.Rate }}
+	median        = metric{"p50", "ms", func(s sample) float64 { return s.P50 }}
+	p99           = metric{"p99", "ms", func(s sample) float64 { return s.P99 }}
+	p999          = metric{"p99.9", "ms", func(s sample) float64 { return s.P999 }}
+	atlasRate     = metric{"calls to Atlas a second", "", func(s sample) float64 { return s.AtlasRate }}
+	atlasMost     = metric{"at a time", "", func(s sample) float64 { return float64(s.AtlasMost) }}
+	resident      = metric{"memory", "MiB", func(s sample) float64 { return s.Resident }}
+	perConnection = metric{"memory per connection", "KiB", func(s sample) float64 { return s.PerConn }}
+	untilReady    = metric{"time", "ms", func(s sample) float64 { return s.Ready }}
+)
+
+// spread is the median, minimum and maximum of several rounds.
+type spread struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
+
+func spreadOf(values []float64) spread {
+	if len(values) == 0 {
+		return spread{}
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	middle := sorted[len(sorted)/2]
+	if len(sorted)%2 == 0 {
+		middle = (middle + sorted[len(sorted)/2-1]) / 2
+	}
+	return spread{middle, sorted[0], sorted[len(sorted)-1]}
+}
+
+// takeProfile starts a CPU profile of tokend into a file, and writes its explanation next to it.
+// done waits for both. Without a file name or an admin address there is no profile.
+func takeProfile(ctx context.Context, r *running, file string, d time.Duration) (done func() error) {
+	if file == "" || r.admin == "" {
+		return func() error { return nil }
+	}
+	result := make(chan error, 1)
+	go func() {
+		err := fetchProfile(ctx, r.admin, file, d)
+		if err == nil {
+			err = explainProfile(ctx, file)
+		}
+		result <- err
+	}()
+	return func() error { return <-result }
+}
+
+func fetchProfile(ctx context.Context, admin, file string, d time.Duration) error {
+	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, max(1, int(d.Seconds())))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("tokend has no CPU profile at its admin address (%s): run without -profile", resp.Status)
+	}
+	to, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(to, resp.Body); err != nil {
+		_ = to.Close() // the first error is returned
+		return err
+	}
+	return to.Close()
+}
+
+// explainProfile writes the top functions of a profile as text, by their own time and then by
+// cumulative time.
+func explainProfile(ctx context.Context, file string) error {
+	var text []byte
+	for _, order := range []string{"-flat", "-cum"} {
+		out, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", order, "-nodecount=40", file).Output() //nolint:gosec // a file of this run
+		if err != nil {
+			return fmt.Errorf("go tool pprof -top %s: %w", file, err)
+		}
+		text = append(text, out...)
+	}
+	return os.WriteFile(strings.TrimSuffix(file, ".pprof")+".txt", text, 0o600)
 }

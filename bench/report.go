@@ -1,16 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"html"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// write puts everything into a folder: summary.md, results.json and the plots.
+// write writes summary.md, results.json and the plots to a folder.
 func (r *results) write(dir string) error {
 	files := map[string]string{
 		"summary.md":  r.summary(),
@@ -23,8 +27,7 @@ func (r *results) write(dir string) error {
 	return writeResults(dir, "results.json", r, files)
 }
 
-// writeResults puts files into a folder, and beside them what they were made of, as JSON under the
-// name raw.
+// writeResults writes files to a folder, and their source as JSON to the file raw.
 func writeResults(dir, raw string, results any, files map[string]string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // for everybody to read
 		return err
@@ -42,12 +45,12 @@ func writeResults(dir, raw string, results any, files map[string]string) error {
 	return nil
 }
 
-// mainTable are the cases of it.
+// mainTable returns the cases of the main table.
 func (r *results) mainTable() []caseResult {
 	return slices.DeleteFunc(slices.Clone(r.Cases), func(c caseResult) bool { return c.Variant != "" })
 }
 
-// byCallers are the cases that were measured with several numbers of callers, from few to many.
+// byCallers returns the cases with several numbers of callers, in ascending order.
 func (r *results) byCallers() []caseResult {
 	var found []caseResult
 	for _, base := range r.mainTable() {
@@ -66,7 +69,7 @@ func (r *results) byCallers() []caseResult {
 	return found
 }
 
-// summary is Markdown: what tokend costs beside what would be used instead, then every number.
+// summary returns a Markdown table of tokend and its alternatives, followed by every number.
 func (r *results) summary() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "<!-- Written by `go run -C bench .`; do not edit. -->\n\n")
@@ -137,7 +140,7 @@ func (c caseResult) writeNumbers(b *strings.Builder) {
 	}
 }
 
-// text is a spread with its unit; nothing if it was not measured.
+// text formats a spread with its unit; empty if it was not measured.
 func (m metric) text(s spread) string {
 	if s.Max == 0 {
 		return ""
@@ -148,7 +151,7 @@ func (m metric) text(s spread) string {
 	return strings.TrimSpace(fmt.Sprintf("%s (%s–%s) %s", digits(s.Median), digits(s.Min), digits(s.Max), m.unit))
 }
 
-// digits is a number with three digits or so.
+// digits formats a number with about three digits.
 func digits(v float64) string {
 	switch {
 	case v >= 100:
@@ -157,4 +160,163 @@ func digits(v float64) string {
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	}
 	return strconv.FormatFloat(v, 'f', 2, 64)
+}
+
+// results is the content of results.json.
+type results struct {
+	Machine machine      `json:"machine"`
+	Effort  effort       `json:"effort"`
+	Cases   []caseResult `json:"cases"`
+}
+
+// machine describes the machine.
+type machine struct {
+	Date    string `json:"date"`
+	CPU     string `json:"cpu"`
+	Cores   int    `json:"cores"`
+	Go      string `json:"go"`
+	System  string `json:"system"`
+	LoadAvg string `json:"load_average_at_start"` // of other programs
+}
+
+type caseResult struct {
+	Name     string      `json:"name"`
+	Variant  string      `json:"variant,omitempty"`
+	Callers  int         `json:"callers,omitempty"`
+	Compared string      `json:"compared"`
+	Rows     []rowResult `json:"rows"` // tokend first
+
+	compared metric
+}
+
+// rowResult is the results of one server.
+type rowResult struct {
+	Server  string   `json:"server"`
+	Missing string   `json:"missing,omitempty"` // why it was not measured
+	Rounds  []sample `json:"rounds,omitempty"`
+	// Ratio is tokend's value divided by this server's of the same round.
+	Ratio *spread `json:"tokend_over_this,omitempty"`
+}
+
+func (r rowResult) spread(m metric) spread {
+	var values []float64
+	for _, s := range r.Rounds {
+		values = append(values, m.of(s))
+	}
+	return spreadOf(values)
+}
+
+// compare sets the ratios.
+func (c *caseResult) compare() {
+	tokend := c.Rows[0]
+	for i := range c.Rows[1:] {
+		row := &c.Rows[i+1]
+		var ratios []float64
+		for n := range min(len(row.Rounds), len(tokend.Rounds)) {
+			if other := c.compared.of(row.Rounds[n]); other > 0 {
+				ratios = append(ratios, c.compared.of(tokend.Rounds[n])/other)
+			}
+		}
+		if len(ratios) > 0 {
+			s := spreadOf(ratios)
+			row.Ratio = &s
+		}
+	}
+}
+
+func (c caseResult) title() string { return testCase{name: c.Name, variant: c.Variant}.title() }
+
+func (m machine) String() string {
+	return fmt.Sprintf("%s, %d cores (%s), %s, %s, load average %s at the start", m.Date, m.Cores, m.CPU, m.Go, m.System, m.LoadAvg)
+}
+
+func thisMachine() machine {
+	return machine{
+		Date: time.Now().UTC().Format(time.DateOnly), CPU: cpuModel(), Cores: runtime.NumCPU(),
+		Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, LoadAvg: loadAverage(),
+	}
+}
+
+func cpuModel() string {
+	file, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "unknown"
+	}
+	defer file.Close()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if name, model, _ := strings.Cut(lines.Text(), ":"); strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(model)
+		}
+	}
+	return "unknown"
+}
+
+// loadAverage returns the load average of the last minute.
+func loadAverage() string {
+	content, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(content), " ")
+	return first
+}
+
+// Measures of a plot, in pixels.
+const (
+	plotWidth  = 860
+	labelWidth = 270
+	barWidth   = 440 // of the longest bar
+	barHeight  = 16
+	rowHeight  = 22
+	headHeight = 30
+)
+
+// plot draws a metric of some cases as an SVG bar chart: bars for the medians, with lines from
+// minimum to maximum. Each case has its own scale.
+func plot(m metric, cases []caseResult) string {
+	var body strings.Builder
+	y := 2 * headHeight
+	for _, c := range cases {
+		y = c.drawBars(&body, m, y)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`+"\n", plotWidth, y, plotWidth, y)
+	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="#fff"/>`+"\n")
+	fmt.Fprintf(&b, `<text x="12" y="26" font-size="17" font-weight="bold">%s, %s: less is better</text>`+"\n", html.EscapeString(m.name), html.EscapeString(m.unit))
+	b.WriteString(body.String())
+	b.WriteString("</svg>\n")
+	return b.String()
+}
+
+// drawBars draws a case at y and returns the y below it. It omits a case without the metric.
+func (c caseResult) drawBars(b *strings.Builder, m metric, y int) int {
+	longest := 0.0
+	for _, row := range c.Rows {
+		longest = max(longest, row.spread(m).Max)
+	}
+	if longest == 0 {
+		return y
+	}
+	fmt.Fprintf(b, `<text x="12" y="%d" font-weight="bold">%s</text>`+"\n", y, html.EscapeString(c.title()))
+	y += 8
+	for i, row := range c.Rows {
+		drawBar(b, row, m, y, barWidth/longest, i == 0)
+		y += rowHeight
+	}
+	return y + headHeight
+}
+
+func drawBar(b *strings.Builder, row rowResult, m metric, y int, scale float64, own bool) {
+	text := y + barHeight - 4
+	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", labelWidth-8, text, html.EscapeString(row.Server))
+	if row.Missing != "" {
+		fmt.Fprintf(b, `<text x="%d" y="%d" fill="#888">not measured</text>`+"\n", labelWidth, text)
+		return
+	}
+	s, color := row.spread(m), "#a9b4c2"
+	if own {
+		color = "#1f6fb2"
+	}
+	at := func(v float64) float64 { return labelWidth + v*scale }
+	fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", labelWidth, y, s.Median*scale, barHeight, color)
+	middle := y + barHeight/2
+	fmt.Fprintf(b, `<line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke="#333" stroke-width="1.5"/>`+"\n", at(s.Min), at(s.Max), middle, middle)
+	fmt.Fprintf(b, `<text x="%.1f" y="%d">%s</text>`+"\n", at(s.Max)+8, text, digits(s.Median))
 }

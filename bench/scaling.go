@@ -12,18 +12,16 @@ import (
 	"time"
 )
 
-// What is the same for all points of the scaling: callers of one credential, who each call so
-// often, and an Atlas that takes so long.
+// Constants of the scaling. All callers share a credential.
 const (
-	callsEach    = time.Second           // from one call of a caller to his next
+	callsEach    = time.Second           // between two calls of a caller
 	scaleLatency = 20 * time.Millisecond // of Atlas
-	scaleTTL     = time.Second           // for which a token is remembered, if it is
-	// departures is how many shared calls tokend has at Atlas at a time for one credential, at
-	// most.
-	departures = 4
+	scaleTTL     = time.Second           // of the cache, if there is one
+	// inFlight is the most calls in flight for a credential.
+	inFlight = 4
 )
 
-// scaling is how many calls reach Atlas, by callers and replicas.
+// scaling is the rate of calls to Atlas by callers and replicas.
 type scaling struct {
 	Machine machine      `json:"machine"`
 	Points  []scalePoint `json:"points"`
@@ -42,12 +40,12 @@ type scalePoint struct {
 	Refused  int     `json:"refused,omitempty"`
 }
 
-// model is how many calls reach Atlas in a second at most: each caller's own, until replicas share
-// them. A replica's departures then follow each other as closely as they may. If tokens are
-// remembered, each replica makes one when the last has expired, unless another one was first.
+// model returns the most calls to Atlas per second: each caller's own, until replicas share them.
+// Then each replica sends calls as closely spaced as it may. With a cache, a replica sends a call
+// when the last token has expired, unless another replica was first.
 func model(replicas, callers int, redis bool) float64 {
 	own := float64(callers) / callsEach.Seconds()
-	shared := float64(replicas*departures) / scaleLatency.Seconds()
+	shared := float64(replicas*inFlight) / scaleLatency.Seconds()
 	if redis {
 		shared = float64(replicas) / (scaleTTL + scaleLatency).Seconds()
 	}
@@ -98,7 +96,7 @@ func (l *lab) scalePoint(ctx context.Context, replicas, callers int, remembered 
 	if err != nil {
 		return p, err
 	}
-	if _, err := driveSteadily(ctx, all, callsEach); err != nil { // connections are made
+	if _, err := driveSteadily(ctx, all, callsEach); err != nil { // establishes the connections
 		return p, err
 	}
 	before, err := l.calls(ctx)
@@ -118,8 +116,8 @@ func (l *lab) scalePoint(ctx context.Context, replicas, callers int, remembered 
 	return p, nil
 }
 
-// startReplicas starts tokend several times, with an equal share of the callers each. stop is for
-// what was started before an error, too.
+// startReplicas starts replicas with an equal share of the callers each. stop must be called even
+// after an error.
 func (l *lab) startReplicas(ctx context.Context, replicas, callers int, flags []string) (all []caller, stop func(), err error) {
 	var stops []func()
 	stop = func() {
@@ -143,7 +141,7 @@ func (l *lab) startReplicas(ctx context.Context, replicas, callers int, flags []
 	return all, stop, nil
 }
 
-// driveSteadily has each caller call once in callsEach, for d. The first failure ends it.
+// driveSteadily makes each caller call every callsEach for d, until the first failure.
 func driveSteadily(ctx context.Context, all []caller, d time.Duration) (outcome, error) {
 	start := time.Now()
 	seen, err := together(ctx, all, func(ctx context.Context, o *callerOutcome, c caller) error {
@@ -167,7 +165,7 @@ func driveSteadily(ctx context.Context, all []caller, d time.Duration) (outcome,
 	return seen, err
 }
 
-// write puts the numbers and their plots into a folder.
+// write writes the numbers and their plots to a folder.
 func (s *scaling) write(dir string) error {
 	return writeResults(dir, "scaling.json", s, map[string]string{"scaling.md": s.summary(), "scaling.svg": s.plot()})
 }
@@ -194,8 +192,8 @@ const (
 	chartLeft, chartTop     = 60, 60
 )
 
-// plot draws calls to Atlas over callers, both by powers of ten, for each number of replicas; the
-// model's lines are dashed.
+// plot draws calls to Atlas over callers on logarithmic axes, with a line for each number of
+// replicas and a dashed one for the model.
 func (s *scaling) plot() string {
 	var b strings.Builder
 	width, height := 2*(chartLeft+chartWidth)+40, chartTop+chartHeight+60

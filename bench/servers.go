@@ -6,25 +6,28 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
-// server is something that is measured. To add one, write a function that returns it, and name it
-// in cases.go.
+// server is a server to measure. To add one, write a function that returns it, and use it in
+// cases.go.
 type server struct {
 	name    string
-	needs   string // a program that has to be installed; its Debian package has that name
-	callers int    // in place of the case's, if not 0
+	needs   string // a program that must be installed, and its Debian package
+	callers int    // overrides the case's, unless 0
 	start   func(ctx context.Context, l *lab, mtls bool) (*running, error)
 }
 
 // running is a started server.
 type running struct {
 	*process
-	grpc, rest string   // addresses; empty where it has none
+	grpc, rest string   // addresses; empty if it has none
 	admin      string   // address of tokend's metrics and profiles
-	redis      *process // which it remembers in
+	redis      *process // of its cache, if any
 	ready      time.Duration
 }
 
@@ -33,13 +36,13 @@ func (r *running) stop() {
 	r.redis.stop()
 }
 
-// with is s under another name, called by another number of callers.
+// with returns s with another name and number of callers.
 func (s server) with(name string, callers int) server {
 	s.name, s.callers = name, callers
 	return s
 }
 
-// before is another build of tokend, to be measured beside this one.
+// before returns s with another build of tokend.
 func (s server) before(program string) server {
 	s.name = "tokend before"
 	start := s.start
@@ -51,7 +54,7 @@ func (s server) before(program string) server {
 	return s
 }
 
-// missing says what has to be installed first, or is empty.
+// missing returns what must be installed first, or "".
 func (s server) missing() string {
 	if s.needs == "" {
 		return ""
@@ -62,7 +65,7 @@ func (s server) missing() string {
 	return ""
 }
 
-// find looks where Debian installs servers, too.
+// find is exec.LookPath, also in /usr/sbin.
 func find(program string) (string, error) {
 	path, err := exec.LookPath(program)
 	if errors.Is(err, exec.ErrNotFound) {
@@ -71,7 +74,7 @@ func find(program string) (string, error) {
 	return path, err
 }
 
-// launch starts a program that listens on the given addresses, and waits until it is ready.
+// launch starts a program and waits until it is ready.
 func launch(ctx context.Context, l *lab, r *running, ready func(context.Context) error, name string, args ...string) (*running, error) {
 	dir, err := os.MkdirTemp(l.dir, "run-")
 	if err != nil {
@@ -90,7 +93,7 @@ func launch(ctx context.Context, l *lab, r *running, ready func(context.Context)
 	return r, nil
 }
 
-// addresses chooses where a server listens.
+// addresses returns unused addresses for a server.
 func addresses() (grpc, rest, admin string, err error) {
 	var errs [3]error
 	grpc, errs[0] = freeAddr()
@@ -99,7 +102,7 @@ func addresses() (grpc, rest, admin string, err error) {
 	return grpc, rest, admin, errors.Join(errs[:]...)
 }
 
-// tlsFlags are the same for tokend and for the peers in Go.
+// tlsFlags returns the TLS flags of tokend and of the peers in Go.
 func (l *lab) tlsFlags(dash string, mtls bool) []string {
 	if !mtls {
 		return nil
@@ -107,14 +110,14 @@ func (l *lab) tlsFlags(dash string, mtls bool) []string {
 	return []string{dash + "tls-cert-file", l.certs.certFile, dash + "tls-key-file", l.certs.keyFile, dash + "tls-client-ca-file", l.certs.caFile}
 }
 
-// tokend is this service, as `tokend serve` runs it, with further flags.
+// tokend runs `tokend serve` with further flags.
 func tokend(flags ...string) server {
 	return server{name: "tokend", start: func(ctx context.Context, l *lab, mtls bool) (*running, error) {
 		return startTokend(ctx, l, mtls, nil, flags)
 	}}
 }
 
-// tokendWithRedis remembers in a Redis of its own.
+// tokendWithRedis runs tokend with a Redis cache.
 func tokendWithRedis() server {
 	return server{name: "tokend", needs: "redis-server", start: func(ctx context.Context, l *lab, mtls bool) (*running, error) {
 		redis, addr, err := startRedis(ctx, l)
@@ -159,10 +162,10 @@ func startRedis(ctx context.Context, l *lab) (*process, string, error) {
 	return r.process, addr, nil
 }
 
-// echo is the least that a server of this API can do.
+// echo is a minimal server of this API.
 func echo(name string) server { return goPeer(name, "echo", false) }
 
-// facade is the service as it is commonly written.
+// facade is a plain implementation of the service.
 func facade(name string, flags ...string) server { return goPeer(name, "facade", true, flags...) }
 
 func goPeer(name, program string, asksAtlas bool, flags ...string) server {
@@ -182,5 +185,112 @@ func goPeer(name, program string, asksAtlas bool, flags ...string) server {
 			return accepts(rest)(ctx)
 		}
 		return launch(ctx, l, &running{grpc: grpc, rest: rest}, ready, l.program(program), slices.Concat(args, flags, l.tlsFlags("-", mtls))...)
+	}}
+}
+
+// nginxConfig forwards the route to Atlas over persistent HTTP/1.1 connections. By default nginx
+// opens a connection for every call, and closes it after a thousand.
+const nginxConfig = `
+daemon off;
+user USER;
+worker_processes auto;
+error_log stderr warn;
+pid nginx.pid;
+events { worker_connections 4096; }
+http {
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  proxy_cache_path cache keys_zone=tokens:10m;
+  upstream atlas {
+    server ATLAS;
+    keepalive 512;
+    keepalive_requests 100000000;
+  }
+  server {
+    listen ADDR;
+    keepalive_requests 100000000;
+    location /v1/ {
+      proxy_pass https://atlas;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_ssl_trusted_certificate CA;
+      proxy_ssl_verify on;
+      proxy_ssl_name localhost;
+      CACHE
+    }
+  }
+}
+`
+
+// nginxCache caches the response to each credential for an hour.
+const nginxCache = `
+      proxy_cache tokens;
+      proxy_cache_methods POST;
+      proxy_cache_key $request_method$uri$http_authorization;
+      proxy_cache_valid 201 1h;`
+
+const caddyConfig = `
+{
+  admin off
+  auto_https off
+  log {
+    level WARN
+  }
+}
+http://ADDR {
+  reverse_proxy https://ATLAS {
+    transport http {
+      tls_trusted_ca_certs CA
+      tls_server_name localhost
+    }
+  }
+}
+`
+
+// nginx forwards calls, or caches them.
+func nginx(name, cache string) server {
+	return proxy(name, "nginx", strings.ReplaceAll(nginxConfig, "CACHE", cache), "-p", "DIR", "-c", "FILE", "-e", "stderr")
+}
+
+func caddy() server {
+	return proxy("Caddy reverse_proxy", "caddy", caddyConfig, "run", "--adapter", "caddyfile", "--config", "FILE")
+}
+
+// proxy runs an installed program with a configuration, whose words in capitals are replaced.
+func proxy(name, program, configuration string, args ...string) server {
+	return server{name: name, needs: program, start: func(ctx context.Context, l *lab, mtls bool) (*running, error) {
+		if mtls {
+			return nil, errors.New("it has no configuration for mTLS here")
+		}
+		path, err := find(program)
+		if err != nil {
+			return nil, err
+		}
+		addr, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		me, err := user.Current()
+		if err != nil {
+			return nil, err
+		}
+		dir, err := os.MkdirTemp(l.dir, program+"-")
+		if err != nil {
+			return nil, err
+		}
+		file := filepath.Join(dir, "configuration")
+		words := strings.NewReplacer("ADDR", addr, "ATLAS", strings.TrimPrefix(l.url, "https://"), "CA", l.certs.caFile, "USER", me.Username, "DIR", dir, "FILE", file)
+		if err := os.WriteFile(file, []byte(words.Replace(configuration)), 0o600); err != nil {
+			return nil, err
+		}
+		filled := make([]string, len(args))
+		for i, arg := range args {
+			filled[i] = words.Replace(arg)
+		}
+		return launch(ctx, l, &running{rest: addr}, accepts(addr), path, filled...)
 	}}
 }

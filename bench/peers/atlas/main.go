@@ -1,10 +1,8 @@
-// Command atlas stands in for Atlas where servers are measured: it answers a create with always the
-// same token, and costs as little as net/http allows. It checks nothing; for an Atlas that behaves,
-// there is the emulator.
+// Command atlas stands in for Atlas in benchmarks. It answers every create with the same token, as
+// cheaply as net/http permits, and checks nothing.
 //
-// Beside Atlas's own path it has some for the measuring process: GET /calls answers with how many
-// creates have come, GET /most with how many were in progress at a time since it was last asked,
-// and POST /latency?is=20ms sets how long each of them takes from now on.
+// GET /calls returns the number of creates, GET /most the most concurrent ones since the last GET
+// /most, and POST /latency?is=20ms sets their latency.
 package main
 
 import (
@@ -27,7 +25,7 @@ func main() {
 		Addr: *addr, Handler: &standIn{}, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: 1000},
-		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // connections of servers that were killed
+		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // killed servers break connections
 	}
 	if err := server.ListenAndServeTLS(*cert, *key); err != nil {
 		fmt.Fprintln(os.Stderr, "atlas:", err)
@@ -39,7 +37,7 @@ type standIn struct {
 	calls, latency, inProgress, most atomic.Int64
 }
 
-// The answer, ready to be sent.
+// The response.
 var (
 	answer      = []byte(`{"token":"0123456789abcdef0123456789abcdef01234567"}`)
 	contentType = []string{"application/json"}
@@ -56,7 +54,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		w.Header()["Content-Type"] = contentType
 		w.WriteHeader(http.StatusCreated)
-		_, _ = w.Write(answer) // the client has gone if this fails
+		_, _ = w.Write(answer) // fails if the client has left
 	case r.URL.Path == "/calls" && r.Method == http.MethodGet:
 		fmt.Fprint(w, s.calls.Load())
 	case r.URL.Path == "/most" && r.Method == http.MethodGet:
@@ -73,7 +71,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// begin counts one more create in progress.
+// begin counts a create.
 func (s *standIn) begin() {
 	n := s.inProgress.Add(1)
 	for most := s.most.Load(); n > most && !s.most.CompareAndSwap(most, n); {

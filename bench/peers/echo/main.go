@@ -1,6 +1,5 @@
-// Command echo is the least that a server of this API can do: grpc-go, or the gateway in process,
-// with a token that is always the same. It asks nobody, checks nothing and logs nothing, so no
-// server can be much cheaper.
+// Command echo is a minimal server of this API: grpc-go, or the gateway in process, with a constant
+// token. It calls nothing, checks nothing and logs nothing.
 package main
 
 import (

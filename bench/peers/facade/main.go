@@ -1,6 +1,6 @@
-// Command facade is the service as it is commonly written, in a page: a grpc-go server that passes
-// each call on to Atlas with net/http, and a gateway in front of it. It shares nothing, remembers
-// nothing and has no limits, log or metrics.
+// Command facade is a plain implementation of the service: a grpc-go server that forwards each call
+// to Atlas with net/http, and a gateway in front of it. It has no sharing, cache, limits, log or
+// metrics.
 package main
 
 import (
@@ -58,9 +58,8 @@ func (f *facade) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateToke
 	return &ephemeraltokenv1.CreateTokenResponse{Token: body.Token}, nil
 }
 
-// newClient is what net/http has by default: HTTP/2. With HTTP/1.1 its default keeps two idle
-// connections, and would pay for a TLS handshake at nearly each call; here it keeps as many as it
-// needs, which nobody forgets twice.
+// newClient returns net/http's default client, with HTTP/2. For HTTP/1.1 it keeps more than the
+// default two idle connections, which would cause a TLS handshake for most calls.
 func newClient(caFile string, http1 bool) (*http.Client, error) {
 	roots, err := serving.Roots(caFile)
 	if err != nil {
@@ -76,7 +75,7 @@ func newClient(caFile string, http1 bool) (*http.Client, error) {
 	return &http.Client{Transport: transport, Timeout: 10 * time.Second}, nil
 }
 
-// newGateway dials the gRPC address of this very process, as most do, or calls f in process.
+// newGateway dials this process's gRPC address, as is common, or calls f in process.
 func newGateway(f *facade, settings *serving.Settings, inProcess bool) (http.Handler, error) {
 	mux := runtime.NewServeMux()
 	if inProcess {

@@ -1,4 +1,4 @@
-// Package serving has what the peers that are written in Go share: flags, TLS and listeners.
+// Package serving has the flags, TLS and listeners of the peers in Go.
 package serving
 
 import (
@@ -16,14 +16,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Settings are the flags of a peer. Without a certificate it serves in plaintext; with one, it
-// demands one of its clients.
+// Settings are the flags of a peer. With a certificate it requires client certificates; without one
+// it serves in plaintext.
 type Settings struct {
 	GRPCAddr, HTTPAddr          string // empty: off
 	certFile, keyFile, clientCA string
 }
 
-// Declare adds the flags.
+// Declare defines the flags.
 func (s *Settings) Declare() {
 	flag.StringVar(&s.GRPCAddr, "grpc-addr", "", "where to serve gRPC")
 	flag.StringVar(&s.HTTPAddr, "http-addr", "", "where to serve REST")
@@ -32,7 +32,7 @@ func (s *Settings) Declare() {
 	flag.StringVar(&s.clientCA, "tls-client-ca-file", "", "who signs the certificates of clients, PEM")
 }
 
-// Roots reads certificates to trust.
+// Roots reads trusted certificates.
 func Roots(file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {
@@ -45,7 +45,7 @@ func Roots(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// tls is for both ends, nil for plaintext.
+// tls returns the configuration of servers and clients, nil for plaintext.
 func (s *Settings) tls() (*tls.Config, error) {
 	if s.certFile == "" {
 		return nil, nil //nolint:nilnil // no TLS, and no mistake
@@ -64,7 +64,7 @@ func (s *Settings) tls() (*tls.Config, error) {
 	}, nil
 }
 
-// NewGRPCServer is grpc-go's, as it is by default.
+// NewGRPCServer returns a grpc-go server with its defaults.
 func (s *Settings) NewGRPCServer() (*grpc.Server, error) {
 	cfg, err := s.tls()
 	if err != nil || cfg == nil {
@@ -73,7 +73,7 @@ func (s *Settings) NewGRPCServer() (*grpc.Server, error) {
 	return grpc.NewServer(grpc.Creds(credentials.NewTLS(cfg))), nil
 }
 
-// DialItself says how to call the server's own gRPC address.
+// DialItself returns the dial options for the server's own gRPC address.
 func (s *Settings) DialItself() ([]grpc.DialOption, error) {
 	cfg, err := s.tls()
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *Settings) DialItself() ([]grpc.DialOption, error) {
 	return []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(cfg))}, nil
 }
 
-// Run serves until something fails. What has no address is left out.
+// Run serves on the addresses that are set until a server fails.
 func (s *Settings) Run(calls *grpc.Server, rest http.Handler) error {
 	failed := make(chan error, 2)
 	if s.GRPCAddr != "" {
@@ -113,7 +113,7 @@ func (s *Settings) runHTTP(rest http.Handler) error {
 	return server.ListenAndServe()
 }
 
-// Exit ends the process with what went wrong.
+// Exit prints the error and ends the process.
 func Exit(err error) {
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)

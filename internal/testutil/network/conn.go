@@ -269,7 +269,7 @@ func (c *Conn) Vanish() { c.in.update(c.in.vanish) }
 // Truncate ends the data that arrives from now on after some bytes.
 func (c *Conn) Truncate(after int) { c.in.update(func() { c.in.room = after }) }
 
-// SetLinger(0) makes Close reset the connection.
+// SetLinger makes Close reset the connection if sec is 0.
 func (c *Conn) SetLinger(sec int) error {
 	c.abrupt = sec == 0
 	return nil
