@@ -175,7 +175,23 @@ func (s *Server) listen(limits func(listener string) listen.Limits, handshakes f
 		*bindTo[i] = bound
 		registerConnections(s.cfg.Metrics, l.name, bound, limit.Total)
 	}
+	if s.grpcListener != nil {
+		s.grpcListener.RequireHTTP2(s.grpcOnly())
+	}
 	return errors.Join(errs...)
+}
+
+// grpcOnly returns the answer to a request of HTTP/1 on the gRPC address.
+func (s *Server) grpcOnly() string {
+	const text = "This port speaks gRPC (HTTP/2); REST is "
+	switch addr := s.HTTPAddr(); {
+	case addr == nil:
+		return text + "off.\n"
+	case s.cfg.TLS.Certificate != nil:
+		return text + "on https://" + addr.String() + ".\n"
+	default:
+		return text + "on http://" + addr.String() + ".\n"
+	}
 }
 
 // alpn has the ALPN protocols of the listeners that serve TLS.

@@ -154,6 +154,51 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
+// TestHTTP1OnGRPCPort checks that a client that speaks HTTP/1.1 to the gRPC port gets a text that
+// names the REST address: without TLS, with TLS, and without TLS where TLS is required.
+func TestHTTP1OnGRPCPort(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		mode   testutil.Security
+		scheme string
+		rest   string
+	}{
+		{testutil.Plaintext, "http", "http"},
+		{testutil.ServerTLS, "https", "https"},
+		{testutil.ServerTLS, "http", "https"},
+	} {
+		s := testutil.Start(t, tc.mode)
+		want := "This port speaks gRPC (HTTP/2); REST is on " + tc.rest + "://" + s.HTTPAddr().String() + ".\n"
+		for name, protocols := range map[string][]string{"no ALPN": nil, "ALPN": {"http/1.1"}} {
+			cfg := s.Certs.ClientConfig(testutil.ServerTLS)
+			cfg.NextProtos = protocols
+			client := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}}
+			body := strings.NewReader(strings.Repeat("x", 32<<10))
+			req, err := http.NewRequestWithContext(testutil.Context(t), http.MethodPost, tc.scheme+"://"+s.GRPCAddr().String()+testutil.ServicePath, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Errorf("%s, %s on %s: %v", name, tc.scheme, tc.mode, err)
+				continue
+			}
+			got, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusBadRequest || string(got) != want || err != nil {
+				t.Errorf("%s, %s on %s: %s, %q, %v, want %q", name, tc.scheme, tc.mode, resp.Status, got, err, want)
+			}
+		}
+		testutil.WantCreated.Check(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
+	}
+	off := testutil.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.HTTPAddr = "" })
+	conn := off.Dial(t, testutil.GRPC)
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n")
+	if got, _ := io.ReadAll(conn); !strings.HasSuffix(string(got), "REST is off.\n") {
+		t.Errorf("without REST: %q", got)
+	}
+}
+
 func TestHealthAndReflection(t *testing.T) {
 	t.Parallel()
 	s := testutil.Start(t, testutil.MutualTLS)

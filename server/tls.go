@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -113,9 +112,6 @@ func (f failedHandshakes) on(listener string) func(peer net.Addr, err error) {
 		switch {
 		case ok && noTLS.Conn != nil:
 			cause = "the client speaks no TLS"
-			if listener == onHTTP { // the answer of net/http when it does the handshake
-				_, _ = io.WriteString(noTLS.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
-			}
 		case strings.HasSuffix(cause, plainAlert):
 			cause = "the client refuses this server's certificate, most likely: " + plainAlert
 		}
@@ -139,21 +135,14 @@ type listenerCredentials struct {
 	credentials.TransportCredentials
 }
 
-// errNoHTTP2 means that the client did not negotiate HTTP/2, which gRPC needs.
-var errNoHTTP2 = errors.New("the client does not offer h2 by ALPN")
-
 // ServerHandshake implements credentials.TransportCredentials.
 func (listenerCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn := raw.(*listen.Conn)
 	if err := conn.Handshake(); err != nil {
 		return nil, nil, err
 	}
-	state := conn.TLS()
-	if state.NegotiatedProtocol != "h2" {
-		return nil, nil, errNoHTTP2
-	}
 	return conn, credentials.TLSInfo{
-		State:          *state,
+		State:          *conn.TLS(),
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 	}, nil
 }

@@ -1,12 +1,14 @@
 package listen
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +28,7 @@ type Conn struct {
 	handshakeOnce sync.Once
 	handshakeErr  error
 	state         *tls.ConnectionState
+	first         []byte // read by the handshake, and not yet by Read
 
 	requests openRequests
 }
@@ -69,23 +72,52 @@ func (c *Conn) lastHeard() time.Time {
 // Opened returns when the connection was accepted.
 func (c *Conn) Opened() time.Time { return c.opened }
 
-// Handshake does the TLS handshake, once. Read and Write call it, as in *tls.Conn.
+// Handshake does the TLS handshake, and refuses HTTP/1 if the listener requires HTTP/2. It does both
+// once; Read and Write call it, as in *tls.Conn.
 func (c *Conn) Handshake() error {
-	c.handshakeOnce.Do(func() {
-		secured, ok := c.Conn.(*tls.Conn)
-		if !ok {
-			return
-		}
-		if c.handshakeErr = secured.HandshakeContext(context.Background()); c.handshakeErr == nil {
-			state := secured.ConnectionState()
-			c.state = &state
-			return
-		}
-		if gone := errors.Is(c.handshakeErr, io.EOF) || errors.Is(c.handshakeErr, syscall.ECONNRESET); !gone || c.heard() {
-			c.listener.handshakeFailed(c.peerAddr(), c.handshakeErr)
-		}
-	})
+	c.handshakeOnce.Do(func() { c.handshakeErr = c.handshake() })
 	return c.handshakeErr
+}
+
+func (c *Conn) handshake() error {
+	if secured, ok := c.Conn.(*tls.Conn); ok {
+		if err := secured.HandshakeContext(context.Background()); err != nil {
+			if gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET); !gone || c.heard() {
+				c.listener.handshakeFailed(c.peerAddr(), err)
+			}
+			if noTLS, ok := errors.AsType[tls.RecordHeaderError](err); ok && noTLS.Conn != nil {
+				answerHTTP1(noTLS.Conn, cmp.Or(c.listener.noHTTP1, "Client sent an HTTP request to an HTTPS server.\n"))
+			}
+			return err
+		}
+		state := secured.ConnectionState()
+		c.state = &state
+	}
+	if c.listener.noHTTP1 == "" || c.agreedHTTP2() {
+		return nil
+	}
+	first := make([]byte, len(preface))
+	n, err := c.Conn.Read(first)
+	if c.first = first[:n]; c.state == nil && strings.HasPrefix(preface, string(c.first)) {
+		return nil // an error is returned by the next Read too
+	}
+	if err == nil {
+		answerHTTP1(c.Conn, c.listener.noHTTP1)
+	}
+	return errHTTP1
+}
+
+// errHTTP1 means that the client speaks HTTP/1 to a listener that requires HTTP/2, or has not
+// negotiated HTTP/2 by ALPN.
+var errHTTP1 = errors.New("the client does not speak HTTP/2")
+
+// answerHTTP1 refuses the request of an HTTP/1 client. It waits until the client has closed the
+// connection, because TCP discards an answer if more data arrives after the server has closed it.
+func answerHTTP1(conn net.Conn, text string) {
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	_, _ = io.WriteString(conn, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"+text)
+	_ = closeWrite(conn)
+	_, _ = io.Copy(io.Discard, io.LimitReader(conn, 64<<10))
 }
 
 // TLS returns the state of the TLS connection, or nil without TLS. Call it after the handshake.
@@ -102,7 +134,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if all := c.requests.all; all != nil {
 		all.pause()
 	}
-	n, err := c.Conn.Read(p)
+	n, err := copy(p, c.first), error(nil)
+	if c.first = c.first[n:]; n == 0 {
+		n, err = c.Conn.Read(p)
+	}
 	if !c.requests.received(p[:n]) {
 		return 0, io.EOF
 	}
@@ -120,15 +155,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 }
 
 // CloseWrite closes the sending direction. net/http calls it if present.
-func (c *Conn) CloseWrite() error {
-	closer, ok := c.Conn.(interface{ CloseWrite() error })
-	if !ok {
-		closer, ok = c.socket.Conn.(interface{ CloseWrite() error })
+func (c *Conn) CloseWrite() error { return closeWrite(c.Conn) }
+
+func closeWrite(conn net.Conn) error {
+	if s, ok := conn.(*socket); ok {
+		conn = s.Conn
 	}
-	if !ok {
-		return nil
+	if closer, ok := conn.(interface{ CloseWrite() error }); ok {
+		return closer.CloseWrite()
 	}
-	return closer.CloseWrite()
+	return nil
 }
 
 // Close implements net.Conn. It frees the connection's place last, so that there are never more

@@ -15,6 +15,7 @@ type Listener struct {
 
 	tls             *tls.Config
 	handshakeFailed func(peer net.Addr, err error)
+	noHTTP1         string
 
 	mu    sync.Mutex
 	conns map[*Conn]struct{}   // guarded by mu; the open ones
@@ -26,6 +27,9 @@ type Listener struct {
 func (l *Listener) Secure(config *tls.Config, failed func(peer net.Addr, err error)) {
 	l.tls, l.handshakeFailed = config, failed
 }
+
+// RequireHTTP2 makes the listener answer requests of HTTP/1 with the text.
+func (l *Listener) RequireHTTP2(text string) { l.noHTTP1 = text }
 
 // Accept implements net.Listener. It returns only connections within the limits, each a *Conn.
 func (l *Listener) Accept() (net.Conn, error) {
