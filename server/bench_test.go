@@ -54,7 +54,8 @@ func BenchmarkCreate(b *testing.B) {
 func benchCalls(tb testing.TB, cacheConfig tokencache.Config) map[string]func() {
 	tb.Helper()
 	svc, intercept, cfg := benchService(tb, cacheConfig)
-	handler, err := rest.NewHandler(rest.Config{Service: svc, Intercept: intercept, Logger: cfg.Logger, Metrics: benchMetrics})
+	admit := func(context.Context) (refuse, brief bool) { return false, false }
+	handler, err := rest.NewHandler(rest.Config{Service: svc, Intercept: intercept, Logger: cfg.Logger, Metrics: benchMetrics, Overloaded: admit})
 	if err != nil {
 		tb.Fatal(err)
 	}

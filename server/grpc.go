@@ -86,7 +86,7 @@ func grpcOptions(cfg Config, guard *streams, creds credentials.TransportCredenti
 func newGRPCServer(guard *streams, svc ephemeraltokenv1.EphemeralTokenServiceServer, intercept grpc.UnaryServerInterceptor, h healthpb.HealthServer, opts []grpc.ServerOption) *grpc.Server {
 	s := grpc.NewServer(opts...)
 	guard.register(s, ephemeraltokenv1.EphemeralTokenService_ServiceDesc, svc, intercept)
-	guard.register(s, healthpb.Health_ServiceDesc, boundedHealth{h}, call.Recover)
+	guard.register(s, healthpb.Health_ServiceDesc, boundedHealth{h}, nil)
 	reflection.Register(s) // v1 and v1alpha
 	return s
 }

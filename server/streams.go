@@ -68,11 +68,7 @@ func (s *streams) register(srv *grpc.Server, desc grpc.ServiceDesc, impl any, in
 
 // intercept is a grpc.StreamServerInterceptor.
 func (s *streams) intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	defer func() { // as call.Recover does for unary calls
-		if v := recover(); v != nil {
-			err = call.Panicked(v)
-		}
-	}()
+	defer call.Recover(&err)
 	ctx := stream.Context()
 	conn := connOf(ctx)
 	switch {

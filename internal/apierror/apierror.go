@@ -1,5 +1,5 @@
-// Package apierror is the error contract: one table of what a caller is told for each reason, on both transports, and the one
-// place where what went wrong becomes a reason.
+// Package apierror is the error contract: one table with the public answer for each reason, on both
+// transports, and one function, From, that maps an error to a reason.
 package apierror
 
 import (
@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,22 +26,26 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 )
 
-// RFC 9110 §11.6.1: an unauthenticated answer names the scheme to use, in this header.
+// An unauthenticated answer names the scheme to use in this header (RFC 9110, section 11.6.1).
 const (
 	ChallengeHeader = "www-authenticate"
 	Challenge       = "JWT"
 )
 
+// PushbackTrailer tells the retry policy of a gRPC client how many milliseconds to wait before the
+// next attempt, or to make none (gRFC A6).
+const PushbackTrailer = "grpc-retry-pushback-ms"
+
 // errorDomain is the domain of every ErrorInfo that this service sends.
 const errorDomain = "ephemeraltoken.forsta.io"
 
-// defaultRetryDelay is what RetryInfo says when Atlas named no delay of its own.
+// defaultRetryDelay is the delay in RetryInfo if Atlas named none.
 const defaultRetryDelay = time.Second
 
-// Reason is what callers branch on. The proto says of each what it means.
+// Reason is what callers branch on. The proto documents each.
 type Reason = ephemeraltokenv1.ErrorReason
 
-// Aliases, so that the table below can be read.
+// Short names of the reasons.
 const (
 	CredentialMissing         = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_MISSING
 	CredentialMalformed       = ephemeraltokenv1.ErrorReason_ERROR_REASON_CREDENTIAL_MALFORMED
@@ -75,20 +80,20 @@ const (
 	ShuttingDown              = ephemeraltokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN
 )
 
-// answer is what a caller is told for one reason: fixed, so that nothing of the cause can slip out.
+// answer is the public answer for a reason. All texts are fixed, so none can contain a secret.
 type answer struct {
 	code    codes.Code
 	http    int
-	retry   bool       // waiting helps: RetryInfo, Retry-After and a pushback of that delay; else the pushback is to stop
-	level   slog.Level // of its log line
+	retry   bool       // another attempt may succeed: there is a RetryInfo
+	level   slog.Level // of the log line
 	message string
 }
 
-// Levels by who has to do something about it.
+// The levels of log lines.
 const (
-	onCaller   = slog.LevelInfo  // the caller did something wrong, or gave up
+	onCaller   = slog.LevelInfo  // the caller made a mistake, or gave up
 	transient  = slog.LevelWarn  // it may pass by itself
-	onOperator = slog.LevelError // it does not pass before somebody mends this service, its settings or Atlas
+	onOperator = slog.LevelError // it lasts until this service, its settings or Atlas are corrected
 )
 
 var answers = map[Reason]answer{
@@ -125,15 +130,16 @@ var answers = map[Reason]answer{
 	ShuttingDown:              {codes.Unavailable, http.StatusServiceUnavailable, true, transient, "the service stops and ended the call before Atlas answered: send it again on a new connection"},
 }
 
-// Reasons are all of them.
+// Reasons returns all reasons, in no order.
 func Reasons() iter.Seq[Reason] { return maps.Keys(answers) }
 
-// Error is how a call fails: the reason goes to the caller, the cause to the log and nowhere else.
+// Error is the error of a failed call. The reason goes to the caller, the cause only to the log.
 type Error struct {
 	Reason         Reason
 	RetryAfter     time.Duration
 	OutcomeUnknown bool // a delete that may have taken effect
-	// Hint, if any, is the message in place of the one in the table. It must be a fixed text: nothing of the request or the cause.
+	// Hint, if set, replaces the message of the table. It must be a fixed text, without anything of
+	// the request or of the cause.
 	Hint  string
 	Cause error
 }
@@ -141,32 +147,22 @@ type Error struct {
 func (e *Error) Error() string { return e.ReasonName() }
 func (e *Error) Unwrap() error { return e.Cause }
 
-// ReasonName is the reason as it travels in ErrorInfo.
+// ReasonName returns the reason as in ErrorInfo.
 func (e *Error) ReasonName() string {
 	return strings.TrimPrefix(e.Reason.String(), "ERROR_REASON_")
 }
 
-// Code is that of GRPCStatus.
+// Code returns the code of GRPCStatus.
 func (e *Error) Code() codes.Code { return answers[e.Reason].code }
 
-// GRPCStatus is the error as the caller gets it. grpc-go and the gateway both look for this method.
+// HTTPStatus returns the status of the answer over REST.
+func (e *Error) HTTPStatus() int { return answers[e.Reason].http }
+
+// Level returns the level of the error's log line.
+func (e *Error) Level() slog.Level { return answers[e.Reason].level }
+
+// GRPCStatus returns the public form of the error. grpc-go and the gateway look for this method.
 func (e *Error) GRPCStatus() *status.Status {
-	if st := usualStatuses[e.Reason]; st != nil && e.RetryAfter == 0 && !e.OutcomeUnknown && e.Hint == "" {
-		return st
-	}
-	return e.makeStatus()
-}
-
-// usualStatuses are those of errors with nothing of their own to say, made once: a refusal has to cost less than a call.
-var usualStatuses = func() map[Reason]*status.Status {
-	made := make(map[Reason]*status.Status, len(answers))
-	for reason := range answers {
-		made[reason] = (&Error{Reason: reason}).makeStatus()
-	}
-	return made
-}()
-
-func (e *Error) makeStatus() *status.Status {
 	a := answers[e.Reason]
 	info := &errdetails.ErrorInfo{Reason: e.ReasonName(), Domain: errorDomain}
 	if e.OutcomeUnknown {
@@ -183,8 +179,8 @@ func (e *Error) makeStatus() *status.Status {
 	return st // cannot happen: the details are well-formed and the code is not OK
 }
 
-// RetryDelay is how long the caller should wait, zero if waiting does not help. A delete that may have happened is not to
-// be repeated, so it never comes with an invitation to do that.
+// RetryDelay returns how long the caller should wait before it tries again: 0 if it should not try
+// again. That includes a delete that may have taken effect.
 func (e *Error) RetryDelay() time.Duration {
 	switch {
 	case !answers[e.Reason].retry || e.OutcomeUnknown:
@@ -195,13 +191,18 @@ func (e *Error) RetryDelay() time.Duration {
 	return defaultRetryDelay
 }
 
-// HTTPStatus is the status of the answer over REST.
-func (e *Error) HTTPStatus() int { return answers[e.Reason].http }
+// Pushback returns the value of PushbackTrailer: RetryDelay, or -1 if there is none. Without
+// RetryDelay another attempt fails in the same way, or does harm: a repeated delete could take a
+// newer token, and a credential that is refused too often gets its account locked.
+func (e *Error) Pushback() string {
+	delay := e.RetryDelay()
+	if delay == 0 {
+		return "-1"
+	}
+	return strconv.FormatInt(int64((delay+time.Millisecond-1)/time.Millisecond), 10)
+}
 
-// Level is that of the error's log line: it says who has to act.
-func (e *Error) Level() slog.Level { return answers[e.Reason].level }
-
-// authReasons are the reasons for what package auth refuses.
+// authReasons maps the errors of package auth.
 var authReasons = []struct {
 	err    error
 	reason Reason
@@ -216,7 +217,7 @@ var authReasons = []struct {
 	{auth.ErrCallerCheckUnavailable, CallerCheckUnavailable},
 }
 
-// From is the one place where an error becomes a reason. What it does not know is an internal error; err is not nil.
+// From maps an error, which must not be nil, to one of the contract. An unknown error is internal.
 func From(err error) *Error {
 	var (
 		call      *Error
@@ -228,13 +229,7 @@ func From(err error) *Error {
 	case errors.As(err, &call):
 		return call
 	case errors.As(err, &unsettled): // before its own cause
-		e := &Error{Reason: DeleteOutcomeUnknown, OutcomeUnknown: true, Cause: err}
-		if errors.Is(err, context.DeadlineExceeded) {
-			e.Reason = DeadlineExceeded
-		} else if errors.Is(err, context.Canceled) {
-			e.Reason = Cancelled
-		}
-		return e
+		return &Error{Reason: endReason(err, DeleteOutcomeUnknown), OutcomeUnknown: true, Cause: err}
 	case errors.As(err, &refused): // before atlasErr, which is its cause
 		return &Error{Reason: ServiceCredentialRejected, RetryAfter: refused.RetryAfter, Cause: err}
 	case errors.Is(err, atlas.ErrOrgChanged): // nothing was done, and a repeat is for the new org
@@ -251,44 +246,56 @@ func From(err error) *Error {
 			return e
 		}
 	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return &Error{Reason: DeadlineExceeded, Cause: err}
-	case errors.Is(err, context.Canceled):
-		return &Error{Reason: Cancelled, Cause: err}
-	}
-	return &Error{Reason: Internal, Cause: err}
+	return &Error{Reason: endReason(err, Internal), Cause: err}
 }
 
-// fromAtlas gives the reason for a failed call to Atlas. A delete that may have reached Atlas is never answered as if it
-// had not: repeating it could kill a token that somebody made in between.
-func fromAtlas(err *atlas.Error) *Error {
-	e := &Error{Cause: err, RetryAfter: err.RetryAfter}
-	switch err.Kind {
-	case atlas.KindCanceled:
-		e.Reason = Cancelled
-		if errors.Is(err, context.DeadlineExceeded) {
-			e.Reason = DeadlineExceeded
-		}
-	case atlas.KindTimeout:
-		e.Reason = AtlasTimeout
-	case atlas.KindUnreachable:
-		e.Reason = AtlasUnreachable
-	case atlas.KindTLS:
-		e.Reason = AtlasTLS
-	case atlas.KindRedirect:
-		e.Reason = AtlasRedirect
-	case atlas.KindInvalidCredential:
-		e.Reason = CredentialMalformed
-	case atlas.KindUnavailable:
-		e.Reason = AtlasUnavailable
-	case atlas.KindOverloaded:
-		e.Reason = Overloaded
-	case atlas.KindStatus:
-		e.Reason = statusReason(err.StatusCode)
-	default:
-		e.Reason = AtlasInvalidResponse
+// endReason returns the reason of an error of a context that has ended, or else the other reason.
+func endReason(err error, otherwise Reason) Reason {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return Cancelled
 	}
+	return otherwise
+}
+
+// kindReasons maps the kinds of errors of Atlas, except for statuses. Others are
+// AtlasInvalidResponse.
+var kindReasons = map[atlas.Kind]Reason{
+	atlas.KindTimeout:           AtlasTimeout,
+	atlas.KindUnreachable:       AtlasUnreachable,
+	atlas.KindTLS:               AtlasTLS,
+	atlas.KindRedirect:          AtlasRedirect,
+	atlas.KindInvalidCredential: CredentialMalformed,
+	atlas.KindUnavailable:       AtlasUnavailable,
+	atlas.KindOverloaded:        Overloaded,
+}
+
+// statusReasons maps the statuses of Atlas. From 500 on they are AtlasUnavailable, others
+// AtlasInvalidResponse.
+var statusReasons = map[int]Reason{
+	http.StatusUnauthorized:     CredentialRejected,
+	http.StatusForbidden:        AtlasForbidden,
+	http.StatusNotFound:         AtlasRoute,
+	http.StatusMethodNotAllowed: AtlasRoute,
+	http.StatusConflict:         AtlasConflict,
+	http.StatusTooManyRequests:  AtlasRateLimited,
+}
+
+// fromAtlas maps the error of a call to Atlas. A delete that may have reached Atlas keeps an
+// unknown outcome: repeating it could delete a token that was created in between.
+func fromAtlas(err *atlas.Error) *Error {
+	e := &Error{Cause: err, RetryAfter: err.RetryAfter, Reason: kindReasons[err.Kind]}
+	switch {
+	case err.Kind == atlas.KindCanceled:
+		e.Reason = endReason(err, Cancelled)
+	case err.Kind == atlas.KindStatus && err.StatusCode >= 500:
+		e.Reason = AtlasUnavailable
+	case err.Kind == atlas.KindStatus:
+		e.Reason = statusReasons[err.StatusCode]
+	}
+	e.Reason = cmp.Or(e.Reason, AtlasInvalidResponse)
 	if err.OutcomeUnknown() {
 		e.OutcomeUnknown = true
 		if err.Kind == atlas.KindStatus || !OutcomeMayBeUnknown(e.Reason) {
@@ -298,31 +305,12 @@ func fromAtlas(err *atlas.Error) *Error {
 	return e
 }
 
-// OutcomeMayBeUnknown reports whether a delete that fails for this reason may have taken effect. Error.OutcomeUnknown says
-// whether this one may have; with DeleteOutcomeUnknown, each may.
+// OutcomeMayBeUnknown reports whether a delete that fails for this reason may have taken effect:
+// always for DeleteOutcomeUnknown, for the others if Error.OutcomeUnknown is set.
 func OutcomeMayBeUnknown(reason Reason) bool {
 	switch reason {
 	case DeleteOutcomeUnknown, Cancelled, DeadlineExceeded, AtlasInvalidResponse:
 		return true
 	}
 	return false
-}
-
-func statusReason(code int) Reason {
-	switch code {
-	case http.StatusUnauthorized:
-		return CredentialRejected
-	case http.StatusForbidden:
-		return AtlasForbidden
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return AtlasRoute
-	case http.StatusConflict:
-		return AtlasConflict
-	case http.StatusTooManyRequests:
-		return AtlasRateLimited
-	}
-	if code >= 500 {
-		return AtlasUnavailable
-	}
-	return AtlasInvalidResponse
 }

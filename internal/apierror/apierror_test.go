@@ -13,8 +13,8 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// TestSentDelete: whatever went wrong after a delete was sent, it is not answered as if it had not been, and nobody is
-// invited to repeat it. What Atlas refused it did not do, and what was not sent may be repeated.
+// TestSentDelete checks that a delete that was sent has an unknown outcome and is not to be repeated,
+// unless Atlas refused it.
 func TestSentDelete(t *testing.T) {
 	for _, kind := range []atlas.Kind{atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindCanceled, atlas.KindInvalidResponse} {
 		err := &atlas.Error{Op: atlas.OpDelete, Kind: kind, Sent: true, RetryAfter: time.Second, Err: context.Canceled}
@@ -27,7 +27,7 @@ func TestSentDelete(t *testing.T) {
 		}
 		err.Op, err.Sent = atlas.OpCreate, true
 		if e := From(err); e.OutcomeUnknown || e.Reason == DeleteOutcomeUnknown {
-			t.Errorf("%v: a create is answered like a delete", kind)
+			t.Errorf("%v: a create is handled like a delete", kind)
 		}
 	}
 	for status, unknown := range map[int]bool{401: false, 403: false, 404: false, 409: false, 429: false, 408: true, 425: true, 499: true, 500: true, 503: true} {
@@ -41,7 +41,8 @@ func TestSentDelete(t *testing.T) {
 	}
 }
 
-// TestFault04SentDeleteTimesOut: a delete that was sent and timed out has an unknown outcome.
+// TestFault04SentDeleteTimesOut checks that a delete that was sent and timed out has an unknown
+// outcome.
 func TestFault04SentDeleteTimesOut(t *testing.T) {
 	for sent, want := range map[bool]Reason{true: DeleteOutcomeUnknown, false: AtlasTimeout} {
 		e := From(&atlas.Error{Op: atlas.OpDelete, Kind: atlas.KindTimeout, Sent: sent, Err: errors.New("x")})
@@ -51,7 +52,7 @@ func TestFault04SentDeleteTimesOut(t *testing.T) {
 	}
 }
 
-// TestPushback: a client's own policy is told to wait as long as RetryInfo says, and not a moment less, or to stop.
+// TestPushback checks that the pushback is the delay of RetryInfo, rounded up, or -1.
 func TestPushback(t *testing.T) {
 	for delay, pushback := range map[time.Duration]string{
 		0: "1000", time.Nanosecond: "1", 1500 * time.Microsecond: "2", 7 * time.Second: "7000", 5 * time.Minute: "300000",
@@ -76,8 +77,8 @@ func TestUnknownErrorIsInternal(t *testing.T) {
 	}
 }
 
-// TestAnswers: every reason that the proto promises has an answer, and every answer is fit to be sent. What only an operator
-// can mend is an error in the log.
+// TestAnswers checks that each reason of the proto has a valid answer, and that what only an operator
+// can correct is logged as an error.
 func TestAnswers(t *testing.T) {
 	for number, name := range ephemeraltokenv1.ErrorReason_name {
 		if number == 0 {
@@ -108,20 +109,20 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestNotAsked: what Atlas was not asked is told as such, and a delete among it has not happened.
+// TestNotAsked checks the answers to calls that were not sent to Atlas.
 func TestNotAsked(t *testing.T) {
 	for kind, want := range map[atlas.Kind]struct {
 		reason Reason
 		code   codes.Code
-		asked  time.Duration
-		told   time.Duration
+		given  time.Duration
+		want   time.Duration
 	}{
 		atlas.KindUnavailable: {AtlasUnavailable, codes.Unavailable, 300 * time.Millisecond, 300 * time.Millisecond},
 		atlas.KindOverloaded:  {Overloaded, codes.ResourceExhausted, 0, time.Second},
 	} {
 		for _, op := range []atlas.Operation{atlas.OpCreate, atlas.OpDelete, atlas.OpLogIn} {
-			e := From(&atlas.Error{Op: op, Kind: kind, RetryAfter: want.asked, Err: errors.New("x")})
-			if e.Reason != want.reason || e.GRPCStatus().Code() != want.code || e.RetryDelay() != want.told || e.OutcomeUnknown {
+			e := From(&atlas.Error{Op: op, Kind: kind, RetryAfter: want.given, Err: errors.New("x")})
+			if e.Reason != want.reason || e.GRPCStatus().Code() != want.code || e.RetryDelay() != want.want || e.OutcomeUnknown {
 				t.Errorf("%s %v: %v %v, retry after %v, outcome unknown %v", op, kind, e, e.GRPCStatus().Code(), e.RetryDelay(), e.OutcomeUnknown)
 			}
 		}

@@ -50,7 +50,7 @@ func New(cfg Config) grpc.UnaryServerInterceptor { return join(interceptors(cfg)
 func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
 	return []grpc.UnaryServerInterceptor{
 		observe(cfg),
-		Recover,
+		recoverPanic,
 		mapErrors,
 		limit(cfg.Ceiling, cmp.Or(cfg.CutOff, context.Background())),
 		authenticate(cfg.Auth),
@@ -69,19 +69,17 @@ func join(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerIntercept
 	}
 }
 
-// Recover turns a panic into an internal error of that call.
-func Recover(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			resp, err = nil, Panicked(v)
-		}
-	}()
+// recoverPanic turns a panic into an error of the call.
+func recoverPanic(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
+	defer Recover(&err)
 	return handler(ctx, req)
 }
 
-// Panicked returns the error of a call that panicked. Call it with the value of recover.
-func Panicked(value any) *apierror.Error {
-	return &apierror.Error{Reason: apierror.Internal, Cause: &panicError{value, string(debug.Stack())}}
+// Recover turns a panic into an internal error. Use it as defer call.Recover(&err).
+func Recover(err *error) {
+	if v := recover(); v != nil {
+		*err = &apierror.Error{Reason: apierror.Internal, Cause: &panicError{v, string(debug.Stack())}}
+	}
 }
 
 // panicError is a recovered panic. The value may contain a credential, so Error gives only its

@@ -26,11 +26,11 @@ import (
 func TestChainOrder(t *testing.T) {
 	var names []string
 	for _, interceptor := range interceptors(testConfig()) {
-		// Such as "…/call.Recover" or "…/call.interceptors.limit.func2".
+		// Such as "…/call.recoverPanic" or "…/call.interceptors.limit.func2".
 		name := regexp.MustCompile(`(\.func\d+)+$`).ReplaceAllString(runtime.FuncForPC(reflect.ValueOf(interceptor).Pointer()).Name(), "")
 		names = append(names, name[strings.LastIndexByte(name, '.')+1:])
 	}
-	if diff := cmp.Diff([]string{"observe", "Recover", "mapErrors", "limit", "authenticate", "limitCaller"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"observe", "recoverPanic", "mapErrors", "limit", "authenticate", "limitCaller"}, names); diff != "" {
 		t.Errorf("chain (-want +got):\n%s", diff)
 	}
 }

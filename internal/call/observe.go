@@ -93,7 +93,7 @@ func NewRefusal(log *slog.Logger, metrics *Metrics) func(ctx context.Context, me
 func Log(ctx context.Context, log *slog.Logger, method string, took time.Duration, e *apierror.Error) {
 	level := slog.LevelDebug
 	if e != nil {
-		level, ctx = e.Level(), lograte.WithKind(ctx, e.ReasonName())
+		level, log = e.Level(), lograte.Kind(log, e.ReasonName())
 	}
 	if !log.Enabled(ctx, level) {
 		return

@@ -1,5 +1,5 @@
-// Package lograte bounds how fast strangers can make the log grow. Lines of a kind that anyone can cause pass at a rate, and the
-// rest is counted. All other lines pass.
+// Package lograte limits the rate of log lines that clients can cause. Each kind of line has a rate;
+// lines beyond it are left out and counted. All other lines pass.
 package lograte
 
 import (
@@ -20,7 +20,7 @@ const (
 	burst     = 100
 )
 
-// The kinds of lines, beside one for each reason of a failed call. Each has a rate of its own.
+// The kinds of lines, in addition to the reasons of failed calls, such as "OVERLOADED".
 const (
 	Handshake  = "handshake"
 	Connection = "connection"
@@ -29,27 +29,38 @@ const (
 	Traces     = "traces"
 )
 
+// kind limits the lines of one kind.
 type kind struct {
-	lines      *rate.Limiter
+	*rate.Limiter
 	suppressed prometheus.Counter
 	leftOut    atomic.Int64 // since the last line that passed
+}
+
+func (k *kind) leaveOut() {
+	k.leftOut.Add(1)
+	k.suppressed.Inc()
+}
+
+// limits are the kinds of a logger, and their metric.
+type limits struct {
+	kinds      map[string]*kind
+	suppressed *prometheus.CounterVec
 }
 
 // handler passes on the lines that are within the rate of their kind.
 type handler struct {
 	slog.Handler
-	suppressed *prometheus.CounterVec
-	kinds      map[string]*kind
-	kind       *kind // of all lines; nil: the context names it
+	*limits
+	kind *kind // of all lines; nil: they all pass
 }
 
-// Limit returns a logger that limits the lines of each kind, and the metric of those left out. A logger that does so already is
-// returned as it is.
+// Limit returns a logger whose lines Kind can limit, and the metric of those left out. It returns a
+// logger that has limits already as it is.
 func Limit(log *slog.Logger) (*slog.Logger, prometheus.Collector) {
 	if h, ok := log.Handler().(*handler); ok {
 		return log, h.suppressed
 	}
-	h := &handler{Handler: log.Handler(), kinds: map[string]*kind{}, suppressed: prometheus.NewCounterVec(prometheus.CounterOpts{
+	l := &limits{map[string]*kind{}, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokend_log_lines_suppressed_total",
 		Help: "Lines of the log left out since there were too many of their kind: the reason of failed calls, or what caused them.",
 	}, []string{"kind"})}
@@ -58,61 +69,41 @@ func Limit(log *slog.Logger) (*slog.Logger, prometheus.Collector) {
 		names = append(names, strings.TrimPrefix(reason, "ERROR_REASON_"))
 	}
 	for _, name := range names {
-		h.kinds[name] = &kind{lines: rate.NewLimiter(perSecond, burst), suppressed: h.suppressed.WithLabelValues(name)}
+		l.kinds[name] = &kind{Limiter: rate.NewLimiter(perSecond, burst), suppressed: l.suppressed.WithLabelValues(name)}
 	}
-	return slog.New(h), h.suppressed
+	return slog.New(&handler{log.Handler(), l, nil}), l.suppressed
 }
 
-// Kind returns a logger all of whose lines are of this kind. A logger that Limit did not make is returned as it is.
+// Kind returns a logger all of whose lines are of this kind. Without Limit there is no limit.
 func Kind(log *slog.Logger, name string) *slog.Logger {
 	h, ok := log.Handler().(*handler)
 	if !ok {
 		return log
 	}
-	return slog.New(&handler{h.Handler, h.suppressed, h.kinds, h.kinds[name]})
+	return slog.New(&handler{h.Handler, h.limits, h.kinds[name]})
 }
 
-type kindKey struct{}
-
-// WithKind makes the lines that are logged with the context those of a kind.
-func WithKind(ctx context.Context, name string) context.Context {
-	return context.WithValue(ctx, kindKey{}, name)
-}
-
-func (h *handler) kindOf(ctx context.Context) *kind {
-	if h.kind != nil {
-		return h.kind
-	}
-	name, _ := ctx.Value(kindKey{}).(string)
-	return h.kinds[name]
-}
-
-// Enabled implements slog.Handler. To ask it before a line is put together saves that work in a flood.
+// Enabled implements slog.Handler. In a flood it saves the work of building lines that are left
+// out.
 func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
 	if !h.Handler.Enabled(ctx, level) {
 		return false
 	}
-	k := h.kindOf(ctx)
-	if k == nil || k.lines.Tokens() >= 1 {
+	if h.kind == nil || h.kind.Tokens() >= 1 {
 		return true
 	}
-	k.leaveOut()
+	h.kind.leaveOut()
 	return false
-}
-
-func (k *kind) leaveOut() {
-	k.leftOut.Add(1)
-	k.suppressed.Inc()
 }
 
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, record slog.Record) error {
-	if k := h.kindOf(ctx); k != nil {
-		if !k.lines.Allow() {
-			k.leaveOut()
+	if h.kind != nil {
+		if !h.kind.Allow() {
+			h.kind.leaveOut()
 			return nil
 		}
-		if n := k.leftOut.Swap(0); n > 0 {
+		if n := h.kind.leftOut.Swap(0); n > 0 {
 			record.AddAttrs(slog.Int64("suppressed", n))
 		}
 	}
@@ -121,10 +112,10 @@ func (h *handler) Handle(ctx context.Context, record slog.Record) error {
 
 // WithAttrs implements slog.Handler.
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &handler{h.Handler.WithAttrs(attrs), h.suppressed, h.kinds, h.kind}
+	return &handler{h.Handler.WithAttrs(attrs), h.limits, h.kind}
 }
 
 // WithGroup implements slog.Handler.
 func (h *handler) WithGroup(name string) slog.Handler {
-	return &handler{h.Handler.WithGroup(name), h.suppressed, h.kinds, h.kind}
+	return &handler{h.Handler.WithGroup(name), h.limits, h.kind}
 }

@@ -2,7 +2,6 @@ package lograte
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -13,14 +12,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestFlood checks that lines which anyone can cause are written at a rate, and that the next line says how many are missing.
+// TestFlood checks that lines of a kind are written at a rate, and that the next line has the number
+// of those left out.
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		log, suppressed := Limit(slog.New(slog.NewTextHandler(&out, nil)))
-		flood := WithKind(t.Context(), "CREDENTIAL_MISSING")
+		log = Kind(log, "CREDENTIAL_MISSING")
 		for range 10_000 { // a thousand a second
-			log.InfoContext(flood, "refused")
+			log.Info("refused")
 			<-time.After(time.Millisecond)
 		}
 		written := strings.Count(out.String(), "refused")
@@ -29,11 +29,11 @@ func TestFlood(t *testing.T) {
 		}
 		<-time.After(time.Minute)
 		out.Reset()
-		log.InfoContext(flood, "refused")
-		log.InfoContext(flood, "refused")
+		log.Info("refused")
+		log.Info("refused")
 		lines := strings.Split(out.String(), "\n")
 		if !strings.Contains(lines[0], "suppressed=") || strings.Contains(lines[1], "suppressed=") {
-			t.Errorf("the first line after the flood is to tell of it, and no other: %s", out.String())
+			t.Errorf("only the first line after the flood has the number of those left out: %s", out.String())
 		}
 		if n, want := testutil.ToFloat64(suppressed.(*prometheus.CounterVec).WithLabelValues("CREDENTIAL_MISSING")), 10_000-written; n != float64(want) {
 			t.Errorf("the metric has %v suppressed lines, want %d", n, want)
@@ -41,18 +41,18 @@ func TestFlood(t *testing.T) {
 	})
 }
 
-// TestUnrelatedLinesPass checks that a flood of one kind costs no other kind a line.
+// TestUnrelatedLinesPass checks that a flood of one kind suppresses no line of another.
 func TestUnrelatedLinesPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		log, _ := Limit(slog.New(slog.NewTextHandler(&out, nil)))
 		log = log.With("a", 1).WithGroup("g")
 		for range 1000 {
-			log.InfoContext(WithKind(context.Background(), "CREDENTIAL_MISSING"), "flood")
+			Kind(log, "CREDENTIAL_MISSING").Info("flood")
 			Kind(log, NetHTTP).Info("foreign")
 			log.Error("own")
 		}
-		log.InfoContext(WithKind(context.Background(), "OVERLOADED"), "other")
+		Kind(log, "OVERLOADED").Info("other")
 		for line, want := range map[string]int{"msg=flood": burst, "msg=foreign": burst, "msg=own": 1000, "msg=other": 1} {
 			if n := strings.Count(out.String(), line); n != want {
 				t.Errorf("%s: %d lines, want %d", line, n, want)
@@ -61,7 +61,7 @@ func TestUnrelatedLinesPass(t *testing.T) {
 	})
 }
 
-// TestLimitOnce checks that the program and the server in it can share one rate.
+// TestLimitOnce checks that the program and its server share the limits.
 func TestLimitOnce(t *testing.T) {
 	plain := slog.New(slog.DiscardHandler)
 	log, metric := Limit(plain)

@@ -2,11 +2,11 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -60,7 +60,7 @@ func setHeaders(to http.Header, answer metadata.MD) {
 	}
 }
 
-// Config configures a handler. Pages, Origins and Overloaded are optional.
+// Config configures a handler. Pages and Origins are optional.
 type Config struct {
 	Service   ephemeraltokenv1.EphemeralTokenServiceServer
 	Intercept grpc.UnaryServerInterceptor // the call chain
@@ -80,33 +80,23 @@ type Config struct {
 // NewHandler returns a handler of the service's routes. Requests become calls in this process,
 // through the same call chain as gRPC.
 func NewHandler(cfg Config) (http.Handler, error) {
-	mux := runtime.NewServeMux(
+	h := &handler{Config: cfg, routes: newRoutes(cfg.Pages)}
+	h.gateway = runtime.NewServeMux(
 		runtime.WithIncomingHeaderMatcher(none),
 		runtime.WithOutgoingHeaderMatcher(none),
 		runtime.WithOutgoingTrailerMatcher(none),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newMarshaler()),
 		runtime.WithForwardResponseOption(successStatus),
-		runtime.WithErrorHandler(gatewayErrorHandler(cfg.Logger, cfg.Metrics)),
+		runtime.WithErrorHandler(h.failCall),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithWriteContentLength(),
 	)
 	local := inProcess{svc: cfg.Service, intercept: cfg.Intercept}
-	if err := gatewayv1.RegisterEphemeralTokenServiceHandlerServer(context.Background(), mux, local); err != nil {
+	if err := gatewayv1.RegisterEphemeralTokenServiceHandlerServer(context.Background(), h.gateway, local); err != nil {
 		return nil, err
 	}
-	known, err := serviceRoutes(ephemeraltokenv1.File_forsta_ephemeraltoken_v1_ephemeral_token_proto)
-	if err != nil {
-		return nil, err
-	}
-	for path := range cfg.Pages {
-		known[path] = []string{http.MethodGet, http.MethodHead}
-	}
-	h := &handler{
-		routes: known, pages: cfg.Pages,
-		gateway: mux, log: cfg.Logger, metrics: cfg.Metrics, overloaded: cfg.Overloaded,
-	}
-	return allowOrigins(cfg.Origins, known, h), nil
+	return allowOrigins(cfg.Origins, h.routes, h), nil
 }
 
 // inProcess runs the service's RPCs inside the call chain.
@@ -149,19 +139,14 @@ func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message)
 	return nil
 }
 
-// gatewayErrorHandler writes the error of a failed call. Errors of the gateway itself become
-// RequestMalformed.
-func gatewayErrorHandler(log *slog.Logger, metrics *call.Metrics) runtime.ErrorHandlerFunc {
-	return func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
-		var failed *apierror.Error
-		if !errors.As(err, &failed) {
-			failed = &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}
-			w.Header().Set(call.RequestIDHeader, call.RecordFrom(ctx).RequestID())
-			metrics.CountFailure(ctx, failed)
-			call.Log(ctx, log, r.Method+" "+r.URL.Path, 0, failed)
-		}
+// failCall writes the error of a failed call, which the chain has logged and counted. An error of
+// the gateway itself is one of decoding.
+func (h *handler) failCall(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	if failed, ok := errors.AsType[*apierror.Error](err); ok {
 		writeError(w, failed, false)
+		return
 	}
+	h.refuse(w, r, 0, &apierror.Error{Reason: apierror.RequestMalformed, Cause: errUndecodable}, false)
 }
 
 // writeError answers with google.rpc.Status as JSON: {"code", "message", "details"}. A brief answer
@@ -187,35 +172,16 @@ func writeError(w http.ResponseWriter, e *apierror.Error, brief bool) {
 	}
 	w.WriteHeader(e.HTTPStatus())
 	if !brief {
-		_, _ = w.Write(body) // fails only if the client has gone
+		_, _ = w.Write(body) //nolint:gosec // JSON of fixed texts; fails only if the client has gone
 	}
 }
 
-// marshaler is the gateway's default, except that it writes tokens of the usual characters itself:
-// protojson's reflection took a fifteenth of the CPU of a call that is answered from memory.
-type marshaler struct{ runtime.Marshaler }
+// marshaler writes answers by encoding/json: protojson adds spaces at random.
+type marshaler struct{ *runtime.JSONPb }
 
 func newMarshaler() marshaler {
-	return marshaler{&runtime.JSONPb{
-		MarshalOptions:   protojson.MarshalOptions{EmitUnpopulated: true},
-		UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true},
-	}}
+	return marshaler{&runtime.JSONPb{UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true}}}
 }
 
 // Marshal implements runtime.Marshaler.
-func (m marshaler) Marshal(v any) ([]byte, error) {
-	resp, ok := v.(*ephemeraltokenv1.CreateTokenResponse)
-	if !ok || strings.ContainsFunc(resp.GetToken(), isSpecial) {
-		return m.Marshaler.Marshal(v)
-	}
-	const before, after = `{"token":"`, `"}`
-	body := make([]byte, 0, len(before)+len(resp.GetToken())+len(after))
-	body = append(body, before...)
-	body = append(body, resp.GetToken()...)
-	return append(body, after...), nil
-}
-
-// isSpecial reports whether a character may need escaping in JSON.
-func isSpecial(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
-}
+func (marshaler) Marshal(v any) ([]byte, error) { return json.Marshal(v) }

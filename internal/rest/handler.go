@@ -8,15 +8,17 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"math"
 	"mime"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -29,13 +31,10 @@ import (
 // before the gateway sees them, and turns Grpc-Timeout into a deadline. The gateway's own routing
 // is lenient (it unescapes paths, for example) and its errors differ.
 type handler struct {
-	routes  routes // of calls and pages
-	pages   map[string]http.Handler
-	gateway http.Handler
-	log     *slog.Logger
-	metrics *call.Metrics
-	// overloaded is Config.Overloaded, which may be nil.
-	overloaded func(context.Context) (refuse, brief bool)
+	Config
+
+	routes  routes
+	gateway *runtime.ServeMux
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -47,50 +46,49 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	ctx, record := call.WithREST(ctx, r.Header, func(answer metadata.MD) { setHeaders(w.Header(), answer) })
+	ctx, _ = call.WithREST(ctx, r.Header, func(answer metadata.MD) { setHeaders(w.Header(), answer) })
 	r = r.WithContext(ctx)
 
 	w.Header()["Cache-Control"] = noStore
 	w.Header()["X-Content-Type-Options"] = noSniff
-	brief := false
-	refuse := func(e *apierror.Error) {
-		w.Header().Set(call.RequestIDHeader, record.RequestID())
-		writeError(w, e, brief)
-		h.metrics.CountFailure(r.Context(), e)
-		call.Log(r.Context(), h.log, h.routes.logName(r), time.Since(start), e)
+	overloaded, brief := h.Overloaded(ctx)
+	err := error(&apierror.Error{Reason: apierror.Overloaded})
+	if !overloaded {
+		err = h.serve(w, r, timeoutErr)
 	}
-	// The call chain recovers from panics itself. This is for the code around it: net/http would
-	// print the panic's value.
-	defer func() {
-		if v := recover(); v != nil {
-			refuse(call.Panicked(v))
-		}
-	}()
-	if h.overloaded != nil {
-		var overloaded bool
-		if overloaded, brief = h.overloaded(r.Context()); overloaded {
-			refuse(&apierror.Error{Reason: apierror.Overloaded})
-			return
-		}
+	if err != nil {
+		h.refuse(w, r, time.Since(start), apierror.From(err), brief)
 	}
+}
+
+// serve answers a request, or returns why it is refused.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, timeoutErr error) (err error) {
+	defer call.Recover(&err) // for code outside the call chain: net/http would print the panic's value
 	if refusal := h.check(w, r); refusal != nil {
-		refuse(refusal)
-		return
+		return refusal
 	}
 	if timeoutErr != nil {
-		refuse(&apierror.Error{Reason: apierror.RequestMalformed, Cause: timeoutErr})
-		return
+		return &apierror.Error{Reason: apierror.RequestMalformed, Cause: timeoutErr}
 	}
-	if page, ok := h.pages[r.URL.Path]; ok {
+	if page, ok := h.Pages[r.URL.Path]; ok {
 		page.ServeHTTP(w, r)
-		return
+		return nil
 	}
 	if err := checkOrigin(r); err != nil { // goes on as a call, for the audit record
-		record.Forbid(&apierror.Error{Reason: apierror.CallerNotPermitted, Cause: err})
+		call.RecordFrom(r.Context()).Forbid(&apierror.Error{Reason: apierror.CallerNotPermitted, Cause: err})
 	}
 	// The gateway gets no headers: the call has those it needs, and the gateway would add others.
 	r.Header, r.Host, r.RemoteAddr = nil, "", ""
 	h.gateway.ServeHTTP(w, r)
+	return nil
+}
+
+// refuse answers, logs and counts a request that does not become a call.
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, took time.Duration, e *apierror.Error, brief bool) {
+	w.Header().Set(call.RequestIDHeader, call.RecordFrom(r.Context()).RequestID())
+	writeError(w, e, brief)
+	h.Metrics.CountFailure(r.Context(), e)
+	call.Log(r.Context(), h.Logger, h.routes.logName(r), took, e)
 }
 
 // Headers of every answer. The slices are shared and must not be changed.
@@ -209,7 +207,8 @@ func isShallowJSON(body []byte) bool {
 // requestPeer returns the peer of a REST request in gRPC's form. X-Forwarded-For is ignored: any
 // client can set it.
 func requestPeer(r *http.Request) *peer.Peer {
-	p := &peer.Peer{Addr: remoteAddr(r.RemoteAddr)}
+	addr, _ := netip.ParseAddrPort(r.RemoteAddr)
+	p := &peer.Peer{Addr: net.TCPAddrFromAddrPort(addr)}
 	if r.TLS != nil {
 		p.AuthInfo = credentials.TLSInfo{
 			State:          *r.TLS,
@@ -218,15 +217,6 @@ func requestPeer(r *http.Request) *peer.Peer {
 	}
 	return p
 }
-
-// remoteAddr is a net.Addr for http.Request.RemoteAddr.
-type remoteAddr string
-
-// Network implements net.Addr.
-func (remoteAddr) Network() string { return "tcp" }
-
-// String implements net.Addr.
-func (a remoteAddr) String() string { return string(a) }
 
 // grpcTimeoutHeader has the timeout of a REST call, in gRPC's notation.
 const grpcTimeoutHeader = "Grpc-Timeout"

@@ -1,14 +1,9 @@
 package rest
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-
-	"google.golang.org/genproto/googleapis/api/annotations"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
@@ -16,44 +11,13 @@ import (
 // routes maps each REST path to its verbs, sorted.
 type routes map[string][]string
 
-// serviceRoutes returns the routes in the google.api.http annotations of the proto.
-func serviceRoutes(file protoreflect.FileDescriptor) (routes, error) {
-	found := routes{}
-	for i := range file.Services().Len() {
-		methods := file.Services().Get(i).Methods()
-		for j := range methods.Len() {
-			rule, ok := proto.GetExtension(methods.Get(j).Options(), annotations.E_Http).(*annotations.HttpRule)
-			if !ok || rule == nil {
-				continue
-			}
-			verb, path := verbAndPath(rule)
-			if verb == "" || strings.Contains(path, "{") || len(rule.GetAdditionalBindings()) > 0 {
-				return nil, fmt.Errorf("rest: the HTTP rule of %s is not supported: give it one verb and a path without parameters", methods.Get(j).FullName())
-			}
-			found[path] = append(found[path], verb)
-		}
+// newRoutes returns the routes of the google.api.http annotations of the proto, and of the pages.
+func newRoutes(pages map[string]http.Handler) routes {
+	rt := routes{"/v1/ephemeral-token": {http.MethodDelete, http.MethodPost}}
+	for path := range pages {
+		rt[path] = []string{http.MethodGet, http.MethodHead}
 	}
-	for _, verbs := range found {
-		slices.Sort(verbs)
-	}
-	return found, nil
-}
-
-// verbAndPath returns an empty verb for a custom rule.
-func verbAndPath(rule *annotations.HttpRule) (verb, path string) {
-	switch p := rule.GetPattern().(type) {
-	case *annotations.HttpRule_Get:
-		return http.MethodGet, p.Get
-	case *annotations.HttpRule_Post:
-		return http.MethodPost, p.Post
-	case *annotations.HttpRule_Put:
-		return http.MethodPut, p.Put
-	case *annotations.HttpRule_Patch:
-		return http.MethodPatch, p.Patch
-	case *annotations.HttpRule_Delete:
-		return http.MethodDelete, p.Delete
-	}
-	return "", ""
+	return rt
 }
 
 // miss describes a request for an unknown route. The texts are fixed, because a path may contain a

@@ -1,5 +1,5 @@
-// Command errortable prints the errors of the public contract as JSON, one for each form in which a REST call can fail.
-// tools/generate makes them part of the OpenAPI document.
+// Command errortable prints the errors of the public contract as JSON, one for each form in which a
+// REST call can fail. tools/generate adds them to the OpenAPI document.
 package main
 
 import (
