@@ -44,10 +44,9 @@ var illnesses = []illness{
 	{
 		name: "the certificate of the service has expired",
 		infect: func(t *testing.T, p *patient) {
-			cert := &x509.Certificate{DNSNames: []string{"localhost"}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)}
-			key := sign(t, cert, p.certs.ca, p.certs.caKey)
-			writePEM(t, p.certs.serverCert, "CERTIFICATE", cert.Raw)
-			writePEM(t, p.certs.serverKey, "PRIVATE KEY", marshalKey(t, key))
+			p.certs.issue(t, p.certs.serverCert, p.certs.serverKey, func(cert *x509.Certificate) {
+				cert.DNSNames, cert.NotBefore, cert.NotAfter = []string{"localhost"}, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+			})
 		},
 		check: "--tls-cert-file and --tls-key-file", detail: "the certificate expired at", remedy: "valid now",
 		healthy: []string{"login acme", "port grpc"},

@@ -5,24 +5,12 @@ package main_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"testing"
 	"time"
 )
-
-// issue replaces a certificate and its key by new ones for the same use.
-func (c certificates) issue(t *testing.T, certFile, keyFile string, use x509.ExtKeyUsage) *x509.Certificate {
-	t.Helper()
-	cert := &x509.Certificate{DNSNames: []string{"localhost", "web.internal"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{use}}
-	key := sign(t, cert, c.ca, c.caKey)
-	replace(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: marshalKey(t, key)})))
-	replace(t, certFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})))
-	return cert
-}
 
 // TestAtlasCertificateExpiry checks that /metrics has the expiry of the certificates in use for Atlas, also after a
 // replacement, and while a new file is unusable.
@@ -45,16 +33,17 @@ func TestAtlasCertificateExpiry(t *testing.T) {
 			t.Errorf("want %s in:\n%s", line, metrics)
 		}
 	}
-	want("atlas_ca", certs.ca)
+	want("atlas_ca", certs.ca.Cert)
 	want("atlas_client", first.Leaf)
 	poll(t, "another second", func() bool { return time.Now().Add(time.Hour).After(first.Leaf.NotAfter.Add(time.Second)) })
-	second := certs.issue(t, certs.clientCert, certs.clientKey, x509.ExtKeyUsageClientAuth)
+	named := func(cert *x509.Certificate) { cert.DNSNames = []string{"web.internal"} }
+	second := certs.issue(t, certs.clientCert, certs.clientKey, named).Leaf
 	poll(t, "the replacement", func() bool { return strings.Contains(s.stderr.String(), `"certificate replaced"`) })
 	want("atlas_client", second)
 
-	certs.issue(t, certs.clientCert, certs.serverKey, x509.ExtKeyUsageClientAuth) // its key is somewhere else
+	certs.issue(t, certs.clientCert, certs.serverKey, named) // its key is somewhere else
 	replace(t, certs.caFile, string(atlasCA[:len(atlasCA)/2]))
 	poll(t, "both to be reported", func() bool { return strings.Count(s.stderr.String(), "the last good one stays") == 2 })
 	want("atlas_client", second)
-	want("atlas_ca", certs.ca)
+	want("atlas_ca", certs.ca.Cert)
 }

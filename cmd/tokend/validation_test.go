@@ -178,10 +178,9 @@ func makeBadCertificates(t *testing.T, certs certificates) map[string]string {
 	made := map[string]string{}
 	for name, from := range map[string]time.Time{"early": time.Now().Add(time.Hour), "late": time.Now().Add(-2 * time.Hour)} {
 		base := filepath.Join(t.TempDir(), name)
-		cert := &x509.Certificate{DNSNames: []string{"localhost"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, NotBefore: from, NotAfter: from.Add(time.Hour)}
-		key := sign(t, cert, certs.ca, certs.caKey)
-		writePEM(t, base+".pem", "CERTIFICATE", cert.Raw)
-		writePEM(t, base+".key", "PRIVATE KEY", marshalKey(t, key))
+		certs.issue(t, base+".pem", base+".key", func(cert *x509.Certificate) {
+			cert.DNSNames, cert.NotBefore, cert.NotAfter = []string{"localhost"}, from, from.Add(time.Hour)
+		})
 		made[name] = base
 	}
 	return made

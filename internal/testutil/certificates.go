@@ -189,7 +189,11 @@ func (a Authority) IssueAs(t testing.TB, change func(*x509.Certificate)) tls.Cer
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
 // MarshalKey returns the private key of a certificate as PKCS #8.

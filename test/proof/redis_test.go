@@ -45,3 +45,23 @@ func TestFault61DeleteHereCreateThere(t *testing.T) {
 		}
 	}
 }
+
+// TestFault57Unsettled checks that a delete that cannot move the fence in Redis is not acknowledged
+// before its deadline.
+func TestFault57Unsettled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{replicas: 1, orgs: 1, ttl: time.Minute, redis: redistest.Start(t), atlasTimeout: 3 * time.Second})
+	jwt := []string{"authorization", "JWT " + w.jwts[0][0]}
+	rest := w.callers[0][1]
+	old := rest.Call(testutil.Context(t), testutil.Create, jwt...)
+	testutil.WantCreated.Check(t, old)
+	w.replicas[0].proxy.Cut()
+	unknown := testutil.Want{Code: codes.DeadlineExceeded, HTTP: 504, Reason: "DEADLINE_EXCEEDED", Metadata: map[string]string{"outcome": "unknown"}}
+	unknown.Check(t, rest.Call(testutil.Context(t), testutil.Delete, jwt...))
+	if got := rest.Call(testutil.Context(t), testutil.Create, jwt...); got.Code != codes.OK || got.Token == old.Token || got.Get("cache-status") != "tokend; fwd=miss" {
+		t.Errorf("after the delete: %v, the old token: %v, cache-status %q", got.Code, got.Token == old.Token, got.Get("cache-status"))
+	}
+	if _, body := w.replicas[0].Get(t, "/readyz"); !strings.HasPrefix(body, "ready\nRedis: ") {
+		t.Errorf("/readyz does not report Redis: %q", body)
+	}
+}
