@@ -15,22 +15,26 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestIsolation runs one tenant in trouble beside ten ordinary orgs, of which none loses a call or
-// waits, over the whole service.
+// TestIsolation runs a tenant in trouble next to ten ordinary orgs over the whole service. No call of
+// these may fail or wait.
 func TestIsolation(t *testing.T) {
 	t.Parallel()
+	length := 1500 * time.Millisecond
+	if testutil.Long() {
+		length = 4 * time.Second
+	}
 	for name, tc := range map[string]struct {
-		fault     emulator.Fault // meets the org in trouble alone
+		fault     emulator.Fault // of the tenant in trouble
 		op        testutil.Operation
 		perSecond int
-		madeUp    bool // each call of the tenant in trouble has a JWT that Atlas does not know
+		invented  bool // each call of the tenant in trouble has another JWT that Atlas does not know
 	}{
 		"fault 66, all calls fail":     {emulator.Fault{Status: 500}, testutil.Create, 50, false},
 		"fault 66, connections reset":  {emulator.Fault{Drop: emulator.AbortStream}, testutil.Create, 50, false},
 		"fault 67, calls take seconds": {emulator.Fault{Delay: 5 * time.Second}, testutil.Create, 200, false},
 		"fault 67, calls hang":         {emulator.Fault{Delay: time.Hour}, testutil.Create, 200, false},
 		"fault 68, deletes":            {emulator.Fault{Delay: 100 * time.Millisecond}, testutil.Delete, 2000, false},
-		"fault 69, made-up JWTs":       {emulator.Fault{}, testutil.Create, 2000, true},
+		"fault 69, invented JWTs":      {emulator.Fault{}, testutil.Create, 2000, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -48,13 +52,13 @@ func TestIsolation(t *testing.T) {
 					own = append(own, s.GRPCCaller(t))
 				}
 				var jwts []string
-				for i := range others { // Atlas accepts them first: unknown JWTs are one tenant together
+				for i := range others { // until Atlas has accepted them, all JWTs are one tenant
 					jwts = append(jwts, "JWT "+em.Org(i).JWT())
 					testutil.WantCreated.Check(t, callers["gRPC"].Call(testutil.Context(t), testutil.Create, "authorization", jwts[i]))
 				}
 				jwt := troubled.JWT()
 
-				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), length)
 				defer cancel()
 				var calls sync.WaitGroup
 				var troubles, failed atomic.Int64
@@ -62,7 +66,7 @@ func TestIsolation(t *testing.T) {
 					everySecond(ctx, tc.perSecond, func(i int) {
 						calls.Go(func() {
 							jwt := jwt
-							if tc.madeUp {
+							if tc.invented {
 								jwt = fmt.Sprintf("%s.%d.c2lnbmF0dXJl", jwt[:strings.IndexByte(jwt, '.')], 1_000_000+i)
 							}
 							callCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -91,8 +95,8 @@ func TestIsolation(t *testing.T) {
 				if n := failed.Load(); n > 1 {
 					t.Errorf("%d calls of other orgs failed", n)
 				}
-				if n := troubles.Load(); n < int64(3*tc.perSecond) {
-					t.Errorf("only %d calls of the tenant in trouble", n)
+				if n := float64(troubles.Load()); n < .75*length.Seconds()*float64(tc.perSecond) {
+					t.Errorf("only %v calls of the tenant in trouble", n)
 				}
 			})
 		})
