@@ -2,6 +2,8 @@ package server_test
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -187,6 +189,36 @@ func TestDrainWithOpenStreams(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestDrainDuringHandshakes checks that connections without a request do not hold up a stop,
+// whatever part of their handshake has arrived.
+func TestDrainDuringHandshakes(t *testing.T) {
+	for mode, starts := range map[testutil.Security][]string{
+		testutil.Plaintext: {"", "PRI * HTTP", "P"},
+		testutil.ServerTLS: {"", "\x16", "\x16\x03\x01\x02\x00\x01\x00"},
+	} {
+		for _, start := range starts {
+			t.Run(fmt.Sprintf("%s %q", mode, start), func(t *testing.T) {
+				testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+					s := v.Start(t, mode, func(c *server.Config, _ *atlas.Config) { c.DrainTimeout = 25 * time.Second })
+					for _, addr := range []net.Addr{s.GRPCAddr(), s.HTTPAddr()} {
+						if _, err := io.WriteString(v.Dial(t, addr), start); err != nil {
+							t.Fatal(err)
+						}
+					}
+					<-time.After(time.Second) // for it to arrive
+					began := time.Now()
+					if err := s.Stop(); err != nil {
+						t.Errorf("stop: %v", err)
+					}
+					if took := time.Since(began); took > 2*time.Second {
+						t.Errorf("it held up the stop for %v", took)
+					}
+				})
+			})
+		}
 	}
 }
 

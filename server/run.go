@@ -119,8 +119,8 @@ const answerGrace = 500 * time.Millisecond
 // idleGrace is how long a drain waits for connections and streams without a call in progress.
 const idleGrace = 500 * time.Millisecond
 
-// endIdle ends the streams of health and reflection, and closes the connections on which nothing
-// has arrived.
+// endIdle ends the streams of health and reflection, and closes the connections on which no request
+// has begun.
 func (s *Server) endIdle() {
 	s.endStreams()
 	for _, l := range []*listen.Listener{s.grpcListener, s.httpListener} {

@@ -113,8 +113,9 @@ func (l *Listener) Open() int {
 	return len(l.conns)
 }
 
-// CloseSilent closes the connections on which nothing has arrived.
-func (l *Listener) CloseSilent() { l.closeIf(func(c *Conn) bool { return !c.heard() }) }
+// CloseSilent closes the connections on which no request can have begun: the client has not ended
+// its TLS handshake or its HTTP/2 preface.
+func (l *Listener) CloseSilent() { l.closeIf(func(c *Conn) bool { return !c.requests.begun.Load() }) }
 
 // CloseAll closes every connection.
 func (l *Listener) CloseAll() { l.closeIf(func(*Conn) bool { return true }) }

@@ -161,6 +161,7 @@ type openRequests struct {
 	all    *Requests    // nil: they are not counted
 	used   atomic.Int64 // places taken in all
 	held   atomic.Int64 // streams exempt from EndOlder
+	begun  atomic.Bool  // the protocol is known: a preface or another first line has arrived
 	http2  atomic.Bool  // the client's preface has arrived
 	match  int          // bytes of the preface that have arrived; -1: another protocol
 	broken bool         // the client negotiated HTTP/2 and speaks another protocol
@@ -200,6 +201,7 @@ func (o *openRequests) received(p []byte) bool {
 		n := min(rest, len(p))
 		if string(p[:n]) != preface[o.match:o.match+n] {
 			o.match, o.broken = -1, o.conn.agreedHTTP2()
+			o.begun.Store(true)
 			return !o.broken
 		}
 		o.match += n
@@ -223,6 +225,7 @@ func (o *openRequests) register() {
 	if !o.released {
 		o.all.conns[o.conn] = struct{}{}
 	}
+	o.begun.Store(true)
 	o.http2.Store(true)
 }
 
