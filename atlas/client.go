@@ -61,13 +61,6 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
-// The paths of Atlas's API that are used, as they follow Config.BaseURL.
-const (
-	pathToken   = "/ephemeral-token"
-	pathLogin   = "/login/"
-	pathRefresh = "/api-token-refresh/"
-)
-
 // Config says how to reach Atlas.
 type Config struct {
 	// BaseURL is where Atlas's API begins, such as "https://atlas.forsta.io/v1". It is https only
@@ -109,14 +102,15 @@ type Config struct {
 // Client calls Atlas. It is safe for concurrent use; make one and share it, because it owns a pool
 // of connections.
 type Client struct {
-	baseURL   string // without a slash at its end
-	userAgent string
-	timeout   time.Duration
-	maxConns  int
-	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
-	transport atomic.Pointer[http.Transport]
-	tracing   *tracing // nil: no spans
-	now       func() time.Time
+	endpoints  map[Operation]*endpoint
+	userAgent  []string
+	timeout    time.Duration
+	maxConns   int
+	dial       func(ctx context.Context, network, addr string) (net.Conn, error)
+	transport  atomic.Pointer[http.Transport]
+	tracer     trace.Tracer // nil: no spans
+	propagator propagation.TextMapPropagator
+	now        func() time.Time
 }
 
 // New returns a Client, or all that is wrong with the configuration, joined. It does not connect.
@@ -124,7 +118,7 @@ type Client struct {
 // An HTTPS proxy is taken from the environment, as [http.ProxyFromEnvironment] describes. The
 // caller has to check that it is one that net/http can use.
 func New(config Config) (*Client, error) {
-	baseURL, err := parseBaseURL(config.BaseURL)
+	baseURL, err := checkBaseURL(config.BaseURL)
 	errs := []error{err}
 	if config.Timeout < 0 {
 		errs = append(errs, fmt.Errorf("the Timeout is %v: give a positive duration, or 0 for %v", config.Timeout, defaultTimeout))
@@ -140,14 +134,20 @@ func New(config Config) (*Client, error) {
 	}
 
 	c := &Client{
-		baseURL:   strings.TrimRight(baseURL.String(), "/"),
-		userAgent: cmp.Or(config.UserAgent, defaultUserAgent),
+		endpoints: map[Operation]*endpoint{},
+		userAgent: []string{cmp.Or(config.UserAgent, defaultUserAgent)},
 		timeout:   cmp.Or(config.Timeout, defaultTimeout),
 		maxConns:  cmp.Or(config.MaxConns, defaultMaxConns),
-		tracing:   newTracing(config, baseURL),
 		dial:      config.DialContext,
 		now:       time.Now,
 	}
+	for _, e := range endpoints {
+		if e.url, err = url.Parse(strings.TrimRight(baseURL, "/") + e.path); err != nil {
+			return nil, errNotURL
+		}
+		c.endpoints[e.op] = &e
+	}
+	c.setTracing(config)
 	if c.dial == nil {
 		c.dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	}
@@ -195,8 +195,7 @@ func (c *Client) newTransport(roots *x509.CertPool, certificate *tls.Certificate
 //
 // Every error is an [*Error].
 func (c *Client) CreateEphemeralToken(ctx context.Context, jwt JWT) (Token, error) {
-	r := request{op: OpCreate, method: http.MethodPost, path: pathToken, jwt: &jwt, idempotent: true}
-	return do(ctx, c, r, decodeToken)
+	return do(ctx, c, request{op: OpCreate, jwt: jwt}, decodeToken)
 }
 
 // DeleteEphemeralToken unsets the ephemeral user token of the org in the JWT. Any 2xx is success:
@@ -205,8 +204,7 @@ func (c *Client) CreateEphemeralToken(ctx context.Context, jwt JWT) (Token, erro
 // Every error is an [*Error]. It is safe to repeat only if the request was not sent ([Error.Sent]):
 // a late repeat could delete a token that was created in between.
 func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt JWT) error {
-	r := request{op: OpDelete, method: http.MethodDelete, path: pathToken, jwt: &jwt}
-	_, err := do[struct{}](ctx, c, r, nil)
+	_, err := do[struct{}](ctx, c, request{op: OpDelete, jwt: jwt}, nil)
 	return err
 }
 
@@ -214,8 +212,7 @@ func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt JWT) error {
 // status 400.
 func (c *Client) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
 	body := map[string]string{"userauthtoken": string(secret)}
-	r := request{op: OpLogIn, method: http.MethodPost, path: pathLogin, body: body, idempotent: true}
-	return do(ctx, c, r, decodeJWT)
+	return do(ctx, c, request{op: OpLogIn, body: body}, decodeJWT)
 }
 
 // RefreshJWT trades a JWT that has not expired for one with a later exp. Atlas refuses it, as an
@@ -223,44 +220,41 @@ func (c *Client) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
 // window.
 func (c *Client) RefreshJWT(ctx context.Context, jwt JWT) (JWT, error) {
 	body := map[string]string{"token": string(jwt)}
-	r := request{op: OpRefresh, method: http.MethodPost, path: pathRefresh, body: body, idempotent: true}
-	return do(ctx, c, r, decodeJWT)
+	return do(ctx, c, request{op: OpRefresh, body: body}, decodeJWT)
 }
 
 // CloseIdleConnections closes the connections that no call is using. The Client stays usable.
 func (c *Client) CloseIdleConnections() { c.transport.Load().CloseIdleConnections() }
 
-// parseBaseURL never quotes what it was given, which may hold a password.
-func parseBaseURL(s string) (*url.URL, error) {
+var errNotURL = errors.New("the base URL is not a URL: give one such as https://atlas.forsta.io/v1")
+
+// checkBaseURL returns s or all that is wrong with it. It never quotes s, which may hold a password.
+func checkBaseURL(s string) (string, error) {
 	if s == "" {
-		return nil, errors.New("the base URL is empty: give Atlas's address, such as https://atlas.forsta.io/v1")
+		return "", errors.New("the base URL is empty: give Atlas's address, such as https://atlas.forsta.io/v1")
 	}
 	u, err := url.Parse(s)
 	if err != nil {
-		return nil, errors.New("the base URL is not a URL: give one such as https://atlas.forsta.io/v1")
+		return "", errNotURL
 	}
+	port, portErr := strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16)
 	var errs []error
-	if u.Scheme != "https" {
-		errs = append(errs, errors.New("the base URL does not begin with https://: no other scheme is allowed, because every request carries a credential"))
-	}
-	if u.Hostname() == "" {
-		errs = append(errs, errors.New("the base URL has no host: give one such as https://atlas.forsta.io/v1"))
-	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			errs = append(errs, errors.New("the base URL has a port that is not within 1 to 65535"))
+	for _, check := range []struct {
+		failed bool
+		text   string
+	}{
+		{u.Scheme != "https", "does not begin with https://: no other scheme is allowed, because every request carries a credential"},
+		{u.Hostname() == "", "has no host: give one such as https://atlas.forsta.io/v1"},
+		{port == 0 || portErr != nil, "has a port that is not within 1 to 65535"},
+		{u.User != nil, "has a user or password: remove it, because the only credential is the JWT of each call"},
+		{u.RawQuery != "" || u.ForceQuery, "has a query: remove the ? and what follows it"},
+		{strings.Contains(s, "#"), "has a fragment: remove the # and what follows it"},
+	} {
+		if check.failed {
+			errs = append(errs, errors.New("the base URL "+check.text))
 		}
 	}
-	if u.User != nil {
-		errs = append(errs, errors.New("the base URL has a user or password: remove it, because the only credential is the JWT of each call"))
-	}
-	if u.RawQuery != "" || u.ForceQuery {
-		errs = append(errs, errors.New("the base URL has a query: remove the ? and what follows it"))
-	}
-	if strings.Contains(s, "#") {
-		errs = append(errs, errors.New("the base URL has a fragment: remove the # and what follows it"))
-	}
-	return u, errors.Join(errs...)
+	return s, errors.Join(errs...)
 }
 
 // checkProxyAnswer returns our own error: that of net/http would quote the proxy's reason phrase.
@@ -290,7 +284,7 @@ type Probed struct {
 // Probe sends GET /ephemeral-token without a credential, which changes nothing. An answer of any
 // status is a success; every error is an [*Error].
 func (c *Client) Probe(ctx context.Context) (Probed, error) {
-	a := c.newAttempt(ctx, request{op: OpProbe, method: http.MethodGet, path: pathToken, idempotent: true})
+	a := c.newAttempt(ctx, request{op: OpProbe})
 	defer a.cancel()
 	before := c.now()
 	resp, err := a.send()

@@ -150,16 +150,6 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-func TestKindString(t *testing.T) {
-	for kind, want := range map[atlas.Kind]string{
-		0: "Kind(0)", atlas.KindUnreachable: "unreachable", atlas.KindInvalidCredential: "invalid credential", 99: "Kind(99)",
-	} {
-		if got := kind.String(); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-}
-
 // TestSetTLS: the authorities are replaced over and over under load and no call fails; once Atlas's
 // is gone, none succeeds.
 func TestSetTLS(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"time"
 )
@@ -161,30 +160,17 @@ const redacted = "[redacted]"
 // they are).
 type JWT string
 
-// Token is an ephemeral user token. It is a secret and prints like [JWT].
-type Token string
-
-// String returns "[redacted]".
-func (JWT) String() string { return redacted }
-
-// Format writes "[redacted]" whatever the verb: with String alone, %x and %d would print the
-// characters.
+// Format writes "[redacted]" whatever the verb.
 func (JWT) Format(s fmt.State, _ rune) { writeRedacted(s) }
-
-// LogValue returns "[redacted]".
-func (JWT) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalText returns "[redacted]".
 func (JWT) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// String returns "[redacted]".
-func (Token) String() string { return redacted }
+// Token is an ephemeral user token. It is a secret and prints like [JWT].
+type Token string
 
 // Format writes "[redacted]" whatever the verb.
 func (Token) Format(s fmt.State, _ rune) { writeRedacted(s) }
-
-// LogValue returns "[redacted]".
-func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalText returns "[redacted]".
 func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
@@ -192,14 +178,8 @@ func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // UserAuthToken is the long-lived secret with which a bot logs in. It prints like [JWT].
 type UserAuthToken string
 
-// String returns "[redacted]".
-func (UserAuthToken) String() string { return redacted }
-
 // Format writes "[redacted]" whatever the verb.
 func (UserAuthToken) Format(s fmt.State, _ rune) { writeRedacted(s) }
-
-// LogValue returns "[redacted]".
-func (UserAuthToken) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalText returns "[redacted]".
 func (UserAuthToken) MarshalText() ([]byte, error) { return []byte(redacted), nil }

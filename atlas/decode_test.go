@@ -47,36 +47,36 @@ func TestDecodeToken(t *testing.T) {
 		{body: "{\"token\":\"abc\"}\xc3", err: errNotUTF8},
 		{body: "{\"\xed\xa0\x80\":1,\"token\":\"abc\"}", err: errNotUTF8}, // half a surrogate pair, as bytes
 
-		{body: `null`, err: errNotObject},
-		{body: `"abc"`, err: errNotObject},
-		{body: `[{"token":"abc"}]`, err: errNotObject},
-		{body: `1`, err: errNotObject},
+		{body: `null`, err: errTokenAbsent},
+		{body: `"abc"`, err: errTokenType},
+		{body: `[{"token":"abc"}]`, err: errTokenType},
+		{body: `1`, err: errTokenType},
 
-		{body: `{"token":"abc","token":"abc"}`, err: errDuplicateField},
-		{body: `{"token":"abc","\u0074oken":"def"}`, err: errDuplicateField},
-		{body: `{"a":1,"token":"abc","a":2}`, err: errDuplicateField},
+		{body: `{"token":"abc","token":"abc"}`, err: errNotJSON},
+		{body: `{"token":"abc","\u0074oken":"def"}`, err: errNotJSON},
+		{body: `{"a":1,"token":"abc","a":2}`, err: errNotJSON},
 
 		{body: `{}`, err: errTokenAbsent},
 		{body: `{"Token":"abc"}`, err: errTokenAbsent},
 		{body: `{"to\u212Aen":"abc"}`, err: errTokenAbsent}, // the Kelvin sign, which encoding/json folds into k
 		{body: `{"a":{"token":"abc"}}`, err: errTokenAbsent},
+		{body: `{"token":null}`, err: errTokenAbsent},
+		{body: `{"token":""}`, err: errTokenAbsent},
 
-		{body: `{"token":null}`, err: errTokenType},
 		{body: `{"token":1}`, err: errTokenType},
 		{body: `{"token":true}`, err: errTokenType},
 		{body: `{"token":["abc"]}`, err: errTokenType},
 		{body: `{"token":{"token":"abc"}}`, err: errTokenType},
 
-		{body: `{"token":""}`, err: errTokenEmpty},
 		{body: `{"token":"` + long + `x"}`, err: errTokenTooLong},
-		{body: `{"token":"a\ud800"}`, err: errTokenAltered},
-		{body: `{"token":"a\udc00\ud800"}`, err: errTokenAltered},
-		{body: `{"token":"a\ufffd"}`, err: errTokenAltered},
-		{body: `{"token":"a\r\nb"}`, err: errTokenControl},
-		{body: `{"token":"a\u0000"}`, err: errTokenControl},
-		{body: `{"token":"\t"}`, err: errTokenControl},
-		{body: `{"token":"\u007f"}`, err: errTokenControl},
-		{body: `{"token":"\u0085"}`, err: errTokenControl},
+		{body: `{"token":"a\ud800"}`, err: errTokenText},
+		{body: `{"token":"a\udc00\ud800"}`, err: errTokenText},
+		{body: `{"token":"a\ufffd"}`, err: errTokenText},
+		{body: `{"token":"a\r\nb"}`, err: errTokenText},
+		{body: `{"token":"a\u0000"}`, err: errTokenText},
+		{body: `{"token":"\t"}`, err: errTokenText},
+		{body: `{"token":"\u007f"}`, err: errTokenText},
+		{body: `{"token":"\u0085"}`, err: errTokenText},
 	} {
 		got, err := decodeToken([]byte(tc.body))
 		if got != tc.want || !errors.Is(err, tc.err) {
@@ -94,10 +94,7 @@ func FuzzDecodeToken(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	causes := []error{
-		errNotUTF8, errNotJSON, errNotObject, errDuplicateField, errTokenAbsent, errTokenType, errTokenEmpty, errTokenTooLong,
-		errTokenAltered, errTokenControl,
-	}
+	causes := []error{errNotUTF8, errNotJSON, errTokenType, errTokenAbsent, errTokenTooLong, errTokenText}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		token, err := decodeToken(body)
 		if err != nil {

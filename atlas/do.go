@@ -35,27 +35,38 @@ const (
 
 // request is one operation as it goes to Atlas.
 type request struct {
-	op     Operation
-	method string
-	path   string            // what follows Config.BaseURL
-	jwt    *JWT              // nil: the operation needs no credential
-	body   map[string]string // sent as JSON; nil: none. Plain strings: a JWT would marshal redacted.
+	op   Operation
+	jwt  JWT               // "" if the endpoint needs none
+	body map[string]string // sent as JSON; nil: none. Plain strings: a JWT would marshal redacted.
+}
 
-	idempotent bool // doing it twice is the same as doing it once
+// endpoint is what is the same for all requests of an operation.
+type endpoint struct {
+	op         Operation
+	method     string
+	path       string // what follows Config.BaseURL
+	authorized bool   // needs a JWT
+	idempotent bool   // doing it twice is the same as doing it once
+
+	url  *url.URL                // set by New
+	span []trace.SpanStartOption // set by New
+}
+
+var endpoints = []endpoint{
+	{op: OpCreate, method: http.MethodPost, path: "/ephemeral-token", authorized: true, idempotent: true},
+	{op: OpDelete, method: http.MethodDelete, path: "/ephemeral-token", authorized: true},
+	{op: OpLogIn, method: http.MethodPost, path: "/login/", idempotent: true},
+	{op: OpRefresh, method: http.MethodPost, path: "/api-token-refresh/", idempotent: true},
+	{op: OpProbe, method: http.MethodGet, path: "/ephemeral-token", idempotent: true},
 }
 
 // do makes one request and returns what decode makes of the body of its answer, a 200 or 201 with
 // JSON in it. A nil decode takes any 2xx and ignores the body. Every error is an [*Error].
 func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T, error)) (answer T, err error) {
-	var span trace.Span
-	if c.tracing != nil {
-		ctx, span = c.tracing.start(ctx, r, c.baseURL+r.path)
-	}
+	ctx, span := c.startSpan(ctx, r.op)
 	a := c.newAttempt(ctx, r)
 	defer a.cancel()
-	if span != nil {
-		defer func() { endSpan(span, a.status, err) }()
-	}
+	defer func() { endSpan(span, a.status, err) }()
 	resp, err := a.send()
 	if err != nil {
 		return answer, err
@@ -90,11 +101,12 @@ func do[T any](ctx context.Context, c *Client, r request, decode func([]byte) (T
 
 // attempt is one request on its way: the contexts that can end it, and what an Error says about it.
 type attempt struct {
-	request
-	client *Client
-	caller context.Context // the caller's own, to tell its end from that of our cap
-	ctx    context.Context // the caller's, with our cap
-	cancel context.CancelFunc
+	*endpoint
+	request request
+	client  *Client
+	caller  context.Context // the caller's own, to tell its end from that of our cap
+	ctx     context.Context // the caller's, with our cap
+	cancel  context.CancelFunc
 
 	// For gotConn.
 	conn    net.Conn    // the last that the request was given
@@ -109,7 +121,7 @@ type attempt struct {
 
 // newAttempt prepares a request. Call cancel when its answer has been read.
 func (c *Client) newAttempt(ctx context.Context, r request) *attempt {
-	a := &attempt{request: r, client: c, caller: ctx}
+	a := &attempt{endpoint: c.endpoints[r.op], request: r, client: c, caller: ctx}
 	a.ctx, a.cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
 	return a
 }
@@ -135,35 +147,37 @@ func (a *attempt) newRequest() (*http.Request, error) {
 	// the request to another connection when HTTP/2 guarantees that it was not processed (RFC 9113
 	// section 8.7).
 	var body io.Reader = http.NoBody
-	if a.body != nil {
-		encoded, _ := json.Marshal(a.body) // never fails for strings
+	if a.request.body != nil {
+		encoded, _ := json.Marshal(a.request.body) // never fails for strings
 		body = bytes.NewReader(encoded)
 	}
 	ctx := httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
 		GotConn:      a.gotConn,
 		WroteHeaders: func() { a.wrote.Store(true) },
 	})
-	req, err := http.NewRequestWithContext(ctx, a.method, a.client.baseURL+a.path, body)
+	req, err := http.NewRequestWithContext(ctx, a.method, "", body)
 	if err != nil {
 		return nil, a.error(KindUnreachable, errRequest)
 	}
+	req.URL, req.Host = a.url, a.url.Host
 	req.Header = http.Header{
-		"Accept":       {mediaType},
-		"Content-Type": {mediaType}, // without a body too, as Atlas's own clients do
-		"User-Agent":   {a.client.userAgent},
+		"Accept":       jsonValues,
+		"Content-Type": jsonValues, // without a body too, as Atlas's own clients do
+		"User-Agent":   a.client.userAgent,
 	}
-	a.client.tracing.inject(a.ctx, req.Header)
+	a.client.propagator.Inject(a.ctx, propagation.HeaderCarrier(req.Header))
 	if a.idempotent {
 		// Named and without a value, it is not sent, and tells net/http that it may repeat the
 		// request when a connection that was kept open turns out to be closed, which callers then
 		// do not see.
 		req.Header["Idempotency-Key"] = nil
 	}
-	if a.jwt != nil {
-		if !isToken68(string(*a.jwt)) {
+	if a.authorized {
+		jwt := string(a.request.jwt)
+		if !isToken68(jwt) {
 			return nil, a.error(KindInvalidCredential, errJWT)
 		}
-		req.Header["Authorization"] = []string{"JWT " + string(*a.jwt)}
+		req.Header["Authorization"] = []string{"JWT " + jwt}
 	}
 	return req, nil
 }
@@ -262,6 +276,8 @@ func (a *attempt) error(kind Kind, cause error) *Error {
 // mediaType is that of all bodies, in both directions.
 const mediaType = "application/json"
 
+var jsonValues = []string{mediaType} // net/http only reads it
+
 // isJSON reports whether a Content-Type is application/json, whatever its parameters.
 func isJSON(contentType string) bool {
 	parsed, _, err := mime.ParseMediaType(contentType)
@@ -278,56 +294,52 @@ func isToken68(s string) bool {
 	return s != "" && strings.Trim(s, token68) == ""
 }
 
-// tracing makes a span of each request to Atlas, and tells Atlas of it. The attributes are those of
-// OpenTelemetry's conventions for HTTP clients; there is no header and no body in them, and the URL
-// has nothing secret.
-type tracing struct {
-	tracer     trace.Tracer
-	propagator propagation.TextMapPropagator
-	host       string
-	port       int
-}
-
-// newTracing returns nil, which makes no spans, without a provider.
-func newTracing(config Config, baseURL *url.URL) *tracing {
+// setTracing sets the spans of requests. Their attributes are those of OpenTelemetry's conventions
+// for HTTP clients; there is no header and no body in them, and the URL has nothing secret.
+func (c *Client) setTracing(config Config) {
+	c.propagator = propagation.NewCompositeTextMapPropagator() // injects nothing
 	if config.Tracer == nil {
-		return nil
+		return
 	}
-	t := &tracing{tracer: config.Tracer.Tracer(modulePath + "/atlas"), propagator: config.Propagator, host: baseURL.Hostname(), port: 443}
-	if port, err := strconv.Atoi(baseURL.Port()); err == nil {
-		t.port = port
+	c.tracer = config.Tracer.Tracer(modulePath + "/atlas")
+	c.propagator = config.Propagator
+	if c.propagator == nil {
+		c.propagator = propagation.TraceContext{}
 	}
-	if t.propagator == nil {
-		t.propagator = propagation.TraceContext{}
+	for _, e := range c.endpoints {
+		port, err := strconv.Atoi(e.url.Port())
+		if err != nil {
+			port = 443
+		}
+		e.span = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
+			attribute.String("http.request.method", e.method),
+			attribute.String("server.address", e.url.Hostname()),
+			attribute.Int("server.port", port),
+			attribute.String("url.full", e.url.String()),
+		)}
 	}
-	return t
 }
 
-// start begins the span of a request. Its name is what is the same for all requests of one
-// operation.
-func (t *tracing) start(ctx context.Context, r request, url string) (context.Context, trace.Span) {
-	return t.tracer.Start(ctx, r.method+" "+r.path, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
-		attribute.String("http.request.method", r.method),
-		attribute.String("server.address", t.host),
-		attribute.Int("server.port", t.port),
-		attribute.String("url.full", url),
-	))
-}
-
-// inject adds the span in ctx to the request's headers.
-func (t *tracing) inject(ctx context.Context, header http.Header) {
-	if t != nil {
-		t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
+// startSpan begins the span of a request; nil without a tracer. Its name is what is the same for
+// all requests of one operation.
+func (c *Client) startSpan(ctx context.Context, op Operation) (context.Context, trace.Span) {
+	if c.tracer == nil {
+		return ctx, nil
 	}
+	e := c.endpoints[op]
+	return c.tracer.Start(ctx, e.method+" "+e.path, e.span...)
 }
 
 // endSpan records how the request ended. err is nil or an *Error, whose cause is left out.
 func endSpan(span trace.Span, status int, err error) {
+	if span == nil {
+		return
+	}
 	if status != 0 {
 		span.SetAttributes(attribute.Int("http.response.status_code", status))
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		kind := e.Kind.String()
+		kind := string(e.Kind)
 		if e.Kind == KindStatus {
 			kind = strconv.Itoa(status)
 		}

@@ -73,7 +73,7 @@ func TestDoWithBody(t *testing.T) {
 			answerToken(w)
 		})
 		c := newTestClient(t, config)
-		r := request{op: "login", method: http.MethodPost, path: "/login/", body: map[string]string{"userauthtoken": "x"}}
+		r := request{op: OpLogIn, body: map[string]string{"userauthtoken": "x"}}
 		token, err := do(t.Context(), c, r, decodeToken)
 		if err != nil || token != plantedToken {
 			t.Errorf("got %q, %v", string(token), err)

@@ -29,58 +29,37 @@ const (
 	OpProbe   Operation = "probe"   // GET /ephemeral-token, without a credential
 )
 
-// Kind is why an operation failed.
-type Kind int
+// Kind is why an operation failed, in a word or two.
+type Kind string
 
-// The kinds. The zero Kind is none of them.
+// The kinds.
 const (
 	// KindUnreachable: no complete HTTP answer came, because of the network or of the protocol,
 	// such as a name that is not found, a connection refused or reset, headers too large, a body
 	// cut short.
-	KindUnreachable Kind = iota + 1
+	KindUnreachable Kind = "unreachable"
 	// KindTLS: the other side's certificate or TLS is not acceptable. Trying again does not help.
-	KindTLS
+	KindTLS Kind = "TLS"
 	// KindTimeout: no complete answer came within [Config.Timeout].
-	KindTimeout
+	KindTimeout Kind = "timeout"
 	// KindCanceled: the caller's context ended. errors.Is finds context.Canceled or
 	// context.DeadlineExceeded; it does so in no error of another kind.
-	KindCanceled
+	KindCanceled Kind = "canceled"
 	// KindStatus: Atlas answered with an error status, 400 or above.
-	KindStatus
+	KindStatus Kind = "error status"
 	// KindRedirect: Atlas answered 3xx. It was not followed, so the credential went nowhere else.
-	KindRedirect
+	KindRedirect Kind = "redirect"
 	// KindInvalidResponse: Atlas answered with success, but not with what its contract says.
-	KindInvalidResponse
+	KindInvalidResponse Kind = "invalid response"
 	// KindInvalidCredential: the JWT has characters that no JWT has. It was not sent.
-	KindInvalidCredential
-	// KindUnavailable: Atlas was not asked, because too many of the calls just before have failed.
-	// No Client says so by itself, but what stands before one does: package resilient.
-	KindUnavailable
-	// KindOverloaded: Atlas was not asked, because the concurrency limit is reached.
-	// As for the kind before, no Client says so by itself.
-	KindOverloaded
+	KindInvalidCredential Kind = "invalid credential"
+	// KindUnavailable: nothing was sent, because too many of the calls just before have failed. No
+	// Client returns it, but package resilient does.
+	KindUnavailable Kind = "unavailable"
+	// KindOverloaded: nothing was sent, because the concurrency limit is reached. No Client returns
+	// it, but package resilient does.
+	KindOverloaded Kind = "overloaded"
 )
-
-var kindNames = map[Kind]string{
-	KindUnreachable:       "unreachable",
-	KindTLS:               "TLS",
-	KindTimeout:           "timeout",
-	KindCanceled:          "canceled",
-	KindStatus:            "error status",
-	KindRedirect:          "redirect",
-	KindInvalidResponse:   "invalid response",
-	KindInvalidCredential: "invalid credential",
-	KindUnavailable:       "unavailable",
-	KindOverloaded:        "overloaded",
-}
-
-// String returns the kind in a word or two.
-func (k Kind) String() string {
-	if name, ok := kindNames[k]; ok {
-		return name
-	}
-	return "Kind(" + strconv.Itoa(int(k)) + ")"
-}
 
 // Error is why an operation failed. It holds no JWT and no token, and nothing from the body or the
 // header values of an answer, so it is safe to log.
@@ -113,7 +92,7 @@ func (e *Error) Error() string {
 	if e.StatusCode != 0 {
 		status = fmt.Sprintf(" (HTTP %d)", e.StatusCode)
 	}
-	return fmt.Sprintf("atlas: %s: %v%s: %v", e.Op, e.Kind, status, e.Err)
+	return fmt.Sprintf("atlas: %s: %s%s: %v", e.Op, e.Kind, status, e.Err)
 }
 
 // Unwrap returns the cause.
@@ -173,20 +152,21 @@ func classify(err error) (Kind, error) {
 		case "remote error", "local error": // a TLS alert; tls.AlertError is for QUIC only
 			return KindTLS, op
 		case "dial", "read", "write":
-			return KindUnreachable, &networkError{text: op.Error(), errno: errno(op)}
+			return KindUnreachable, &networkError{op}
 		}
 		err = op.Err // "proxyconnect" wraps all that can happen at a proxy
 	}
+	text := err.Error()
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return KindUnreachable, errCutShort
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, new(flate.CorruptInputError)):
 		return KindInvalidResponse, errGzip
-	case strings.HasPrefix(err.Error(), "tls: "): // most of what crypto/tls finds wrong in a handshake has no type
-		return KindTLS, errors.New(err.Error())
-	case slices.Contains(constantTexts, err.Error()):
-		return KindUnreachable, errors.New(err.Error())
-	case slices.Contains(headerTexts, err.Error()), strings.HasPrefix(err.Error(), headersExceeded), strings.HasPrefix(err.Error(), brokenHTTP2):
+	case strings.HasPrefix(text, "tls: "): // most of what crypto/tls finds wrong in a handshake has no type
+		return KindTLS, errors.New(text)
+	case slices.Contains(constantTexts, text):
+		return KindUnreachable, errors.New(text)
+	case slices.ContainsFunc(protocolTexts, func(start string) bool { return strings.HasPrefix(text, start) }):
 		return KindUnreachable, ErrProtocol
 	}
 	if reset, ok := errors.AsType[streamError](err); ok {
@@ -198,39 +178,33 @@ func classify(err error) (Kind, error) {
 	return KindUnreachable, fmt.Errorf("the answer was not valid HTTP, or the connection failed (%T)", err)
 }
 
-// Errors of net/http that have no type and hold only these words. If a later Go changes the words,
-// the error is described in general terms.
-var constantTexts = []string{
-	"http: server closed idle connection",
-	"http2: client connection lost", // no answer to a ping
-	"net/http: TLS handshake timeout",
-}
-
-// The same for headers, in which informational answers (1xx) without end are counted.
-var headerTexts = []string{
-	"http2: response header list larger than advertised limit",
-	"header list too large",
-	"net/http: too many 1xx informational responses",
-}
-
-const (
-	headersExceeded = "net/http: server response headers exceeded " // and a number of bytes
-	brokenHTTP2     = "connection error: "                          // and a code: it is this side that has closed the connection
-	fromPeer        = "received from peer"
+// Errors of net/http that have no type. If a later Go changes the words, the error is described in
+// general terms.
+var (
+	constantTexts = []string{
+		"http: server closed idle connection",
+		"http2: client connection lost", // no answer to a ping
+		"net/http: TLS handshake timeout",
+	}
+	protocolTexts = []string{ // how the texts start
+		"http2: response header list larger than advertised limit",
+		"header list too large",
+		"net/http: server response headers exceeded ",
+		"net/http: too many 1xx informational responses",
+		"connection error: ", // it is this side that has closed the HTTP/2 connection
+	}
 )
 
-// networkError is the text of a *net.OpError, matching no more of what is in it than its errno.
-type networkError struct {
-	text  string
-	errno error
-}
+const fromPeer = "received from peer"
 
-func (e *networkError) Error() string { return e.text }
-func (e *networkError) Unwrap() error { return e.errno }
+// networkError has the text of a *net.OpError, and matches no more of what is in it than its errno.
+type networkError struct{ op *net.OpError }
 
-func errno(err error) error {
-	if e, ok := errors.AsType[syscall.Errno](err); ok {
-		return e
+func (e *networkError) Error() string { return e.op.Error() }
+
+func (e *networkError) Unwrap() error {
+	if errno, ok := errors.AsType[syscall.Errno](e.op); ok {
+		return errno
 	}
 	return nil
 }
@@ -322,25 +296,18 @@ func classOfStatus(e *Error) Class {
 	return ClassRejected
 }
 
-// statusClientClosed is how proxies log a request whose client left; some answer with it.
-const statusClientClosed = 499
-
 // OutcomeUnknown reports whether the operation is a delete that was sent and may have taken effect:
 // no answer came, or one that does not say.
 func (e *Error) OutcomeUnknown() bool {
-	if e.Op != OpDelete || !e.Sent {
+	if e.Op != OpDelete || !e.Sent || e.Kind == KindRedirect {
 		return false
 	}
-	switch e.Kind {
-	case KindStatus:
-	case KindRedirect:
-		return false
-	default:
+	if e.Kind != KindStatus || e.StatusCode >= 500 {
 		return true
 	}
 	switch e.StatusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly, statusClientClosed:
+	case http.StatusRequestTimeout, http.StatusTooEarly, 499: // how proxies log a client that has left
 		return true
 	}
-	return e.StatusCode >= 500
+	return false
 }

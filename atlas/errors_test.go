@@ -89,7 +89,7 @@ func TestClassOfErrors(t *testing.T) {
 		{kind(KindInvalidResponse), ClassBroken},
 		{kind(KindCanceled), ClassCanceled},
 		{kind(KindInvalidCredential), ClassInvalid},
-		{kind(0), ClassUnknown},
+		{kind(""), ClassUnknown},
 	} {
 		if got := Classify(tc.err); got != tc.want {
 			t.Errorf("%v: got %v, want %v", tc.err, got, tc.want)

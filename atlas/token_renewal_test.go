@@ -109,7 +109,7 @@ func TestLoginAfterOutage(t *testing.T) {
 		{Op: OpLogIn, Kind: KindStatus, StatusCode: 503, Err: statusError(503)},
 		{Op: OpLogIn, Kind: KindUnavailable, RetryAfter: 700 * time.Millisecond, Err: errCutShort},
 	} {
-		t.Run(outage.Kind.String(), func(t *testing.T) {
+		t.Run(string(outage.Kind), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeIdentity{life: time.Hour, loginErr: outage}
 				s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})

@@ -375,7 +375,7 @@ func TestClose(t *testing.T) {
 
 func asError(t *testing.T, err error) atlas.Error {
 	t.Helper()
-	if kindOf(err) == 0 {
+	if kindOf(err) == "" {
 		t.Fatalf("got %v, want an *atlas.Error", err)
 	}
 	return *err.(*atlas.Error) //nolint:errorlint // kindOf has looked

@@ -37,7 +37,7 @@ func kindOf(err error) atlas.Kind {
 	if e, ok := errors.AsType[*atlas.Error](err); ok {
 		return e.Kind
 	}
-	return 0
+	return ""
 }
 
 // wait is for virtual time.
@@ -216,7 +216,7 @@ func (tr *traffic) one(party string, op atlas.Operation, jwt atlas.JWT, timeout 
 		r.ok++
 		r.most = max(r.most, time.Since(start))
 	} else {
-		r.failed[kindOf(err).String()]++
+		r.failed[string(kindOf(err))]++
 	}
 	return err == nil
 }

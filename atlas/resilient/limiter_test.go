@@ -235,7 +235,7 @@ func TestOverload(t *testing.T) {
 					if least := capacity * seconds * 9 / 10; heavy.ok < least {
 						t.Errorf("%d calls were answered, want %d at least", heavy.ok, least)
 					}
-					if heavy.failures() != heavy.failed[atlas.KindOverloaded.String()] {
+					if heavy.failures() != heavy.failed[string(atlas.KindOverloaded)] {
 						t.Errorf("calls failed otherwise: %v", heavy)
 					}
 				})

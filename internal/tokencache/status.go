@@ -49,7 +49,7 @@ func NotAsked(err error) string {
 	case errors.Is(err, errHeldOff):
 		return "throttled"
 	case e.Kind == atlas.KindOverloaded, e.Kind == atlas.KindUnavailable:
-		return e.Kind.String()
+		return string(e.Kind)
 	}
 	return ""
 }

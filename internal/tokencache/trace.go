@@ -83,7 +83,7 @@ func (g *group) linkTo(ctx context.Context, c *call) {
 // errorType returns the kind of an error. Its text is for the log.
 func errorType(err error) string {
 	if e, ok := errors.AsType[*atlas.Error](err); ok {
-		return e.Kind.String()
+		return string(e.Kind)
 	}
 	if _, ok := errors.AsType[*atlas.CredentialError](err); ok {
 		return "credential"
