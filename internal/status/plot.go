@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strings"
@@ -19,28 +20,29 @@ const (
 type plot struct {
 	Title  string
 	Latest string // the newest value, with its unit
-	Most   string // the value at the top
+	Top    string // the highest value; empty if there is none above zero
 	Line   string // points of an SVG polyline; empty if there is nothing to show
 }
 
 // plots returns the plots of the page.
 func plots(samples []sample) []plot {
-	rate := func(of func(sample) float64) func(before, after sample) float64 {
-		return func(before, after sample) float64 {
-			seconds := after.at.Sub(before.at).Seconds()
-			if seconds < 1 {
-				return math.NaN()
-			}
-			return (of(after) - of(before)) / seconds
+	perSecond := func(before, after sample, n float64) float64 {
+		if seconds := after.at.Sub(before.at).Seconds(); seconds >= 1 {
+			return n / seconds
 		}
+		return math.NaN()
 	}
 	return []plot{
-		newPlot("Calls", "/s", samples, rate(func(s sample) float64 { return s.calls })),
-		newPlot("Failed calls", "/s", samples, rate(func(s sample) float64 { return sum(s.failures) })),
+		newPlot("Calls", "/s", samples, func(before, after sample) float64 {
+			return perSecond(before, after, after.calls-before.calls)
+		}),
+		newPlot("Failed calls", "/s", samples, func(before, after sample) float64 {
+			return perSecond(before, after, sum(after.failures)-sum(before.failures))
+		}),
 		newPlot("Atlas latency, p90", " ms", samples, func(before, after sample) float64 {
 			return after.atlas.quantile(0.9, before.atlas) * 1000
 		}),
-		newPlot("Creates that cost Atlas nothing", " %", samples, func(before, after sample) float64 {
+		newPlot("Creates without Atlas", " %", samples, func(before, after sample) float64 {
 			return 100 * (after.free - before.free) / (after.creates - before.creates)
 		}),
 	}
@@ -49,32 +51,32 @@ func plots(samples []sample) []plot {
 // newPlot plots value over consecutive samples. NaN and infinite values are left out.
 func newPlot(title, unit string, samples []sample, value func(before, after sample) float64) plot {
 	p := plot{Title: title, Latest: "no data"}
-	type point struct{ x, y float64 }
-	var points []point
+	values := make([]float64, len(samples)) // the first has none before it, and is left out
 	most := 0.0
-	end := samples[len(samples)-1].at
-	for i, after := range samples[1:] {
-		y := value(samples[i], after)
-		if math.IsNaN(y) || math.IsInf(y, 0) {
-			continue
+	for i := 1; i < len(samples); i++ {
+		values[i] = value(samples[i-1], samples[i])
+		if math.IsInf(values[i], 0) {
+			values[i] = math.NaN()
 		}
-		age := end.Sub(after.at).Seconds() / (float64(maxSamples-1) * sampleInterval.Seconds())
-		points = append(points, point{plotWidth * (1 - age), y})
-		most = math.Max(most, y)
-		p.Latest = short(y) + unit
+		if !math.IsNaN(values[i]) {
+			p.Latest = short(values[i]) + unit
+			most = max(most, values[i])
+		}
 	}
-	if most == 0 {
-		most = 1
+	if most > 0 {
+		p.Top = "top: " + short(most) + unit
 	}
-	p.Most = short(most) + unit
-	var line strings.Builder
-	for _, at := range points {
-		fmt.Fprintf(&line, "%.1f,%.1f ", at.x, plotHeight*(1-at.y/most))
+	var points []string
+	for i := 1; i < len(samples); i++ {
+		if !math.IsNaN(values[i]) {
+			age := samples[len(samples)-1].at.Sub(samples[i].at).Seconds() / ((maxSamples - 1) * sampleInterval).Seconds()
+			points = append(points, fmt.Sprintf("%.1f,%.1f", plotWidth*(1-age), plotHeight*(1-values[i]/cmp.Or(most, 1))))
+		}
 	}
-	if len(points) == 1 { // a line needs two ends
-		fmt.Fprintf(&line, "%.1f,%.1f", points[0].x-1, plotHeight*(1-points[0].y/most))
+	if len(points) == 1 {
+		points = append(points, points[0]) // a line needs two ends
 	}
-	p.Line = strings.TrimSpace(line.String())
+	p.Line = strings.Join(points, " ")
 	return p
 }
 

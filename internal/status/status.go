@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,14 +87,19 @@ func (p *Page) add(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.samples = append(p.samples, s)
-	if extra := len(p.samples) - maxSamples; extra > 0 {
-		p.samples = append(p.samples[:0], p.samples[extra:]...)
-	}
+	p.samples = slices.Delete(p.samples, 0, max(len(p.samples)-maxSamples, 0))
+}
+
+// history returns the samples so far.
+func (p *Page) history() []sample {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.samples)
 }
 
 // ServeHTTP implements http.Handler.
 func (p *Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	page := render(p.view(time.Now()))
+	page := p.render(time.Now())
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")

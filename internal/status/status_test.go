@@ -66,7 +66,7 @@ func wantOnPage(t *testing.T, page string, texts ...string) {
 	}
 }
 
-// TestPage checks that the page shows each kind of fact, and that a text from elsewhere cannot become markup.
+// TestPage checks that the page shows each kind of fact and escapes texts.
 func TestPage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newTestMetrics()
@@ -86,7 +86,7 @@ func TestPage(t *testing.T) {
 	})
 }
 
-// TestPlots checks the figures of each plot after two minutes, and that failures are counted by reason.
+// TestPlots checks the figures of each plot after two minutes, and the failures by reason.
 func TestPlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newTestMetrics()
@@ -113,8 +113,8 @@ func TestPlots(t *testing.T) {
 	})
 }
 
-// TestHourIsKept checks that a page that runs for long keeps an hour and no more.
-func TestHourIsKept(t *testing.T) {
+// TestHistoryIsAnHour checks that a page keeps the samples of an hour and no more.
+func TestHistoryIsAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newTestMetrics()
 		m.failed.WithLabelValues("OVERLOADED", "grpc").Add(7)

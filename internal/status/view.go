@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"html"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -14,50 +15,46 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// view is the content of the page.
-type view struct {
-	Version, State, Uptime, Now string
-	OK                          bool
-	Checks, Facts               []row
-	Identities, Certificates    []row
-	Failures, Settings          []row
-	Plots                       []plot
-}
-
 // row is a row of a table.
 type row struct {
 	Name, Value, Note string
 	Class             string // of the value: good, bad or none
 }
 
-func (p *Page) view(now time.Time) view {
-	v := view{
-		Version: p.cfg.Version, State: p.cfg.State(), Uptime: span(now.Sub(p.started)),
-		Now: now.UTC().Format(time.RFC3339),
-	}
-	v.OK = v.State == "ready"
+// render returns the page.
+func (p *Page) render(now time.Time) string {
+	state := p.cfg.State()
+	ok := state == "ready"
+	var checks, settings []row
 	for _, c := range p.cfg.Checks() {
-		r := row{Name: c.Name, Value: "OK", Note: "for " + span(now.Sub(c.Since))}
+		r := row{Name: c.Name, Value: "OK", Note: "for " + span(now.Sub(c.Since)), Class: class(c.Err == nil)}
 		if c.Err != nil {
-			r.Value, v.OK = c.Err.Error(), false
+			r.Value, ok = c.Err.Error(), false
 		}
-		r.Class = class(c.Err == nil)
-		v.Checks = append(v.Checks, r)
+		checks = append(checks, r)
 	}
 	for _, s := range p.cfg.Settings {
-		v.Settings = append(v.Settings, row{Name: s.Name, Value: s.Value, Note: s.Source})
+		settings = append(settings, row{Name: s.Name, Value: s.Value, Note: s.Source})
 	}
 	families := p.gather()
 	g := gaugesOf(families)
-	v.Facts = g.facts()
-	v.Identities, v.Certificates = g.identities(now), g.certificates(now)
+	samples := append(p.history(), read(families, now))
 
-	p.mu.Lock()
-	samples := slices.Clone(p.samples)
-	p.mu.Unlock()
-	samples = append(samples, read(families, now))
-	v.Plots, v.Failures = plots(samples), failures(samples)
-	return v
+	m := &markup{}
+	m.add(pageStart, state)
+	_, _ = m.WriteString(styles)
+	m.add(pageHead, class(ok), state, p.cfg.Version, span(now.Sub(p.started)), now.UTC().Format(time.RFC3339))
+	m.section("", "Checks", checks)
+	m.section("", "Now", g.facts())
+	m.section("", "Identities at Atlas", g.identities(now))
+	m.section("", "Certificates", g.certificates(now))
+	for _, p := range plots(samples) {
+		m.plot(p)
+	}
+	m.section("", "Failures of the last hour", failures(samples))
+	m.section("wide", "Settings in force", settings)
+	m.add(pageEnd)
+	return m.String()
 }
 
 // gauges are the current gauges, by family name.
@@ -87,37 +84,24 @@ func (g gauges) value(family, labelled string) (float64, bool) {
 // facts describes a few gauges in words.
 func (g gauges) facts() []row {
 	var facts []row
-	if open, ok := g.value("tokend_atlas_breaker_open", ""); ok {
-		state := "closed: calls go to Atlas"
-		if open == 1 {
-			state = "open: calls fail fast, and Atlas is probed once a second"
+	either := func(name, family, ifSet, otherwise string) {
+		if value, ok := g.value(family, ""); ok && value == 1 {
+			facts = append(facts, row{Name: name, Value: ifSet})
+		} else if ok {
+			facts = append(facts, row{Name: name, Value: otherwise})
 		}
-		facts = append(facts, row{Name: "Circuit breaker", Value: state})
 	}
+	either("Circuit breaker", "tokend_atlas_breaker_open", "open: calls fail fast, and Atlas is probed once a second", "closed")
 	if inFlight, ok := g.value("tokend_atlas_in_flight", ""); ok {
-		text := number(inFlight) + " in flight"
-		if limit, ok := g.value("tokend_atlas_in_flight_limit", ""); ok {
-			text += " of " + number(limit)
-		}
-		if waiting, ok := g.value("tokend_atlas_waiting", ""); ok {
-			text += ", " + number(waiting) + " queued"
-		}
-		facts = append(facts, row{Name: "Calls at Atlas", Value: text})
+		limit, _ := g.value("tokend_atlas_in_flight_limit", "")
+		waiting, _ := g.value("tokend_atlas_waiting", "")
+		facts = append(facts, row{Name: "Calls at Atlas", Value: number(inFlight) + " of " + number(limit) + ", " + number(waiting) + " queued"})
 	}
-	if up, ok := g.value("tokend_cache_redis_up", ""); ok {
-		state := "up"
-		if up != 1 {
-			state = "down: creates go to Atlas"
-		}
-		facts = append(facts, row{Name: "Redis", Value: state})
-	}
+	either("Redis", "tokend_cache_redis_up", "up", "down: creates go to Atlas")
 	for _, m := range g["tokend_connections_open"] {
 		listener := label(m, "listener")
-		text := number(m.GetGauge().GetValue()) + " open"
-		if limit, ok := g.value("tokend_connections_open_limit", listener); ok {
-			text += " of " + number(limit)
-		}
-		facts = append(facts, row{Name: "Connections, " + listener, Value: text})
+		limit, _ := g.value("tokend_connections_open_limit", listener)
+		facts = append(facts, row{Name: "Connections, " + listener, Value: number(m.GetGauge().GetValue()) + " of " + number(limit)})
 	}
 	return facts
 }
@@ -158,23 +142,18 @@ func (g gauges) certificates(now time.Time) []row {
 
 // failures returns the failures of the last hour by reason, the most frequent first.
 func failures(samples []sample) []row {
-	first, last := samples[0], samples[len(samples)-1]
-	type counted struct {
-		reason string
-		n      float64
+	before := samples[0].failures
+	counts := maps.Clone(samples[len(samples)-1].failures)
+	for reason := range counts {
+		counts[reason] -= before[reason]
 	}
-	var all []counted
-	for reason, n := range last.failures {
-		if n -= first.failures[reason]; n > 0 {
-			all = append(all, counted{reason, n})
-		}
-	}
-	slices.SortFunc(all, func(a, b counted) int {
-		return cmp.Or(cmp.Compare(b.n, a.n), strings.Compare(a.reason, b.reason))
-	})
 	var rows []row
-	for _, c := range all {
-		rows = append(rows, row{Name: c.reason, Value: number(c.n)})
+	for _, reason := range slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), strings.Compare(a, b))
+	}) {
+		if counts[reason] > 0 {
+			rows = append(rows, row{Name: reason, Value: number(counts[reason])})
+		}
 	}
 	return rows
 }
@@ -224,10 +203,8 @@ func (m *markup) add(format string, args ...string) {
 	fmt.Fprintf(m, format, escaped...)
 }
 
-// render returns the page.
-func render(v view) string {
-	m := &markup{}
-	m.add(`<!doctype html>
+const (
+	pageStart = `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -235,30 +212,19 @@ func render(v view) string {
 <meta name="color-scheme" content="light dark">
 <title>tokend: %s</title>
 <style>
-`, v.State)
-	_, _ = m.WriteString(styles)
-	m.add(`</style>
+`
+	pageHead = `</style>
 </head>
 <body>
 <header><h1>tokend</h1> <span class="state %s">%s</span> <span class="dim">%s, up %s, %s</span></header>
 <main class="grid">
-`, class(v.OK), v.State, v.Version, v.Uptime, v.Now)
-	m.section("", "Checks", v.Checks)
-	m.section("", "Now", v.Facts)
-	m.section("", "Identities at Atlas", v.Identities)
-	m.section("", "Certificates", v.Certificates)
-	for _, p := range v.Plots {
-		m.plot(p)
-	}
-	m.section("", "Failed calls of the last hour, by reason", v.Failures)
-	m.section("wide", "Settings in force", v.Settings)
-	m.add(`</main>
+`
+	pageEnd = `</main>
 <footer class="dim"><p>Also here: <a href="readyz">/readyz</a> (text, or JSON by its Accept header), <a href="metrics">/metrics</a>, <a href="healthz">/healthz</a>. Reload for newer figures.</p></footer>
 </body>
 </html>
-`)
-	return m.String()
-}
+`
+)
 
 // section adds a table with a heading, if there are rows.
 func (m *markup) section(width, heading string, rows []row) {
@@ -276,11 +242,11 @@ func (m *markup) plot(p plot) {
 	m.add(`<section>
 <figure>
 <figcaption><b>%s</b><span>%s</span></figcaption>
-<svg viewBox="0 -2 300 64" preserveAspectRatio="none" role="img" aria-label="%s, last hour, at most %s"><polyline points="%s"/></svg>
-<figcaption class="dim"><span>1 h ago</span><span>top: %s</span><span>now</span></figcaption>
+<svg viewBox="0 -2 300 64" preserveAspectRatio="none" role="img" aria-label="%s, last hour, %s"><polyline points="%s"/></svg>
+<figcaption class="dim"><span>1 h ago</span><span>%s</span><span>now</span></figcaption>
 </figure>
 </section>
-`, p.Title, p.Latest, p.Title, p.Most, p.Line, p.Most)
+`, p.Title, p.Latest, p.Title, p.Top, p.Line, p.Top)
 }
 
 // class returns the CSS class of a state.
