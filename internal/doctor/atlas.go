@@ -34,17 +34,24 @@ const (
 // atlasCheck is the state of the checks of Atlas.
 type atlasCheck struct {
 	client *atlas.Client
-	url    string
 	proxy  bool
-	addr   string // to connect to: that of Atlas, or of the proxy
+	// What the first steps connect to, and the setting that names it: Atlas or the proxy.
+	name, host, port, setting string
+
 	probed atlas.Probed
 }
 
 // atlasChecks connect to Atlas step by step, so that the first failure shows the cause.
 func atlasChecks(s *setup.Setup) []check {
+	a := &atlasCheck{client: s.Atlas, name: "Atlas", setting: "--atlas-url"}
+	if target, err := url.Parse(s.Settings.AtlasURL); err == nil { // a wrong URL has been reported
+		if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: target}); err == nil && proxy != nil {
+			target, a.proxy, a.name, a.setting = proxy, true, "the proxy", setup.ProxySetting
+		}
+		port := map[string]string{"http": "80", "socks5": "1080", "socks5h": "1080"}[target.Scheme]
+		a.host, a.port = target.Hostname(), cmp.Or(target.Port(), port, "443")
+	}
 	settings := []string{"--atlas-url", setup.ProxySetting}
-	a := &atlasCheck{client: s.Atlas, url: s.Settings.AtlasURL}
-	a.locate()
 	return []check{
 		{checkAtlasDNS, settings, a.findName},
 		{checkAtlasTCP, append(settings, checkAtlasDNS), a.findConnection},
@@ -54,49 +61,23 @@ func atlasChecks(s *setup.Setup) []check {
 	}
 }
 
-// locate sets the address to connect to. A wrong URL has been reported already.
-func (a *atlasCheck) locate() {
-	target, err := url.Parse(a.url)
-	if err != nil {
-		return
-	}
-	if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: target}); err == nil && proxy != nil {
-		target, a.proxy = proxy, true
-	}
-	port := map[string]string{"http": "80", "socks5": "1080", "socks5h": "1080"}[target.Scheme]
-	a.addr = net.JoinHostPort(target.Hostname(), cmp.Or(target.Port(), port, "443"))
-}
-
-// who returns what the first steps connect to, and where that is set.
-func (a *atlasCheck) who() (name, setting string) {
-	if a.proxy {
-		return "the proxy", setup.ProxySetting
-	}
-	return "Atlas", "--atlas-url"
-}
-
 func (a *atlasCheck) findName(ctx context.Context) Finding {
-	who, setting := a.who()
-	host, _, _ := net.SplitHostPort(a.addr) // made by locate
-	found, err := net.DefaultResolver.LookupHost(ctx, host)
+	found, err := net.DefaultResolver.LookupHost(ctx, a.host)
 	if err != nil {
-		return bad(fmt.Sprintf("the host of %s is not found: %v", who, err), "Correct the host in "+setting+", or this machine's resolver.")
+		return bad(fmt.Sprintf("the host of %s is not found: %v", a.name, err), "Correct the host in "+a.setting+", or this machine's resolver.")
 	}
-	return good("%s is at %s", who, strings.Join(found, ", "))
+	return good("%s is at %s", a.name, strings.Join(found, ", "))
 }
 
 func (a *atlasCheck) findConnection(ctx context.Context) Finding {
-	who, setting := a.who()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.addr)
+	addr := net.JoinHostPort(a.host, a.port)
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		remedy := "Have firewalls let this machine connect there, or correct " + setting + "."
-		if !a.proxy {
-			remedy = "Have firewalls let this machine connect there, name the proxy in HTTPS_PROXY if there is one, or correct " + setting + "."
-		}
-		return bad(fmt.Sprintf("cannot connect to %s: %v", who, err), remedy)
+		return bad(fmt.Sprintf("cannot connect to %s: %v", a.name, err),
+			"Allow the connection in firewalls, correct "+a.setting+", or name the proxy, if there is one, in "+setup.ProxySetting+".")
 	}
 	_ = conn.Close()
-	return good("%s accepts connections at %s", who, a.addr)
+	return good("%s accepts connections at %s", a.name, addr)
 }
 
 // findTLS sends Atlas a request that needs no credential.
@@ -108,7 +89,7 @@ func (a *atlasCheck) findTLS(ctx context.Context) (f Finding) {
 	if a.probed.Certificate == nil {
 		return bad("the connection has no certificate", "Correct --atlas-url.")
 	}
-	if f := expiryFinding(a.probed.Certificate, time.Now()); f != nil {
+	if f := expiryFinding(a.probed.Certificate, time.Now()); f.Status != Passed {
 		return doubtful("Atlas's certificate: "+f.Detail, "Ask the operators of Atlas, or of the proxy in front of it, to renew it.")
 	}
 	return good("%s, %s, valid until %s", a.probed.Protocol, nameOf(a.probed.Certificate), utc(a.probed.Certificate.NotAfter))

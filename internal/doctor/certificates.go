@@ -25,83 +25,65 @@ const (
 // automatically.
 const expiresSoon = 14 * 24 * time.Hour
 
-// expiryFinding returns a problem with the validity of a certificate, or nil.
-func expiryFinding(cert *x509.Certificate, now time.Time) *Finding {
+// expiryFinding returns the finding about a certificate's validity.
+func expiryFinding(cert *x509.Certificate, now time.Time) Finding {
 	const remedy = "Have it renewed, and replace the file; tokend picks it up."
 	margin := min(expiresSoon, cert.NotAfter.Sub(cert.NotBefore)/10)
 	switch left := cert.NotAfter.Sub(now); {
 	case left <= 0:
-		return new(bad(fmt.Sprintf("%s expired at %s", nameOf(cert), utc(cert.NotAfter)), remedy))
+		return bad(fmt.Sprintf("%s expired at %s", nameOf(cert), utc(cert.NotAfter)), remedy)
 	case now.Before(cert.NotBefore):
-		return new(bad(fmt.Sprintf("%s is not valid before %s", nameOf(cert), utc(cert.NotBefore)), "Check this machine's clock, or have another one issued."))
+		return bad(fmt.Sprintf("%s is not valid before %s", nameOf(cert), utc(cert.NotBefore)), "Check this machine's clock, or have another one issued.")
 	case left < margin:
-		return new(doubtful(fmt.Sprintf("%s expires soon, at %s", nameOf(cert), utc(cert.NotAfter)), remedy))
+		return doubtful(fmt.Sprintf("%s expires soon, at %s", nameOf(cert), utc(cert.NotAfter)), remedy)
 	}
-	return nil
+	return good("%s, valid until %s", nameOf(cert), utc(cert.NotAfter))
 }
 
-// certificatesFinding looks at the certificates of a file. Opening the settings has checked the
-// key, and that the first is for servers.
+// certificatesFinding returns the finding about the certificates of a file. Opening the settings
+// has checked the key, and that the first is for servers.
 func certificatesFinding(use certificateUse, certs []*x509.Certificate, now time.Time) Finding {
 	if use == forTrust || use == forCallers {
 		return authoritiesFinding(use, certs, now)
 	}
 	for _, cert := range certs {
-		if f := expiryFinding(cert, now); f != nil {
-			return *f
+		if f := expiryFinding(cert, now); f.Status != Passed {
+			return f
 		}
 	}
-	if f := chainFinding(certs); f != nil {
-		return *f
+	for i, cert := range certs[:len(certs)-1] { // each certifies the one before (RFC 5246, section 7.4.2)
+		if next := certs[i+1]; cert.CheckSignatureFrom(next) != nil {
+			return doubtful(fmt.Sprintf("certificate %d (%s) has not signed the one before, %s: peers may not find a path to an authority", i+2, nameOf(next), nameOf(cert)),
+				"Put the certificate first, then the one that signed it, and so on; leave out what is not part of the chain.")
+		}
 	}
-	if f := unfitFinding(use, certs[0]); f != nil {
-		return *f
+	leaf := certs[0]
+	unlimited := slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny) || len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0
+	switch {
+	case use == forServer && len(leaf.DNSNames)+len(leaf.IPAddresses) == 0:
+		return doubtful(nameOf(leaf)+" names no host or address as subject alternative name: clients refuse it", "Have one issued with the names that clients use.")
+	case use == forClient && !unlimited && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
+		return doubtful(nameOf(leaf)+" is not for clients: its extended key usage lacks clientAuth", "Have one issued with clientAuth.")
 	}
-	return good("%s, intermediates: %d, valid until %s", nameOf(certs[0]), len(certs)-1, utc(reload.FirstToExpire(certs).NotAfter))
+	return good("%s, intermediates: %d, valid until %s", nameOf(leaf), len(certs)-1, utc(reload.FirstToExpire(certs).NotAfter))
 }
 
-// authoritiesFinding accepts expired authorities as long as there are others.
+// authoritiesFinding returns the worst finding about the validity of authorities. An expired one is
+// a warning as long as there are others.
 func authoritiesFinding(use certificateUse, certs []*x509.Certificate, now time.Time) Finding {
-	var worst *Finding
-	usable := false
+	worst := good("authorities: %d, valid until %s at least", len(certs), utc(reload.FirstToExpire(certs).NotAfter))
+	usable := use == forTrust // the system's
 	for _, cert := range certs {
 		f := expiryFinding(cert, now)
-		usable = usable || f == nil || f.Status == Doubted
-		if f != nil && (worst == nil || f.Status == Failed) {
+		usable = usable || f.Status != Failed
+		if f.Status == Failed || f.Status == Doubted && worst.Status == Passed {
 			worst = f
 		}
 	}
-	switch {
-	case worst == nil:
-		return good("authorities: %d, valid until %s at least", len(certs), utc(reload.FirstToExpire(certs).NotAfter))
-	case usable || use == forTrust:
+	if worst.Status == Failed && usable {
 		worst.Status = Doubted
 	}
-	return *worst
-}
-
-// chainFinding returns a problem with the order of the certificates (RFC 5246 §7.4.2: each
-// certifies the one before).
-func chainFinding(certs []*x509.Certificate) *Finding {
-	for i := range len(certs) - 1 {
-		if certs[i].CheckSignatureFrom(certs[i+1]) != nil {
-			return new(doubtful(fmt.Sprintf("certificate %d (%s) has not signed the one before, %s: peers may not find a path to an authority", i+2, nameOf(certs[i+1]), nameOf(certs[i])),
-				"Put the certificate first, then the one that signed it, and so on; leave out what is not part of the chain."))
-		}
-	}
-	return nil
-}
-
-// unfitFinding returns why peers would refuse a certificate, or nil.
-func unfitFinding(use certificateUse, cert *x509.Certificate) *Finding {
-	unlimited := slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny) || len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0
-	switch {
-	case use == forServer && len(cert.DNSNames)+len(cert.IPAddresses) == 0:
-		return new(doubtful(nameOf(cert)+" names no host or address as subject alternative name: clients refuse it", "Have one issued with the names that clients use."))
-	case use == forClient && !unlimited && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
-		return new(doubtful(nameOf(cert)+" is not for clients: its extended key usage lacks clientAuth", "Have one issued with clientAuth."))
-	}
-	return nil
+	return worst
 }
 
 // nameOf returns the subject, or else the names.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -31,10 +30,10 @@ func agentChecks(s *setup.Setup) []check {
 
 func svidFinding(own *spiffe.Identity, now time.Time) Finding {
 	leaf, domain := own.Certificate.Leaf, own.ID.TrustDomain()
-	if f := expiryFinding(leaf, now); f != nil {
+	if f := expiryFinding(leaf, now); f.Status != Passed {
 		f.Detail = fmt.Sprintf("%s: %s", own.ID, f.Detail)
 		f.Remedy = "Check the agent's log and this machine's clock: the agent renews an SVID long before that."
-		return *f
+		return f
 	}
 	if f := authoritiesFinding(forCallers, own.Bundle.X509Authorities(), now); f.Status == Failed {
 		return bad(fmt.Sprintf("the bundle of %s: %s", domain, f.Detail), "Check the agent's log, and whether it reaches its server.")
@@ -74,21 +73,12 @@ func portFinding(ctx context.Context, s *setup.Setup, setting, addr string) Find
 	return bad(fmt.Sprintf("cannot listen on %s: %v", addr, err), "Choose an address of this machine, and a port or directory that this user may use, in "+setting+".")
 }
 
-// AskHealth returns nil if a tokend with that admin address says that it is alive.
+// AskHealth returns nil if a tokend with that admin address says that it is alive. Package net
+// connects to this machine if the host is empty or unspecified, as in 0.0.0.0:9091.
 func AskHealth(ctx context.Context, adminAddr string) error {
-	host, port, err := net.SplitHostPort(adminAddr)
-	if err != nil {
-		return err
-	}
-	switch ip := net.ParseIP(host); { // a listener on every address is on loopback too; an image may have no name for that
-	case host == "" || ip.Equal(net.IPv4zero):
-		host = "127.0.0.1"
-	case ip.Equal(net.IPv6unspecified):
-		host = "::1"
-	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/healthz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+adminAddr+"/healthz", nil)
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,6 @@
-// Package doctor checks the settings of tokend and everything that they name, and suggests fixes. It serves nothing and changes nothing: it logs in once for each
-// userauthtoken, and asks Atlas for no token.
+// Package doctor checks the settings of tokend and everything that they name, and suggests fixes. It
+// serves nothing and changes nothing: it logs in once for each userauthtoken, and asks Atlas for no
+// token.
 package doctor
 
 import (
@@ -7,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
@@ -58,19 +58,23 @@ func (f Finding) isAbout(check string) bool {
 // check is one check.
 type check struct {
 	name  string
-	needs []string // earlier checks, or settings; if one of them has failed, the check is skipped
-	find  func(ctx context.Context) Finding
+	needs []string                          // earlier checks, or settings; if one of them has failed, the check is skipped
+	find  func(ctx context.Context) Finding // returns soon after ctx is done
 }
 
 // Examine returns the findings about the settings, in order. open opens them for a trial; each
 // check may take as long as timeout.
 func Examine(ctx context.Context, open func() *setup.Setup, timeout time.Duration) []Finding {
-	s, ok := within(timeout, func() *setup.Setup {
+	opened := make(chan *setup.Setup, 1)
+	go func() {
 		s := open()
 		s.Close()
-		return s
-	})
-	if !ok {
+		opened <- s
+	}()
+	var s *setup.Setup
+	select {
+	case s = <-opened:
+	case <-time.After(timeout): // such as for a network file system; it is left running
 		return []Finding{bad("The files that the settings name cannot be read in time.", "Check the file systems that they are on.").of("settings")}
 	}
 	d := &diagnosis{timeout: timeout, settings: settingsFindings(s)}
@@ -97,35 +101,28 @@ type diagnosis struct {
 // run returns all findings, in order. Checks run at the same time, except that one waits for those
 // that it needs.
 func (d *diagnosis) run(ctx context.Context) []Finding {
-	type result struct {
-		Finding
-
-		done chan struct{} // closed when the finding is there
+	results := make([]Finding, len(d.checks))
+	done := make([]chan struct{}, len(d.checks)) // closed when the result is there
+	for i := range done {
+		done[i] = make(chan struct{})
 	}
-	results := make([]result, len(d.checks))
-	for i := range results {
-		results[i].done = make(chan struct{})
-	}
-	var running sync.WaitGroup
 	for i, c := range d.checks {
-		running.Go(func() {
-			defer close(results[i].done)
+		go func() {
+			defer close(done[i])
 			before := slices.Clone(d.settings)
 			for j := range i {
 				if slices.Contains(c.needs, d.checks[j].name) {
-					<-results[j].done
-					before = append(before, results[j].Finding)
+					<-done[j]
+					before = append(before, results[j])
 				}
 			}
-			results[i].Finding = d.attempt(ctx, c, before).of(c.name)
-		})
+			results[i] = d.attempt(ctx, c, before).of(c.name)
+		}()
 	}
-	running.Wait()
-	all := slices.Clone(d.settings)
-	for i := range results {
-		all = append(all, results[i].Finding)
+	for _, result := range done {
+		<-result
 	}
-	return all
+	return slices.Concat(d.settings, results)
 }
 
 // attempt runs a check unless something that it needs has failed before.
@@ -137,26 +134,7 @@ func (d *diagnosis) attempt(ctx context.Context, c check, before []Finding) Find
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	// A check that honours its context says better what took so long, so it gets a second more.
-	f, ok := within(d.timeout+time.Second, func() Finding { return c.find(ctx) })
-	if !ok {
-		return bad(fmt.Sprintf("no result within %v", d.timeout), "Allow more time with --timeout, or find out what is slow.")
-	}
-	return f
-}
-
-// within returns the result of f, if that takes no longer than d. Otherwise f is left running.
-func within[T any](d time.Duration, f func() T) (result T, ok bool) {
-	done := make(chan T, 1)
-	go func() { done <- f() }()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case result = <-done:
-		return result, true
-	case <-timer.C:
-		return result, false
-	}
+	return c.find(ctx)
 }
 
 // Count returns how many findings have the status.
