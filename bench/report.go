@@ -29,7 +29,7 @@ func (r *results) write(dir string) error {
 
 // writeResults writes files to a folder, and their source as JSON to the file raw.
 func writeResults(dir, raw string, results any, files map[string]string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // for everybody to read
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // world-readable
 		return err
 	}
 	encoded, err := json.MarshalIndent(results, "", " ")
@@ -38,7 +38,7 @@ func writeResults(dir, raw string, results any, files map[string]string) error {
 	}
 	files[raw] = string(encoded) + "\n"
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil { //nolint:gosec // for everybody to read
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil { //nolint:gosec // world-readable
 			return err
 		}
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// TestIsolation runs a tenant in trouble next to ten ordinary orgs over the whole service. No call of
-// these may fail or wait.
+// TestIsolation runs a tenant in trouble next to ten ordinary orgs over the whole service. No call
+// of these may fail or wait.
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	length := 1500 * time.Millisecond

@@ -1,9 +1,9 @@
-// Command faults runs the tests of the fault table and prints the table with what came out. It ends
+// Command faults runs the tests of the fault table and prints the table with the results. It exits
 // with 1 if a row has no test, or one that failed or was skipped.
 //
 //	go run -C tools ./faults
 //
-// With -list it runs nothing, and only sees that each row has a test.
+// With -list it only checks that each row has a test.
 package main
 
 import (
@@ -23,11 +23,11 @@ import (
 	"text/tabwriter"
 )
 
-// table is the document that has the rows, seen from the repository's root.
+// table is the document with the rows, relative to the repository's root.
 const table = "deploy/faults.md"
 
 func main() {
-	list := flag.Bool("list", false, "run no test, and only see that each row has one")
+	list := flag.Bool("list", false, "only check that each row has a test")
 	flag.Parse()
 	if err := run(context.Background(), os.Stdout, *list); err != nil {
 		fmt.Fprintln(os.Stderr, "faults:", err)
@@ -46,7 +46,7 @@ func run(ctx context.Context, out io.Writer, list bool) error {
 	}
 	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-run=^TestFault", "./...")
 	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), "TOKEND_LONG=1", "REQUIRE_TOOLS=1") // a skip is no pass
+	cmd.Env = append(os.Environ(), "TOKEND_LONG=1", "REQUIRE_TOOLS=1")
 	cmd.Stderr = os.Stderr
 	events, err := cmd.StdoutPipe()
 	if err != nil {
@@ -59,7 +59,7 @@ func run(ctx context.Context, out io.Writer, list bool) error {
 	if err != nil {
 		return err
 	}
-	_ = cmd.Wait() // it fails if a test does, and the rows say which
+	_ = cmd.Wait() // fails if a test does, which the rows report
 	return printTable(out, rows, results)
 }
 
@@ -92,7 +92,7 @@ func checkNames(ctx context.Context, out io.Writer, rows []row) error {
 	return nil
 }
 
-// row is one of the table.
+// row is a row of the table.
 type row struct {
 	number int
 	fault  string
@@ -109,9 +109,9 @@ func parseTable(document string) []row {
 	return rows
 }
 
-// result is what came of the tests of one row.
+// result is the result of a row's tests.
 type result struct {
-	tests      map[string]bool // the top ones, by name
+	tests      map[string]bool // names of the top-level tests
 	cases      int
 	bad        []string // tests that failed or were skipped
 	transports map[string]bool
@@ -119,7 +119,7 @@ type result struct {
 
 var testName = regexp.MustCompile(`^TestFault(\d\d)`)
 
-// rowOf is the number of the row that a test is for, if it is for one.
+// rowOf returns the number of a test's row, if it has one.
 func rowOf(test string) (number int, ok bool) {
 	match := testName.FindStringSubmatch(test)
 	if match == nil {
@@ -129,7 +129,7 @@ func rowOf(test string) (number int, ok bool) {
 	return number, true
 }
 
-// read takes the events of go test -json.
+// read reads the events of go test -json.
 func read(events io.Reader) (map[int]*result, error) {
 	results := map[int]*result{}
 	lines := bufio.NewScanner(events)
