@@ -23,7 +23,6 @@ var proofOperations = flag.Int("proof.operations", 0, "total operations of TestP
 type proofRun struct {
 	name     string
 	replicas int
-	mortal   int
 	ttl      time.Duration
 	stale    time.Duration
 	redis    bool
@@ -60,7 +59,6 @@ var proofRuns = []proofRun{
 	{name: "two replicas, Redis slow", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: slowRedis},
 	{name: "two replicas, one cut off", replicas: 2, ttl: proofTTL, stale: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: cutOff},
 	{name: "two replicas, Redis stops", replicas: 2, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: stoppingRedis},
-	{name: "two replicas, one is killed", replicas: 1, mortal: 1, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: killing},
 	{name: "three replicas, Redis restarts empty", replicas: 3, ttl: proofTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: restartingRedis},
 	{name: "three replicas, Redis restarts from a snapshot", replicas: 3, ttl: longTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: snapshots},
 	{name: "three replicas, Redis fails over", replicas: 3, ttl: longTTL, stale: longTTL, redis: true, atlas: slowAnswers, lenient: true, trouble: failovers},
@@ -90,7 +88,7 @@ func TestProof(t *testing.T) {
 				each = max(each, 120) // fewer calls overlap
 				orgs = max(1, l.operations/each/sideBySide) * sideBySide
 			}
-			s := setup{replicas: run.replicas, mortal: run.mortal, orgs: orgs, ttl: run.ttl, stale: run.stale, profiles: run.profiles}
+			s := setup{replicas: run.replicas, orgs: orgs, ttl: run.ttl, stale: run.stale, profiles: run.profiles}
 			if run.redis {
 				s.redis = redistest.Start(t)
 				if !run.lenient {
@@ -223,10 +221,6 @@ func cutOff(w *world) func() {
 
 func stoppingRedis(w *world) func() {
 	return every(150*time.Millisecond, w.redis.Up, slices.Concat(rest[:2], []func(){w.redis.Stop, w.redis.Up}, rest)...)
-}
-
-func killing(w *world) func() {
-	return every(150*time.Millisecond, w.mortals[0].start, w.mortals[0].kill, w.mortals[0].start)
 }
 
 func restartingRedis(w *world) func() {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -39,7 +40,6 @@ type setup struct {
 	stale    time.Duration
 	redis    *redistest.Server // nil: none
 	budget   time.Duration     // for Redis
-	mortal   int               // number of further replicas that are killed repeatedly
 	profiles profileKind
 	// atlasTimeout is the timeout for Atlas; 0: proofAtlasTimeout.
 	atlasTimeout time.Duration
@@ -58,7 +58,6 @@ type world struct {
 	jwts     [][2]string // by org
 	held     *held       // nil without profiles
 	replicas []*proofReplica
-	mortals  []*replicaProcess
 	callers  [][2]testutil.Caller // of each replica, over gRPC and REST
 	began    time.Time
 }
@@ -92,29 +91,21 @@ func newWorld(t *testing.T, s setup) *world {
 	for range s.replicas {
 		w.replicas = append(w.replicas, w.newReplica(t))
 	}
-	for range s.mortal {
-		p := w.newReplicaProcess(t)
-		w.mortals = append(w.mortals, p)
-		w.callers = append(w.callers, p.callers(t))
-	}
 	return w
 }
 
 func (w *world) newReplica(t *testing.T) *proofReplica {
 	t.Helper()
 	r := &proofReplica{}
-	settings := replicaSettings{TTL: w.ttl, Stale: w.stale}
+	cache := tokencache.Config{TTL: w.ttl, StaleIfError: w.stale, SettleTime: proofSettle}
 	if w.redis != nil {
 		r.proxy = w.redis.NewProxy()
-		settings.RedisURL, settings.RedisBudget = r.proxy.URL(), w.budget
+		cache.Redis = &tokencache.RedisConfig{URL: r.proxy.URL(), Budget: w.budget}
 	}
 	r.Service = testutil.StartWith(t, testutil.Plaintext, w.atlas, func(c *server.Config, a *atlas.Config) {
-		at := *c
-		*c = settings.config(nil)
-		c.GRPCAddr, c.HTTPAddr, c.AdminAddr = at.GRPCAddr, at.HTTPAddr, at.AdminAddr
+		c.Logger, c.CallCeiling, c.DrainTimeout, c.Cache = slog.New(slog.DiscardHandler), proofCeiling, proofCeiling, cache
 		if w.tokens != nil {
-			c.Cache = tokencache.Config{}
-			c.Tokens = w.tokens
+			c.Cache, c.Tokens = tokencache.Config{}, w.tokens
 		}
 		a.Timeout = cmp.Or(w.atlasTimeout, proofAtlasTimeout)
 		if w.held != nil {
@@ -210,9 +201,6 @@ func (w *world) call(client, org int, random *rand.Rand, l traffic) history.Even
 	e.Hit = strings.Contains(out.Get("cache-status"), "; hit")
 	e.Harmless = history.IsHarmless(out)
 	settle()
-	if strings.Contains(out.Message, history.RefusedConnection) {
-		<-time.After(5 * time.Millisecond) // the run must outlast the restart
-	}
 	return e
 }
 
