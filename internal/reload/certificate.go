@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -29,7 +28,7 @@ func (w *Watcher) Certificate(name, certFile, keyFile string, check func(*x509.C
 		case err != nil:
 			return pair, err
 		case time.Now().Before(leaf.NotBefore):
-			return pair, Retry(fmt.Errorf("the certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339)))
+			return pair, fmt.Errorf("the certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
 		case check != nil:
 			return pair, check(leaf)
 		}
@@ -114,19 +113,6 @@ type pemFile[T any] struct {
 	certs []*x509.Certificate
 }
 
-// shownPEM adds the certificate to the status of a PEM file.
-type shownPEM[T any] struct {
-	*Value[pemFile[T]]
-	decisive func([]*x509.Certificate) *x509.Certificate
-}
-
-// Status implements Shown.
-func (s *shownPEM[T]) Status() Status {
-	status := s.Value.Status()
-	status.Certificate = s.decisive(s.Get().certs)
-	return status
-}
-
 // watchPEM watches files of which the first has certificates in it. decisive returns the one whose
 // expiry matters now.
 func watchPEM[T any](
@@ -134,18 +120,14 @@ func watchPEM[T any](
 	onChange func(), parse func([]*x509.Certificate, [][]byte) (T, error),
 ) (func() T, error) {
 	log := w.Logger.With(slog.String("certificate", name), slog.String("file", paths[0]))
-	shown := &shownPEM[T]{decisive: decisive} // without a Value until the first read
-	var err error
-	shown.Value, err = watch(w, Files[pemFile[T]]{
-		Paths: paths, What: "certificate", Name: name, Logger: log,
+	certificate := func(v pemFile[T]) *x509.Certificate { return decisive(v.certs) }
+	get, err := Watch(w, Files[pemFile[T]]{
+		Paths: paths, What: "certificate", Name: name, Logger: log, certificate: certificate,
 		Parse: func(contents [][]byte) (pemFile[T], error) {
 			certs, err := parseCertificates(contents[0])
 			var made T
 			if err == nil {
 				made, err = parse(certs, contents)
-			}
-			if err == nil && shown.Value != nil {
-				err = CheckReplacement(decisive(certs), decisive(shown.Get().certs))
 			}
 			if err != nil {
 				return pemFile[T]{}, fmt.Errorf("%s: %w", strings.Join(paths, " with "), err)
@@ -156,15 +138,14 @@ func watchPEM[T any](
 			if onChange != nil {
 				onChange()
 			}
-			logReplaced(log, decisive(v.certs))
+			LogReplaced(log, certificate(v))
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	logExpiry(log, shown.Status().Certificate)
-	w.Show(shown)
-	return func() T { return shown.Get().made }, nil
+	LogExpiry(log, certificate(get()))
+	return func() T { return get().made }, nil
 }
 
 // CheckReplacement reports an expired certificate that would replace a valid one.
@@ -175,14 +156,14 @@ func CheckReplacement(next, inUse *x509.Certificate) error {
 	return nil
 }
 
-// logReplaced logs that a certificate is in use from now on in place of another.
-func logReplaced(log *slog.Logger, cert *x509.Certificate) {
+// LogReplaced logs that a certificate is in use from now on in place of another.
+func LogReplaced(log *slog.Logger, cert *x509.Certificate) {
 	log.Info("certificate replaced", slog.Time("expires", cert.NotAfter))
-	logExpiry(log, cert)
+	LogExpiry(log, cert)
 }
 
-// logExpiry logs that a certificate which has just been taken into use expires soon.
-func logExpiry(log *slog.Logger, cert *x509.Certificate) {
+// LogExpiry logs that a certificate which has just been taken into use expires soon.
+func LogExpiry(log *slog.Logger, cert *x509.Certificate) {
 	// A tenth of its life, for those that live for hours and are replaced by a machine.
 	margin := min(24*time.Hour, cert.NotAfter.Sub(cert.NotBefore)/10)
 	switch left := time.Until(cert.NotAfter); {
@@ -191,49 +172,6 @@ func logExpiry(log *slog.Logger, cert *x509.Certificate) {
 	case left < margin:
 		log.Warn("a certificate in use expires soon", slog.Time("expires", cert.NotAfter))
 	}
-}
-
-// Received is a certificate that does not come from a file. It is shown and logged like those that
-// do; the caller keeps the certificate itself.
-type Received struct {
-	log *slog.Logger
-
-	mu     sync.Mutex
-	status Status // guarded by mu
-}
-
-// Receive shows a certificate as in use. Of several, cert is the one whose expiry matters. The
-// metrics and the log call it name, such as "server".
-func (w *Watcher) Receive(name string, cert *x509.Certificate, log *slog.Logger) *Received {
-	r := &Received{
-		log:    log.With(slog.String("certificate", name)),
-		status: Status{What: "certificate", Name: name, Certificate: cert, Since: time.Now()},
-	}
-	logExpiry(r.log, cert)
-	w.Show(r)
-	return r
-}
-
-// Replace shows another certificate as in use, and that all is well.
-func (r *Received) Replace(cert *x509.Certificate) {
-	r.mu.Lock()
-	r.status.Certificate, r.status.Since, r.status.Err = cert, time.Now(), nil
-	r.mu.Unlock()
-	logReplaced(r.log, cert)
-}
-
-// SetErr shows why there is no replacement for the certificate in use, or nil if none is needed.
-func (r *Received) SetErr(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.status.Err = err
-}
-
-// Status describes the certificate for metrics and /readyz.
-func (r *Received) Status() Status {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.status
 }
 
 // ReadCertificates returns the certificates of a PEM file, at least one.

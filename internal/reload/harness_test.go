@@ -97,12 +97,6 @@ func (w *watched) looks(n int) {
 	}
 }
 
-// settles waits until it has read a change for the second time.
-func (w *watched) settles() {
-	<-time.After(interval / 4)
-	synctest.Wait()
-}
-
 func (w *watched) want(value string, changes ...string) {
 	w.t.Helper()
 	w.mu.Lock()

@@ -1,5 +1,5 @@
 // Package reload keeps values up to date that are made from files: certificates, secrets, the
-// policy. It also shows the state of certificates that come from a SPIFFE agent.
+// policy.
 //
 // It reads the files again and again instead of watching file system events, so a file may be
 // written in place, renamed over the old one or, as Kubernetes does with mounted Secrets and
@@ -11,7 +11,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -35,31 +35,17 @@ type Files[T any] struct {
 	// Name distinguishes several of a kind in the metrics: the profile, for a secret.
 	Name string
 	// Parse makes a value from the contents, in the order of Paths. It may keep them and must not
-	// quote them in its error.
+	// quote them in its error. It is called again and again while it fails, because an error may
+	// depend on the time or on another file.
 	Parse func(contents [][]byte) (T, error)
 	// OnChange, if set, is called with each new value after the first, one at a time.
 	OnChange func(T)
 	// Logger gets one line for each different reason why new files cannot be used, and one when
 	// they can be used again. Its attributes name the files.
 	Logger *slog.Logger
+
+	certificate func(T) *x509.Certificate // the one whose expiry matters; nil: the value has none
 }
-
-// Retry marks an error of Parse that depends on something besides the files, such as the time or
-// another file. Without the mark, the same contents are not parsed again. It does not change the
-// error's text.
-func Retry(err error) error {
-	if err == nil {
-		return nil
-	}
-	return retryError{err}
-}
-
-// IsRetry reports whether Retry has marked an error.
-func IsRetry(err error) bool { return errors.As(err, new(retryError)) }
-
-type retryError struct{ error }
-
-func (e retryError) Unwrap() error { return e.error }
 
 // Failures has the failures since the last success. Its methods may be called from any goroutine.
 type Failures struct {
@@ -109,11 +95,9 @@ type Value[T any] struct {
 	current  atomic.Pointer[version[T]]
 	failures Failures
 
-	mu      sync.Mutex // guards the rest; held during one read of the files
-	used    digest     // of the contents that current was made from
-	pending digest     // seen once; used if seen again
-	tried   bool       // pending could not be parsed the first time
-	refused digest     // could not be parsed and is not tried again; see Retry
+	mu   sync.Mutex // guards the rest; held during one read of the files
+	used string     // digest of the contents that current was made from
+	last string     // digest of those read last; "" if they could not be read
 }
 
 type version[T any] struct {
@@ -135,7 +119,7 @@ func New[T any](files Files[T]) (*Value[T], error) {
 		return nil, err
 	}
 	v.current.Store(&version[T]{value, time.Now()})
-	v.used = sum
+	v.used, v.last = sum, sum
 	return v, nil
 }
 
@@ -144,70 +128,74 @@ func (v *Value[T]) Get() T { return v.current.Load().value }
 
 // Status describes the value for metrics and /readyz.
 func (v *Value[T]) Status() Status {
-	return Status{What: v.files.What, Name: v.files.Name, Err: v.failures.Err(), Since: v.current.Load().since}
+	current := v.current.Load()
+	status := Status{What: v.files.What, Name: v.files.Name, Err: v.failures.Err(), Since: current.since}
+	if v.files.certificate != nil {
+		status.Certificate = v.files.certificate(current.value)
+	}
+	return status
 }
 
-// settling is the part of the interval after which changed files are read again.
-const settling = 4
-
-// Run reads the files every interval until ctx is done. It must not run twice at once.
-//
-// A change is used when it is still there a quarter of the interval later, so a file that is being
-// written is left alone, and one that changes with every read is not ignored forever. A writer
-// slower than that should write another file and rename it.
+// Run reads the files every interval until ctx is done. It uses a change that it has read twice, so
+// a file that is being written is left alone. A writer that takes longer than an interval should
+// write another file and rename it.
 func (v *Value[T]) Run(ctx context.Context, interval time.Duration) {
-	timer := time.NewTimer(interval)
-	defer timer.Stop()
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-timer.C:
-		}
-		if changed := v.look(); changed {
-			timer.Reset(interval / settling)
-		} else {
-			timer.Reset(interval)
+		case <-ticker.C:
+			_, _ = v.read(false) // logs its error
 		}
 	}
 }
 
-// look reads the files once and reports whether there is a change that has to be seen again before
-// it is used.
-func (v *Value[T]) look() bool {
+// read reads the files and uses a change that the read before has seen too, or at once.
+func (v *Value[T]) read(atOnce bool) (changed bool, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	contents, sum, err := v.read()
+	contents, sum, err := readAll(v.files.Paths)
+	fresh := sum != v.last
+	v.last = sum
 	switch {
-	case err != nil, sum == v.used:
-	case sum == v.refused:
-		v.pending = digest{}
-	case sum != v.pending:
-		v.pending, v.tried = sum, false
-		return true
-	default:
-		// The first failure is not reported: of several files, one may be new and the others about
-		// to be written.
-		if v.use(contents, sum) != nil {
-			v.tried = true
-		}
+	case err == nil && sum == v.used:
+	case err == nil && fresh && !atOnce:
+		return false, nil
+	case err == nil:
+		changed = true
+		err = v.use(contents)
 	}
-	return false
+	if err != nil {
+		if v.failures.Add(err) {
+			v.files.Logger.Error("a replaced file cannot be used; the last good one stays", slog.String("what", v.files.What), slog.Any("cause", err))
+		}
+		return false, err
+	}
+	v.used = sum
+	if v.failures.Clear() {
+		v.files.Logger.Info("the file can be used again", slog.String("what", v.files.What))
+	}
+	if changed && v.files.OnChange != nil {
+		v.files.OnChange(v.Get())
+	}
+	return changed, nil
 }
 
-// read reads the files, and reports if they cannot be read or are those in use. The caller holds
-// mu.
-func (v *Value[T]) read() (contents [][]byte, sum digest, err error) {
-	contents, sum, err = readAll(v.files.Paths)
-	switch {
-	case err != nil:
-		v.pending = digest{}
-		v.fail(err)
-	case sum == v.used:
-		v.pending, v.refused = digest{}, digest{}
-		v.succeed()
+// use makes a value from contents, unless it has an expired certificate in place of a valid one.
+func (v *Value[T]) use(contents [][]byte) error {
+	value, err := v.files.Parse(contents)
+	if err != nil {
+		return err
 	}
-	return contents, sum, err
+	if certificate := v.files.certificate; certificate != nil {
+		if err := CheckReplacement(certificate(value), certificate(v.Get())); err != nil {
+			return fmt.Errorf("%s: %w", v.files.Paths[0], err)
+		}
+	}
+	v.current.Store(&version[T]{value, time.Now()})
+	return nil
 }
 
 // Looked is the result of reading files on demand.
@@ -223,54 +211,14 @@ func (l Looked) And(more Looked) Looked {
 }
 
 // Look reads the files now and uses new contents at once, without waiting whether they change
-// again. Contents that could not be used before are tried again.
+// again.
 func (v *Value[T]) Look() Looked {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	looked := Looked{Files: v.files.Paths}
-	contents, sum, err := v.read()
-	if err == nil && sum != v.used {
-		v.tried = true
-		if err = v.use(contents, sum); err == nil {
-			looked.Changed = v.files.Paths
-		}
+	changed, err := v.read(true)
+	if looked.Err = err; changed {
+		looked.Changed = v.files.Paths
 	}
-	looked.Err = err
 	return looked
-}
-
-// use makes a value from contents that do not change any more.
-func (v *Value[T]) use(contents [][]byte, sum digest) error {
-	value, err := v.files.Parse(contents)
-	if err != nil {
-		if !v.tried {
-			return err
-		}
-		if !IsRetry(err) {
-			v.pending, v.refused = digest{}, sum
-		}
-		v.fail(err)
-		return err
-	}
-	v.current.Store(&version[T]{value, time.Now()})
-	v.used, v.pending, v.refused = sum, digest{}, digest{}
-	v.succeed()
-	if v.files.OnChange != nil {
-		v.files.OnChange(value)
-	}
-	return nil
-}
-
-func (v *Value[T]) fail(err error) {
-	if v.failures.Add(err) {
-		v.files.Logger.Error("a replaced file cannot be used; the last good one stays", slog.String("what", v.files.What), slog.Any("cause", err))
-	}
-}
-
-func (v *Value[T]) succeed() {
-	if v.failures.Clear() {
-		v.files.Logger.Info("the file can be used again", slog.String("what", v.files.What))
-	}
 }
 
 // maxSize is the size in bytes of the largest file that is read.
@@ -316,31 +264,17 @@ func Read(path string) ([]byte, error) {
 	return data, nil
 }
 
-type digest [sha256.Size]byte
-
-// readAll reads the files and returns their contents with a digest over all of them. The error has
-// every file that cannot be used.
-func readAll(paths []string) ([][]byte, digest, error) {
-	var (
-		contents = make([][]byte, 0, len(paths))
-		errs     []error
-		sum      = sha256.New()
-	)
+// readAll reads the files and returns their contents with a digest of them. The error has every file
+// that cannot be used.
+func readAll(paths []string) (contents [][]byte, sum string, err error) {
+	var errs []error
 	for _, path := range paths {
 		data, err := Read(path)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		contents = append(contents, data)
-		// The length distinguishes "ab", "c" from "a", "bc".
-		var length [8]byte
-		binary.BigEndian.PutUint64(length[:], uint64(len(data)))
-		sum.Write(length[:])
-		sum.Write(data)
+		digest := sha256.Sum256(data)
+		contents, sum, errs = append(contents, data), sum+string(digest[:]), append(errs, err)
 	}
-	if len(errs) > 0 {
-		return nil, digest{}, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, "", err
 	}
-	return contents, digest(sum.Sum(nil)), nil
+	return contents, sum, nil
 }

@@ -2,14 +2,12 @@ package reload_test
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +27,7 @@ func TestReplacedInPlace(t *testing.T) {
 		write(t, file, "good 2")
 		w.looks(1)
 		w.want("good 1") // seen once only
-		w.settles()
+		w.looks(1)
 		w.want("good 2", "good 2")
 		w.looks(3)
 		w.want("good 2", "good 2")
@@ -84,14 +82,10 @@ func TestHalfWritten(t *testing.T) {
 		w := watch(t, file)
 		for _, part := range []string{"good", "good 2", "good 22", "good 222"} {
 			write(t, file, part)
-			if part == "good" {
-				w.looks(1)
-			} else {
-				w.settles()
-			}
+			w.looks(1)
 			w.want("good 1")
 		}
-		w.settles()
+		w.looks(1)
 		w.want("good 222", "good 222")
 		w.wantErrors()
 	})
@@ -109,49 +103,10 @@ func TestPairIsConsistent(t *testing.T) {
 		write(t, cert, "good c2")
 		w.looks(1)
 		write(t, key, "good k2")
-		w.settles()
-		w.want("good c1+good k1")
-		w.settles()
-		w.want("good c2+good k2", "good c2+good k2")
-	})
-}
-
-// TestReplacedBeforeEachRead changes the file before every read. Versions that stay for a while are
-// used.
-func TestReplacedBeforeEachRead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "secret")
-		write(t, file, "good 0")
-		w := watch(t, file)
-		const versions = 30
-		for n := range versions {
-			write(t, file, fmt.Sprintf("good %d", n+1))
-			w.looks(1)
-		}
-		if used := len(w.changes); used < versions/2 {
-			t.Errorf("%d of %d versions were used", used, versions)
-		}
-		w.wantErrors()
-	})
-}
-
-// TestSecondFileComesLater checks that the second file of a pair may come a little later without a
-// report.
-func TestSecondFileComesLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
-		write(t, cert, "good c1")
-		write(t, key, "good k1")
-		w := watch(t, cert, key)
-		write(t, cert, "bad until the key is there")
 		w.looks(1)
-		w.settles() // the first failure to parse
-		write(t, cert, "good c2")
-		write(t, key, "good k2")
-		w.looks(2)
+		w.want("good c1+good k1")
+		w.looks(1)
 		w.want("good c2+good k2", "good c2+good k2")
-		w.wantErrors()
 	})
 }
 
@@ -263,27 +218,22 @@ func TestNewFails(t *testing.T) {
 	}
 }
 
-// TestRetry checks that contents are parsed again if their error is marked with Retry, and else
-// not.
-func TestRetry(t *testing.T) {
+// TestParsedAgain checks that contents that cannot be used are parsed again, because the reason may
+// not be in the files.
+func TestParsedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "file")
+		dir := t.TempDir()
+		path, other := filepath.Join(dir, "file"), filepath.Join(dir, "other")
 		write(t, path, "good")
-		var (
-			mu     sync.Mutex
-			missed = errors.New("the other file is not there")
-			answer error
-			tries  int
-		)
-		set := func(err error) { mu.Lock(); defer mu.Unlock(); answer, tries = err, 0 }
 		w := &watched{t: t}
 		v, err := reload.New(reload.Files[string]{
 			Paths: []string{path}, Logger: slog.New(w),
 			Parse: func(contents [][]byte) (string, error) {
-				mu.Lock()
-				defer mu.Unlock()
-				tries++
-				return string(contents[0]), answer
+				if string(contents[0]) == "good" {
+					return "good", nil
+				}
+				_, err := os.Stat(other)
+				return string(contents[0]), err
 			},
 		})
 		if err != nil {
@@ -291,29 +241,14 @@ func TestRetry(t *testing.T) {
 		}
 		w.Value = v
 		run(t, v)
-		looks := func(want int, value string) {
-			t.Helper()
-			w.looks(6)
-			mu.Lock()
-			defer mu.Unlock()
-			if tries != want || v.Get() != value {
-				t.Errorf("tried %d times, want %d; the value is %q, want %q", tries, want, v.Get(), value)
-			}
-		}
-		set(missed)
 		write(t, path, "better")
-		looks(2, "good") // the second time, it is reported
-		set(errors.Join(errNotGood, reload.Retry(missed)))
-		write(t, path, "best")
-		looks(6, "good")
-		set(nil)
-		looks(1, "best")
-		if errs := w.errs; len(errs) != 3 || !errors.Is(errs[1], missed) || !strings.HasSuffix(errs[1].Error(), missed.Error()) || errs[2] != nil {
-			t.Errorf("reported %q", w.errs)
-		}
-		if reload.Retry(nil) != nil {
-			t.Error("Retry(nil) is not nil")
-		}
+		w.looks(6)
+		w.want("good")
+		w.wantErrors(fs.ErrNotExist)
+		write(t, other, "x")
+		w.looks(1)
+		w.want("better")
+		w.wantErrors(fs.ErrNotExist, nil)
 	})
 }
 
@@ -347,7 +282,7 @@ func TestLook(t *testing.T) {
 		write(t, file, "good 3")
 		w.looks(1) // seen once
 		look(true, nil)
-		w.settles()
+		w.looks(1)
 		w.want("good 3", "good 2", "good 3")
 		w.wantErrors(errNotGood, nil)
 	})

@@ -52,15 +52,6 @@ type shownKey struct{ what, name string }
 
 // Watch reads the files and returns a function for the last good value; see [New].
 func Watch[T any](w *Watcher, files Files[T]) (get func() T, err error) {
-	value, err := watch(w, files)
-	if err != nil {
-		return nil, err
-	}
-	w.Show(value)
-	return value.Get, nil
-}
-
-func watch[T any](w *Watcher, files Files[T]) (*Value[T], error) {
 	if onChange := files.OnChange; onChange != nil {
 		files.OnChange = func(value T) {
 			w.changing.Lock()
@@ -73,7 +64,8 @@ func watch[T any](w *Watcher, files Files[T]) (*Value[T], error) {
 		return nil, err
 	}
 	w.values = append(w.values, value)
-	return value, nil
+	w.Show(value)
+	return value.Get, nil
 }
 
 // Run reads the files again and again until ctx is done.

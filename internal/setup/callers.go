@@ -124,7 +124,7 @@ func (s *Setup) openPolicy() {
 	for _, err := range config.Flatten(err) {
 		// What the policy says is a setting; the files that it names may come later.
 		_, unreadable := errors.AsType[*fs.PathError](err)
-		s.Errors = append(s.Errors, &config.Error{Field: "--policy-file", Err: err, MayPass: unreadable || reload.IsRetry(err)})
+		s.Errors = append(s.Errors, &config.Error{Field: "--policy-file", Err: err, MayPass: unreadable || errors.As(err, new(secretError))})
 	}
 	if err != nil {
 		return

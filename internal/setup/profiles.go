@@ -101,6 +101,11 @@ func ParseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
 	return atlas.UserAuthToken(secret), nil
 }
 
+// secretError is why the secret of a profile cannot be used.
+type secretError struct{ error }
+
+func (e secretError) Unwrap() error { return e.error }
+
 // forPolicy returns the set that a policy needs: what is in use stays, the rest is opened. A secret
 // that cannot be read may come after the policy that names it.
 func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, error) {
@@ -112,7 +117,7 @@ func (ps *profiles) forPolicy(file string, policy *auth.Policy) (profileSet, err
 		}
 		p, err := ps.open(key)
 		if err != nil {
-			errs = append(errs, reload.Retry(fmt.Errorf("%s:%d: profile %s: %w", file, named.Line, named.Name, err)))
+			errs = append(errs, secretError{fmt.Errorf("%s:%d: profile %s: %w", file, named.Line, named.Name, err)})
 		}
 		set[key] = p
 	}

@@ -102,6 +102,7 @@ type Identity struct {
 	first *x509.Certificate // of the chain, to expire
 	last  *x509.Certificate // of the bundle, to expire: an agent leaves those before it there
 	pool  *x509.CertPool    // of the bundle
+	since time.Time         // when the agent gave it
 }
 
 // newIdentity returns the default SVID of those that an agent gives, or why it cannot be used.
@@ -118,7 +119,7 @@ func newIdentity(given *workloadapi.X509Context) (*Identity, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
 	id := &Identity{
-		ID: svid.ID, Bundle: bundle, pool: x509.NewCertPool(),
+		ID: svid.ID, Bundle: bundle, pool: x509.NewCertPool(), since: time.Now(),
 		Certificate: tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]},
 		first:       reload.FirstToExpire(svid.Certificates),
 		last:        reload.LastToExpire(bundle.X509Authorities()),

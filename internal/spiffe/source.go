@@ -32,9 +32,6 @@ type Source struct {
 	current  atomic.Pointer[Identity]
 	first    chan struct{} // closed when there is an Identity
 	failures reload.Failures
-
-	// Used by Run only, and set when there is an Identity.
-	certificate, bundle *reload.Received
 }
 
 // New returns a Source for an address that CheckAddr accepts. The watcher shows the certificates.
@@ -93,42 +90,52 @@ func (s *Source) use(next, old *Identity) {
 	if old == nil || old.ID != next.ID {
 		s.log.Info("this process has a SPIFFE ID", slog.String("spiffe_id", next.ID.String()), slog.Time("expires", next.first.NotAfter))
 	}
+	certificate := &shown{s, "server", func(id *Identity) *x509.Certificate { return id.first }}
+	bundle := &shown{s, "client_ca", func(id *Identity) *x509.Certificate { return id.last }}
 	if old == nil {
-		s.certificate = s.files.Receive("server", next.first, s.log)
-		s.bundle = s.files.Receive("client_ca", next.last, s.log)
+		for _, c := range []*shown{certificate, bundle} {
+			reload.LogExpiry(c.log(), c.of(next))
+			s.files.Show(c)
+		}
 		close(s.first)
 	} else {
-		show(s.certificate, next.first, slices.EqualFunc(old.Certificate.Certificate, next.Certificate.Certificate, slices.Equal))
-		show(s.bundle, next.last, old.Bundle.Equal(next.Bundle))
+		if !slices.EqualFunc(old.Certificate.Certificate, next.Certificate.Certificate, slices.Equal) {
+			reload.LogReplaced(certificate.log(), next.first)
+		}
+		if !old.Bundle.Equal(next.Bundle) {
+			reload.LogReplaced(bundle.log(), next.last)
+		}
 	}
 	if s.failures.Clear() {
 		s.log.Info("the SPIFFE agent gives X.509-SVIDs again")
 	}
 }
 
-// show shows the certificate in use, which may be the one from before.
-func show(in *reload.Received, cert *x509.Certificate, same bool) {
-	if same {
-		in.SetErr(nil)
-	} else {
-		in.Replace(cert)
-	}
+// shown shows one certificate of the Identity in use like that of a file.
+type shown struct {
+	source *Source
+	name   string
+	of     func(*Identity) *x509.Certificate
+}
+
+func (c *shown) log() *slog.Logger { return c.source.log.With(slog.String("certificate", c.name)) }
+
+// Status implements reload.Shown.
+func (c *shown) Status() reload.Status {
+	own := c.source.current.Load()
+	return reload.Status{What: "certificate", Name: c.name, Err: c.source.failures.Err(), Since: own.since, Certificate: c.of(own)}
 }
 
 // failed notes why there is nothing new. The log has one line for each different cause.
 func (s *Source) failed(cause error) {
-	isNew := s.failures.Add(cause)
-	own := s.current.Load()
-	switch {
-	case own == nil && isNew:
+	if !s.failures.Add(cause) {
+		return
+	}
+	if own := s.current.Load(); own == nil {
 		s.log.Warn("there is no X.509-SVID yet, trying again", slog.Any("cause", cause))
-	case own != nil && isNew:
+	} else {
 		s.log.Warn("the SPIFFE agent fails; the last good X.509-SVID stays, trying again",
 			slog.Time("expires", own.first.NotAfter), slog.Any("cause", cause))
-	}
-	if own != nil {
-		s.certificate.SetErr(cause)
-		s.bundle.SetErr(cause)
 	}
 }
 
