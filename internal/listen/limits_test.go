@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// fakeListener hands out connections that come from wherever a test says.
+// fakeListener accepts connections from the addresses that a test sends.
 type fakeListener struct {
 	net.Listener
 	from chan string
@@ -44,7 +44,8 @@ func (c *fakeConn) Close() error {
 	return nil
 }
 
-// arrive accepts connections from these addresses, in turn, and returns those that were let in, and why the others were not.
+// arrive accepts connections from these addresses in turn. It returns those accepted and the limits
+// for which the others were refused.
 func arrive(t *testing.T, limits Limits, from ...string) (l *Listener, in []net.Conn, refused []string) {
 	t.Helper()
 	arriving := make(chan string, len(from))
@@ -83,7 +84,7 @@ func TestLimits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l, in, refused := arrive(t, tc.limits, tc.from...)
 			if len(in) != tc.in || l.Open() != tc.in || len(refused) != len(tc.from)-tc.in {
-				t.Errorf("%d of %d were let in, and %d refused, want %d in", len(in), len(tc.from), len(refused), tc.in)
+				t.Errorf("%d of %d were accepted and %d refused, want %d accepted", len(in), len(tc.from), len(refused), tc.in)
 			}
 			for _, limit := range refused {
 				if limit != tc.refused {
@@ -94,8 +95,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestPlacesComeBack: a connection's end frees its place, once.
-func TestPlacesComeBack(t *testing.T) {
+// TestCloseFreesPlace checks that closing a connection frees its place once.
+func TestCloseFreesPlace(t *testing.T) {
 	arriving := make(chan string, 9)
 	l := Track(fakeListener{from: arriving}, Limits{Total: 2, PerPeer: 1})
 	accept := func(from string) net.Conn {
@@ -124,8 +125,8 @@ func TestPlacesComeBack(t *testing.T) {
 	}
 }
 
-// TestRefusedAtOnce: over TCP, whoever is refused learns it at once.
-func TestRefusedAtOnce(t *testing.T) {
+// TestRefusedConnectionIsReset checks that a refused TCP connection is reset at once.
+func TestRefusedConnectionIsReset(t *testing.T) {
 	refused := make(chan string, 1)
 	l, err := On("127.0.0.1:0", Limits{Total: 1, Refused: func(limit string, _ net.Addr) { refused <- limit }})
 	if err != nil {
@@ -158,8 +159,8 @@ func TestRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// TestFault73EvictSilent: a new connection takes the place of the one that has been silent longest, of its own peer if that
-// has too many.
+// TestFault73EvictSilent checks that a new connection replaces the one that has been silent longest,
+// of its own peer if that has too many.
 func TestFault73EvictSilent(t *testing.T) {
 	arriving := make(chan string, 1)
 	var reasons []string
@@ -180,15 +181,15 @@ func TestFault73EvictSilent(t *testing.T) {
 	a.socket.last.Store(time.Now().Add(time.Hour).UnixNano())
 	c := accept("127.0.0.1:3")
 	if closed(a) || !closed(b) || closed(c) {
-		t.Errorf("closed: the one just heard %v, the silent one %v, the new one %v", closed(a), closed(b), closed(c))
+		t.Errorf("closed: the active one %v, the silent one %v, the new one %v", closed(a), closed(b), closed(c))
 	}
 	d, e := accept("192.0.2.1:1"), accept("192.0.2.1:2")
 	f := accept("192.0.2.2:1") // the listener is full
 	if !closed(c) || closed(d) || closed(e) || closed(f) {
-		t.Errorf("closed: the idle longest %v, others %v %v, the new one %v", closed(c), closed(d), closed(e), closed(f))
+		t.Errorf("closed: the longest silent %v, others %v %v, the new one %v", closed(c), closed(d), closed(e), closed(f))
 	}
 	if l.Open() != 4 || len(reasons) != 2 || reasons[0] != PerPeerLimit || reasons[1] != TotalLimit {
-		t.Errorf("%d are open, and %q the reasons", l.Open(), reasons)
+		t.Errorf("%d are open, refused for %q", l.Open(), reasons)
 	}
 	_ = b.Close() // by its server, later
 	if l.Open() != 4 {

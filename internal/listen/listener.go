@@ -2,10 +2,13 @@ package listen
 
 import (
 	"crypto/tls"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Listener accepts connections within its limits, and tracks the open ones. On and Track make one.
@@ -165,6 +168,16 @@ func (l Limits) refused(limit string, peer net.Addr) {
 	if l.Refused != nil {
 		l.Refused(limit, peer)
 	}
+}
+
+// Descriptors returns how many files and connections the process may have open. The Go runtime
+// raises the soft limit to the hard limit.
+func Descriptors() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return math.MaxInt32
+	}
+	return int(min(limit.Cur, math.MaxInt32))
 }
 
 // peerOf returns the peer that a connection counts for: an address, or an IPv6 /64. It returns the

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestValidateOrigin: what no browser would ever send, and what anybody could have, is refused before the start.
+// TestValidateOrigin checks that origins that no browser sends, or that any page can have, are refused.
 func TestValidateOrigin(t *testing.T) {
 	for origin, want := range map[string]string{
 		"https://app.example.com": "", "https://app.example.com:8443": "", "https://xn--bcher-kva.example": "", "https://192.0.2.1": "",

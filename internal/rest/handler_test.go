@@ -25,8 +25,8 @@ func FuzzGRPCTimeout(f *testing.F) {
 	})
 }
 
-// TestDocumentedParameters: the OpenAPI document has every header that a call takes, and no other. Those with a credential are in
-// its security schemes.
+// TestDocumentedParameters checks that the OpenAPI document has exactly the headers that a call
+// reads. Those with a credential are in its security schemes.
 func TestDocumentedParameters(t *testing.T) {
 	type parameter struct{ Name string }
 	var doc struct {
@@ -76,7 +76,7 @@ func readOpenAPI(t *testing.T, doc any) {
 	}
 }
 
-// TestDocumentedTimeout: the document's pattern takes what the parser takes.
+// TestDocumentedTimeout checks that the document's pattern accepts what the parser accepts.
 func TestDocumentedTimeout(t *testing.T) {
 	var doc struct {
 		Components struct {
@@ -89,7 +89,7 @@ func TestDocumentedTimeout(t *testing.T) {
 	pattern := regexp.MustCompile(doc.Components.Parameters.GrpcTimeout.Schema.Pattern)
 	for _, value := range []string{"1S", "0n", "99999999H", "7m", "7u", "12345678M", "", "1", "S", "soon", "-1S", "+5S", "1.5S", "5s", "123456789S", "5S ", " 5S", "5 S"} {
 		if _, err := grpcTimeout([]string{value}); (err == nil) != pattern.MatchString(value) {
-			t.Errorf("%q: the parser says %v, the pattern takes it: %v", value, err, pattern.MatchString(value))
+			t.Errorf("%q: the parser returns %v, the pattern matches: %v", value, err, pattern.MatchString(value))
 		}
 	}
 }

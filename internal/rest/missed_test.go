@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestMissedRoutes says which route a request nearly meant, and quotes nothing of the request.
+// TestMissedRoutes checks the hints for unknown routes, and that they quote nothing of the request.
 func TestMissedRoutes(t *testing.T) {
 	rt := routes{"/v1/ephemeral-token": {"DELETE", "POST"}, "/docs": {"GET", "HEAD"}}
 	for _, tc := range []struct{ verb, path, contentType, log, hint string }{
