@@ -145,7 +145,7 @@ func (a *Authenticator) start(named issuerConfig) *issuer {
 	ctx, stop := context.WithCancel(a.ctx)
 	i := &issuer{
 		issuerConfig: named, roots: a.cfg.RootCAs, timing: a.cfg.timing, log: a.cfg.Logger,
-		stop: stop, stopped: ctx.Done(), wanted: make(chan struct{}), waiting: make(chan struct{}, maxIssuerWaits),
+		stop: stop, wanted: make(chan struct{}),
 	}
 	i.last.Store(&fetched{next: make(chan struct{})})
 	a.wg.Go(func() { i.run(ctx) })

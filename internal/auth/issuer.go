@@ -1,11 +1,11 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,11 +66,10 @@ type issuer struct {
 	roots  func() *x509.CertPool // nil: the system's
 	timing timing
 	log    *slog.Logger
+	stop   context.CancelFunc // ends run
 
-	stop    context.CancelFunc
-	stopped <-chan struct{}
 	wanted  chan struct{} // requests a fetch
-	waiting chan struct{} // has an entry for each call that waits for one
+	waiting atomic.Int32  // calls that wait for one
 	last    atomic.Pointer[fetched]
 }
 
@@ -80,36 +79,43 @@ type fetched struct {
 	keysAt time.Time         // when that fetch began
 	err    error             // nil if this one succeeded
 	began  time.Time         // zero before the first fetch
-	next   chan struct{}     // closed after the next fetch
+	next   chan struct{}     // closed after the next fetch, and when there is no other
 }
+
+// errStopped is the error of an issuer after run has ended.
+var errStopped = errors.New("the issuer is no longer asked")
 
 // run fetches the issuer's keys until ctx is done: with backoff until it succeeds, then at intervals
 // and when a token has an unknown key.
 func (i *issuer) run(ctx context.Context) {
-	delay := i.timing.retryMin
-	for {
+	for delay := i.timing.retryMin; ; {
 		last, now := i.last.Load(), &fetched{began: time.Now(), next: make(chan struct{})}
-		wait := i.timing.again
-		if now.keys, now.err = i.fetch(ctx); ctx.Err() != nil {
-			return
-		} else if now.err != nil {
+		now.keys, now.err = fetchKeys(ctx, i.URL, i.roots)
+		now.keysAt = now.began
+		wait, stopped := i.timing.again, ctx.Err() != nil
+		switch {
+		case stopped:
+			*now = fetched{keys: last.keys, keysAt: last.keysAt, err: errStopped, began: now.began, next: last.next}
+		case now.err != nil:
 			now.keys, now.keysAt = last.keys, last.keysAt
 			wait = delay/2 + rand.N(delay/2+1) //nolint:gosec // jitter needs no secrecy
 			delay = min(2*delay, i.timing.retryMax)
 			if last.err == nil || last.err.Error() != now.err.Error() {
 				i.log.WarnContext(ctx, "OIDC issuer cannot be used, retrying", slog.String("issuer", i.URL), slog.Any("error", now.err))
 			}
-		} else {
-			now.keysAt, delay = now.began, i.timing.retryMin
+		default:
+			delay = i.timing.retryMin
 			if last.keys == nil || last.err != nil {
 				i.log.InfoContext(ctx, "OIDC issuer is ready", slog.String("issuer", i.URL), slog.String("audience", i.Audience))
 			}
 		}
 		i.last.Store(now)
 		close(last.next)
-		select {
-		case <-ctx.Done():
+		if stopped {
 			return
+		}
+		select {
+		case <-ctx.Done(): // the next fetch fails at once
 		case <-time.After(wait):
 		case <-i.wanted:
 		}
@@ -119,17 +125,16 @@ func (i *issuer) run(ctx context.Context) {
 // CheckIssuer fetches an issuer's keys as an [Authenticator] does, and returns the number of usable
 // keys. If roots is nil, it trusts the system's authorities.
 func CheckIssuer(ctx context.Context, url string, roots func() *x509.CertPool) (keys int, err error) {
-	i := &issuer{issuerConfig: issuerConfig{URL: url}, roots: roots}
-	found, err := i.fetch(ctx)
+	found, err := fetchKeys(ctx, url, roots)
 	return len(found), err
 }
 
-// fetch reads the issuer's configuration (OpenID Connect Discovery section 4) and keys. It does not
+// fetchKeys reads an issuer's configuration (OpenID Connect Discovery section 4) and keys. It does not
 // keep connections, because the trusted authorities may change.
-func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
+func fetchKeys(ctx context.Context, url string, roots func() *x509.CertPool) ([]jose.JSONWebKey, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
-	if i.roots != nil {
-		tlsConfig.RootCAs = i.roots()
+	if roots != nil {
+		tlsConfig.RootCAs = roots()
 	}
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: tlsConfig, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true,
@@ -144,14 +149,14 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 		Issuer  string `json:"issuer"`
 		KeysURL string `json:"jwks_uri"`
 	}
-	if err := getJSON(ctx, client, strings.TrimSuffix(i.URL, "/")+"/.well-known/openid-configuration", &configuration); err != nil {
+	if err := getJSON(ctx, client, strings.TrimSuffix(url, "/")+"/.well-known/openid-configuration", &configuration); err != nil {
 		return nil, err
 	}
-	if configuration.Issuer != i.URL {
+	if configuration.Issuer != url {
 		return nil, fmt.Errorf("its configuration is for issuer %.200q", configuration.Issuer)
 	}
 	var set struct {
-		Keys []json.RawMessage `json:"keys"`
+		Keys []josejson.RawMessage `json:"keys"`
 	}
 	if err := getJSON(ctx, client, configuration.KeysURL, &set); err != nil {
 		return nil, fmt.Errorf("its keys: %w", err)
@@ -159,7 +164,7 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	keys := make([]jose.JSONWebKey, 0, len(set.Keys))
 	for _, text := range set.Keys {
 		var key jose.JSONWebKey
-		if json.Unmarshal(text, &key) == nil && key.IsPublic() { // unknown kinds are ignored (RFC 7517 section 5)
+		if josejson.Unmarshal(text, &key) == nil && key.IsPublic() { // unknown kinds are ignored (RFC 7517 section 5)
 			keys = append(keys, key)
 		}
 	}
@@ -192,7 +197,7 @@ func getJSON(ctx context.Context, client *http.Client, url string, to any) error
 		return err
 	case len(body) > maxIssuerResponse:
 		return errors.New("the issuer's answer is larger than 1 MiB")
-	case json.Unmarshal(body, to) != nil:
+	case josejson.Unmarshal(body, to) != nil:
 		return errors.New("the issuer's answer is not the expected JSON")
 	}
 	return nil
@@ -215,10 +220,8 @@ func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
 	if time.Since(last.began) < i.timing.keys {
 		return last, nil
 	}
-	select {
-	case i.waiting <- struct{}{}:
-		defer func() { <-i.waiting }()
-	default:
+	defer i.waiting.Add(-1)
+	if i.waiting.Add(1) > maxIssuerWaits {
 		return nil, fmt.Errorf("%w: %d calls are already waiting for the keys of issuer %s", ErrCallerCheckUnavailable, maxIssuerWaits, i.URL)
 	}
 	wanted := i.wanted
@@ -228,8 +231,6 @@ func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
 			wanted = nil // run has received it
 		case <-last.next:
 			return i.last.Load(), nil
-		case <-i.stopped:
-			return nil, fmt.Errorf("%w: issuer %s is no longer asked", ErrCallerCheckUnavailable, i.URL)
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -284,45 +285,30 @@ const clockLeeway = time.Minute
 // registeredClaims are the claims of RFC 7519 section 4.1.
 var registeredClaims = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
 
-var (
-	errNoClaims        = errors.New("its claims are not a JSON object")
-	errAmbiguousClaims = errors.New("it has a claim twice, or in another case")
-)
-
-// readClaims reads the claims of a JWT. It refuses a registered claim that occurs twice or in another
-// case, such as SUB, because an issuer may let users choose the names of further claims.
-func readClaims(payload []byte) (map[string]josejson.RawMessage, error) {
-	var claims map[string]josejson.RawMessage
-	if josejson.Unmarshal(payload, &claims) != nil {
-		if isObject(payload) {
-			return nil, errAmbiguousClaims
-		}
-		return nil, errNoClaims
-	}
-	for name := range claims {
-		if slices.ContainsFunc(registeredClaims, func(r string) bool { return name != r && strings.EqualFold(name, r) }) {
-			return nil, errAmbiguousClaims
-		}
-	}
-	return claims, nil
-}
-
 // peekIssuer returns the unverified issuer of a JWT, to choose the keys that verify it. It is empty for
 // a JWT without one, such as Atlas's, and for one that cannot be read. An issuer that is not a
-// string is ErrMalformed; ambiguous claims are ErrCallerRejected.
+// string is ErrMalformed.
+//
+// A registered claim that occurs twice or in another case, such as SUB, is ErrCallerRejected, because
+// an issuer may let users choose the names of further claims.
 func peekIssuer(token string) (string, error) {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, _ := strings.Cut(rest, ".")
 	decoded, err := base64.RawURLEncoding.DecodeString(payload)
-	if err != nil {
+	if err != nil || !bytes.HasPrefix(bytes.TrimSpace(decoded), []byte("{")) {
 		return "", nil //nolint:nilerr // Atlas decides whether it is valid
 	}
-	claims, err := readClaims(decoded)
-	switch {
-	case errors.Is(err, errNoClaims) || err == nil && claims["iss"] == nil:
+	var claims map[string]josejson.RawMessage
+	if josejson.Unmarshal(decoded, &claims) != nil {
+		return "", fmt.Errorf("%w: its claims are not JSON, or one is there twice", ErrCallerRejected)
+	}
+	for name := range claims {
+		if slices.ContainsFunc(registeredClaims, func(r string) bool { return name != r && strings.EqualFold(name, r) }) {
+			return "", fmt.Errorf("%w: it has a claim in another case", ErrCallerRejected)
+		}
+	}
+	if claims["iss"] == nil {
 		return "", nil
-	case err != nil:
-		return "", fmt.Errorf("%w: %w", ErrCallerRejected, err)
 	}
 	var issuer string
 	if err := josejson.Unmarshal(claims["iss"], &issuer); err != nil || issuer == "" {
@@ -332,10 +318,8 @@ func peekIssuer(token string) (string, error) {
 }
 
 // subject checks the claims of a token whose signature is verified, and returns its subject.
+// peekIssuer has checked their names.
 func (i *issuer) subject(payload []byte) (string, error) {
-	if _, err := readClaims(payload); err != nil {
-		return "", err
-	}
 	var claims jwt.Claims
 	if josejson.Unmarshal(payload, &claims) != nil {
 		return "", errors.New("a claim has the wrong type")
@@ -352,10 +336,4 @@ func (i *issuer) subject(payload []byte) (string, error) {
 		return "", err
 	}
 	return claims.Subject, checkSubject(claims.Subject)
-}
-
-// isObject reports whether text is a JSON object, even with ambiguous names.
-func isObject(text []byte) bool {
-	var object map[string]any
-	return json.Unmarshal(text, &object) == nil
 }
