@@ -32,14 +32,14 @@ func settingsFindings(s *setup.Setup) []Finding {
 		f := fileFinding(file)
 		for _, w := range s.Warnings {
 			if w.Setting == file.flag && f.Status == Passed {
-				f = doubtful(w.String(), "")
+				f = doubtful(w.Text, "")
 			}
 		}
 		all = append(all, f.of(file.flag))
 	}
 	for _, w := range s.Warnings {
 		if !hasFinding(all, w.Setting) {
-			all = append(all, doubtful(w.String(), "").of(w.Setting))
+			all = append(all, doubtful(w.Text, "").of(w.Setting))
 		}
 	}
 	return all

@@ -49,7 +49,7 @@ func (s *Setup) openAtlas() {
 	case strings.HasSuffix(path, "/ephemeral-token"):
 		s.wrong("--atlas-url", errors.New("it is Atlas's base URL, to which tokend adds the path: leave out /ephemeral-token at its end"))
 	case !strings.HasSuffix(path, "/v1"):
-		s.warn(Warning{Setting: "--atlas-url", Text: "Atlas's base URL usually ends in /v1"})
+		s.warn(Warning{"--atlas-url", "Atlas's base URL usually ends in /v1"})
 	}
 }
 

@@ -43,15 +43,26 @@ func (s *Setup) Serve(ctx context.Context, hangups <-chan os.Signal, started fun
 	if s.Config.Cache.TTL > 0 && s.Config.Cache.Redis == nil && !s.Settings.Dev {
 		s.log.WarnContext(ctx, "tokens are cached in this process. "+oneReplicaOnly)
 	}
-	defer s.tracer.flush(s.stopBy(ctx))
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var watched sync.WaitGroup
 	watched.Go(func() { s.files.Run(watching) })
 	watched.Go(func() { s.rereadOn(watching, ctx, hangups) })
-	defer s.notifyStopping(ctx)()
-	defer watched.Wait()
-	defer stop()
-	return srv.Run(ctx)
+	var deadline time.Time // of the drain
+	watched.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-watching.Done(): // a listener has failed, or the drain was quick
+		}
+		deadline = time.Now().Add(s.Config.DrainDelay + s.Config.DrainTimeout)
+		if ctx.Err() != nil {
+			s.notify(daemon.SdNotifyStopping, "STATUS=Draining.")
+		}
+	})
+	err = srv.Run(ctx)
+	stop()
+	watched.Wait()
+	s.tracer.flush(deadline)
+	return err
 }
 
 // Addr returns a bound address in words.
@@ -62,43 +73,10 @@ func Addr(addr net.Addr) string {
 	return addr.String()
 }
 
-// stopBy returns a function that reports the shutdown deadline; call it after ctx is done.
-func (s *Setup) stopBy(ctx context.Context) func() time.Time {
-	asked := make(chan time.Time, 1)
-	context.AfterFunc(ctx, func() { asked <- time.Now() })
-	return func() time.Time {
-		select {
-		case at := <-asked:
-			return at.Add(s.Config.DrainDelay + s.Config.DrainTimeout)
-		default:
-			return time.Now().Add(s.Config.DrainTimeout) // a listener has failed
-		}
-	}
-}
-
 // notify sends state to the service manager, if $NOTIFY_SOCKET is set.
 func (s *Setup) notify(state ...string) {
 	if _, err := daemon.SdNotify(false, strings.Join(state, "\n")); err != nil {
 		s.log.Warn("cannot notify the service manager", slog.String("state", state[0]), slog.Any("cause", err))
-	}
-}
-
-// notifyStopping notifies the service manager once ctx is done. wait waits until that has been
-// sent.
-func (s *Setup) notifyStopping(ctx context.Context) (wait func()) {
-	stopping := func() { s.notify(daemon.SdNotifyStopping, "STATUS=Draining.") }
-	sent := make(chan struct{})
-	forget := context.AfterFunc(ctx, func() {
-		defer close(sent)
-		stopping()
-	})
-	return func() {
-		switch {
-		case !forget():
-			<-sent
-		case ctx.Err() != nil: // a quick drain is faster than AfterFunc
-			stopping()
-		}
 	}
 }
 

@@ -216,7 +216,7 @@ func (s *Setup) socketMode() fs.FileMode {
 	case !listen.IsSocket(s.Settings.GRPCAddr) && mode != private:
 		s.wrong(flag, errors.New("it would be ignored, since --grpc-addr is not unix:/path"))
 	case mode&othersMayWrite != 0:
-		s.warn(Warning{Setting: flag, Text: "every user of this machine can connect to gRPC's socket", Mode: fs.FileMode(mode)})
+		s.warn(Warning{flag, fmt.Sprintf("every user of this machine can connect to gRPC's socket, mode %v", fs.FileMode(mode))})
 	}
 	return fs.FileMode(mode)
 }

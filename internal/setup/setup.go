@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -66,22 +65,7 @@ type Setup struct {
 }
 
 // Warning is about a setting, or a profile.
-type Warning struct {
-	Setting, Text string
-	File          string      // "" if it is not about one
-	Mode          fs.FileMode // 0 if it is not about that
-}
-
-func (w Warning) String() string {
-	text := w.Text
-	if w.File != "" {
-		text = w.File + ": " + text
-	}
-	if w.Mode != 0 {
-		text += ", mode " + w.Mode.String()
-	}
-	return text
-}
+type Warning struct{ Setting, Text string }
 
 // Open reads all files that the settings name, and connects to nothing.
 func Open(settings Settings, opts Options) *Setup {
@@ -164,14 +148,7 @@ func (s *Setup) warn(w Warning) {
 }
 
 func (w Warning) log(log *slog.Logger) {
-	attrs := []any{slog.String("of", w.Setting)}
-	if w.File != "" {
-		attrs = append(attrs, slog.String("file", w.File))
-	}
-	if w.Mode != 0 {
-		attrs = append(attrs, slog.String("mode", w.Mode.String()))
-	}
-	log.With(attrs...).Warn(w.Text) //nolint:sloglint // one of a few fixed texts
+	log.Warn(w.Text, slog.String("of", w.Setting)) //nolint:sloglint // one of a few texts
 }
 
 // fieldFlags maps the fields of server.Config to the flags that set them.
@@ -208,7 +185,7 @@ func publicSecret(setting, file string) *Warning {
 	if err != nil || info.Mode().Perm()&0o004 == 0 {
 		return nil
 	}
-	return &Warning{setting, "every user of this machine can read the secret: remove the permissions of others (chmod o=)", file, info.Mode().Perm()}
+	return &Warning{setting, fmt.Sprintf("%s: every user of this machine can read the secret, mode %v: remove the permissions of others (chmod o=)", file, info.Mode().Perm())}
 }
 
 // warnIfPublic is for the secrets that are opened once.

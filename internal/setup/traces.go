@@ -138,12 +138,12 @@ const (
 	maxFlush = 5 * time.Second
 )
 
-// flush exports what is left by the end of the drain.
-func (t *traces) flush(by func() time.Time) {
+// flush exports what is left.
+func (t *traces) flush(deadline time.Time) {
 	if t == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), max(minFlush, min(maxFlush, time.Until(by()))))
+	ctx, cancel := context.WithTimeout(context.Background(), max(minFlush, min(maxFlush, time.Until(deadline))))
 	defer cancel()
 	if err := t.provider.Shutdown(ctx); err != nil {
 		t.failed(fmt.Errorf("shutdown: %w", err))
