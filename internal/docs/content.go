@@ -11,55 +11,43 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 )
 
-// stored serves content.
-func stored(content []byte, contentType string) http.Handler {
-	etag := etagOf(content)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		serve(w, r, content, contentType, etag)
-	})
-}
-
-// gzipped serves compressed content, decompressed for clients that do not accept gzip.
-func gzipped(content []byte, contentType string) http.Handler {
-	etag := etagOf(content)
-	plain := sync.OnceValues(func() ([]byte, error) { // rarely needed
+// file serves content. Compressed content is decompressed for clients that do not accept gzip.
+func file(content []byte, contentType string, compressed bool) (http.Handler, error) {
+	sum := sha256.Sum256(content)
+	name, plain := hex.EncodeToString(sum[:16]), content
+	if compressed {
 		z, err := gzip.NewReader(bytes.NewReader(content))
 		if err != nil {
 			return nil, err
 		}
-		return io.ReadAll(z)
-	})
+		if plain, err = io.ReadAll(z); err != nil {
+			return nil, err
+		}
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Add("Vary", "Accept-Encoding")
-		if acceptsGzip(r.Header) {
-			w.Header().Set("Content-Encoding", "gzip")
-			serve(w, r, content, contentType, etag)
+		h := w.Header()
+		protect(h)
+		body, etag := plain, `"`+name+`"`
+		if compressed {
+			h.Add("Vary", "Accept-Encoding")
+			if acceptsGzip(r.Header) {
+				h.Set("Content-Encoding", "gzip")
+				body, etag = content, `"`+name+`-gzip"`
+			}
+		}
+		h.Set("Content-Type", contentType)
+		h.Set("ETag", etag)
+		if slices.Contains(etags(r.Header), etag) {
+			w.WriteHeader(http.StatusNotModified)
 			return
 		}
-		content, err := plain()
-		if err != nil {
-			panic(err) // cannot happen: it is in the binary, and a test reads it
+		h.Set("Content-Length", strconv.Itoa(len(body)))
+		if r.Method != http.MethodHead {
+			_, _ = w.Write(body) // at once: http.ServeContent copies it through a buffer that a client can hold
 		}
-		serve(w, r, content, contentType, strings.TrimSuffix(etag, `"`)+`-plain"`)
-	})
-}
-
-// serve responds with content, or that the client's copy is current.
-func serve(w http.ResponseWriter, r *http.Request, content []byte, contentType, etag string) {
-	protect(w.Header())
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("ETag", etag)
-	if slices.Contains(etags(r.Header), etag) {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(content) // at once: http.ServeContent copies it through a buffer that a client can hold
-	}
+	}), nil
 }
 
 // etags returns those that a client has, without the mark of weak ones (RFC 9110, section 13.1.2).
@@ -69,12 +57,6 @@ func etags(h http.Header) []string {
 		all = append(all, strings.TrimPrefix(strings.TrimSpace(tag), "W/"))
 	}
 	return all
-}
-
-// etagOf returns an ETag that depends on the content alone.
-func etagOf(content []byte) string {
-	sum := sha256.Sum256(content)
-	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
 // acceptsGzip reports whether the client accepts gzip by name and with a weight above zero.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"strings"
 
 	"github.com/ForstaLabs/ephemeral-token-service/gen/openapi"
 	"github.com/ForstaLabs/ephemeral-token-service/third_party/swaggerui"
@@ -24,31 +25,30 @@ var own embed.FS
 // Swagger UI's files are copied from its Go module. The module's own handlers would add half to the
 // size of the binary.
 func Pages() (map[string]http.Handler, error) {
-	pages := map[string]http.Handler{
-		"/":             redirect("docs"),
-		"/docs/":        redirect("../docs"),
-		"/openapi.json": gzipped(openapi.Gzipped, "application/json"),
-	}
+	pages := map[string]http.Handler{"/": redirect("docs"), "/docs/": redirect("../docs")}
 	for _, p := range []struct {
 		path, contentType string
 		files             fs.FS
 		name              string
-		make              func(content []byte, contentType string) http.Handler
 	}{
-		{"/docs", "text/html; charset=utf-8", own, "static/index.html", stored},
-		{"/docs/init.js", "text/javascript; charset=utf-8", own, "static/init.js", stored},
-		{"/docs/docs.css", "text/css; charset=utf-8", own, "static/docs.css", stored},
-		{"/docs/swagger-ui-bundle.js", "text/javascript; charset=utf-8", swaggerui.FS, "swagger-ui-bundle.js.gz", gzipped},
-		{"/docs/swagger-ui.css", "text/css; charset=utf-8", swaggerui.FS, "swagger-ui.css.gz", gzipped},
-		{"/docs/favicon-32x32.png", "image/png", swaggerui.FS, "favicon-32x32.png", stored},
+		{"/docs", "text/html; charset=utf-8", own, "static/index.html"},
+		{"/docs/init.js", "text/javascript; charset=utf-8", own, "static/init.js"},
+		{"/docs/docs.css", "text/css; charset=utf-8", own, "static/docs.css"},
+		{"/docs/swagger-ui-bundle.js", "text/javascript; charset=utf-8", swaggerui.FS, "swagger-ui-bundle.js.gz"},
+		{"/docs/swagger-ui.css", "text/css; charset=utf-8", swaggerui.FS, "swagger-ui.css.gz"},
+		{"/docs/favicon-32x32.png", "image/png", swaggerui.FS, "favicon-32x32.png"},
 	} {
 		content, err := fs.ReadFile(p.files, p.name)
+		if err == nil {
+			pages[p.path], err = file(content, p.contentType, strings.HasSuffix(p.name, ".gz"))
+		}
 		if err != nil {
 			return nil, fmt.Errorf("the API page: %w", err)
 		}
-		pages[p.path] = p.make(content, p.contentType)
 	}
-	return pages, nil
+	var err error
+	pages["/openapi.json"], err = file(openapi.Gzipped, "application/json", true)
+	return pages, err
 }
 
 // redirect redirects to the page. Its links are relative, and so is the redirect, because a proxy

@@ -142,28 +142,31 @@ func (r *redisCheck) findScripts(context.Context) Finding {
 	return good("a script takes %v", fastest.Round(10*time.Microsecond))
 }
 
-// redisRemedies are by what Redis answers.
-var redisRemedies = map[redis.ReplyError]string{
-	"WRONGPASS": "Put Redis's password into the file of --cache-redis-password-file; a user goes into the URL, as in redis://USER@HOST:6379.",
-	"NOAUTH":    "Set --cache-redis-password-file: this Redis requires a password.",
-	"NOPERM":    "Give the user's ACL the commands of the cache's scripts, +info among them, on keys that begin with {tokend} (see Redis in the operator's guide).",
-	"READONLY":  "Set --cache-redis-url to the primary, or to the sentinels with ?master_set=NAME: this is a replica.",
-	"OOM":       "Give Redis more memory, or a maxmemory-policy that evicts.",
+// redisRemedies are the remedies of errors of a probe.
+var redisRemedies = []struct {
+	err    error
+	remedy string
+}{
+	{redis.ReplyError("WRONGPASS"), "Put Redis's password into the file of --cache-redis-password-file; a user goes into the URL, as in redis://USER@HOST:6379."},
+	{redis.ReplyError("NOAUTH"), "Set --cache-redis-password-file: this Redis requires a password."},
+	{redis.ReplyError("NOPERM"), "Give the user's ACL the commands of the cache's scripts, +info among them, on keys that begin with {tokend} (see Redis in the operator's guide)."},
+	{redis.ReplyError("READONLY"), "Set --cache-redis-url to the primary, or to the sentinels with ?master_set=NAME: this is a replica."},
+	{redis.ReplyError("OOM"), "Give Redis more memory, or a maxmemory-policy that evicts."},
+	{redis.ErrOld, "Use Redis 6 or later, or Valkey, and no proxy that does not know its commands."},
+	{redis.ErrNoTLS, "Change the beginning of --cache-redis-url as it says."},
+	{redis.ErrClosedConn, "Change the beginning of --cache-redis-url as it says."},
 }
 
-// redisRemedy returns the remedy of an error of a probe.
 func redisRemedy(err error) string {
-	reply, answered := errors.AsType[redis.ReplyError](err)
-	switch {
-	case redisRemedies[reply] != "":
-		return redisRemedies[reply]
-	case errors.Is(err, redis.ErrOld):
-		return "Use Redis 6 or later, or Valkey, and no proxy that does not know its commands."
-	case errors.Is(err, redis.ErrNoTLS), errors.Is(err, redis.ErrClosedConn):
-		return "Change the beginning of --cache-redis-url as it says."
-	case isCertificateError(err):
+	for _, known := range redisRemedies {
+		if errors.Is(err, known.err) {
+			return known.remedy
+		}
+	}
+	if isCertificateError(err) {
 		return "Put the authority that signed Redis's certificate into --cache-redis-ca-file, and use a host that the certificate names."
-	case answered:
+	}
+	if _, answered := errors.AsType[redis.ReplyError](err); answered {
 		return "Check Redis's log and ACL LOG for what it refuses: the cache runs scripts, on keys that begin with {tokend}."
 	}
 	return "Start Redis, let firewalls pass this machine, or correct --cache-redis-url."

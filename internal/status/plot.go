@@ -39,8 +39,8 @@ func plots(samples []sample) []plot {
 		newPlot("Failed calls", "/s", samples, func(before, after sample) float64 {
 			return perSecond(before, after, sum(after.failures)-sum(before.failures))
 		}),
-		newPlot("Atlas latency, p90", " ms", samples, func(before, after sample) float64 {
-			return after.atlas.quantile(0.9, before.atlas) * 1000
+		newPlot("Atlas latency, mean", " ms", samples, func(before, after sample) float64 {
+			return 1000 * (after.atlasSeconds - before.atlasSeconds) / (after.atlasCreates - before.atlasCreates)
 		}),
 		newPlot("Creates without Atlas", " %", samples, func(before, after sample) float64 {
 			return 100 * (after.free - before.free) / (after.creates - before.creates)
@@ -102,17 +102,9 @@ type sample struct {
 	failures map[string]float64 // by reason
 	free     float64            // creates without an Atlas call of their own
 	creates  float64
-	atlas    histogram // durations of creates at Atlas
+	// Create calls to Atlas, and their total duration.
+	atlasCreates, atlasSeconds float64
 }
-
-// histogram is cumulative, as in Prometheus.
-type histogram struct {
-	count   float64
-	buckets []bucket
-}
-
-// bucket counts the observations of at most upper seconds.
-type bucket struct{ upper, count float64 }
 
 // read takes a sample. A missing metric counts as zero.
 func read(families []*dto.MetricFamily, now time.Time) sample {
@@ -131,39 +123,13 @@ func read(families []*dto.MetricFamily, now time.Time) sample {
 				}
 			case "tokend_atlas_request_duration_seconds":
 				if label(m, "operation") == "create" {
-					s.atlas = histogramOf(m.GetHistogram())
+					s.atlasCreates += float64(m.GetHistogram().GetSampleCount())
+					s.atlasSeconds += m.GetHistogram().GetSampleSum()
 				}
 			}
 		}
 	}
 	return s
-}
-
-func histogramOf(h *dto.Histogram) histogram {
-	out := histogram{count: float64(h.GetSampleCount())}
-	for _, b := range h.GetBucket() {
-		out.buckets = append(out.buckets, bucket{b.GetUpperBound(), float64(b.GetCumulativeCount())})
-	}
-	return out
-}
-
-// quantile returns the upper bound, in seconds, of the bucket with the quantile of the observations
-// since before, or NaN if there are none.
-func (h histogram) quantile(q float64, before histogram) float64 {
-	total := h.count - before.count
-	if total <= 0 {
-		return math.NaN()
-	}
-	for i, b := range h.buckets {
-		earlier := 0.0
-		if i < len(before.buckets) {
-			earlier = before.buckets[i].count
-		}
-		if b.count-earlier >= q*total {
-			return b.upper
-		}
-	}
-	return math.Inf(1)
 }
 
 // label returns the value of a metric's label.

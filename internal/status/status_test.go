@@ -108,7 +108,7 @@ func TestPlots(t *testing.T) {
 		time.Sleep(sampleInterval) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		page := get(t, p)
-		wantOnPage(t, page, "<span>2/s</span>", "<span>0.5/s</span>", "<span>1000 ms</span>", "<span>75 %</span>",
+		wantOnPage(t, page, "<span>2/s</span>", "<span>0.5/s</span>", "<span>500 ms</span>", "<span>75 %</span>",
 			`ATLAS_TIMEOUT</th><td class="">30</td>`, "<polyline")
 	})
 }
