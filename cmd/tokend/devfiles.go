@@ -102,46 +102,31 @@ func makeDevCertificates(dir string, ips []net.IP) error {
 	if err != nil {
 		return err
 	}
-	ca := devTemplate("tokend dev authority (not real)")
-	ca.IsCA, ca.BasicConstraintsValid, ca.MaxPathLenZero, ca.KeyUsage = true, true, true, x509.KeyUsageCertSign
+	ca := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "tokend dev authority (not real)"},
+		IsCA:    true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
+	}
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return err
-	}
-	server := devTemplate("tokend dev (not real)")
-	server.DNSNames, server.IPAddresses = []string{"localhost"}, ips
-	server.KeyUsage, server.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	client := devTemplate("tokend dev caller (not real)")
-	client.URIs = []*url.URL{caller}
-	client.KeyUsage, client.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	return errors.Join(
-		writePEM(filepath.Join(dir, "ca.pem"), "CERTIFICATE", der),
-		issueDev(dir, "server", server, ca, caKey),
-		issueDev(dir, "client", client, ca, caKey),
+		issueDev(filepath.Join(dir, "ca.pem"), ca, caKey, ca, caKey),
+		issueDevPair(dir, "server", &x509.Certificate{
+			Subject:  pkix.Name{CommonName: "tokend dev (not real)"},
+			DNSNames: []string{"localhost"}, IPAddresses: ips, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		}, ca, caKey),
+		issueDevPair(dir, "client", &x509.Certificate{
+			Subject: pkix.Name{CommonName: "tokend dev caller (not real)"},
+			URIs:    []*url.URL{caller}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		}, ca, caKey),
 	)
 }
 
-// devTemplate returns a template with the common fields. CreateCertificate makes the serial number.
-func devTemplate(name string) *x509.Certificate {
-	now := time.Now()
-	return &x509.Certificate{
-		Subject:   pkix.Name{CommonName: name},
-		NotBefore: now.Add(-time.Hour),
-		NotAfter:  now.Add(devCertificateLifetime),
-	}
-}
-
-// issueDev writes a certificate and its new key.
-func issueDev(dir, name string, template, ca *x509.Certificate, caKey *ecdsa.PrivateKey) error {
+// issueDevPair writes a certificate and its new key.
+func issueDevPair(dir, name string, cert, ca *x509.Certificate, caKey *ecdsa.PrivateKey) error {
+	cert.KeyUsage = x509.KeyUsageDigitalSignature
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
 	if err != nil {
 		return err
 	}
@@ -150,9 +135,20 @@ func issueDev(dir, name string, template, ca *x509.Certificate, caKey *ecdsa.Pri
 		return err
 	}
 	return errors.Join(
-		writePEM(filepath.Join(dir, name+".pem"), "CERTIFICATE", der),
+		issueDev(filepath.Join(dir, name+".pem"), cert, key, ca, caKey),
 		writePEM(filepath.Join(dir, name+"-key.pem"), "PRIVATE KEY", pkcs8),
 	)
+}
+
+// issueDev writes a certificate. CreateCertificate makes the serial number.
+func issueDev(path string, cert *x509.Certificate, key *ecdsa.PrivateKey, ca *x509.Certificate, caKey *ecdsa.PrivateKey) error {
+	now := time.Now()
+	cert.NotBefore, cert.NotAfter = now.Add(-time.Hour), now.Add(devCertificateLifetime)
+	der, err := x509.CreateCertificate(rand.Reader, cert, ca, key.Public(), caKey)
+	if err != nil {
+		return err
+	}
+	return writePEM(path, "CERTIFICATE", der)
 }
 
 func writePEM(path, kind string, der []byte) error {

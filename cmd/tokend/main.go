@@ -60,6 +60,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	addCompletion(root)
 	root.SetArgs(append([]string{}, args...)) // nil would be the process's own
 	err := root.ExecuteContext(ctx)
 	if err != nil && !started {
@@ -95,4 +96,21 @@ func newRoot(environ []string) *cobra.Command {
 		c.Flags().SortFlags = false
 	}
 	return root
+}
+
+// addCompletion adds cobra's completion command, which by itself prints its help for an unknown shell.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	completion, _, _ := root.Find([]string{"completion"}) // it exists
+	completion.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	completion.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		var shells []string
+		for _, shell := range c.Commands() {
+			shells = append(shells, shell.Name())
+		}
+		return fmt.Errorf("unknown shell %q: must be one of %s", args[0], strings.Join(shells, ", "))
+	}
 }
