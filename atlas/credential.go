@@ -62,12 +62,13 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 	}
 	ctx = WithProfile(ctx, cred.Profile)
 	answer, err := call(ctx, cred.JWT)
-	if Classify(err) != ClassUnauthorized {
+	refused, ok := errors.AsType[*Error](err)
+	if !ok || Classify(err) != ClassUnauthorized {
 		return answer, err
 	}
 	var none T
-	if rejected := cred.source.rejected(err); rejected != nil {
-		return none, rejected
+	if err := cred.source.blockedError(refused); err != nil {
+		return none, err
 	}
 	cred.source.Invalidate(cred.JWT)
 	next, err := cred.Renewed(ctx)
@@ -78,8 +79,8 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 		return none, ErrOrgChanged
 	}
 	answer, err = call(ctx, next.JWT)
-	if Classify(err) == ClassUnauthorized {
-		return none, cred.source.reject(err)
+	if refused, ok := errors.AsType[*Error](err); ok && Classify(err) == ClassUnauthorized {
+		return none, cred.source.block(refused)
 	}
 	return answer, err
 }

@@ -226,10 +226,9 @@ type Class int
 const (
 	// ClassOK: there is no error.
 	ClassOK Class = iota
-	// ClassOutage: the trouble is Atlas's or the network's, and says nothing about the request:
-	// 5xx, a timeout, a connection that failed.
+	// ClassOutage: 5xx, a timeout or a connection that failed, whatever the request was.
 	ClassOutage
-	// ClassHeldBack: Atlas was not asked, because it is down or has too many calls (package
+	// ClassHeldBack: nothing was sent, because Atlas is down or has too many calls (package
 	// resilient).
 	ClassHeldBack
 	// ClassThrottled: Atlas answered 429.
@@ -237,19 +236,15 @@ const (
 	// ClassUnauthorized: Atlas refuses the credential: 401, and for a login or refresh also 400 and
 	// 403.
 	ClassUnauthorized
-	// ClassForbidden: Atlas answered 403: it knows the credential, and does not let it do this.
-	ClassForbidden
-	// ClassRejected: Atlas answered with another 4xx.
+	// ClassRejected: Atlas answered with a 4xx other than these and 403.
 	ClassRejected
-	// ClassBroken: something other than Atlas's API answered, and an operator has to look: a
-	// certificate that is not valid, a redirect, an answer that breaks the contract.
-	ClassBroken
 	// ClassCanceled: the caller's context ended.
 	ClassCanceled
-	// ClassInvalid: the credential cannot be sent.
-	ClassInvalid
-	// ClassUnknown: the error is not one of this package.
-	ClassUnknown
+	// ClassOther: the credential is known and does not allow the operation (403) or cannot be sent;
+	// something other than Atlas's API answered, and an operator has to look (a certificate that is
+	// not valid, a redirect, an answer that breaks the contract); or the error is not one of this
+	// package.
+	ClassOther
 )
 
 // Classify returns the class of the error that an operation ended with, which may be wrapped.
@@ -262,36 +257,25 @@ func Classify(err error) Class {
 	}
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
-		return ClassUnknown
+		return ClassOther
 	}
-	switch e.Kind {
-	case KindUnreachable, KindTimeout:
+	status, login := 0, e.Op == OpLogIn || e.Op == OpRefresh
+	if e.Kind == KindStatus {
+		status = e.StatusCode
+	}
+	switch {
+	case e.Kind == KindUnreachable, e.Kind == KindTimeout, status >= 500:
 		return ClassOutage
-	case KindUnavailable, KindOverloaded:
+	case e.Kind == KindUnavailable, e.Kind == KindOverloaded:
 		return ClassHeldBack
-	case KindTLS, KindRedirect, KindInvalidResponse:
-		return ClassBroken
-	case KindCanceled:
+	case e.Kind == KindCanceled:
 		return ClassCanceled
-	case KindInvalidCredential:
-		return ClassInvalid
-	case KindStatus:
-		return classOfStatus(e)
-	}
-	return ClassUnknown
-}
-
-func classOfStatus(e *Error) Class {
-	login := e.Op == OpLogIn || e.Op == OpRefresh
-	switch code := e.StatusCode; {
-	case code >= 500:
-		return ClassOutage
-	case code == http.StatusTooManyRequests:
+	case status == http.StatusTooManyRequests:
 		return ClassThrottled
-	case code == http.StatusUnauthorized, login && (code == http.StatusBadRequest || code == http.StatusForbidden):
+	case status == http.StatusUnauthorized, login && (status == http.StatusBadRequest || status == http.StatusForbidden):
 		return ClassUnauthorized
-	case code == http.StatusForbidden:
-		return ClassForbidden
+	case status == 0, status == http.StatusForbidden:
+		return ClassOther
 	}
 	return ClassRejected
 }

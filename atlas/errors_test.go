@@ -64,8 +64,8 @@ func TestClassOfErrors(t *testing.T) {
 		want Class
 	}{
 		{nil, ClassOK},
-		{cause, ClassUnknown},
-		{context.Canceled, ClassUnknown},
+		{cause, ClassOther},
+		{context.Canceled, ClassOther},
 		{kind(KindUnreachable), ClassOutage},
 		{kind(KindTimeout), ClassOutage},
 		{status(OpCreate, 500), ClassOutage},
@@ -79,17 +79,17 @@ func TestClassOfErrors(t *testing.T) {
 		{status(OpRefresh, 400), ClassUnauthorized},
 		{status(OpRefresh, 403), ClassUnauthorized},
 		{&CredentialError{Err: cause}, ClassUnauthorized},
-		{status(OpDelete, 403), ClassForbidden},
+		{status(OpDelete, 403), ClassOther},
 		{status(OpCreate, 400), ClassRejected},
 		{status(OpLogIn, 404), ClassRejected},
 		{status(OpDelete, 409), ClassRejected},
 		{status(OpDelete, 499), ClassRejected},
-		{kind(KindTLS), ClassBroken},
-		{kind(KindRedirect), ClassBroken},
-		{kind(KindInvalidResponse), ClassBroken},
+		{kind(KindTLS), ClassOther},
+		{kind(KindRedirect), ClassOther},
+		{kind(KindInvalidResponse), ClassOther},
 		{kind(KindCanceled), ClassCanceled},
-		{kind(KindInvalidCredential), ClassInvalid},
-		{kind(""), ClassUnknown},
+		{kind(KindInvalidCredential), ClassOther},
+		{kind(""), ClassOther},
 	} {
 		if got := Classify(tc.err); got != tc.want {
 			t.Errorf("%v: got %v, want %v", tc.err, got, tc.want)

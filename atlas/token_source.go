@@ -89,8 +89,8 @@ type TokenSource struct {
 	closed   bool        // guarded by mu
 	retired  bool        // guarded by mu
 
-	shortLived int                 // guarded by mu; JWTs in a row that Atlas refused within minLife
-	blocked    map[Operation]block // guarded by mu
+	shortLived int                   // guarded by mu; JWTs in a row that Atlas refused within minLife
+	blocked    map[Operation]blocked // guarded by mu
 
 	// Secrets. Only the renewal in progress uses them, and there is one at a time, so mu does not
 	// guard them.
@@ -103,7 +103,7 @@ type TokenSource struct {
 func NewTokenSource(config TokenSourceConfig) *TokenSource {
 	s := &TokenSource{
 		profile: config.Profile, atlas: config.Client, secret: config.Secret, onEvent: config.OnEvent,
-		clock: config.Clock.withDefaults(), blocked: map[Operation]block{},
+		clock: config.Clock.withDefaults(), blocked: map[Operation]blocked{},
 	}
 	if s.onEvent == nil {
 		s.onEvent = func(TokenEvent) {}
@@ -193,21 +193,17 @@ func (s *TokenSource) Invalidate(jwt JWT) {
 	}
 }
 
-// block says that Atlas has refused an operation with a JWT that it had just issued.
-type block struct {
+// blocked says that Atlas has refused an operation with a JWT that it had just issued.
+type blocked struct {
 	until      time.Time // until then, a 401 for the operation causes no login
 	rejections int       // in a row
 }
 
-// reject notes that Atlas has refused an operation with a JWT that it had just issued. The JWT
+// block notes that Atlas has refused an operation with a JWT that it had just issued. The JWT
 // stays, since other operations may work. Perhaps it was revoked in that moment, so another login
 // may be tried a second later; if none helps, the wait grows, since one for every call could lock
 // the account.
-func (s *TokenSource) reject(err error) error {
-	e, ok := errors.AsType[*Error](err)
-	if !ok {
-		return err
-	}
+func (s *TokenSource) block(e *Error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, b := s.clock.Now(), s.blocked[e.Op]
@@ -220,20 +216,16 @@ func (s *TokenSource) reject(err error) error {
 		b.until = now.Add(backOff(minFailedWait, minRefusedWait, b.rejections))
 		s.blocked[e.Op] = b
 	}
-	return &CredentialError{RetryAfter: b.until.Sub(now), Err: err}
+	return &CredentialError{RetryAfter: b.until.Sub(now), Err: e}
 }
 
-// rejected returns the error of an operation that was refused with err, if another login is not
-// worth trying yet.
-func (s *TokenSource) rejected(err error) error {
-	e, ok := errors.AsType[*Error](err)
-	if !ok {
-		return nil
-	}
+// blockedError returns the error of an operation that was refused, if another login is not worth
+// trying yet.
+func (s *TokenSource) blockedError(e *Error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if wait := s.clock.until(s.blocked[e.Op].until); wait > 0 {
-		return &CredentialError{RetryAfter: wait, Err: err}
+		return &CredentialError{RetryAfter: wait, Err: e}
 	}
 	return nil
 }
