@@ -111,7 +111,7 @@ func (s *Setup) reread() error {
 	looked := s.files.Look() // the policy first: it may bring profiles
 	looked = looked.And(s.profiles.Look())
 	if s.auditFile != nil {
-		looked = looked.And(reload.Looked{Files: []string{s.auditFile.Path()}, Err: s.auditFile.Reopen()})
+		looked = looked.And(reload.Looked{Files: []string{s.Settings.AuditFile}, Err: s.auditFile.Reopen()})
 	}
 	attrs := []slog.Attr{slog.Any("files", looked.Files), slog.Any("changed", append([]string{}, looked.Changed...))}
 	level, text := slog.LevelInfo, "files read again on SIGHUP"

@@ -24,9 +24,6 @@ func OpenFile(path string) (*File, error) {
 	return f, err
 }
 
-// Path returns the name of the file.
-func (f *File) Path() string { return f.path }
-
 // Reopen makes the next line go into the file that has the name then, and makes that if there is
 // none. If it fails, lines go on into the file before.
 func (f *File) Reopen() error {
@@ -44,8 +41,7 @@ func (f *File) Reopen() error {
 	return nil
 }
 
-// advance goes on to the file that was opened last, and reports whether that is another one than
-// before.
+// advance takes the file that Reopen has opened into use, and reports whether there is one.
 func (f *File) advance() bool {
 	next := f.next.Swap(nil)
 	if next == nil {

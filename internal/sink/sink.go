@@ -35,8 +35,8 @@ type Sink struct {
 	losing  func(cause error) // called when lines begin to be lost; may be nil
 	resumed func(lost int)    // called when lines are written again, with how many were lost
 
-	wake chan struct{} // has room for one; there are lines, or Close has been called
 	done chan struct{} // closed when the goroutine ends
+	wake *sync.Cond    // of mu; there are lines, or Close has been called
 
 	mu      sync.Mutex
 	pending []byte // guarded by mu; whole lines
@@ -72,7 +72,9 @@ func ForAudit(to io.Writer, log *slog.Logger) *Sink {
 }
 
 func newSink(to io.Writer, lost prometheus.CounterOpts) *Sink {
-	return &Sink{Lost: prometheus.NewCounter(lost), to: to, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &Sink{Lost: prometheus.NewCounter(lost), to: to, done: make(chan struct{})}
+	s.wake = sync.NewCond(&s.mu)
+	return s
 }
 
 // Write implements io.Writer. It does not fail: a line that finds no room is counted.
@@ -83,11 +85,10 @@ func (s *Sink) Write(line []byte) (int, error) {
 		s.pending = append(s.pending, line...)
 	}
 	s.mu.Unlock()
+	s.wake.Signal()
 	if !fits {
 		s.lose(1, errFull)
-		return len(line), nil
 	}
-	s.wakeUp()
 	return len(line), nil
 }
 
@@ -97,7 +98,7 @@ func (s *Sink) Close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.wakeUp()
+	s.wake.Signal()
 	select {
 	case <-s.done:
 		return
@@ -112,13 +113,6 @@ func (s *Sink) Close() {
 	}
 }
 
-func (s *Sink) wakeUp() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
 // run writes lines until Close.
 func (s *Sink) run() {
 	defer close(s.done)
@@ -128,8 +122,11 @@ func (s *Sink) run() {
 	var batch []byte
 	for {
 		s.mu.Lock()
+		for len(s.pending) == 0 && !s.closed {
+			s.wake.Wait()
+		}
 		batch, s.pending = s.pending, batch[:0]
-		s.ended = s.ended || s.closed && len(batch) == 0
+		s.ended = s.ended || len(batch) == 0
 		ended := s.ended
 		s.mu.Unlock()
 		if ended {
@@ -137,9 +134,6 @@ func (s *Sink) run() {
 		}
 		for line := range bytes.Lines(batch) {
 			s.write(line)
-		}
-		if len(batch) == 0 {
-			<-s.wake
 		}
 		if cap(batch) > maxPending/8 {
 			batch = nil // it was a burst
