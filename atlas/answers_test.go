@@ -159,7 +159,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// A body without end is read no further than the limit, whether its answer is needed or not.
+// TestEndlessBody checks that an endless body is read no further than the limit, whether it is
+// needed or not.
 func TestEndlessBody(t *testing.T) {
 	for _, tc := range []struct {
 		status         int
@@ -205,7 +206,7 @@ func TestEndlessBody(t *testing.T) {
 	}
 }
 
-// A flood of 1xx over HTTP/2 has a limit of its own in net/http.
+// TestFloodOf1xxHTTP2 checks net/http's limit of 1xx answers over HTTP/2.
 func TestFloodOf1xxHTTP2(t *testing.T) {
 	_, config := newHTTPServer(t, true, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Planted", plantedOther)

@@ -75,7 +75,7 @@ type Config struct {
 	Certificate *tls.Certificate
 
 	// Timeout is the longest that one operation may take, connecting included; 0 means 10 seconds.
-	// A caller's earlier deadline goes before it.
+	// An earlier deadline of the caller's context takes precedence.
 	Timeout time.Duration
 
 	// MaxConns is how many connections to Atlas are open at once, and how many are kept when idle;

@@ -150,8 +150,8 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// TestSetTLS: the authorities are replaced over and over under load and no call fails; once Atlas's
-// is gone, none succeeds.
+// TestSetTLS checks that no call fails while the authorities are replaced under load, and that none
+// succeeds without the authority of Atlas.
 func TestSetTLS(t *testing.T) {
 	em, client := start(t, emulator.Config{})
 	jwt := atlas.JWT(em.Org(0).JWT())
@@ -239,7 +239,7 @@ func TestLogInAndRefresh(t *testing.T) {
 	}
 }
 
-// TestTokenSourceHeals: Atlas has dropped every JWT; the next call logs in and succeeds.
+// TestTokenSourceHeals checks that a call logs in and succeeds after Atlas has revoked all JWTs.
 func TestTokenSourceHeals(t *testing.T) {
 	em, client := start(t, emulator.Config{})
 	source := atlas.NewTokenSource(atlas.TokenSourceConfig{
@@ -262,7 +262,8 @@ func TestTokenSourceHeals(t *testing.T) {
 	}
 }
 
-// A probe has no credential, changes nothing, and sees how the clocks differ.
+// TestProbe checks that a probe has no credential, changes nothing, and measures the difference of
+// the clocks.
 func TestProbe(t *testing.T) {
 	em, client := start(t, emulator.Config{Now: func() time.Time { return time.Now().Add(time.Hour) }})
 	got, err := client.Probe(t.Context())

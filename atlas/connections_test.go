@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Sequential calls use one connection, whatever the answers, as long as their bodies are small.
+// TestConnectionIsReused checks that sequential calls with small answers use one connection.
 func TestConnectionIsReused(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		status := http.StatusCreated
@@ -39,7 +39,8 @@ func TestConnectionIsReused(t *testing.T) {
 	}
 }
 
-// Calls share a connection over HTTP/2. Over HTTP/1.1 each has its own, and they are kept.
+// TestConcurrentCalls checks that calls share a connection over HTTP/2, and that over HTTP/1.1 each
+// has its own, which is kept.
 func TestConcurrentCalls(t *testing.T) {
 	const calls = 40
 	for _, tc := range []struct {
@@ -76,7 +77,8 @@ func TestConcurrentCalls(t *testing.T) {
 	}
 }
 
-// A call that finds no connection free waits, and has not been sent until it gets one.
+// TestMaxConns checks that a call without a free connection waits, and counts as not sent until it
+// gets one.
 func TestMaxConns(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	conns, config := newHTTPServer(t, false, func(w http.ResponseWriter, _ *http.Request) {
@@ -230,7 +232,8 @@ func TestHTTP2Repeats(t *testing.T) {
 	}
 }
 
-// A connection that has died without a word is noticed by a ping, and not used again.
+// TestHTTP2DeadConnection checks that a ping detects a dead connection, and that it is not used
+// again.
 func TestHTTP2DeadConnection(t *testing.T) {
 	s, _, config := newRawHTTP2(t, func(f framer, request int, stream uint32) {
 		if request == 1 {

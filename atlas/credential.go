@@ -156,7 +156,7 @@ const redacted = "[redacted]"
 //
 // It is a secret: it prints as "[redacted]" under the fmt verbs, in log/slog and when marshalled as
 // text or JSON; a conversion, string(jwt), is the one way to its characters. Three holes cannot be
-// closed in a string type, so keep out of them: %p, an unexported struct field (fmt does not call
+// closed in a string type, so avoid them: %p, an unexported struct field (fmt does not call
 // the methods of one), and the key of a map that is marshalled (encoding/json takes string keys as
 // they are).
 type JWT string

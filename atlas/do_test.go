@@ -84,7 +84,7 @@ func TestDoWithBody(t *testing.T) {
 	}
 }
 
-// TestInvalidIsNotSent: an invalid JWT or an ended context does not even connect.
+// TestInvalidIsNotSent checks that an invalid JWT or an ended context causes no connection.
 func TestInvalidIsNotSent(t *testing.T) {
 	conns, config := newHTTPServer(t, true, func(w http.ResponseWriter, _ *http.Request) { answerToken(w) })
 	c := newTestClient(t, config)
@@ -213,7 +213,8 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// An answer that is settled by its status does not wait for its body.
+// TestStalledBodyNotAwaited checks that an answer that is settled by its status does not wait for
+// its body.
 func TestStalledBodyNotAwaited(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		for _, status := range []int{200, 503} {

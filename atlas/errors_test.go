@@ -97,8 +97,8 @@ func TestClassOfErrors(t *testing.T) {
 	}
 }
 
-// TestFault04OutcomeUnknown: a delete that was sent may have taken effect, unless Atlas's answer
-// says that it has not.
+// TestFault04OutcomeUnknown checks that a delete that was sent may have taken effect, unless
+// Atlas's answer says that it has not.
 func TestFault04OutcomeUnknown(t *testing.T) {
 	for _, tc := range []struct {
 		err  Error

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestFault35SecretRefused: a new secret that Atlas does not take, as a half-written one, leaves
-// the one before in use, and is not tried over and over.
+// TestFault35SecretRefused checks that a new secret that Atlas refuses, such as a half-written one,
+// leaves the last accepted one in use, and is not tried repeatedly.
 func TestFault35SecretRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
@@ -54,9 +54,8 @@ func TestFault35SecretRefused(t *testing.T) {
 	})
 }
 
-// TestSecretStaysWithItsJWT: while Atlas refuses refresh and login for a time, the JWT stays and so
-// does the secret that it was traded for. To forget the one and keep the other made every profile
-// in that state look like the same one.
+// TestSecretStaysWithItsJWT checks that the JWT and the secret that it was issued for both stay
+// while Atlas refuses refresh and login.
 func TestSecretStaysWithItsJWT(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
@@ -78,8 +77,8 @@ func TestSecretStaysWithItsJWT(t *testing.T) {
 	})
 }
 
-// TestOrgChanged: what was begun for one org does not go on for another that the secret has come to
-// be of.
+// TestOrgChanged checks that a call for one org is not repeated for another one that the secret
+// belongs to now.
 func TestOrgChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, org: "one"}
@@ -100,8 +99,8 @@ func TestOrgChanged(t *testing.T) {
 	})
 }
 
-// TestLoginAfterOutage: an outage is no refusal. A login is tried again about once a second however
-// long it lasts, or as soon as the circuit breaker in front of Atlas says.
+// TestLoginAfterOutage checks that after an outage a login is tried about once a second however
+// long it lasts, or as soon as the circuit breaker allows.
 func TestLoginAfterOutage(t *testing.T) {
 	for _, outage := range []*Error{
 		{Op: OpLogIn, Kind: KindUnreachable, Err: errCutShort},
@@ -131,7 +130,8 @@ func TestLoginAfterOutage(t *testing.T) {
 	}
 }
 
-// TestFault77Start: the first login needs no caller, and says whether Atlas refuses the secret.
+// TestFault77Start checks that the first login needs no caller, and shows whether Atlas refuses the
+// secret.
 func TestFault77Start(t *testing.T) {
 	for name, tc := range map[string]struct {
 		login   error
@@ -176,7 +176,7 @@ func TestFault77Start(t *testing.T) {
 	})
 }
 
-// TestFault85FarExpiry: a JWT that lives for years is refreshed every day or two.
+// TestFault85FarExpiry checks that a JWT that lives for years is refreshed every day or two.
 func TestFault85FarExpiry(t *testing.T) {
 	for name, expiry := range map[string]time.Time{
 		"3 years":    time.Date(2003, 1, 1, 0, 0, 0, 0, time.UTC), // a bubble begins in 2000
@@ -203,8 +203,8 @@ func TestFault85FarExpiry(t *testing.T) {
 	}
 }
 
-// TestFault89SecretChangedDuringLogin: a secret that comes during a login with the old one is tried
-// as soon as that is refused, for the callers that wait as well.
+// TestFault89SecretChangedDuringLogin checks that a secret that arrives during a login with the old
+// one is tried as soon as that is refused, for waiting callers too.
 func TestFault89SecretChangedDuringLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour, latency: time.Second, wrong: []UserAuthToken{"old"}}
@@ -241,8 +241,8 @@ func TestFault89SecretChangedDuringLogin(t *testing.T) {
 	})
 }
 
-// TestLoginPace: an Atlas that refuses each JWT when it is used for the second time gets a few
-// logins, and not one per call.
+// TestLoginPace checks that an Atlas that refuses each JWT on its second use gets a few logins
+// instead of one per call.
 func TestLoginPace(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		used := map[JWT]int{}
@@ -267,7 +267,7 @@ func TestLoginPace(t *testing.T) {
 		if logins > 25 {
 			t.Errorf("in ten minutes: %s", f.counts())
 		}
-		// Atlas is well again: so is the source, in the time that it has set itself.
+		// Atlas accepts JWTs again, and so does the source after its backoff.
 		advance(maxRefusedWait * 6 / 5)
 		if _, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "done", nil }); err != nil {
 			t.Error(err)
@@ -275,8 +275,8 @@ func TestLoginPace(t *testing.T) {
 	})
 }
 
-// TestRevokedDuringRefresh: JWTs are revoked while a refresh is in flight. What the refresh brings
-// is revoked too, so the callers get a JWT of a login instead of an error.
+// TestRevokedDuringRefresh checks that callers get a JWT of a new login if JWTs are revoked while a
+// refresh is in flight, because the refreshed JWT is revoked too.
 func TestRevokedDuringRefresh(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		old := mustToken(t, s)
@@ -299,8 +299,7 @@ func TestRevokedDuringRefresh(t *testing.T) {
 	})
 }
 
-// TestStatus: what an operator sees of a source, from before its first login until its JWT is
-// refused.
+// TestStatus checks the status of a source from before its first login until its JWT is refused.
 func TestStatus(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		if status := s.Status(); status != (TokenStatus{}) {
@@ -334,8 +333,8 @@ func TestStatus(t *testing.T) {
 	})
 }
 
-// TestRetire: a retired source refreshes nothing any more. Its callers are still answered, by a
-// login once the JWT has expired.
+// TestRetire checks that a retired source refreshes nothing, and that its callers still get a JWT,
+// by a login once the last one has expired.
 func TestRetire(t *testing.T) {
 	for _, during := range []bool{false, true} {
 		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {

@@ -38,7 +38,8 @@ func mustToken(t *testing.T, s *TokenSource) JWT {
 	return cred.JWT
 }
 
-// TestFault33SharedLogin: a thousand callers, one login, and each waits only as long as it may.
+// TestFault33SharedLogin checks that a thousand callers share one login, and that each honours its
+// own deadline.
 func TestFault33SharedLogin(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		var ok, late sync.WaitGroup
@@ -61,7 +62,7 @@ func TestFault33SharedLogin(t *testing.T) {
 	})
 }
 
-// TestFault34FirstWaiterCancels: the login goes on for the others.
+// TestFault34FirstWaiterCancels checks that a login continues for the other waiters.
 func TestFault34FirstWaiterCancels(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -88,7 +89,8 @@ func TestFault34FirstWaiterCancels(t *testing.T) {
 	})
 }
 
-// TestRefresh: at about half of the life, and no call waits for it.
+// TestRefresh checks that a JWT is refreshed at about half of its life, and that no call waits for
+// that.
 func TestRefresh(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		first := mustToken(t, s)
@@ -109,8 +111,7 @@ func TestRefresh(t *testing.T) {
 	})
 }
 
-// A timer that has fired cannot be stopped. If another renewal was scheduled by then, it does
-// nothing.
+// TestLateTimer checks that a timer that fires after another renewal was scheduled does nothing.
 func TestLateTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeIdentity{life: time.Hour}
@@ -132,7 +133,7 @@ func TestLateTimer(t *testing.T) {
 	})
 }
 
-// TestFault31RefreshRefused: one login, and the callers notice nothing.
+// TestFault31RefreshRefused checks that a refused refresh causes one login and no failed call.
 func TestFault31RefreshRefused(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		mustToken(t, s)
@@ -147,7 +148,8 @@ func TestFault31RefreshRefused(t *testing.T) {
 	})
 }
 
-// TestRefreshFails: for another reason than a refusal, it is tried again while the JWT still works.
+// TestRefreshFails checks that a refresh that fails without a refusal is retried while the JWT
+// still works.
 func TestRefreshFails(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		first := mustToken(t, s)
@@ -173,8 +175,8 @@ func TestRefreshFails(t *testing.T) {
 	})
 }
 
-// TestFault30LoginRefused: the next try comes no sooner than 30 s later, unless there is a new
-// secret.
+// TestFault30LoginRefused checks that a refused login is retried no sooner than 30 s later, unless
+// there is a new secret.
 func TestFault30LoginRefused(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		f.set(func() { f.loginErr = refusal() })
@@ -227,7 +229,7 @@ func TestLoginFails(t *testing.T) {
 	})
 }
 
-// TestFault32Clock: a clock that is wrong by five minutes costs early renewals at most.
+// TestFault32Clock checks that a clock that is wrong by five minutes causes early renewals at most.
 func TestFault32Clock(t *testing.T) {
 	for _, skew := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
 		for _, life := range []time.Duration{time.Minute, 4 * time.Minute, time.Hour} {
@@ -251,8 +253,8 @@ func TestFault32Clock(t *testing.T) {
 	}
 }
 
-// TestLifeByAtlasClock: with a clock here that is hours off, a JWT is refreshed at half of the life
-// that Atlas gave it, also after refreshes, whose orig_iat is that of the login.
+// TestLifeByAtlasClock checks that a JWT is refreshed at half of its life by the clock of Atlas if
+// ours is hours off, also after refreshes, whose orig_iat is that of the login.
 func TestLifeByAtlasClock(t *testing.T) {
 	for name, claims := range map[string]fakeClaims{"iat": {iat: true}, "orig_iat": {origIat: true}, "both": {true, true}} {
 		for _, skew := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
@@ -304,8 +306,8 @@ func withReLogin[T any](ctx context.Context, s *TokenSource, call func(context.C
 	return WithReLogin(ctx, cred, call)
 }
 
-// TestFault08ReLogin: a 401 costs one login and one replay, for any number of callers; a second one
-// is not the caller's.
+// TestFault08ReLogin checks that a 401 causes one login and one replay for any number of callers,
+// and that a second 401 is not reported as the fault of the caller.
 func TestFault08ReLogin(t *testing.T) {
 	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
 		revoked := mustToken(t, s)

@@ -22,13 +22,11 @@
 // path with 404, another method with 405. A JWT carries a "jti", which Atlas does not document, so
 // that two of the same second differ.
 //
-// # Making it fail
+// # Faults and records
 //
 // [Emulator.Inject] takes a [Fault]: latency, another status, a broken body, a dropped connection.
 // [Emulator.Hold] and [Emulator.HoldAnswer] stop requests at a [Gate] until the test lets them go,
 // which replaces sleeping.
-//
-// # Seeing what it was asked
 //
 // [Emulator.Calls], [Emulator.Counters] and [Emulator.Requests] return what came in and what went
 // out; [Emulator.Tokens] has when each ephemeral token was minted and deleted. An answer is counted
