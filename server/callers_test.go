@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"net/url"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
 func spiffeID(path string) *url.URL {
@@ -173,4 +175,26 @@ callers:
 			}
 		})
 	}
+}
+
+// TestCallerRateWithoutAtlas checks that calls that do not reach Atlas are not charged to their
+// caller.
+func TestCallerRateWithoutAtlas(t *testing.T) {
+	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
+		s := v.Start(t, testutil.Plaintext, func(c *server.Config, _ *atlas.Config) { c.CallerRate = 3 })
+		jwt := testutil.Credential(s.Atlas)
+		for _, c := range s.Callers(t) {
+			testutil.WantCreated.Check(t, c.Call(testutil.Context(t), testutil.Create, jwt...)) // makes the caller known
+			remove := s.Atlas.Inject(emulator.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"60"}}})
+			for range 10 {
+				for _, op := range []testutil.Operation{testutil.Create, testutil.Delete} {
+					if got := c.Call(testutil.Context(t), op, jwt...); got.Reason != "ATLAS_RATE_LIMITED" {
+						t.Fatalf("%s: %s, want ATLAS_RATE_LIMITED: only one call has reached Atlas", op, got.Reason)
+					}
+				}
+			}
+			remove()
+			<-time.After(2 * time.Minute) // until Atlas may be called again
+		}
+	})
 }

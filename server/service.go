@@ -14,7 +14,7 @@ import (
 
 // Tokens creates and deletes ephemeral tokens. *tokencache.Cache implements it.
 type Tokens interface {
-	Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error)
+	Create(ctx context.Context, cred atlas.Credential, noCache bool) (tokencache.Result, error)
 	Delete(ctx context.Context, cred atlas.Credential) (org string, err error)
 	// Check returns a problem for /readyz, or nil.
 	Check() error
@@ -29,12 +29,12 @@ type service struct {
 
 func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTokenRequest) (*ephemeraltokenv1.CreateTokenResponse, error) {
 	rec := call.RecordFrom(ctx)
-	cred, err := rec.Grant().Credential(ctx)
+	cred, err := credential(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.tokens.Create(ctx, cred, wantsFresh(ctx))
-	setCacheStatus(rec, result.Status, err) // also if the call failed
+	result, err := s.tokens.Create(ctx, cred, wantsNoCache(ctx))
+	recordCreate(rec, result.Status, err) // also if the call failed
 	if err != nil {
 		return nil, err
 	}
@@ -44,16 +44,24 @@ func (s *service) CreateToken(ctx context.Context, _ *ephemeraltokenv1.CreateTok
 
 func (s *service) DeleteToken(ctx context.Context, _ *ephemeraltokenv1.DeleteTokenRequest) (*ephemeraltokenv1.DeleteTokenResponse, error) {
 	rec := call.RecordFrom(ctx)
-	cred, err := rec.Grant().Credential(ctx)
+	cred, err := credential(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	org, err := s.tokens.Delete(ctx, cred)
 	if err != nil {
+		rec.NoAtlasCall = tokencache.NotAsked(err) != ""
 		return nil, err
 	}
 	rec.Org = org
 	return &ephemeraltokenv1.DeleteTokenResponse{}, nil
+}
+
+// credential returns the credential to use at Atlas.
+func credential(ctx context.Context, rec *call.Record) (atlas.Credential, error) {
+	cred, err := rec.Grant().Credential(ctx)
+	rec.NoAtlasCall = err != nil
+	return cred, err
 }
 
 // Metadata about caching, in both directions.
@@ -63,8 +71,8 @@ const (
 	ageHeader          = "age"           // RFC 9111 §5.1
 )
 
-// wantsFresh reports whether the caller does not accept a cached token.
-func wantsFresh(ctx context.Context) bool {
+// wantsNoCache reports whether the caller does not accept a cached token.
+func wantsNoCache(ctx context.Context) bool {
 	for _, value := range metadata.ValueFromIncomingContext(ctx, cacheControlHeader) {
 		for directive := range strings.SplitSeq(value, ",") {
 			if strings.EqualFold(strings.TrimSpace(directive), "no-cache") {
@@ -75,11 +83,12 @@ func wantsFresh(ctx context.Context) bool {
 	return false
 }
 
-// setCacheStatus records where the answer comes from, in its metadata and in the audit record.
-func setCacheStatus(rec *call.Record, status tokencache.Status, err error) {
-	rec.Cache, rec.Free = status.String(), status.Hit || status.Collapsed
+// recordCreate records where the answer comes from, for its metadata, the audit record and the rate
+// of the caller.
+func recordCreate(rec *call.Record, status tokencache.Status, err error) {
+	rec.Cache, rec.NoAtlasCall = status.String(), status.Hit || status.Collapsed
 	if why := tokencache.NotAsked(err); why != "" {
-		rec.Cache = "tokend; detail=" + why
+		rec.Cache, rec.NoAtlasCall = "tokend; detail="+why, true
 	}
 	rec.SetMetadata(cacheStatusHeader, rec.Cache)
 	if status.Hit {

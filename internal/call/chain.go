@@ -29,7 +29,7 @@ type Config struct {
 	Auth    *auth.Authenticator
 	// MaxCalls limits the calls in progress over all transports. One caller gets at most half.
 	MaxCalls int64
-	// CallerRate limits the calls that one caller may start per second; 0 is no limit.
+	// CallerRate is how many calls to Atlas one caller may cause per second; 0 is no limit.
 	CallerRate int
 	// Refused is called with the name of the limit, one of Limits, when a call exceeds it.
 	Refused func(limit string)
@@ -51,7 +51,6 @@ func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
 	return []grpc.UnaryServerInterceptor{
 		observe(cfg),
 		recoverPanic,
-		mapErrors,
 		limit(cfg.Ceiling, cmp.Or(cfg.CutOff, context.Background())),
 		authenticate(cfg.Auth),
 		limitCaller(int(cfg.MaxCalls), cfg.CallerRate, cfg.Refused),
@@ -94,15 +93,6 @@ func (e *panicError) Error() string {
 		return "panic: " + err.Error()
 	}
 	return fmt.Sprintf("panic: a value of type %T", e.value)
-}
-
-// mapErrors converts any error into one of the public contract.
-func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	resp, err := handler(ctx, req)
-	if err != nil {
-		return nil, apierror.From(err)
-	}
-	return resp, nil
 }
 
 // authenticate identifies the caller and the credential to use at Atlas.

@@ -19,8 +19,9 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
-// observe gives each call its request id and span, counts it, logs it and sends the metadata of the
-// response. It is outermost, so it sees how every call ended.
+// observe gives each call its request id and span, counts it, logs it, sends the metadata of the
+// response, and converts any error into one of the public contract. It is outermost, so it sees how
+// every call ended.
 func observe(cfg Config) grpc.UnaryServerInterceptor {
 	if cfg.Propagator == nil {
 		cfg.Propagator = propagation.TraceContext{}
@@ -42,7 +43,10 @@ func observe(cfg Config) grpc.UnaryServerInterceptor {
 		Log(ctx, cfg.Logger, info.FullMethod, took, failed)
 		audit(ctx, cfg.Audit, rec, info.FullMethod, failed)
 		endSpan(span, rec, failed)
-		return resp, err
+		if failed != nil {
+			return nil, failed
+		}
+		return resp, nil
 	}
 }
 

@@ -22,7 +22,8 @@ type Record struct {
 
 	Org   string // UUID; known only for a JWT that Atlas has accepted
 	Cache string // for a create: the value of Cache-Status
-	Free  bool   // Atlas had nothing to do for the call
+	// NoAtlasCall is set if the call caused no call to Atlas.
+	NoAtlasCall bool
 }
 
 // restCall is the part of a Record that only a call over REST has.

@@ -44,7 +44,7 @@ func limitCaller(slots, perSecond int, refused func(limit string)) grpc.UnarySer
 			return nil, &apierror.Error{Reason: apierror.Overloaded, Cause: fmt.Errorf("limit of calls: %s", limit)}
 		}
 		succeeded := false // stays false after a panic
-		defer func() { callers.leave(c, succeeded, rec.Free, time.Now()) }()
+		defer func() { callers.leave(c, succeeded, rec.NoAtlasCall, time.Now()) }()
 		resp, err := handler(ctx, req)
 		succeeded = err == nil
 		return resp, err
@@ -123,7 +123,7 @@ func (c *callers) enter(by caller, now time.Time) (limit string) {
 }
 
 // leave ends a call. A successful call makes its caller known.
-func (c *callers) leave(by caller, succeeded, free bool, now time.Time) {
+func (c *callers) leave(by caller, succeeded, noAtlasCall bool, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken--
@@ -133,7 +133,7 @@ func (c *callers) leave(by caller, succeeded, free bool, now time.Time) {
 	if !by.known && !succeeded {
 		return
 	}
-	if limiter := c.rate(by.id); c.perSecond > 0 && !free {
+	if limiter := c.rate(by.id); c.perSecond > 0 && !noAtlasCall {
 		limiter.ReserveN(now, 1)
 	}
 }

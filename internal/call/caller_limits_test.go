@@ -76,7 +76,7 @@ func TestCallerRateCountsAtlasCalls(t *testing.T) {
 		cfg.CallerRate, cfg.MaxCalls = 10, 1000
 		intercept := New(cfg)
 		cached := func(ctx context.Context, _ any) (any, error) {
-			RecordFrom(ctx).Free = true
+			RecordFrom(ctx).NoAtlasCall = true
 			return nil, nil
 		}
 		for range 1000 {

@@ -19,13 +19,13 @@ const (
 	MaxMessageBytes = 64 << 10 // message or body
 )
 
-// minTimeLeft is the shortest time in which Atlas could respond; a call with less is not sent.
-const minTimeLeft = 5 * time.Millisecond
+// minCallTime is the shortest time in which Atlas could respond; a call with less is not sent.
+const minCallTime = 5 * time.Millisecond
 
 // maxMargin is the most time reserved for our response to arrive before the caller's deadline.
 const maxMargin = 25 * time.Millisecond
 
-// errShuttingDown is the cause in the error of a call that the service's stop has ended.
+// errShuttingDown is the cause in the error of a call ended by shutdown.
 var errShuttingDown = errors.New("the service is shutting down")
 
 // limit ends a call at the ceiling, shortly before the caller's deadline, or when cut is done.
@@ -39,7 +39,7 @@ func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerIntercept
 			remaining := time.Until(deadline)
 			left = min(left, remaining-min(maxMargin, remaining/10))
 		}
-		if left < minTimeLeft {
+		if left < minCallTime {
 			return nil, &apierror.Error{Reason: apierror.DeadlineExceeded, Cause: context.DeadlineExceeded}
 		}
 		limited := &deadlined{Context: ctx, deadline: time.Now().Add(left), cut: cut}
