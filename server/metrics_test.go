@@ -87,7 +87,7 @@ func TestFailedHandshakes(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn) // until the server has closed it
 			_ = conn.Close()
 		}
-		wantFailedHandshake(t, s, listener, 1, "the client speaks no TLS")
+		wantFailedHandshake(t, s, listener, 1, "the client does not use TLS")
 	}
 	s.CheckNoHandshake(t, nil)
 	for _, listener := range []string{"gRPC", "HTTP"} {

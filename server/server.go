@@ -1,12 +1,12 @@
 // Package server implements the ephemeral-token service: two RPCs, over gRPC and REST, behind one
 // call chain.
 //
-// A call passes these steps: grpc.go or package rest receives it; package call gives it an ID and a
-// log line, applies limits, and authenticates the caller with package auth; service.go has the two
-// RPCs; package tokencache shares concurrent calls for the same token and caches the answer;
-// package atlas/resilient retries, and fails fast while Atlas is down; package atlas makes the HTTP
-// request. Errors are returned unchanged up to package call, where package apierror turns them into
-// public errors.
+// A call passes these steps: package listen accepts the connection and does TLS; streams.go (gRPC)
+// or package rest receives the call; package call gives it an ID and a log line, applies limits, and
+// authenticates the caller with package auth; service.go has the two RPCs; package tokencache shares
+// concurrent calls for the same token and caches the answer; package atlas/resilient retries, and
+// fails fast while Atlas is down; package atlas makes the HTTP request. Errors are returned unchanged
+// up to package call, where package apierror turns them into public errors.
 //
 // The package reads no flags and no environment; Config has all settings.
 package server
@@ -75,7 +75,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cut, cutOff := context.WithCancel(context.Background())
 	s.cutOff = cutOff
-	intercept := working(call.New(call.Config{
+	intercept := markWorking(call.New(call.Config{
 		Logger: cfg.Logger, Audit: cfg.Audit, MaxCalls: cfg.MaxCalls, Ceiling: cfg.CallCeiling, Auth: cfg.Auth, Metrics: calls,
 		CallerRate: cfg.CallerRate, Refused: s.refused,
 		CutOff: cut, Tracer: cfg.tracer(), Propagator: cfg.Propagator,

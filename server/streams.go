@@ -59,7 +59,8 @@ func (s *streams) register(srv *grpc.Server, desc grpc.ServiceDesc, impl any, in
 			return stream.SendMsg(resp)
 		}
 		desc.Streams = append(desc.Streams, grpc.StreamDesc{StreamName: m.MethodName, Handler: func(impl any, stream grpc.ServerStream) error {
-			return s.intercept(impl, stream, info, serve) // grpc-go does not run the interceptor on these
+			// grpc-go runs stream interceptors only where ClientStreams or ServerStreams is set.
+			return s.intercept(impl, stream, info, serve)
 		}})
 	}
 	desc.Methods = nil
@@ -149,15 +150,15 @@ func connOf(ctx context.Context) *listen.Conn {
 	return listen.FromAddr(p.Addr)
 }
 
-// working runs chain, and marks the call as not waiting for its client meanwhile.
-func working(chain grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+// markWorking runs chain, and marks the call as not waiting for its client meanwhile.
+func markWorking(chain grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		conn := listen.FromContext(ctx) // over REST
 		if conn == nil {
 			conn = connOf(ctx)
 		}
-		conn.Work()
-		defer conn.Rest()
+		conn.StartWork()
+		defer conn.EndWork()
 		return chain(ctx, req, info, handler)
 	}
 }

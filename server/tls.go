@@ -111,7 +111,7 @@ func (f failedHandshakes) on(listener string) func(peer net.Addr, err error) {
 		noTLS, ok := errors.AsType[tls.RecordHeaderError](err)
 		switch {
 		case ok && noTLS.Conn != nil:
-			cause = "the client speaks no TLS"
+			cause = "the client does not use TLS"
 		case strings.HasSuffix(cause, plainAlert):
 			cause = "the client refuses this server's certificate, most likely: " + plainAlert
 		}

@@ -17,7 +17,7 @@ const (
 	minFailures = 10
 	// fewTenants is how many tenants say too little about Atlas: if fewer fail, a probe decides.
 	fewTenants = 3
-	// What a call said counts half after voteWindow, a quarter after twice that, and so on.
+	// A vote counts half after voteWindow, a quarter after twice that, and so on.
 	voteWindow = 5 * time.Second
 	// probeInterval is the time between two probes.
 	probeInterval = time.Second
@@ -244,5 +244,5 @@ func (b *breaker) check() error {
 	if !b.open {
 		return nil
 	}
-	return fmt.Errorf("Atlas is down since %s, tokend probes it once a second: %w", b.changed.UTC().Format(time.RFC3339), b.cause)
+	return fmt.Errorf("Atlas has been down since %s; tokend probes it once a second: %w", b.changed.UTC().Format(time.RFC3339), b.cause)
 }

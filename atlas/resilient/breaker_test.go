@@ -67,7 +67,7 @@ func TestFault78Recovery(t *testing.T) {
 					if !c.Stats().Open {
 						t.Fatal("the breaker is not open after 20 s")
 					}
-					if err := c.Check(); err == nil || !strings.Contains(err.Error(), "Atlas is down since 2000-01-01T00:00:") {
+					if err := c.Check(); err == nil || !strings.Contains(err.Error(), "Atlas has been down since 2000-01-01T00:00:") {
 						t.Errorf("Check returns %v", err)
 					}
 					probes, requests := a.count("probe"), a.count("")

@@ -50,9 +50,8 @@ const (
 	reservedConns = 16
 )
 
-// Conns returns how many connections to Atlas there have to be, so that none of what a Client lets
-// through waits for one: twice MaxCalls, for calls that still hang when an Atlas that was down is
-// back, and some more.
+// Conns returns how many connections to Atlas there have to be, so that no admitted call waits for
+// one: twice MaxCalls, for calls that still hang when an Atlas that was down is back, and some more.
 func (c Config) Conns() int { return 2*cmp.Or(c.MaxCalls, defaultMaxCalls) + reservedConns }
 
 // Client calls Atlas. It is safe for concurrent use. Make one for each host, share it, and Close it
@@ -93,7 +92,7 @@ func New(next Atlas, config Config) (*Client, error) {
 // Close ends the probes. The breaker does not open any more.
 func (c *Client) Close() { c.breaker.close() }
 
-// CreateEphemeralToken is that of [atlas.Client]. It is retried whenever that may help.
+// CreateEphemeralToken calls the method of that name, and retries whenever that may help.
 func (c *Client) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error) {
 	tenant := c.tenants.of(ctx, jwt)
 	token, err := call(ctx, c, atlas.OpCreate, tenant, func() (atlas.Token, error) { return c.atlas.CreateEphemeralToken(ctx, jwt) })
@@ -101,7 +100,7 @@ func (c *Client) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas
 	return token, err
 }
 
-// DeleteEphemeralToken is that of [atlas.Client]. It is retried only if it provably did not reach
+// DeleteEphemeralToken calls the method of that name, and retries only what provably did not reach
 // Atlas.
 func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error {
 	tenant := c.tenants.of(ctx, jwt)
@@ -112,12 +111,12 @@ func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error 
 	return err
 }
 
-// LogIn is that of [atlas.Client]. It is retried only if no answer came.
+// LogIn calls the method of that name, and retries only if no answer came.
 func (c *Client) LogIn(ctx context.Context, secret atlas.UserAuthToken) (atlas.JWT, error) {
 	return call(ctx, c, atlas.OpLogIn, c.tenants.of(ctx, ""), func() (atlas.JWT, error) { return c.atlas.LogIn(ctx, secret) })
 }
 
-// RefreshJWT is that of [atlas.Client], and is retried as a login is.
+// RefreshJWT calls the method of that name, and retries as LogIn does.
 func (c *Client) RefreshJWT(ctx context.Context, jwt atlas.JWT) (atlas.JWT, error) {
 	return call(ctx, c, atlas.OpRefresh, c.tenants.of(ctx, jwt), func() (atlas.JWT, error) { return c.atlas.RefreshJWT(ctx, jwt) })
 }

@@ -50,7 +50,7 @@ type limiter struct {
 type tenant struct {
 	name     string
 	inFlight int
-	reserved int       // so many in flight count as none
+	reserved int       // this many calls in flight do not count
 	waiters  list.List // of *waiter, in the order in which they came
 	index    int       // in tenantQueue
 }
@@ -85,7 +85,7 @@ func (l *limiter) acquire(ctx context.Context, op atlas.Operation, name string) 
 	}
 	patience := maxWait
 	if deadline, ok := ctx.Deadline(); ok {
-		patience = min(patience, time.Until(deadline)-minTimeLeft)
+		patience = min(patience, time.Until(deadline)-minAttemptTime)
 	}
 	overloaded := &atlas.Error{Op: op, Kind: atlas.KindOverloaded, RetryAfter: maxWait, Err: errOverloaded}
 	got, w := l.enter(name, patience > 0)

@@ -17,8 +17,8 @@ const (
 	// The wait before the first retry is anything up to retryWait, before the second up to twice as
 	// much: full jitter keeps those apart that failed together.
 	retryWait = 50 * time.Millisecond
-	// minTimeLeft is the least time that an attempt needs: with less it would only load Atlas.
-	minTimeLeft = 50 * time.Millisecond
+	// minAttemptTime is the least time that an attempt needs: with less it would only load Atlas.
+	minAttemptTime = 50 * time.Millisecond
 )
 
 // call makes one or more attempts. The error is that of the last attempt that reached
@@ -36,15 +36,15 @@ func call[T any](ctx context.Context, c *Client, op atlas.Operation, tenant stri
 		if retry == 0 || atlas.Classify(failed) != atlas.ClassHeldBack {
 			err = failed
 		}
-		if retry == maxRetries || !c.retryAfter(ctx, tenant, retryWait<<retry, failed) {
+		if retry == maxRetries || !c.waitToRetry(ctx, tenant, retryWait<<retry, failed) {
 			return answer, err
 		}
 	}
 }
 
-// retryAfter waits for anything up to most before a retry. It reports false, without a wait, if
+// waitToRetry waits for anything up to most before a retry. It reports false, without a wait, if
 // there should be none.
-func (c *Client) retryAfter(ctx context.Context, tenant string, most time.Duration, err error) bool {
+func (c *Client) waitToRetry(ctx context.Context, tenant string, most time.Duration, err error) bool {
 	failed, ok := errors.AsType[*atlas.Error](err)
 	if !ok || !isRetryable(failed) {
 		return false
@@ -53,7 +53,7 @@ func (c *Client) retryAfter(ctx context.Context, tenant string, most time.Durati
 	if failed.RetryAfter > wait {
 		return false // Atlas asks for a longer wait
 	}
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait+minTimeLeft {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait+minAttemptTime {
 		return false
 	}
 	if ctx.Err() != nil || !c.budget.withdraw(tenant) {
@@ -96,10 +96,10 @@ func isTransient(status int) bool {
 }
 
 const (
-	// retryShare is what a call adds to the budget; a retry takes 1. So retries add no more than
-	// this to Atlas's load.
+	// retryShare is what a call adds to the budget; a retry takes 1. So retries add at most this
+	// fraction to Atlas's load.
 	retryShare = 0.1
-	// budgetStart is what the process has at the start, and what it lives on with little traffic.
+	// budgetStart is what the process has at the start, and what remains with little traffic.
 	// budgetMost is what it can save in busy times, for when one lost connection fails many calls
 	// at once. A tenant has half of both.
 	budgetStart = 10

@@ -126,11 +126,12 @@ func (c *Conn) Admit() bool {
 // Waiting returns how many places the connection takes.
 func (c *Conn) Waiting() int { return int(c.requests.used.Load()) }
 
-// Work marks a request as in progress: it does not wait for its client until Rest is called.
-func (c *Conn) Work() { c.requests.add(-1) }
+// StartWork marks a request as in progress: it does not wait for its client until EndWork is
+// called.
+func (c *Conn) StartWork() { c.requests.add(-1) }
 
-// Rest reverses Work: the server has answered the request, or has given up on it.
-func (c *Conn) Rest() {
+// EndWork reverses StartWork: the server has answered the request, or has given up on it.
+func (c *Conn) EndWork() {
 	c.requests.add(1)
 	if all := c.requests.all; all != nil {
 		all.makeRoomLater()

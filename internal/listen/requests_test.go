@@ -97,9 +97,9 @@ func TestRequestsByFrames(t *testing.T) {
 	_ = p.client.WriteData(9, false, make([]byte, 40<<10)) // two more places
 	p.read()
 	p.wants(3)
-	p.conn.Work()
+	p.conn.StartWork()
 	p.wants(2)
-	p.conn.Rest()
+	p.conn.EndWork()
 	_ = p.server.WriteData(9, true, nil)
 	p.wants(0)
 	if all.Waiting() != 0 {
@@ -224,12 +224,12 @@ func TestMakeRoomForAnswers(t *testing.T) {
 			for _, p := range conns {
 				for _, id := range ids {
 					p.open(id)
-					p.conn.Work()
+					p.conn.StartWork()
 				}
 			}
 			for _, p := range conns {
 				for range ids {
-					p.conn.Rest()
+					p.conn.EndWork()
 				}
 			}
 			time.Sleep(900 * time.Millisecond) //nolint:forbidigo // virtual time

@@ -143,7 +143,7 @@ func TestFault65Breaker(t *testing.T) {
 		if s.Atlas.Calls(emulator.Delete) != before {
 			t.Error("Atlas was called")
 		}
-		if code, body := s.Get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nAtlas is down since ") {
+		if code, body := s.Get(t, "/readyz"); code != 200 || !strings.HasPrefix(body, "ready\nAtlas has been down since ") {
 			t.Errorf("/readyz: %d %q", code, body)
 		}
 		stale := c.Call(testutil.Context(t), testutil.Create, jwt...)
