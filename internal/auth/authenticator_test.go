@@ -21,7 +21,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
-// atlasJWT has the claims of Atlas's own, and a signature that nobody here can verify.
+// atlasJWT has the claims of an Atlas JWT and a signature that does not verify.
 var atlasJWT = "eyJhbGciOiJIUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(`{"user_id":"u","org_id":"o","exp":1,"orig_iat":1}`)) + ".c2ln"
 
 const (
@@ -29,7 +29,7 @@ const (
 	ops = "spiffe://prod.internal/ns/chat/sa/ops-1"
 )
 
-// testPolicy uses every kind of selector; atlas adds a rule for those with an Atlas JWT.
+// testPolicy uses every kind of selector; atlas adds a rule for callers with an Atlas JWT.
 func testPolicy(issuer string, atlas bool) string {
 	policy := fmt.Sprintf(`
 profiles:
@@ -46,7 +46,7 @@ callers:
 	return policy
 }
 
-// outcomes of the table, one letter each.
+// outcomes are the outcomes of the table, a letter each.
 var outcomes = map[byte]struct {
 	profile string
 	err     error
@@ -61,8 +61,8 @@ var outcomes = map[byte]struct {
 	'R': {err: auth.ErrCallerRejected},
 }
 
-// TestCallersMethodsCredentials is every kind of caller with every kind of credential. A cell is the outcome of CreateToken
-// and of DeleteToken.
+// TestCallersMethodsCredentials checks every kind of caller with every kind of credential. A cell has
+// the outcomes of CreateToken and DeleteToken.
 func TestCallersMethodsCredentials(t *testing.T) {
 	ca, foreign := newAuthority(t), newAuthority(t)
 	issuer := authtest.NewIssuer(t)
@@ -74,7 +74,7 @@ func TestCallersMethodsCredentials(t *testing.T) {
 	certificate := func(change func(*x509.Certificate)) *tls.ConnectionState {
 		return verified(t, ca, ca.issue(t, change))
 	}
-	// What the client says and nobody has verified: the listener asks for a certificate, but takes any.
+	// A listener that takes any certificate and verifies none.
 	unverified := func(cert tls.Certificate) *tls.ConnectionState {
 		state, err := handshake(t, ca, tls.RequireAnyClientCert, cert)
 		if err != nil {
@@ -102,8 +102,8 @@ func TestCallersMethodsCredentials(t *testing.T) {
 		{"a gateway's header", []string{auth.SecondHeader, "JWT " + atlasJWT}}, // never a credential
 		{"a gateway's header beside one", []string{auth.Header, token(nil), auth.SecondHeader, "JWT " + atlasJWT}},
 	}
-	nobody := []string{"MM", "UU", "UU", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
-	nobodyWithAtlas := []string{"MM", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
+	anonymous := []string{"MM", "UU", "UU", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
+	anonymousAtlas := []string{"MM", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "MM", "MM", "XX"}
 	known := []string{"NN", "NN", "NN", "AA", "NN", "RR", "XX", "FF", "NN", "NN", "XX"}
 	knownWithAtlas := []string{"NN", "PP", "PP", "AA", "NN", "RR", "XX", "FF", "NN", "NN", "XX"}
 	asWeb := []string{"AN", "XN", "XN", "AN", "AN", "RR", "XX", "FF", "AN", "AN", "XX"}
@@ -117,7 +117,7 @@ func TestCallersMethodsCredentials(t *testing.T) {
 		wantAtlas  []string // with a rule for atlas_jwt
 		identified auth.Caller
 	}{
-		{"plaintext", nil, nobody, nobodyWithAtlas, auth.Caller{}},
+		{"plaintext", nil, anonymous, anonymousAtlas, auth.Caller{}},
 		{"SPIFFE ID", certificate(uris(t, web)), asWeb, asWeb, auth.Caller{Kind: auth.KindSPIFFE, Name: web}},
 		{"SPIFFE ID by glob", certificate(uris(t, ops)), asOps, asOps, auth.Caller{Kind: auth.KindSPIFFE, Name: ops}},
 		{"SPIFFE ID before DNS name", certificate(func(c *x509.Certificate) {
@@ -134,32 +134,32 @@ func TestCallersMethodsCredentials(t *testing.T) {
 		{"not in the policy", certificate(uris(t, "spiffe://prod.internal/ns/chat/sa/other")), known, knownWithAtlas, auth.Caller{Kind: auth.KindSPIFFE, Name: "spiffe://prod.internal/ns/chat/sa/other"}},
 		{"another trust domain", certificate(uris(t, "spiffe://evil.internal/ns/chat/sa/ops-1")), known, knownWithAtlas, auth.Caller{Kind: auth.KindSPIFFE, Name: "spiffe://evil.internal/ns/chat/sa/ops-1"}},
 		{"a longer path", certificate(uris(t, ops+"/x")), known, knownWithAtlas, auth.Caller{Kind: auth.KindSPIFFE, Name: ops + "/x"}},
-		{"common name only", certificate(func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "billing.internal"} }), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"common name is a SPIFFE ID", certificate(func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: web} }), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"wildcard DNS name", certificate(dnsNames("*.internal")), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"two SPIFFE IDs", certificate(uris(t, web, ops)), nobody, nobodyWithAtlas, auth.Caller{}},
+		{"common name only", certificate(func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "billing.internal"} }), anonymous, anonymousAtlas, auth.Caller{}},
+		{"common name is a SPIFFE ID", certificate(func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: web} }), anonymous, anonymousAtlas, auth.Caller{}},
+		{"wildcard DNS name", certificate(dnsNames("*.internal")), anonymous, anonymousAtlas, auth.Caller{}},
+		{"two SPIFFE IDs", certificate(uris(t, web, ops)), anonymous, anonymousAtlas, auth.Caller{}},
 		{"two SPIFFE IDs and a DNS name", certificate(func(c *x509.Certificate) {
 			uris(t, web, ops)(c)
 			dnsNames("billing.internal")(c)
-		}), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"SPIFFE ID beside another URI", certificate(uris(t, "https://example.org/", web)), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"SPIFFE ID with a query", certificate(uris(t, web+"?x")), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"SPIFFE ID without a path", certificate(uris(t, "spiffe://prod.internal")), nobody, nobodyWithAtlas, auth.Caller{}},
+		}), anonymous, anonymousAtlas, auth.Caller{}},
+		{"SPIFFE ID beside another URI", certificate(uris(t, "https://example.org/", web)), anonymous, anonymousAtlas, auth.Caller{}},
+		{"SPIFFE ID with a query", certificate(uris(t, web+"?x")), anonymous, anonymousAtlas, auth.Caller{}},
+		{"SPIFFE ID without a path", certificate(uris(t, "spiffe://prod.internal")), anonymous, anonymousAtlas, auth.Caller{}},
 		{"SPIFFE ID of an authority", certificate(func(c *x509.Certificate) {
 			uris(t, web)(c)
 			c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign
-		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		}), anonymous, anonymousAtlas, auth.Caller{}},
 		{"SPIFFE ID that may sign certificates", certificate(func(c *x509.Certificate) {
 			uris(t, web)(c)
 			c.KeyUsage |= x509.KeyUsageCertSign
-		}), nobody, nobodyWithAtlas, auth.Caller{}},
+		}), anonymous, anonymousAtlas, auth.Caller{}},
 		{"DNS name that may sign revocations", certificate(func(c *x509.Certificate) {
 			dnsNames("billing.internal")(c)
 			c.KeyUsage |= x509.KeyUsageCRLSign
-		}), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"forged SPIFFE ID, not verified", unverified(foreign.issue(t, uris(t, web))), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"forged DNS name, not verified", unverified(foreign.issue(t, dnsNames("billing.internal"))), nobody, nobodyWithAtlas, auth.Caller{}},
-		{"right authority, not verified", unverified(ca.issue(t, uris(t, web))), nobody, nobodyWithAtlas, auth.Caller{}},
+		}), anonymous, anonymousAtlas, auth.Caller{}},
+		{"forged SPIFFE ID, not verified", unverified(foreign.issue(t, uris(t, web))), anonymous, anonymousAtlas, auth.Caller{}},
+		{"forged DNS name, not verified", unverified(foreign.issue(t, dnsNames("billing.internal"))), anonymous, anonymousAtlas, auth.Caller{}},
+		{"right authority, not verified", unverified(ca.issue(t, uris(t, web))), anonymous, anonymousAtlas, auth.Caller{}},
 	}
 	methods := []string{"CreateToken", "DeleteToken"}
 	for _, withAtlas := range []bool{false, true} {
@@ -186,7 +186,7 @@ func TestCallersMethodsCredentials(t *testing.T) {
 							t.Errorf("the grant has a source: %t", got.Source != nil)
 						}
 						if string(got.JWT) != wantJWT {
-							t.Errorf("the wrong JWT goes on")
+							t.Errorf("the wrong JWT is passed on")
 						}
 						recorded := caller.identified
 						unnamed := recorded == (auth.Caller{}) && caller.state != nil && len(caller.state.VerifiedChains) > 0
@@ -200,9 +200,9 @@ func TestCallersMethodsCredentials(t *testing.T) {
 							t.Errorf("the error quotes the credential: %v", err)
 						}
 						if err == nil && got.Caller.Kind == "" {
-							t.Errorf("let in without a name")
+							t.Errorf("accepted without a name")
 						}
-						// Whatever is wrong with the rest, the record of the call names the caller that was verified.
+						// The record of a refused call names the verified caller.
 						if i == 0 && err != nil && caller.name != "second DNS name" && got.Caller != recorded {
 							t.Errorf("the caller is %v, want %v", got.Caller, recorded)
 						}
@@ -214,14 +214,14 @@ func TestCallersMethodsCredentials(t *testing.T) {
 	}
 }
 
-// unnamedCaller is the caller on record for a verified certificate that names none.
+// unnamedCaller returns the recorded caller of a verified certificate that names none.
 func unnamedCaller(state *tls.ConnectionState) auth.Caller {
 	leaf := state.PeerCertificates[0]
 	return auth.Caller{Kind: auth.KindCertificate, Name: fmt.Sprintf("serial:%x,sha256:%x", leaf.SerialNumber, sha256.Sum256(leaf.Raw))}
 }
 
-// TestFault92 checks that a client certificate counts until it expires, and not until its connection ends; that goes for the
-// certificates above it too.
+// TestFault92 checks that the expiry of a client certificate, and of those above it, ends its use on an
+// open connection.
 func TestFault92(t *testing.T) {
 	t.Parallel()
 	for name, lives := range map[string][2]time.Duration{"leaf": {time.Minute, time.Hour}, "authority": {time.Hour, time.Minute}} {
@@ -255,8 +255,8 @@ func TestFault92(t *testing.T) {
 	}
 }
 
-// TestFault93 checks that a verified certificate which names no caller is on record by its serial number and fingerprint, whether the
-// call is let in or not.
+// TestFault93 checks that a verified certificate that names no caller is recorded by its serial number
+// and fingerprint, in accepted and refused calls.
 func TestFault93(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)
@@ -283,7 +283,7 @@ func TestFault93(t *testing.T) {
 	}
 }
 
-// TestHandshakeRefuses is what never gets as far as this package: the TLS layer has verified the chain before.
+// TestHandshakeRefuses checks what the TLS layer refuses before this package is called.
 func TestHandshakeRefuses(t *testing.T) {
 	ca, foreign := newAuthority(t), newAuthority(t)
 	for _, tc := range []struct {
@@ -293,7 +293,7 @@ func TestHandshakeRefuses(t *testing.T) {
 	}{
 		{"good", []tls.Certificate{ca.issue(t, uris(t, web))}, true},
 		{"none", nil, false},
-		{"self-made", []tls.Certificate{foreign.issue(t, uris(t, web))}, false},
+		{"self-signed", []tls.Certificate{foreign.issue(t, uris(t, web))}, false},
 		{"expired", []tls.Certificate{ca.issue(t, func(c *x509.Certificate) {
 			uris(t, web)(c)
 			c.NotAfter = time.Now().Add(-time.Minute)
@@ -312,7 +312,7 @@ func TestHandshakeRefuses(t *testing.T) {
 			if (err == nil) != tc.ok {
 				t.Fatalf("the handshake ended with %v", err)
 			}
-			// Even if a listener went on after that, nothing would have been verified.
+			// Even if a listener accepted it, nothing would have been verified.
 			issuer := authtest.NewIssuer(t)
 			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, false)), RootCAs: issuer.RootCAs})
 			got, err := a.Authenticate(call(t.Context(), &state), "CreateToken")
@@ -404,7 +404,7 @@ func TestNoPeer(t *testing.T) {
 	}
 }
 
-// A grant that does not say how the call goes on has no credential.
+// TestGrantWithoutCredential checks that an incomplete grant has no credential.
 func TestGrantWithoutCredential(t *testing.T) {
 	for _, unusable := range []auth.Grant{{}, {Profile: "acme"}, {Profile: auth.Passthrough}} {
 		if _, err := unusable.Credential(t.Context()); !errors.Is(err, auth.ErrMissing) {

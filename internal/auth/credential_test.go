@@ -57,8 +57,8 @@ func TestParseCredential(t *testing.T) {
 	}
 }
 
-// FuzzParseCredential: whatever a caller sends, what comes out is exactly a JWT's alphabet in three parts, it was in
-// the value, and no error repeats the value.
+// FuzzParseCredential checks that an accepted credential has three parts in the alphabet of a JWT and
+// is part of the value, and that no error quotes the value.
 func FuzzParseCredential(f *testing.F) {
 	for _, seed := range []string{"JWT a.b.c", "Bearer a.b.c", "JWT  a.b.c", "Basic x", "JWT a.b.c\r\nX: y", "jwt a.b", "", "JWT a.b.\x00"} {
 		f.Add(seed)
@@ -77,7 +77,7 @@ func FuzzParseCredential(f *testing.F) {
 		}
 		scheme, rest, _ := strings.Cut(value, " ")
 		if !strings.EqualFold(scheme, "JWT") && !strings.EqualFold(scheme, "Bearer") {
-			t.Errorf("scheme %q was let in", scheme)
+			t.Errorf("scheme %q was accepted", scheme)
 		}
 		if strings.TrimLeft(rest, " ") != string(jwt) {
 			t.Errorf("%q became %q", value, string(jwt))

@@ -61,7 +61,7 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// issue makes a certificate for both ends of a connection, as change would have it.
+// issue makes a certificate for clients and servers, after change has edited the template.
 func (a *authority) issue(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	key := authtest.NewKey(t)
@@ -96,7 +96,7 @@ func dnsNames(names ...string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames = names }
 }
 
-// handshake does one with a real client and server, and returns what the server knows of the client afterwards.
+// handshake does a real handshake and returns the server's view of it.
 func handshake(t testing.TB, ca *authority, mode tls.ClientAuthType, client ...tls.Certificate) (tls.ConnectionState, error) {
 	t.Helper()
 	clientEnd, serverEnd := net.Pipe()
@@ -117,7 +117,7 @@ func handshake(t testing.TB, ca *authority, mode tls.ClientAuthType, client ...t
 	return state, err
 }
 
-// call is the context of one call: who is at the other end, and which metadata came.
+// call returns the context of a call with this TLS state and metadata.
 func call(ctx context.Context, state *tls.ConnectionState, md ...string) context.Context {
 	p := &peer.Peer{Addr: &net.TCPAddr{}}
 	if state != nil {
@@ -126,7 +126,7 @@ func call(ctx context.Context, state *tls.ConnectionState, md ...string) context
 	return metadata.NewIncomingContext(peer.NewContext(ctx, p), metadata.Pairs(md...))
 }
 
-// verified is a call from the holder of a certificate that a handshake has verified.
+// verified returns the TLS state of a connection with a verified client certificate.
 func verified(t testing.TB, ca *authority, cert tls.Certificate) *tls.ConnectionState {
 	t.Helper()
 	state, err := handshake(t, ca, tls.RequireAndVerifyClientCert, cert)

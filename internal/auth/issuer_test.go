@@ -35,7 +35,7 @@ func create(ctx context.Context, a *auth.Authenticator, token string) (auth.Gran
 	return a.Authenticate(call(ctx, nil, auth.Header, "Bearer "+token), "CreateToken")
 }
 
-// TestKeyRotation: a key that the issuer adds is found, one that it takes away no longer counts once that is known.
+// TestKeyRotation checks that a new key is found, and that a withdrawn one is no longer accepted.
 func TestKeyRotation(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	first, second := authtest.NewKey(t), authtest.NewKey(t)
@@ -61,8 +61,7 @@ func TestKeyRotation(t *testing.T) {
 	}
 }
 
-// becomes waits for the outcome: a call that comes right after another may still be given the keys that were fetched for
-// that one.
+// becomes waits for the outcome: a call right after another may get the keys fetched for that one.
 func becomes(t *testing.T, a *auth.Authenticator, token string, want error) {
 	t.Helper()
 	for start := time.Now(); ; <-time.After(time.Millisecond) {
@@ -76,8 +75,8 @@ func becomes(t *testing.T, a *auth.Authenticator, token string, want error) {
 	}
 }
 
-// TestKeysAreFetchedSeldom: neither good tokens nor a flood of bad ones, sent at once or one after the other, make a flood
-// of requests to the issuer; and the good ones are accepted meanwhile.
+// TestKeysAreFetchedSeldom checks that neither good tokens nor a flood of bad ones cause a flood of
+// requests to the issuer, and that good ones are accepted meanwhile.
 func TestKeysAreFetchedSeldom(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
@@ -105,19 +104,20 @@ func TestKeysAreFetchedSeldom(t *testing.T) {
 	}
 }
 
-// TestDiscoveryIsRetried: until the issuer answers, nobody is let in; then everybody is, without a restart.
+// TestDiscoveryIsRetried checks that callers are refused until the issuer answers, and then accepted
+// without a restart.
 func TestDiscoveryIsRetried(t *testing.T) {
 	broken := map[string]http.HandlerFunc{
-		"status 500":          func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "hunter2", http.StatusInternalServerError) },
-		"not JSON":            func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
-		"too large":           func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 2<<20)) },
-		"another issuer":      document(`{"issuer":"https://evil.internal","jwks_uri":"https://evil.internal/keys"}`),
-		"keys without TLS":    document(`{"issuer":"ISSUER","jwks_uri":"http://127.0.0.1:1/keys"}`),
-		"keys at no URL":      document(`{"issuer":"ISSUER","jwks_uri":"https://issuer internal/keys"}`),
-		"no keys":             document(`{"issuer":"ISSUER"}`),
-		"redirect":            func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
-		"closes the line":     func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"promises and leaves": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "100") },
+		"status 500":            func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "hunter2", http.StatusInternalServerError) },
+		"not JSON":              func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		"too large":             func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 2<<20)) },
+		"another issuer":        document(`{"issuer":"https://evil.internal","jwks_uri":"https://evil.internal/keys"}`),
+		"keys without TLS":      document(`{"issuer":"ISSUER","jwks_uri":"http://127.0.0.1:1/keys"}`),
+		"keys at no URL":        document(`{"issuer":"ISSUER","jwks_uri":"https://issuer internal/keys"}`),
+		"no keys":               document(`{"issuer":"ISSUER"}`),
+		"redirect":              func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
+		"closes the connection": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"truncated":             func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "100") },
 	}
 	for name, handler := range broken {
 		t.Run(name, func(t *testing.T) {
@@ -138,7 +138,7 @@ func TestDiscoveryIsRetried(t *testing.T) {
 				Logger: slog.New(slog.NewTextHandler(&logged, nil)),
 			}.Impatient(time.Millisecond, 0))
 			token := authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))
-			for range 3 { // it goes on asking
+			for range 3 { // it tries again
 				<-asked
 				if got, err := create(t.Context(), a, token); !errors.Is(err, auth.ErrCallerCheckUnavailable) || got.Profile != "" {
 					t.Fatalf("got %+v, %v; want ErrCallerCheckUnavailable", got, err)
@@ -148,7 +148,7 @@ func TestDiscoveryIsRetried(t *testing.T) {
 				t.Errorf("readiness says %v", err)
 			}
 			if err := a.Check(); name == "keys without TLS" && !strings.Contains(err.Error(), "must be at https URLs") || name == "redirect" && !strings.Contains(err.Error(), "status 302") {
-				t.Errorf("it was asked where it must not be: %v", err)
+				t.Errorf("a request went where it must not: %v", err)
 			}
 			issuer.Answer(authtest.PathDiscovery, nil)
 			untilReady(t, a)
@@ -186,7 +186,7 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// TestKeysCannotBeFetched: the issuer is known, its keys are not. That is no word against the caller.
+// TestKeysCannotBeFetched checks that a failed fetch of the keys is not the caller's fault.
 func TestKeysCannotBeFetched(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
 		"status 503": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
@@ -201,7 +201,7 @@ func TestKeysCannotBeFetched(t *testing.T) {
 			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: issuer.RootCAs}.Impatient(time.Millisecond, 0))
 			known := authtest.Sign(t, jwt.SigningMethodES256, "1", first, issuer.Claims(nil))
 			fresh := authtest.Sign(t, jwt.SigningMethodES256, "2", second, issuer.Claims(nil))
-			for issuer.Fetches() < 2 { // it goes on asking
+			for issuer.Fetches() < 2 { // it tries again
 				if _, err := create(t.Context(), a, known); !errors.Is(err, auth.ErrCallerCheckUnavailable) || strings.Contains(err.Error(), "hunter2") {
 					t.Fatalf("from the start: %v, want ErrCallerCheckUnavailable", err)
 				}
@@ -236,7 +236,7 @@ func TestKeysCannotBeFetched(t *testing.T) {
 	}
 }
 
-// TestKeyNotUnderstood: one entry of the issuer's keys that cannot be read takes nothing from the others (RFC 7517 §5).
+// TestKeyNotUnderstood checks that an unreadable key does not affect the others (RFC 7517 section 5).
 func TestKeyNotUnderstood(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
@@ -253,8 +253,8 @@ func TestKeyNotUnderstood(t *testing.T) {
 	}
 }
 
-// rotated is an issuer with a key that the Authenticator does not know yet, a token that is signed with it, and another that
-// is signed with the known one. answer is what comes in place of the keys.
+// rotated returns an issuer with a key that the Authenticator does not know yet, a token signed with
+// it, and one signed with the known key. The issuer answers requests for its keys with answer.
 func rotated(t *testing.T, answer func(*authtest.Issuer) http.HandlerFunc) (a *auth.Authenticator, issuer *authtest.Issuer, fresh, known string) {
 	t.Helper()
 	issuer = authtest.NewIssuer(t)
@@ -267,8 +267,8 @@ func rotated(t *testing.T, answer func(*authtest.Issuer) http.HandlerFunc) (a *a
 	return a, issuer, authtest.Sign(t, jwt.SigningMethodES256, "2", second, issuer.Claims(nil)), authtest.Sign(t, jwt.SigningMethodES256, "1", first, issuer.Claims(nil))
 }
 
-// TestWaitersKeepTheirDeadlines: one leaves while the keys are fetched, the other gets them from the same fetch; who needs no
-// new key does not wait.
+// TestWaitersKeepTheirDeadlines checks that one waiter can leave while the keys are fetched, that
+// another gets them from the same fetch, and that a token with a known key does not wait.
 func TestWaitersKeepTheirDeadlines(t *testing.T) {
 	asked, release := make(chan struct{}), make(chan struct{})
 	a, issuer, fresh, known := rotated(t, func(issuer *authtest.Issuer) http.HandlerFunc {
@@ -288,18 +288,18 @@ func TestWaitersKeepTheirDeadlines(t *testing.T) {
 	}
 	leave()
 	if err := <-left; !errors.Is(err, context.Canceled) || errors.Is(err, auth.ErrCallerRejected) {
-		t.Errorf("who left got %v", err)
+		t.Errorf("the waiter that left got %v", err)
 	}
 	close(release)
 	if err := <-stayed; err != nil {
-		t.Errorf("who stayed got %v", err)
+		t.Errorf("the waiter that stayed got %v", err)
 	}
 	if n := issuer.Fetches(); n != 2 {
 		t.Errorf("the keys were fetched %d times, want twice", n)
 	}
 }
 
-// TestCloseEndsAFetch: an issuer that does not answer holds nothing up.
+// TestCloseEndsAFetch checks that Close does not wait for an issuer that does not answer.
 func TestCloseEndsAFetch(t *testing.T) {
 	asked := make(chan struct{})
 	a, issuer, fresh, _ := rotated(t, func(*authtest.Issuer) http.HandlerFunc {
@@ -316,7 +316,7 @@ func TestCloseEndsAFetch(t *testing.T) {
 	if err := <-done; !errors.Is(err, auth.ErrCallerCheckUnavailable) {
 		t.Errorf("got %v, want ErrCallerCheckUnavailable", err)
 	}
-	if d := time.Since(closing); d > 3*time.Second { // the fetch has five to itself
+	if d := time.Since(closing); d > 3*time.Second { // the fetch may take 5 s
 		t.Errorf("it took %v", d)
 	}
 	if err := setPolicy(a, mustPolicy(t, oidcPolicy(issuer.URL))); err == nil {
@@ -324,7 +324,7 @@ func TestCloseEndsAFetch(t *testing.T) {
 	}
 }
 
-// TestIssuerNotTrusted: its certificate is checked as everybody's.
+// TestIssuerNotTrusted checks that the issuer's certificate is verified.
 func TestIssuerNotTrusted(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, oidcPolicy(issuer.URL)), RootCAs: x509.NewCertPool}.Impatient(time.Millisecond, 0))
@@ -345,7 +345,7 @@ func TestIssuerNotTrusted(t *testing.T) {
 	}
 }
 
-// TestCheckIssuer checks that an issuer is judged as an Authenticator would.
+// TestCheckIssuer checks that CheckIssuer agrees with an Authenticator.
 func TestCheckIssuer(t *testing.T) {
 	t.Parallel()
 	issuer := authtest.NewIssuer(t)
@@ -364,8 +364,8 @@ func TestCheckIssuer(t *testing.T) {
 	}
 }
 
-// TestFault72 checks that an issuer that hangs holds a fixed number of calls, and that the rest, and callers with a known key, have their
-// answer at once.
+// TestFault72 checks that a bounded number of calls wait for an issuer that hangs, and that others,
+// with a known key or beyond the limit, are answered at once.
 func TestFault72(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -406,7 +406,8 @@ func TestFault72(t *testing.T) {
 	}
 }
 
-// TestFault91 checks that an answer without a usable key is a failed fetch: the keys in use stay, and the issuer counts as down.
+// TestFault91 checks that an answer without a usable key is a failed fetch: the keys in use stay, and
+// the issuer counts as down.
 func TestFault91(t *testing.T) {
 	t.Parallel()
 	for name, keys := range map[string]string{

@@ -9,7 +9,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// TestPolicyValidationErrors has each error alone, and what is said of it.
+// TestPolicyValidationErrors checks the text of each error.
 func TestPolicyValidationErrors(t *testing.T) {
 	const profiles = "profiles: {acme: {userauthtoken_file: /run/secrets/acme}}\ncallers:\n"
 	// with is a policy with these rules, from line 3 on; the last one uses the profile.
@@ -196,7 +196,7 @@ callers:
 	}
 }
 
-// TestReachable: what only looks as if it were shadowed is accepted.
+// TestReachable checks that rules that only look unreachable are accepted.
 func TestReachable(t *testing.T) {
 	mustPolicy(t, `
 profiles: {acme: {userauthtoken_file: /a}}
@@ -216,7 +216,7 @@ callers:
 `)
 }
 
-// TestLongest: each bound of a policy is itself within it, and one more is not.
+// TestLongest checks each limit of a policy.
 func TestLongest(t *testing.T) {
 	x := func(n int) string { return strings.Repeat("x", n) }
 	for name, tc := range map[string]struct {
@@ -255,8 +255,8 @@ func TestManyValidationErrors(t *testing.T) {
 	}
 }
 
-// FuzzParsePolicy: whatever the file says, it is a policy or a list of errors with their lines. A policy never lets a
-// caller that nothing is known of use an identity of the service, lists itself, and explains each caller.
+// FuzzParsePolicy checks that a file is a policy or an error, and that no policy lets an unknown caller
+// use an identity of the service.
 func FuzzParsePolicy(f *testing.F) {
 	f.Add([]byte(goodPolicy))
 	f.Add([]byte("callers:\n- {dns_san: a.internal, allow: [CreateToken], profile: passthrough}\n"))
@@ -276,11 +276,11 @@ func FuzzParsePolicy(f *testing.F) {
 				t.Errorf("%v may use profile %q", caller, d.Profile)
 			}
 		}
-		for _, nobody := range []auth.Caller{
+		for _, stranger := range []auth.Caller{
 			{Kind: auth.KindSPIFFE, Name: "spiffe://\x7f/\x7f"}, {Kind: auth.KindDNS, Name: "\x7f"}, {Kind: auth.KindOIDC, Name: "https://\x7f#\x7f"},
 		} {
-			if d, err := p.Decide([]auth.Caller{nobody}, "CreateToken"); err == nil {
-				t.Errorf("%v may %+v", nobody, d)
+			if d, err := p.Decide([]auth.Caller{stranger}, "CreateToken"); err == nil {
+				t.Errorf("%v may %+v", stranger, d)
 			}
 		}
 		if said, _, err := p.Explain("atlas_jwt"); p.String() == "" || said == "" || err != nil {

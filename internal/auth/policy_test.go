@@ -52,8 +52,8 @@ issuer https://issuer.internal  audience tokend
 	}
 }
 
-// TestWhatAPolicyNeeds is what the program that serves it goes by.
-func TestWhatAPolicyNeeds(t *testing.T) {
+// TestPolicyNeeds checks what a policy says it needs.
+func TestPolicyNeeds(t *testing.T) {
 	const own = "allow: [CreateToken], profile: passthrough}]"
 	for _, tc := range []struct {
 		policy                  string

@@ -16,7 +16,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
-// TestRootCAsReplaced: an issuer is believed as soon as its authority is there, and asked nothing more when that is gone.
+// TestRootCAsReplaced checks that an issuer is trusted as soon as its authority is, and no longer than
+// that.
 func TestRootCAsReplaced(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	first, second := authtest.NewKey(t), authtest.NewKey(t)
@@ -46,13 +47,13 @@ func TestRootCAsReplaced(t *testing.T) {
 	}
 	roots.Store(issuer.RootCAs())
 	becomes(t, a, fresh, nil)
-	// Whether it was asked before it was trusted, nobody knows.
+	// It may have been trusted before the first request.
 	if lost, ready := strings.Count(logged.String(), "cannot be used"), strings.Count(logged.String(), "is ready"); lost < 1 || lost > 2 || ready != 2 {
-		t.Errorf("the operator hears %d times that it is lost, and %d times that it is there:\n%s", lost, ready, logged.String())
+		t.Errorf("logged as lost %d times and as ready %d times:\n%s", lost, ready, logged.String())
 	}
 }
 
-// TestAllowsWithoutCertificate: it goes by the policy in force.
+// TestAllowsWithoutCertificate checks that the policy in force counts.
 func TestAllowsWithoutCertificate(t *testing.T) {
 	const (
 		certificate = "callers: [{dns_san: a.internal, allow: [CreateToken], profile: passthrough}]"

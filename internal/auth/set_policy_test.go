@@ -18,7 +18,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
-// TestSetPolicy: issuers come and go with the policy, and one that stays keeps its keys.
+// TestSetPolicy checks that issuers come and go with the policy, and that one that stays keeps its keys.
 func TestSetPolicy(t *testing.T) {
 	one, two := authtest.NewIssuer(t), authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
@@ -63,7 +63,7 @@ func TestSetPolicy(t *testing.T) {
 	}
 }
 
-// TestSetPolicyUnderLoad: no call of a caller that both policies let in fails.
+// TestSetPolicyUnderLoad checks that no call of a caller that both policies accept fails.
 func TestSetPolicyUnderLoad(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
@@ -96,7 +96,7 @@ func TestSetPolicyUnderLoad(t *testing.T) {
 // setPolicy replaces the policy, with new sources.
 func setPolicy(a *auth.Authenticator, p *auth.Policy) error { return a.SetPolicy(p, sourcesOf(p)) }
 
-// TestGrantHasItsSource: a grant carries the source that went with the policy which decided, whatever comes after.
+// TestGrantHasItsSource checks that a grant has the source of the policy that decided.
 func TestGrantHasItsSource(t *testing.T) {
 	ca := newAuthority(t)
 	certificate := verified(t, ca, ca.issue(t, dnsNames("a.internal")))
@@ -131,8 +131,8 @@ func TestGrantHasItsSource(t *testing.T) {
 	}
 }
 
-// TestCheckProfiles: readiness tells of each profile that Atlas does not let in, in the order of their names, and no more
-// of those that are gone.
+// TestCheckProfiles checks that readiness reports each profile that Atlas refuses, sorted by name, and
+// no retired one.
 func TestCheckProfiles(t *testing.T) {
 	const two = `
 profiles: {b: {userauthtoken_file: /b}, a: {userauthtoken_file: /a}}

@@ -35,7 +35,8 @@ func source(t *testing.T, i identity) *atlas.TokenSource {
 	return s
 }
 
-// TestRefused: no call can succeed only if each has to go on with a profile, and Atlas refuses all of them.
+// TestRefused checks that no call can succeed only if every rule is for a profile and Atlas refuses all
+// profiles.
 func TestRefused(t *testing.T) {
 	const acme = "{dns_san: a.internal, allow: [CreateToken], profile: acme}"
 	const other = "{dns_san: b.internal, allow: [CreateToken], profile: other}"

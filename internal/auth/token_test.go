@@ -20,7 +20,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
-// TestOIDCTokens is every way for a token to be accepted, or not.
+// TestOIDCTokens checks accepted and refused tokens.
 func TestOIDCTokens(t *testing.T) {
 	issuer, other := authtest.NewIssuer(t), authtest.NewIssuer(t)
 	ec, stranger := authtest.NewKey(t), authtest.NewKey(t)
@@ -50,7 +50,7 @@ func TestOIDCTokens(t *testing.T) {
 		claims = bytes.Replace(claims, []byte("dev-1"), []byte("ci-42"), 1)
 		return header + "." + base64.RawURLEncoding.EncodeToString(claims) + "." + signature
 	}
-	critical := func() string { // that nobody knows of, so nobody may pass over it (RFC 7515 §4.1.11)
+	critical := func() string { // unknown, so it must not be ignored (RFC 7515 section 4.1.11)
 		token := jwt.NewWithClaims(jwt.SigningMethodES256, issuer.Claims(nil))
 		token.Header["kid"], token.Header["crit"], token.Header["x"] = "ec", []string{"x"}, 1
 		signed, err := token.SignedString(ec)
@@ -136,7 +136,7 @@ func TestOIDCTokens(t *testing.T) {
 	}
 }
 
-// signedClaims signs a text as it is. The format has the issuer and an expiry in an hour.
+// signedClaims signs a text unchanged. The format has the issuer and an expiry in an hour.
 func signedClaims(t *testing.T, key crypto.Signer, format, issuer string) string {
 	t.Helper()
 	encode := base64.RawURLEncoding.EncodeToString
@@ -148,7 +148,7 @@ func signedClaims(t *testing.T, key crypto.Signer, format, issuer string) string
 	return text + "." + encode(signature)
 }
 
-// TestFault90 checks that a claim in another case, or twice, gets a token refused, wherever it stands.
+// TestFault90 checks that a token with a claim in another case, or twice, is refused.
 func TestFault90(t *testing.T) {
 	t.Parallel()
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
@@ -210,7 +210,7 @@ func TestPeekIssuer(t *testing.T) {
 	}
 }
 
-// TestPeekIssuerOfNoJWT: what is not even base64url claims no issuer, and Atlas says what it is.
+// TestPeekIssuerOfNoJWT checks that text that is not base64url has no issuer.
 func TestPeekIssuerOfNoJWT(t *testing.T) {
 	for _, token := range []string{"", "a", "a.b", "h.eyJpc3MiOiJhIn0=.s", "h." + base64.StdEncoding.EncodeToString([]byte(`{"iss":"???>>>"}`)) + ".s"} {
 		if got, err := auth.PeekIssuer(token); got != "" || err != nil {
@@ -219,7 +219,7 @@ func TestPeekIssuerOfNoJWT(t *testing.T) {
 	}
 }
 
-// FuzzPeekIssuer: any text at all is read without a panic, and never as an issuer and an error at once.
+// FuzzPeekIssuer checks that no text panics or gives both an issuer and an error.
 func FuzzPeekIssuer(f *testing.F) {
 	for _, payload := range []string{`{"iss":"https://a"}`, `{"iss":1}`, `{"ISS":"x"}`, `{"iss":"a","iss":2}`, `[]`, ``} {
 		f.Add("h." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".s")

@@ -97,8 +97,7 @@ func (c *replaceablePolicy) token(ctx context.Context, grant auth.Grant) (atlas.
 	return atlas.WithReLogin(ctx, cred, c.client.CreateEphemeralToken)
 }
 
-// TestProfilesUnderLoad: whatever comes and goes, each call gets a token, and it is that of the profile which the policy
-// granted it.
+// TestProfilesUnderLoad checks that each call gets the token of the profile that it was granted.
 func TestProfilesUnderLoad(t *testing.T) {
 	t.Parallel()
 	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("p0-0", 0) })
@@ -147,8 +146,8 @@ func TestProfilesUnderLoad(t *testing.T) {
 	load.Wait()
 }
 
-// TestCallOutlivesItsProfile: a call that began under a policy which is gone still logs in as whom that said, also where the
-// name means somebody else by now, until the service ends.
+// TestCallOutlivesItsProfile checks that a call that began under a replaced policy still uses the
+// identity that it was granted, until the service ends.
 func TestCallOutlivesItsProfile(t *testing.T) {
 	t.Parallel()
 	for name, next := range map[string]func(*replaceablePolicy) string{
@@ -196,8 +195,8 @@ func currentJWT(t *testing.T, source *atlas.TokenSource) atlas.JWT {
 	return cred.JWT
 }
 
-// TestProfileKept: the same name with the same file is the same profile, logged in as it is, in one policy after another; one
-// that was gone and comes back is a new one.
+// TestProfileKept checks that a profile with the same name and file stays logged in from one policy to
+// the next, and that one that comes back is a new one.
 func TestProfileKept(t *testing.T) {
 	t.Parallel()
 	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
@@ -228,7 +227,7 @@ func TestProfileKept(t *testing.T) {
 	}
 }
 
-// TestWatchEndsWithProfile: the file of a profile that is gone is not looked at any more, and that of one in use is.
+// TestWatchEndsWithProfile checks that the file of a retired profile is no longer read.
 func TestWatchEndsWithProfile(t *testing.T) {
 	t.Parallel()
 	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
@@ -252,7 +251,7 @@ func TestWatchEndsWithProfile(t *testing.T) {
 	}
 }
 
-// TestPolicyRefusedWhole: with one secret that cannot be read, nothing of a new policy counts.
+// TestPolicyRefusedWhole checks that a policy with one unreadable secret changes nothing.
 func TestPolicyRefusedWhole(t *testing.T) {
 	t.Parallel()
 	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
