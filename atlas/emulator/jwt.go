@@ -31,13 +31,14 @@ func (o *Org) JWT() string { return o.MintJWT(JWT{}) }
 // MintJWT mints a JWT of the org's bot, as spec says.
 func (o *Org) MintJWT(spec JWT) string {
 	c := o.claims(o.atlas.Now().Add(-spec.Age).Unix(), cmp.Or(spec.Lifetime, o.atlas.JWTLifetime))
-	switch {
-	case spec.Unsigned:
+	if spec.Unsigned {
 		return sign(jwt.SigningMethodNone, c, jwt.UnsafeAllowNoneSignatureType)
-	case spec.Forged:
-		return sign(jwt.SigningMethodHS256, c, randomBytes(32))
 	}
-	return sign(jwt.SigningMethodHS256, c, o.atlas.key)
+	key := o.atlas.key
+	if spec.Forged {
+		key = randomBytes(32)
+	}
+	return sign(jwt.SigningMethodHS256, c, key)
 }
 
 // issue is a new JWT of the org's bot that starts its life now. loginTime is when the bot logged

@@ -62,7 +62,7 @@ func routeFor(r *http.Request) route {
 		case candidate.path == path:
 			allowed = append(allowed, candidate.method)
 		case strings.TrimSuffix(candidate.path, "/") == strings.TrimSuffix(path, "/"):
-			return fixed(movedTo(basePath + candidate.path))
+			return fixed(answer{status: http.StatusMovedPermanently, header: http.Header{"Location": {basePath + candidate.path}}})
 		}
 	}
 	if allowed != nil {
@@ -201,11 +201,6 @@ func unauthorized(text string) answer {
 }
 
 func notFound() answer { return detail(http.StatusNotFound, "Not found.") }
-
-// movedTo is Django's redirect to the path with the right slash.
-func movedTo(path string) answer {
-	return answer{status: http.StatusMovedPermanently, header: http.Header{"Location": {path}}}
-}
 
 // orgOf returns the id of the org of the request's JWT, or "" without a valid one.
 func (a *atlas) orgOf(r *http.Request) string {
