@@ -2,14 +2,13 @@
 // cost Atlas few calls. It never returns a token that has been deleted.
 //
 // A call passes through layers with the same interface, each of which knows only the next: group
-// (share.go), caching (caching.go), holdOff (holdoff.go) and upstream (upstream.go), which calls
-// Atlas.
+// (share.go), caching (caching.go) and upstream (upstream.go), which calls Atlas.
 //
 // Sharing is always on. For each credential there is a next CreateToken, which callers join until
 // it is sent. So the call to Atlas begins after every caller that shares its answer has arrived,
 // and the answer is as fresh as if each had called alone. Plain single flight is not: a caller that
 // arrives after a delete can join a call that began before the delete. A few such calls are in
-// flight at a time (pacing.go), and may be answered in any order.
+// flight at a time (group.wait), and may be answered in any order.
 //
 // Caching is off unless Config.TTL is set. Each cached token is guarded by a fence of its org
 // (store.go), and by what Atlas last said to its credential. Tokens and fences are in the memory of
@@ -24,7 +23,10 @@ package tokencache
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
@@ -37,12 +39,12 @@ type Atlas interface {
 
 // Cache shares and caches calls. It is safe for concurrent use and must be closed.
 type Cache struct {
-	keys    *hasher
-	claims  *recent[*atlas.Claims] // of the callers' own JWTs
+	secret  [32]byte              // of the keys
+	claims  *recent[atlas.Claims] // of callers' own JWTs
 	calls   *group
 	memory  *memoryStore // for hits, which need no sharing; nil with Redis or without a cache
 	caching *caching     // nil without a cache
-	metrics *metrics
+	creates *prometheus.CounterVec
 }
 
 // layer is one stage on the way to Atlas.
@@ -51,9 +53,11 @@ type layer interface {
 	create(ctx context.Context, r request) (Result, error)
 	// delete deletes that token, and returns the org: a UUID, or "" if the JWT does not say.
 	delete(ctx context.Context, r request) (org string, err error)
-	// cached returns a cached token, fresh or stale, for when Atlas does not answer.
-	cached(ctx context.Context, r request) (Result, bool)
 }
+
+// maxTokens bounds the tokens in memory, of which the oldest are removed first, and the credentials
+// that Atlas has accepted or throttled. Redis has bounds of its own.
+const maxTokens = 10_000
 
 // New returns a Cache in front of client. It does not wait for Redis. Until Redis answers, every
 // create goes to Atlas.
@@ -62,27 +66,29 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	c := &Cache{keys: newHasher(), claims: newRecent[*atlas.Claims](maxClaims)}
-	c.calls = newGroup(newHoldOff(upstream{client}, cfg.MaxTokens), cfg.CallTimeout, cfg.StaleIfError > 0)
+	c := &Cache{claims: newRecent[atlas.Claims](maxClaims), calls: newGroup(newUpstream(client), cfg.CallTimeout)}
+	_, _ = rand.Read(c.secret[:]) // never fails
 	c.calls.tracer = cfg.Tracer
-	var err error
-	if c.metrics, err = newMetrics(cfg.Registerer, c.calls.waiting.Load); err != nil {
-		return nil, err
-	}
+	c.creates = newMetrics(cfg.Registerer, c.calls.waiting.Load)
 	var s store
 	switch {
 	case cfg.Redis != nil:
-		if s, err = newRedisStore(cfg); err != nil {
+		inRedis, err := newRedisStore(cfg)
+		if err != nil {
 			return nil, err
 		}
+		s = inRedis
 	case cfg.TTL > 0:
 		c.memory = newMemoryStore(cfg)
 		s = c.memory
 	default:
 		return c, nil
 	}
-	c.caching = newCaching(s, c.calls.next, cfg)
+	c.caching = newCaching(s, c.calls.next, cfg.StaleIfError > 0)
 	c.calls.next, c.calls.caches = c.caching, true
+	if c.caching.stale {
+		c.calls.stale = c.caching.cached
+	}
 	return c, nil
 }
 
@@ -90,7 +96,7 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 func (c *Cache) Close() {
 	c.calls.close()
 	if c.caching != nil {
-		c.caching.close()
+		c.caching.store.Close()
 	}
 }
 
@@ -99,7 +105,7 @@ func (c *Cache) Check() error {
 	if c.caching == nil {
 		return nil
 	}
-	return c.caching.store.check()
+	return c.caching.store.Check()
 }
 
 // Result is an ephemeral token, its org (a UUID; "" if the JWT does not name one) and where the
@@ -126,24 +132,25 @@ func (c *Cache) Create(ctx context.Context, cred atlas.Credential, noCache bool)
 	if noCache && !result.Status.Hit {
 		result.Status.Forward = ForwardRequest
 	}
-	c.metrics.created(result.Status)
+	c.creates.WithLabelValues(result.Status.answered()).Inc()
 	return result, err
 }
 
 func (c *Cache) create(ctx context.Context, cred atlas.Credential, noCache bool) (Result, error) {
-	r, err := c.request(cred, noCache)
-	if err != nil {
-		return Result{}, err
+	if !isComplete(cred) {
+		return Result{}, errNoCredential
 	}
+	r := request{cred: cred, key: c.key(cred), noCache: noCache}
 	if c.memory != nil && !noCache {
-		if found := c.memory.peek(r.key); found.usable() {
-			return found.result(), nil
+		if found := c.memory.peek(r.key); found.Status.fresh() {
+			return found, nil
 		}
 	}
-	result, err := c.calls.create(ctx, c.withClaims(r))
+	r.claims = c.claimsOf(r)
+	result, err := c.calls.create(ctx, r)
 	// The third check of the package comment. Callers with a JWT of their own need none: callers that
 	// share a call have the same JWT.
-	if err == nil && cred.Profile != "" && result.Org != cred.Claims().OrgID {
+	if err == nil && cred.Profile != "" && result.Org != r.claims.OrgID {
 		return Result{}, atlas.ErrOrgChanged
 	}
 	return result, err
@@ -166,23 +173,35 @@ func (c *Cache) Delete(ctx context.Context, cred atlas.Credential) (org string, 
 }
 
 func (c *Cache) delete(ctx context.Context, cred atlas.Credential) (org string, err error) {
-	r, err := c.request(cred, false)
-	if err != nil {
-		return "", err
+	if !isComplete(cred) {
+		return "", errNoCredential
 	}
-	return c.calls.delete(ctx, c.withClaims(r))
+	r := request{cred: cred, key: c.key(cred)}
+	r.claims = c.claimsOf(r)
+	return c.calls.delete(ctx, r)
 }
 
-// maxClaims bounds the claims that are kept: some hundred bytes each.
+// maxClaims bounds the claims that are kept, because they are expensive to parse.
 const maxClaims = 4096
 
-// withClaims returns r with its claims parsed, which does not make them true.
-func (c *Cache) withClaims(r request) request {
-	if r.cred.Profile == "" { // a TokenSource parses those of its JWTs
-		r.cred = r.cred.WithClaims(c.claims.of(r.key, func() *atlas.Claims {
-			claims := r.cred.JWT.UnverifiedClaims()
-			return &claims
-		}))
+func (c *Cache) claimsOf(r request) atlas.Claims {
+	if r.cred.Profile != "" { // parsed already, and another JWT has other ones
+		return r.cred.Claims()
 	}
-	return r
+	return c.claims.of(r.key, r.cred.JWT.UnverifiedClaims)
 }
+
+var errNoCredential = errors.New("the credential has no JWT, or is of a profile and has no secret")
+
+// isComplete reports whether a credential is one: all that are empty would share one key.
+func isComplete(cred atlas.Credential) bool {
+	return cred.JWT != "" && (cred.Profile == "" || cred.Secret != "")
+}
+
+// UnsettledError says that the caller's deadline passed before the delete was complete: before
+// Atlas answered, or before cached copies in a Redis that cannot be reached had expired.
+type UnsettledError struct{ Err error }
+
+func (e *UnsettledError) Error() string { return "the delete had not ended: " + e.Err.Error() }
+
+func (e *UnsettledError) Unwrap() error { return e.Err }

@@ -10,7 +10,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redis"
 )
+
+// RedisConfig configures the Redis or Valkey that replicas share.
+type RedisConfig = redis.Config
 
 // Config configures sharing and caching. The zero value shares calls and caches nothing.
 type Config struct {
@@ -20,9 +24,6 @@ type Config struct {
 	// StaleIfError is how much longer a token is kept, to be served only when Atlas fails: never after
 	// a delete, nor after Atlas has answered 401 or 403. 0: it is not kept.
 	StaleIfError time.Duration
-	// MaxTokens bounds the tokens in this process, which removes the oldest first. Default 10,000.
-	// Redis has bounds of its own.
-	MaxTokens int
 	// Redis is the cache that replicas share. If nil, the cache is in this process, which is correct
 	// for one replica only: another replica would go on returning a token that was deleted here.
 	Redis *RedisConfig
@@ -43,7 +44,6 @@ type Config struct {
 const maxDuration = 366 * 24 * time.Hour // sums of these do not overflow
 
 func (c *Config) setDefaults() {
-	c.MaxTokens = cmp.Or(c.MaxTokens, 10_000)
 	c.CallTimeout = cmp.Or(c.CallTimeout, 30*time.Second)
 	c.SettleTime = cmp.Or(c.SettleTime, 30*time.Second)
 }
@@ -51,17 +51,18 @@ func (c *Config) setDefaults() {
 // Validate reports every mistake in c, each a *config.Error, joined. It connects to nothing.
 func (c Config) Validate() error {
 	var errs []error
-	if c.TTL < 0 || c.StaleIfError < 0 || c.MaxTokens < 0 || c.CallTimeout < 0 || c.SettleTime < 0 {
-		errs = append(errs, config.Wrong("Cache", errors.New("a duration or bound is negative")))
+	wrong := func(field, reason string) { errs = append(errs, config.Wrong(field, errors.New(reason))) }
+	if min(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) < 0 {
+		wrong("Cache", "a duration is negative")
 	}
 	if max(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) > maxDuration {
-		errs = append(errs, config.Wrong("Cache", errors.New("a duration is more than a year")))
+		wrong("Cache", "a duration is more than a year")
 	}
 	if c.TTL == 0 && c.Redis != nil {
-		errs = append(errs, config.Wrong("Cache.Redis.URL", errors.New("nothing would be cached there: set a TTL too")))
+		wrong("Cache.Redis.URL", "nothing would be cached there: set a TTL too")
 	}
 	if c.TTL == 0 && c.StaleIfError > 0 {
-		errs = append(errs, config.Wrong("Cache.StaleIfError", errors.New("nothing would be cached: set a TTL too")))
+		wrong("Cache.StaleIfError", "nothing would be cached: set a TTL too")
 	}
 	if c.Redis != nil {
 		errs = append(errs, c.Redis.Validate())

@@ -147,7 +147,7 @@ func TestFault86DeleteIsNotRepeatedForACallerThatLeft(t *testing.T) {
 	leave()
 	w := newFakeAtlas()
 	r := request{cred: own(newJWT(orgA, "u", time.Time{})), caller: ctx}
-	_, err := upstream{w}.delete(t.Context(), r)
+	_, err := newUpstream(w).delete(t.Context(), r)
 	if e, ok := errors.AsType[*atlas.Error](err); !ok || e.Sent || !errors.Is(err, context.Canceled) || w.deletes[orgA] != 0 {
 		t.Errorf("got %v, and %d deletes", err, w.deletes[orgA])
 	}

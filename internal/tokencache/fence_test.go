@@ -56,7 +56,8 @@ func TestFencesAreKeptWhileInUse(t *testing.T) {
 
 // TestFencesAreBounded bounds the fences by the number of tokens.
 func TestFencesAreBounded(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, MaxTokens: 10}, func(t *testing.T, d *testCache) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		d.memory.maxTokens = 10
 		for i := range 1000 {
 			d.want(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}), miss)
 		}
@@ -76,17 +77,19 @@ func TestOrgIgnoresCase(t *testing.T) {
 	})
 }
 
-// TestLeftUsesBothClocks uses the wall clock as well, because the monotonic clock stops while a
+// TestElapsedUsesBothClocks uses the wall clock as well, because the monotonic clock stops while a
 // virtual machine is suspended.
-func TestLeftUsesBothClocks(t *testing.T) {
-	now := time.Now()
-	until := now.Add(time.Minute)
-	suspended := now.Round(0).Add(time.Hour) // without a monotonic reading
-	if got := left(until, suspended); got != -59*time.Minute {
-		t.Errorf("after an hour's suspension: %v, want -59m", got)
+func TestElapsedUsesBothClocks(t *testing.T) {
+	since := time.Now()
+	suspended := since.Round(0).Add(time.Hour) // without a monotonic reading
+	if got := elapsed(since, suspended); got != time.Hour {
+		t.Errorf("after an hour's suspension: %v, want 1h", got)
 	}
-	if got := left(until, now); got != time.Minute {
+	if got := elapsed(since, since.Add(time.Minute)); got != time.Minute {
 		t.Errorf("got %v, want 1m", got)
+	}
+	if got := elapsed(since, since.Round(0).Add(-time.Hour)); got != 0 {
+		t.Errorf("with the wall clock set back: %v, want 0", got)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -84,49 +83,29 @@ func TestHoldOffOfProfile(t *testing.T) {
 	})
 }
 
-// TestHoldOffIsBounded bounds the number of throttled credentials.
-func TestHoldOffIsBounded(t *testing.T) {
-	bubble(t, Config{MaxTokens: 100}, func(t *testing.T, d *testCache) {
-		held := d.calls.next.(*holdOff)
-		for i := range 1000 {
-			d.world.failing(throttled(atlas.OpCreate, time.Duration(1+i%7)*time.Minute))
-			if _, err := d.create(newJWT(orgA, fmt.Sprint(i), time.Time{})); err == nil {
-				t.Fatal("no error")
-			}
-		}
-		if n := len(held.until); n != 100 {
-			t.Errorf("%d credentials are held off, want 100", n)
-		}
-	})
-}
-
 // TestHoldOffIsNotShortened uses the longer of two waits.
 func TestHoldOffIsNotShortened(t *testing.T) {
 	bubble(t, Config{}, func(_ *testing.T, d *testCache) {
-		held := d.calls.next.(*holdOff)
-		held.note(key{1}, throttled(atlas.OpCreate, time.Minute))
-		held.note(key{1}, throttled(atlas.OpDelete, time.Second))
+		u := newUpstream(d.world)
+		u.note(key{1}, throttled(atlas.OpCreate, time.Minute))
+		u.note(key{1}, throttled(atlas.OpDelete, time.Second))
 		after(30 * time.Second)
-		d.wantHeldError(held.throttled(key{1}, atlas.OpDelete), atlas.OpDelete, 30*time.Second)
+		d.wantHeldError(u.throttled(key{1}, atlas.OpDelete), atlas.OpDelete, 30*time.Second)
 	})
 }
 
-// TestHoldOffMakesRoom evicts credentials whose time has passed first.
-func TestHoldOffMakesRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for range 20 { // a map has no order
-			held := newHoldOff(nil, 4)
-			held.note(key{1}, throttled(atlas.OpCreate, time.Second))
-			for k := range byte(3) {
-				held.note(key{2 + k}, throttled(atlas.OpCreate, time.Minute))
-			}
-			after(2 * time.Second)
-			held.note(key{5}, throttled(atlas.OpCreate, time.Minute))
-			for k := range byte(4) {
-				if held.throttled(key{2 + k}, atlas.OpCreate) == nil {
-					t.Fatalf("%d made room, whose time was not up", 2+k)
-				}
+// TestRecentIsBounded keeps the values that were added last, of throttled credentials and others.
+func TestRecentIsBounded(t *testing.T) {
+	r := newRecent[int](100)
+	for i := range 1000 {
+		r.add(key{byte(i), byte(i >> 8)}, i)
+		for j := max(0, i-99); j <= i; j++ {
+			if v, ok := r.get(key{byte(j), byte(j >> 8)}); !ok || v != j {
+				t.Fatalf("after %d: value %d is %d, %t", i, j, v, ok)
 			}
 		}
-	})
+		if n := len(r.young) + len(r.aged); n >= 200 {
+			t.Fatalf("%d values are kept, want less than 200", n)
+		}
+	}
 }

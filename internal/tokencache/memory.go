@@ -11,11 +11,10 @@ import (
 
 // memoryStore is the cache in this process.
 type memoryStore struct {
-	ttl, stale, settle time.Duration
-	maxTokens          int
+	ttl, stale, settleTime time.Duration
+	maxTokens              int
 
 	mu      sync.Mutex
-	closed  bool              // guarded by mu
 	cleared uint64            // guarded by mu; the number of deletes for every org
 	fences  map[string]*fence // guarded by mu; by org, those in use
 	tokens  map[key]*entry    // guarded by mu
@@ -42,21 +41,20 @@ type entry struct {
 	fence      *fence
 	generation generation
 	token      atlas.Token
-	since      time.Time // when Atlas was asked
-	fresh      time.Time // until when it is fresh
-	until      time.Time // until when it is kept
+	since      time.Time     // when Atlas was asked
+	life       time.Duration // after since, it is kept
 	order      *list.Element
 }
 
 func newMemoryStore(cfg Config) *memoryStore {
 	return &memoryStore{
-		ttl: cfg.TTL, stale: cfg.StaleIfError, settle: cfg.SettleTime, maxTokens: cfg.MaxTokens,
+		ttl: cfg.TTL, stale: cfg.StaleIfError, settleTime: cfg.SettleTime, maxTokens: maxTokens,
 		fences: map[string]*fence{}, tokens: map[key]*entry{},
 	}
 }
 
-// peek is get without a view.
-func (m *memoryStore) peek(k key) found {
+// peek is Get without a view.
+func (m *memoryStore) peek(k key) Result {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -64,32 +62,36 @@ func (m *memoryStore) peek(k key) found {
 }
 
 // find returns the token that may be read, if any. The caller holds mu.
-func (m *memoryStore) find(k key, now time.Time) found {
+func (m *memoryStore) find(k key, now time.Time) Result {
 	e := m.tokens[k]
-	if e == nil || left(e.until, now) <= 0 || e.fence.holds > 0 || e.generation != m.generation(e.fence) {
-		return found{}
+	if e == nil || e.fence.holds > 0 || e.generation != m.generation(e.fence) {
+		return Result{}
 	}
-	return found{e.token, e.fence.org, max(0, -left(e.since, now)), left(e.fresh, now)}
+	age := elapsed(e.since, now)
+	if age >= e.life {
+		return Result{}
+	}
+	return cached(e.token, e.fence.org, age, min(m.ttl, e.life)-age)
 }
 
-// left returns the time from now until t, by the monotonic or the wall clock, whichever gives less:
-// the first stops while a virtual machine is suspended, and the second can be set back.
-func left(t, now time.Time) time.Duration {
-	return min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
+// elapsed returns the time from since until now, by the monotonic or the wall clock, whichever
+// gives more: the first stops while a virtual machine is suspended, and the second can be set back.
+func elapsed(since, now time.Time) time.Duration {
+	return max(0, now.Sub(since), now.Round(0).Sub(since.Round(0)))
 }
 
 // generation returns the current generation of a fence. The caller holds mu.
 func (m *memoryStore) generation(f *fence) generation { return generation{m.cleared, f.moved} }
 
-func (m *memoryStore) get(_ context.Context, r request) (found, view) {
+func (m *memoryStore) Get(_ context.Context, r request) (Result, view) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.use(r.org())
+	f := m.use(r.claims.OrgID)
 	return m.find(r.key, now), view{at: now, generation: m.generation(f), fence: f}
 }
 
-func (m *memoryStore) release(v view) {
+func (m *memoryStore) Release(v view) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.disuse(v.fence)
@@ -114,20 +116,17 @@ func (m *memoryStore) disuse(f *fence) {
 	}
 }
 
-func (m *memoryStore) put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
-	now := time.Now()
+func (m *memoryStore) Put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return
-	}
 	f := v.fence
 	if f.token != token && f.token != "" {
 		f.moved++
 	}
 	f.token = token
-	fresh, until := earlier(v.at.Add(m.ttl), now.Add(life)), earlier(v.at.Add(m.ttl+m.stale), now.Add(life))
-	if left(until, now) <= 0 || v.generation != m.generation(f) {
+	age := elapsed(v.at, time.Now())
+	life = min(m.ttl+m.stale, age+life)
+	if age >= life || v.generation != m.generation(f) {
 		return
 	}
 	old := m.tokens[r.key]
@@ -136,7 +135,7 @@ func (m *memoryStore) put(_ context.Context, v view, r request, token atlas.Toke
 	}
 	m.remove(old)
 	f.uses++
-	e := &entry{key: r.key, fence: f, generation: v.generation, token: token, since: v.at, fresh: fresh, until: until}
+	e := &entry{key: r.key, fence: f, generation: v.generation, token: token, since: v.at, life: life}
 	e.order = m.oldest.PushBack(e)
 	m.tokens[r.key] = e
 	for len(m.tokens) > m.maxTokens {
@@ -145,13 +144,6 @@ func (m *memoryStore) put(_ context.Context, v view, r request, token atlas.Toke
 	if m.sweeper == nil {
 		m.sweeper = time.AfterFunc(m.sweepInterval(), m.sweep)
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // remove removes one token, which may be nil. The caller holds mu.
@@ -164,7 +156,7 @@ func (m *memoryStore) remove(e *entry) {
 	m.disuse(e.fence)
 }
 
-func (m *memoryStore) invalidate(_ context.Context, r request) {
+func (m *memoryStore) Drop(_ context.Context, r request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.remove(m.tokens[r.key])
@@ -188,66 +180,54 @@ func (m *memoryStore) sweep() {
 		}
 		e := next.Value.(*entry)
 		next = next.Next()
-		if left(e.until, now) <= 0 || e.generation != m.generation(e.fence) {
+		if elapsed(e.since, now) >= e.life || e.generation != m.generation(e.fence) {
 			m.remove(e)
 		}
 	}
 	m.sweeper = nil
-	if !m.closed && len(m.tokens) > 0 {
+	if len(m.tokens) > 0 {
 		m.sweeper = time.AfterFunc(m.sweepInterval(), m.sweep)
 	}
 }
 
-func (m *memoryStore) deletion(org string) deletion { return &memoryDeletion{memory: m, org: org} }
-
-type memoryDeletion struct {
-	memory *memoryStore
-	org    string // "": every org, which cannot be held
-	held   *fence // nil without begin
+func (m *memoryStore) Hold(org, _ string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.use(org).holds++
 }
 
-func (d *memoryDeletion) begin(context.Context) {
-	d.memory.mu.Lock()
-	defer d.memory.mu.Unlock()
-	d.held = d.memory.use(d.org)
-	d.held.holds++
-}
-
-func (d *memoryDeletion) end(_ context.Context, how outcome) error {
-	if d.held != nil && how == outcomeUnknown {
-		time.AfterFunc(d.memory.settle, func() { d.finish(how) })
+func (m *memoryStore) Settle(_ context.Context, org, hold string, how outcome) error {
+	if hold != "" && how == outcomeUnknown {
+		time.AfterFunc(m.settleTime, func() { m.settle(org, hold, how) })
 	} else {
-		d.finish(how)
+		m.settle(org, hold, how)
 	}
 	return nil
 }
 
-// finish starts a new generation, unless the delete was not carried out, and ends the hold.
-func (d *memoryDeletion) finish(how outcome) {
-	m := d.memory
+func (m *memoryStore) settle(org, hold string, how outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if d.org == "" {
+	if org == "" {
 		m.cleared++
 		return
 	}
-	f := m.fences[d.org]
+	f := m.fences[org]
 	if f != nil && how != outcomeNotDone {
 		f.moved++
 		f.token = "" // the next answer is probably another token
 	}
-	if d.held != nil {
+	if hold != "" {
 		f.holds--
 		m.disuse(f)
 	}
 }
 
-func (m *memoryStore) check() error { return nil }
+func (m *memoryStore) Check() error { return nil }
 
-func (m *memoryStore) close() {
+func (m *memoryStore) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closed = true
 	clear(m.tokens)
 	m.oldest.Init()
 	if m.sweeper != nil {

@@ -197,11 +197,11 @@ func (s *cacheMachine) check(t *rapid.T) {
 		switch {
 		case m.fences[r.fence.org] != r.fence:
 			t.Fatal("a token is behind a fence that is not its org's")
-		case found.there() && r.fence.holds > 0:
+		case found.Status.Hit && r.fence.holds > 0:
 			t.Fatal("a token is read while a delete is in progress")
-		case found.there() && !now.Before(r.until):
+		case found.Status.Hit && elapsed(r.since, now) >= r.life:
 			t.Fatal("a token is read that has expired")
-		case found.there() && r.token != r.fence.token:
+		case found.Status.Hit && r.token != r.fence.token:
 			t.Fatal("a token is read that is not the last one that Atlas answered")
 		}
 	}
@@ -221,12 +221,12 @@ func TestMemoryProperties(t *testing.T) {
 			world := newFakeAtlas()
 			c, err := New(world, Config{
 				TTL: machineTTL, StaleIfError: machineStale, SettleTime: machineSettle, CallTimeout: time.Hour,
-				MaxTokens: rapid.IntRange(1, 4).Draw(t, "tokens"),
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			cache := &testCache{c, nil, world}
+			cache.memory.maxTokens = rapid.IntRange(1, 4).Draw(t, "tokens")
 			cache.calls.latency = time.Second // which they know by the time that there is something to share
 			s := &cacheMachine{cache: cache, acknowledged: map[string]int{}, refused: map[atlas.JWT]time.Time{}, asked: map[atlas.JWT]time.Time{}}
 			defer cache.Close()

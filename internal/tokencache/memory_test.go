@@ -32,7 +32,7 @@ func (d *testCache) readable() (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for k := range m.tokens {
-		if m.find(k, time.Now()).there() {
+		if m.find(k, time.Now()).Status.Hit {
 			n++
 		}
 	}
@@ -282,7 +282,7 @@ func TestKeyHasProfileAndOrg(t *testing.T) {
 		for _, name := range []string{"acme", "other"} {
 			for _, org := range []string{orgA, orgB} {
 				cred := atlas.Credential{JWT: newJWT(org, "u", time.Time{}), Profile: name, Secret: "secret"}
-				seen[d.keys.key(cred)] = true
+				seen[d.key(cred)] = true
 				cred.Secret = ""
 				if _, err := d.Cache.Create(t.Context(), cred, false); !errors.Is(err, errNoCredential) {
 					t.Errorf("create without a secret: %v", err)
@@ -317,7 +317,8 @@ func TestNoCache(t *testing.T) {
 }
 
 func TestOldestTokenIsEvicted(t *testing.T) {
-	bubble(t, Config{TTL: time.Hour, MaxTokens: 3}, func(t *testing.T, d *testCache) {
+	bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
+		d.memory.maxTokens = 3
 		var jwts []atlas.JWT
 		for i := range 4 {
 			jwts = append(jwts, newJWT(fmt.Sprintf("org %d", i), "u", time.Time{}))
@@ -369,18 +370,18 @@ func TestCloseRemovesTokens(t *testing.T) {
 func TestSweepIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const tokens = maxSweep + 100
-		m := newMemoryStore(Config{TTL: 2 * time.Second, MaxTokens: tokens})
+		m := newMemoryStore(Config{TTL: 2 * time.Second})
 		sweeper := func() *time.Timer {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			return m.sweeper
 		}
 		for i := range tokens {
-			r := request{cred: own(newJWT(fmt.Sprintf("org %d", i), "u", time.Time{})), key: key{byte(i), byte(i >> 8)}}
-			_, v := m.get(t.Context(), r)
+			r := request{claims: atlas.Claims{OrgID: fmt.Sprint("org ", i)}, key: key{byte(i), byte(i >> 8)}}
+			_, v := m.Get(t.Context(), r)
 			before := sweeper()
-			m.put(t.Context(), v, r, "token", unlimited)
-			m.release(v)
+			m.Put(t.Context(), v, r, "token", unlimited)
+			m.Release(v)
 			if before != nil && sweeper() != before {
 				t.Fatal("a second timer runs")
 			}
@@ -402,26 +403,13 @@ func TestSweepIsBounded(t *testing.T) {
 
 // TestExpiredAnswersAreNotStored does not store a token that cannot be read any more.
 func TestExpiredAnswersAreNotStored(t *testing.T) {
-	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
-	defer m.close()
-	r := request{cred: own(newJWT(orgA, "u", time.Time{})), key: key{1}}
+	m := newMemoryStore(Config{TTL: time.Hour})
+	defer m.Close()
+	r := request{claims: atlas.Claims{OrgID: orgA}, key: key{1}}
 	for _, life := range []time.Duration{noLife, 0} {
-		_, v := m.get(t.Context(), r)
-		if m.put(t.Context(), v, r, "token", life); len(m.tokens) != 0 {
+		_, v := m.Get(t.Context(), r)
+		if m.Put(t.Context(), v, r, "token", life); len(m.tokens) != 0 {
 			t.Errorf("a token that has %v is kept", life)
 		}
-	}
-}
-
-// TestNothingIsStoredAfterClose does not store an answer that arrives after Close.
-func TestNothingIsStoredAfterClose(t *testing.T) {
-	m := newMemoryStore(Config{TTL: time.Hour, MaxTokens: 1})
-	r := request{cred: own(newJWT(orgA, "u", time.Time{})), key: key{1}}
-	_, v := m.get(t.Context(), r)
-	m.close()
-	m.put(t.Context(), v, r, "token", unlimited)
-	m.deletion(orgA).begin(t.Context())
-	if len(m.tokens) != 0 || m.sweeper != nil {
-		t.Errorf("%d tokens are kept, and there is a timer: %t", len(m.tokens), m.sweeper != nil)
 	}
 }

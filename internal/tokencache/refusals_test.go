@@ -146,7 +146,7 @@ func TestRefusalKeepsOlderAnswersOut(t *testing.T) {
 				}
 				d.want(jwt, miss)
 				d.want(jwt, hit(3600))
-				if n := len(d.caching.refusals.asked); n != 0 {
+				if n := len(d.caching.refusals.rounds); n != 0 {
 					t.Errorf("%d credentials are kept", n)
 				}
 			})
@@ -158,37 +158,34 @@ func TestRefusalKeepsOlderAnswersOut(t *testing.T) {
 func TestRefusalWaitsForStore(t *testing.T) {
 	s := newRefusals()
 	one, two := s.begin(key{1}), s.begin(key{1})
-	stored, refused := false, make(chan struct{})
-	one.store(func(late bool) {
-		stored = !late
-		two.store(func(bool) {}) // who stores does not wait for others who do
-		s.end(s.begin(key{1}))   // nor do those who begin
-		go func() {
-			defer close(refused)
-			s.refuse(key{1})
-		}()
-		for deadline := time.Now().Add(10 * time.Second); one.storing.TryRLock(); <-time.After(ms) { // no writer waits
-			one.storing.RUnlock()
-			if isClosed(refused) || time.Now().After(deadline) {
-				t.Error("a refusal does not wait")
-				return
-			}
+	one.storing.RLock()
+	two.storing.RLock()    // storing does not wait for storing
+	s.end(s.begin(key{1})) // nor does beginning
+	refused := make(chan struct{})
+	go func() {
+		defer close(refused)
+		s.refuse(key{1})
+	}()
+	for deadline := time.Now().Add(10 * time.Second); one.storing.TryRLock(); <-time.After(ms) { // no writer waits
+		one.storing.RUnlock()
+		if isClosed(refused) || time.Now().After(deadline) {
+			t.Fatal("a refusal does not wait")
 		}
-	})
+	}
+	if one.refused || two.refused {
+		t.Error("refused while an answer is stored")
+	}
+	one.storing.RUnlock()
+	two.storing.RUnlock()
 	<-refused
 	three := s.begin(key{1})
-	for _, tc := range []struct {
-		call asking
-		want bool
-	}{{one, true}, {two, true}, {three, false}} {
-		tc.call.store(func(refused bool) {
-			if refused != tc.want {
-				t.Errorf("refused: %v, want %v", refused, tc.want)
-			}
-		})
-		s.end(tc.call)
+	if !one.refused || !two.refused || three.refused {
+		t.Errorf("refused: %t, %t and %t; want the first two", one.refused, two.refused, three.refused)
 	}
-	if s.refuse(key{1}); !stored || len(s.asked) != 0 {
-		t.Errorf("stored: %v; %d credentials are kept", stored, len(s.asked))
+	for _, r := range []*round{one, two, three} {
+		s.end(r)
+	}
+	if s.refuse(key{1}); len(s.rounds) != 0 {
+		t.Errorf("%d credentials are kept", len(s.rounds))
 	}
 }

@@ -3,10 +3,8 @@ package tokencache
 import (
 	"context"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"sync"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -16,62 +14,25 @@ import (
 type request struct {
 	cred    atlas.Credential
 	key     key
+	claims  atlas.Claims    // of the JWT; a caller's own is not to be trusted before Atlas has accepted it
 	noCache bool            // not from the cache
 	caller  context.Context // of a delete that may outlive it: until it is sent, it ends with its caller
 }
 
-var errNoCredential = errors.New("the credential has no JWT, or is of a profile and has no secret")
-
-func (c *Cache) request(cred atlas.Credential, noCache bool) (request, error) {
-	if cred.JWT == "" || cred.Profile != "" && cred.Secret == "" {
-		return request{}, errNoCredential // all empty credentials would share one key
-	}
-	return request{cred: cred, key: c.keys.key(cred), noCache: noCache}, nil
-}
-
-// org returns the org in the JWT: a UUID, or "" if it does not name one. A caller's own JWT is not
-// to be trusted before Atlas has accepted it.
-func (r request) org() string { return r.cred.Claims().OrgID }
-
-// sameCaller reports whether two credentials are the same, so that a caller with one of them may
-// get the answer for the other.
-func sameCaller(a, b atlas.Credential) bool {
-	if a.Profile == "" {
-		return b.Profile == "" && a.JWT == b.JWT
-	}
-	return a.Profile == b.Profile && a.Secret == b.Secret && a.Claims().OrgID == b.Claims().OrgID
-}
-
 // identity distinguishes a credential from every other, in the same way in all replicas: by a
-// secret, and by what the secret is for (its kind, profile and org).
-func identity(cred atlas.Credential) (secret string, purpose [3]string) {
+// secret, and by what the secret is for.
+type identity struct{ kind, profile, org, secret string }
+
+func identityOf(cred atlas.Credential) identity {
 	if cred.Profile == "" {
-		return string(cred.JWT), [3]string{"jwt"}
+		return identity{kind: "jwt", secret: string(cred.JWT)}
 	}
-	return string(cred.Secret), [3]string{"userauthtoken", cred.Profile, cred.Claims().OrgID}
+	return identity{"userauthtoken", cred.Profile, cred.Claims().OrgID, string(cred.Secret)}
 }
 
-// key identifies a credential in this process.
-type key [sha256.Size]byte
-
-// hasher makes keys: SHA-256 of a random secret and the credential, so that the keys in a map say
-// nothing about the credentials. No key leaves the process, so an HMAC would add nothing, and costs
-// three times as much.
-type hasher struct{ secret [32]byte }
-
-func newHasher() *hasher {
-	h := &hasher{}
-	_, _ = rand.Read(h.secret[:]) // never fails
-	return h
-}
-
-func (h *hasher) key(cred atlas.Credential) key {
-	secret, purpose := identity(cred)
-	text := append(make([]byte, 0, 1024), h.secret[:]...)
-	for _, part := range purpose {
-		text = appendPart(text, part)
-	}
-	return sha256.Sum256(appendPart(text, secret))
+// appendPurpose appends what the secret is for.
+func (i identity) appendPurpose(to []byte) []byte {
+	return appendPart(appendPart(appendPart(to, i.kind), i.profile), i.org)
 }
 
 // appendPart keeps "ab", "c" apart from "a", "bc".
@@ -79,15 +40,25 @@ func appendPart(to []byte, part string) []byte {
 	return append(binary.AppendUvarint(to, uint64(len(part))), part...)
 }
 
+// key identifies a credential in this process.
+type key [sha256.Size]byte
+
+// key returns the key of a credential: SHA-256 of a random secret and the credential, so that the
+// keys in a map say nothing about the credentials. No key leaves the process, so an HMAC would add
+// nothing, and costs three times as much.
+func (c *Cache) key(cred atlas.Credential) key {
+	i := identityOf(cred)
+	text := make([]byte, 0, 512) // on the stack, which would grow for a larger one
+	text = i.appendPurpose(append(text, c.secret[:]...))
+	return sha256.Sum256(appendPart(text, i.secret))
+}
+
 // derive derives n bytes from a credential for one purpose (HKDF, RFC 5869). They cannot be
 // computed without the credential, and the credential cannot be computed from them.
 func derive(cred atlas.Credential, use string, n int) []byte {
-	secret, purpose := identity(cred)
-	info := appendPart([]byte("ephemeral-token-service "), use)
-	for _, part := range purpose {
-		info = appendPart(info, part)
-	}
-	derived, err := hkdf.Key(sha256.New, []byte(secret), nil, string(info), n)
+	i := identityOf(cred)
+	info := i.appendPurpose(appendPart([]byte("ephemeral-token-service "), use))
+	derived, err := hkdf.Key(sha256.New, []byte(i.secret), nil, string(info), n)
 	if err != nil {
 		panic(err) // cannot happen: n is far below the limit
 	}

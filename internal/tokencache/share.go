@@ -12,17 +12,18 @@ import (
 
 // group is the layer that shares calls. A caller waits for the next call for its credential,
 // together with all callers that arrive before that call is sent. No caller joins a call that has
-// been sent, so no caller shares a call that began before the caller arrived. pacing decides when
-// the next call is sent.
+// been sent, so no caller shares a call that began before the caller arrived. wait decides when the
+// next call is sent.
 type group struct {
 	next    layer
 	timeout time.Duration // of a call, which outlives each of its waiters and so has its own deadline
-	stale   bool          // a waiter may get a stale token shortly before its deadline
-	caches  bool          // answers are cached
+	caches  bool          // the next layer caches answers
 	tracer  trace.Tracer  // nil: no spans
-	ctx     context.Context
+	// stale returns a cached token for a waiter whose deadline is near; nil: there are none.
+	stale   func(context.Context, request) Result
+	ctx     context.Context // of calls
 	cancel  context.CancelFunc
-	work    sync.WaitGroup
+	work    sync.WaitGroup // added to under mu, while ctx lasts
 	waiting atomic.Int64
 
 	mu      sync.Mutex
@@ -30,7 +31,17 @@ type group struct {
 	latency time.Duration  // guarded by mu; moving average of what calls to Atlas take; 0: not known yet
 }
 
-// call is one shared create.
+// queue holds the shared calls for one credential: those in flight, and the next one, which callers
+// join until it is sent. It is guarded by group.mu.
+type queue struct {
+	key      key
+	next     *call // nil if no caller waits for it
+	inFlight int
+	sent     time.Time   // when the last call was sent
+	timer    *time.Timer // sends the next call; nil if it is not set
+}
+
+// call is one shared create, or a delete.
 type call struct {
 	request request // of the first waiter; noCache if any waiter's is; guarded by group.mu until it is sent
 	ctx     context.Context
@@ -51,8 +62,8 @@ var (
 	errGoexit = errors.New("the shared call ended its goroutine")
 )
 
-func newGroup(next layer, timeout time.Duration, stale bool) *group {
-	g := &group{next: next, timeout: timeout, stale: stale, queues: map[key]*queue{}}
+func newGroup(next layer, timeout time.Duration) *group {
+	g := &group{next: next, timeout: timeout, queues: map[key]*queue{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
 }
@@ -78,7 +89,7 @@ func (g *group) share(ctx context.Context, r request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if !sameCaller(c.request.cred, r.cred) { // the keys of two credentials collide
+	if identityOf(c.request.cred) != identityOf(r.cred) { // the keys of two credentials collide
 		g.leave(r.key, c)
 		return g.next.create(ctx, r)
 	}
@@ -92,9 +103,9 @@ func (g *group) share(ctx context.Context, r request) (Result, error) {
 		case <-c.done:
 			return c.answer(collapsed)
 		case <-lastMoment:
-			if cached, ok := g.next.cached(ctx, r); ok {
+			if found := g.stale(ctx, r); found.Status.Hit {
 				g.leave(r.key, c)
-				return cached, nil
+				return found, nil
 			}
 			lastMoment = nil // nothing is cached: wait until the deadline
 		case <-ctx.Done():
@@ -122,7 +133,7 @@ const staleMargin = 150 * time.Millisecond
 // lastMoment fires shortly before ctx's deadline, or never if the caller may not get a stale token.
 func (g *group) lastMoment(ctx context.Context, r request) (fires <-chan time.Time, stop func() bool) {
 	deadline, ok := ctx.Deadline()
-	if !ok || !g.stale || r.noCache {
+	if !ok || g.stale == nil || r.noCache {
 		return nil, func() bool { return true }
 	}
 	left := time.Until(deadline)
@@ -185,13 +196,38 @@ func (g *group) leave(k key, c *call) {
 	}
 }
 
-// send sends the next call of a queue, if there is one, now or as soon as pacing allows it. The
+const (
+	// maxInFlight bounds the shared calls in flight for one credential.
+	maxInFlight = 4
+	// minSpacing keeps calls from overlapping where Atlas answers in a millisecond or two.
+	minSpacing = 2 * time.Millisecond
+)
+
+// wait returns how long after the last call of a queue the next one may be sent. It is false if a
+// call has to finish first. The caller holds mu.
+//
+// Overlapping calls keep the wait short: under load a caller waits for little more than one call,
+// and not for the rest of the call before as well. If the answer of the call in flight will be
+// cached, a second call is only worth its cost when the first one is late.
+func (g *group) wait(q *queue) (time.Duration, bool) {
+	switch {
+	case q.inFlight == 0:
+		return 0, true
+	case q.inFlight >= maxInFlight || g.latency == 0:
+		return 0, false
+	case g.caches && !q.next.request.noCache:
+		return max(2*g.latency, minSpacing), true
+	}
+	return max(g.latency/maxInFlight, minSpacing), true
+}
+
+// send sends the next call of a queue, if there is one, now or as soon as wait allows it. The
 // caller holds mu.
 func (g *group) send(q *queue) {
 	if q.next == nil || q.timer != nil {
 		return
 	}
-	wait, ok := pacing{q.inFlight, g.latency, g.caches && !q.next.request.noCache}.wait()
+	wait, ok := g.wait(q)
 	if !ok {
 		return // finish sends it
 	}
@@ -204,8 +240,7 @@ func (g *group) send(q *queue) {
 	q.next = nil
 	q.inFlight++
 	q.sent, c.sent = now, now
-	g.work.Add(1)
-	go g.run(q, c)
+	g.work.Go(func() { g.run(q, c) })
 }
 
 // wake sends the next call when its timer fires. Close waits for the calls that are in flight then.
@@ -219,12 +254,23 @@ func (g *group) wake(q *queue) {
 // run makes one call. It finishes the call whatever the layers below do, even if they end the
 // goroutine.
 func (g *group) run(q *queue, c *call) {
-	defer g.work.Done()
 	defer g.finish(q, c)
 	r := g.begin(c)
 	defer c.cancel()
+	c.protect(func() { c.result, c.err = g.next.create(c.ctx, r) })
+}
+
+// protect runs f and keeps the value that it panics with. A panic in the goroutine of a call would
+// end the process, because no caller could recover it.
+func (c *call) protect(f func()) {
 	c.panics = errGoexit
-	c.panics = protect(func() { c.result, c.err = g.next.create(c.ctx, r) })
+	defer func() {
+		if p := recover(); p != nil {
+			c.panics = p
+		}
+	}()
+	f()
+	c.panics = nil
 }
 
 func (g *group) begin(c *call) request {
@@ -266,19 +312,45 @@ func (g *group) finish(q *queue, c *call) {
 	close(c.done)
 }
 
-// protect runs f and returns the value that it panics with. A panic in the goroutine of a shared
-// call would end the process, because no caller could recover it.
-func protect(f func()) (panics any) {
-	defer func() { panics = recover() }()
-	f()
-	return nil
+// delete does not share: a shared delete could have happened before one of its callers asked for
+// it. With a cache, it returns when its caller leaves, and the delete itself ends then only if it
+// has not been sent: the fence depends on its outcome.
+func (g *group) delete(ctx context.Context, r request) (string, error) {
+	if !g.caches {
+		return g.next.delete(ctx, r)
+	}
+	c := &call{done: make(chan struct{})}
+	if !g.spawn(func() {
+		defer close(c.done)
+		caller, leave := context.WithTimeout(ctx, g.timeout)
+		defer leave()
+		r.caller = caller //nolint:fatcontext // that of this call alone
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.timeout)
+		defer cancel()
+		defer context.AfterFunc(g.ctx, cancel)()
+		c.protect(func() { c.result.Org, c.err = g.next.delete(ctx, r) })
+	}) {
+		return "", errClosed
+	}
+	select {
+	case <-c.done:
+		result, err := c.answer(false)
+		return result.Org, err
+	case <-ctx.Done():
+		return "", &UnsettledError{ctx.Err()}
+	}
 }
 
-// delete does not share: a shared delete could have happened before one of its callers asked for
-// it.
-func (g *group) delete(ctx context.Context, r request) (string, error) { return g.next.delete(ctx, r) }
-
-func (g *group) cached(ctx context.Context, r request) (Result, bool) { return g.next.cached(ctx, r) }
+// spawn runs f in the background, unless the group is closed.
+func (g *group) spawn(f func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	open := g.ctx.Err() == nil
+	if open {
+		g.work.Go(f)
+	}
+	return open
+}
 
 // close cancels every call and waits for it.
 func (g *group) close() {

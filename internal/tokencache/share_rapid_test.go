@@ -193,7 +193,7 @@ func (a *groupMachine) checkQueue(t *rapid.T, k key, n int) {
 	if a.keys > 1 {
 		return // the latency is learnt from the calls of other keys as well
 	}
-	if _, ok := (pacing{q.inFlight, a.group.latency, a.group.caches}).wait(); ok && q.timer == nil {
+	if _, ok := a.group.wait(q); ok && q.timer == nil {
 		t.Fatal("the next call may be sent, and no timer is set")
 	}
 }
@@ -230,7 +230,7 @@ func TestGroupProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(t *rapid.T) {
 			layer := newCreateLayer()
-			a := &groupMachine{group: newGroup(layer, 1000*time.Hour, false), layer: layer, running: map[key][]*called{}, most: seen}
+			a := &groupMachine{group: newGroup(layer, 1000*time.Hour), layer: layer, running: map[key][]*called{}, most: seen}
 			a.keys = rapid.SampledFrom([]byte{1, 1, 3}).Draw(t, "keys")
 			a.group.caches = rapid.Bool().Draw(t, "caches")
 			a.group.latency = rapid.SampledFrom([]time.Duration{0, machineLatency, machineLatency, machineLatency}).Draw(t, "latency")

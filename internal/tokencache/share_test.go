@@ -51,8 +51,6 @@ func (l *createLayer) create(ctx context.Context, r request) (Result, error) {
 
 func (l *createLayer) delete(context.Context, request) (string, error) { return "", nil }
 
-func (l *createLayer) cached(context.Context, request) (Result, bool) { return Result{}, false }
-
 // testGroup lets a test decide when each shared call ends.
 type testGroup struct {
 	*group
@@ -64,7 +62,7 @@ type testGroup struct {
 func newTestGroup(t *testing.T, timeout time.Duration) *testGroup {
 	t.Helper()
 	layer := newCreateLayer()
-	tg := &testGroup{group: newGroup(layer, timeout, false), layer: layer, end: make(chan ending)}
+	tg := &testGroup{group: newGroup(layer, timeout), layer: layer, end: make(chan ending)}
 	t.Cleanup(func() {
 		tg.close()
 		if len(tg.queues) != 0 {

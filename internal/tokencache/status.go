@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
@@ -57,54 +58,35 @@ func NotAsked(err error) string {
 // AgeSeconds is the value of the Age header of a hit (RFC 9111 §5.1).
 func (s Status) AgeSeconds() string { return strconv.FormatInt(int64(s.Age/time.Second), 10) }
 
-// metrics counts how creates are answered.
-type metrics struct {
-	creates *prometheus.CounterVec
+// fresh reports whether a token is cached that any caller may have.
+func (s Status) fresh() bool { return s.Hit && !s.Stale }
+
+// answered is the value of the label of tokend_cache_creates_total.
+func (s Status) answered() string {
+	switch {
+	case s.Stale:
+		return "stale"
+	case s.Hit:
+		return "hit"
+	case s.Collapsed:
+		return "collapsed"
+	}
+	return "miss"
 }
 
-// How a create was answered.
-const (
-	answeredHit       = "hit"
-	answeredStale     = "stale"
-	answeredMiss      = "miss"
-	answeredCollapsed = "collapsed"
-)
-
-// newMetrics registers with r, unless that is nil. waiting returns how many callers wait.
-func newMetrics(r prometheus.Registerer, waiting func() int64) (*metrics, error) {
-	m := &metrics{
-		creates: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tokend_cache_creates_total",
-			Help: "CreateToken calls by how they were answered: hit, stale (kept for when Atlas fails), miss (a call to Atlas of their own, or the first of a shared one), collapsed (shared another's call). Failed calls count too.",
-		}, []string{"answered"}),
+// newMetrics returns the counter of creates. waiting returns how many callers wait.
+func newMetrics(r prometheus.Registerer, waiting func() int64) (creates *prometheus.CounterVec) {
+	auto := promauto.With(r)
+	creates = auto.NewCounterVec(prometheus.CounterOpts{
+		Name: "tokend_cache_creates_total",
+		Help: "CreateToken calls by how they were answered: hit, stale (kept for when Atlas fails), miss (a call to Atlas of their own, or the first of a shared one), collapsed (shared another's call). Failed calls count too.",
+	}, []string{"answered"})
+	for _, s := range []Status{{}, {Hit: true}, {Hit: true, Stale: true}, {Collapsed: true}} {
+		creates.WithLabelValues(s.answered())
 	}
-	for _, v := range []string{answeredHit, answeredStale, answeredMiss, answeredCollapsed} {
-		m.creates.WithLabelValues(v)
-	}
-	if r == nil {
-		return m, nil
-	}
-	inProgress := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tokend_cache_creates_waiting",
 		Help: "CreateToken calls that wait for a call to Atlas, their own or a shared one.",
 	}, func() float64 { return float64(waiting()) })
-	for _, c := range []prometheus.Collector{m.creates, inProgress} {
-		if err := r.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
-}
-
-func (m *metrics) created(s Status) {
-	answered := answeredMiss
-	switch {
-	case s.Stale:
-		answered = answeredStale
-	case s.Hit:
-		answered = answeredHit
-	case s.Collapsed:
-		answered = answeredCollapsed
-	}
-	m.creates.WithLabelValues(answered).Inc()
+	return creates
 }

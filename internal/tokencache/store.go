@@ -29,31 +29,35 @@ import (
 // delete. But no caller gets the old token after another caller got the new one, because the answer
 // with the new one started a new generation before it was returned.
 type store interface {
-	// get returns the cached token, if there is one, and the view for put. If the store fails, it
-	// returns none. The view must be released.
-	get(context.Context, request) (found, view)
-	release(view)
-	// put caches Atlas's answer to a call that began after the view was taken, for at most life; if
+	// Get returns the cached token, and the view for Put. If there is none or the store fails, the
+	// Result is zero. The view must be released.
+	Get(context.Context, request) (Result, view)
+	Release(view)
+	// Put caches Atlas's answer to a call that began after the view was taken, for at most life; if
 	// that is over, not at all. Calls overlap: if the answer to one that began later is cached
-	// already, that stays. After put has returned, no other token of the org is read in any case.
-	put(ctx context.Context, v view, r request, token atlas.Token, life time.Duration)
-	// invalidate removes the token that is cached for one credential.
-	invalidate(context.Context, request)
-	// deletion prepares a delete in the org; "" means every org.
-	deletion(org string) deletion
-	check() error
-	close()
+	// already, that stays. After Put has returned, no other token of the org is read in any case.
+	Put(ctx context.Context, v view, r request, token atlas.Token, life time.Duration)
+	// Drop removes the token that is cached for one credential.
+	Drop(context.Context, request)
+	// Hold begins a delete in an org: nothing is read there until Settle. The name is unique.
+	Hold(org, name string)
+	// Settle ends a delete in an org; "" means every org. It starts a new generation, unless Atlas has
+	// not carried the delete out, and ends the hold, if it has a name: at once, or after the settle
+	// time if Atlas may still carry it out. It returns nil when the deleted token cannot be read any
+	// more, or an error if ctx ended before that.
+	Settle(ctx context.Context, org, hold string, how outcome) error
+	Check() error
+	Close()
 }
 
-// deletion is what a delete does to its org's fence. Without begin, the org is not held.
-type deletion interface {
-	// begin holds the org until end.
-	begin(context.Context)
-	// end starts a new generation, unless Atlas has not carried the delete out, and releases the
-	// org: at once, or after the settle time if Atlas may still carry it out. It returns nil when
-	// the deleted token cannot be read any more, or an *UnsettledError if ctx ended before that.
-	end(context.Context, outcome) error
-}
+// outcome is the outcome of a delete at Atlas.
+type outcome = redis.Outcome
+
+const (
+	outcomeDone    = redis.Done
+	outcomeNotDone = redis.NotDone
+	outcomeUnknown = redis.Unknown
+)
 
 // view is the state of the fences before the call to Atlas.
 type view struct {
@@ -63,17 +67,7 @@ type view struct {
 	redis      redis.View // zero: Redis has not answered, and caches nothing
 }
 
-// found is the token that is cached for a credential.
-type found struct {
-	token atlas.Token
-	org   string
-	age   time.Duration // since Atlas was asked
-	ttl   time.Duration // left; zero or less: stale, for when Atlas fails
-}
-
-func (f found) there() bool  { return f.token != "" }
-func (f found) usable() bool { return f.token != "" && f.ttl > 0 }
-
-func (f found) result() Result {
-	return Result{f.token, f.org, Status{Hit: true, Stale: f.ttl <= 0, TTL: f.ttl, Age: f.age}}
+// cached returns the Result of a cached token, which is fresh for as long as ttl says.
+func cached(token atlas.Token, org string, age, ttl time.Duration) Result {
+	return Result{token, org, Status{Hit: true, Stale: ttl <= 0, TTL: ttl, Age: age}}
 }

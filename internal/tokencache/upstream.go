@@ -1,28 +1,42 @@
 package tokencache
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redis"
 )
 
-// upstream is Atlas, the last layer.
-type upstream struct{ atlas Atlas }
-
-func (u upstream) create(ctx context.Context, r request) (Result, error) {
-	token, err := atlas.WithReLogin(ctx, r.cred, u.atlas.CreateEphemeralToken)
-	if err != nil {
-		return Result{}, err
-	}
-	return Result{Token: token, Org: r.org()}, nil // Atlas has just accepted the JWT
+// upstream is the last layer, which calls Atlas. It does not call Atlas with a throttled credential
+// until the time that Atlas named has passed. A profile stays the same credential when its JWT is
+// renewed.
+type upstream struct {
+	atlas Atlas
+	until *recent[time.Time] // when Atlas may be called again, by throttled credential
 }
 
-func (u upstream) delete(ctx context.Context, r request) (string, error) {
+func newUpstream(a Atlas) *upstream { return &upstream{a, newRecent[time.Time](maxTokens)} }
+
+func (u *upstream) create(ctx context.Context, r request) (Result, error) {
+	if err := u.throttled(r.key, atlas.OpCreate); err != nil {
+		return Result{}, err
+	}
+	token, err := atlas.WithReLogin(ctx, r.cred, u.atlas.CreateEphemeralToken)
+	if err != nil {
+		u.note(r.key, err)
+		return Result{}, err
+	}
+	return Result{Token: token, Org: r.claims.OrgID}, nil // Atlas has just accepted the JWT
+}
+
+func (u *upstream) delete(ctx context.Context, r request) (string, error) {
+	if err := u.throttled(r.key, atlas.OpDelete); err != nil {
+		return "", err
+	}
 	_, err := atlas.WithReLogin(ctx, r.cred, func(ctx context.Context, jwt atlas.JWT) (struct{}, error) {
 		if r.caller == nil {
 			return struct{}{}, u.atlas.DeleteEphemeralToken(ctx, jwt)
@@ -39,82 +53,70 @@ func (u upstream) delete(ctx context.Context, r request) (string, error) {
 		return struct{}{}, u.atlas.DeleteEphemeralToken(ctx, jwt)
 	})
 	if err != nil {
+		u.note(r.key, err)
 		return "", err
 	}
-	return r.org(), nil
+	return r.claims.OrgID, nil
 }
 
-func (upstream) cached(context.Context, request) (Result, bool) { return Result{}, false }
+// defaultHoldOff is used, and told to callers, when Atlas throttles and does not say for how long.
+const defaultHoldOff = time.Second
+
+var errHeldOff = errors.New("Atlas has throttled this credential, and the time that it named has not passed")
+
+// throttled returns what Atlas would answer, or nil if it may be called.
+func (u *upstream) throttled(k key, op atlas.Operation) error {
+	until, _ := u.until.get(k)
+	left := time.Until(until)
+	if left <= 0 {
+		return nil
+	}
+	return &atlas.Error{Op: op, Kind: atlas.KindStatus, StatusCode: http.StatusTooManyRequests, RetryAfter: left, Err: errHeldOff}
+}
+
+// note records an answer by which Atlas throttles a credential. Of two waits, the longer counts.
+// Those of logins are for atlas.TokenSource.
+func (u *upstream) note(k key, err error) {
+	e, ok := errors.AsType[*atlas.Error](err)
+	if !ok || atlas.Classify(err) != atlas.ClassThrottled || e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
+		return
+	}
+	until := time.Now().Add(cmp.Or(e.RetryAfter, defaultHoldOff))
+	if known, _ := u.until.get(k); until.After(known) {
+		u.until.add(k, until)
+	}
+}
 
 // isRefusal reports whether Atlas refused the credential.
 func isRefusal(err error) bool {
-	if _, ok := errors.AsType[*atlas.CredentialError](err); ok {
-		return true
-	}
 	e, ok := errors.AsType[*atlas.Error](err)
-	return ok && e.Kind == atlas.KindStatus && (e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden)
+	return atlas.Classify(err) == atlas.ClassUnauthorized || ok && e.Kind == atlas.KindStatus && e.StatusCode == http.StatusForbidden
 }
 
 // isFailure reports whether Atlas failed, rather than the caller. Throttling counts: a stale token
 // helps then.
 func isFailure(err error) bool {
-	e, ok := errors.AsType[*atlas.Error](err)
-	if !ok {
-		return false
-	}
-	switch e.Kind {
-	case atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindRedirect, atlas.KindInvalidResponse,
-		atlas.KindUnavailable, atlas.KindOverloaded:
+	switch atlas.Classify(err) {
+	case atlas.ClassOutage, atlas.ClassHeldBack, atlas.ClassThrottled:
 		return true
-	case atlas.KindCanceled: // by the deadline of the shared call
+	case atlas.ClassCanceled: // by the deadline of the shared call
 		return errors.Is(err, context.DeadlineExceeded)
-	case atlas.KindStatus:
-		return e.StatusCode >= 500 || e.StatusCode == http.StatusTooManyRequests
 	}
-	return false
+	e, ok := errors.AsType[*atlas.Error](err)
+	return ok && (e.Kind == atlas.KindTLS || e.Kind == atlas.KindRedirect || e.Kind == atlas.KindInvalidResponse)
 }
-
-// outcome is the outcome of a delete at Atlas.
-type outcome = redis.Outcome
-
-const (
-	outcomeDone    = redis.Done
-	outcomeNotDone = redis.NotDone
-	outcomeUnknown = redis.Unknown
-)
 
 // outcomeOf returns the outcome of a delete that ended with err. It is unknown unless the error
 // says that Atlas was not asked, or has refused.
 func outcomeOf(err error) outcome {
-	if err == nil {
-		return outcomeDone
-	}
-	if _, ok := errors.AsType[*atlas.CredentialError](err); ok || errors.Is(err, atlas.ErrOrgChanged) {
-		return outcomeNotDone
-	}
 	e, ok := errors.AsType[*atlas.Error](err)
-	if ok && (e.Op != atlas.OpDelete || !e.Sent || e.Kind == atlas.KindStatus && refuses(e.StatusCode)) {
+	switch {
+	case err == nil:
+		return outcomeDone
+	case errors.Is(err, atlas.ErrOrgChanged), atlas.Classify(err) == atlas.ClassUnauthorized:
+		return outcomeNotDone
+	case ok && (e.Op != atlas.OpDelete || !e.OutcomeUnknown() && e.Kind != atlas.KindRedirect):
 		return outcomeNotDone
 	}
 	return outcomeUnknown
 }
-
-// refuses reports whether a status says that the request was not carried out. A proxy answers 408,
-// 425 or 499 about itself, and may have passed the request on.
-func refuses(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, 499:
-		return false
-	}
-	return status < 500
-}
-
-// UnsettledError says that the caller's deadline passed before the delete was complete: before
-// Atlas answered, or before cached copies in a Redis that cannot be reached had expired.
-type UnsettledError struct{ Err error }
-
-func (e *UnsettledError) Error() string {
-	return fmt.Sprintf("the delete had not ended: %v", e.Err)
-}
-
-func (e *UnsettledError) Unwrap() error { return e.Err }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,17 +43,12 @@ func newClient(ctx context.Context, cfg Config) (*client, error) {
 		return nil, err
 	}
 	logging.Disable() // the library writes to stderr, in servers' words too
-	c := &client{options: o, budget: cmp.Or(cfg.Budget, defaultBudget)}
+	c := &client{options: o, budget: cmp.Or(cfg.Budget, defaultBudget), metrics: newMetrics(cfg.Registerer)}
+	c.health.log = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	s := newServer(o)
 	c.redis.Store(&s)
 	return c, nil
-}
-
-// start starts the background work.
-func (c *client) start() {
-	c.batcher = newBatcher(c)
-	c.work.Go(c.connect)
 }
 
 func (c *client) server() server { return *c.redis.Load() }
@@ -155,11 +151,10 @@ func (c *client) follow(err error) {
 	o := *c.options
 	o.IsClusterMode = true
 	cluster := newServer(&o)
-	if c.redis.CompareAndSwap(old, &cluster) {
-		_ = (*old).Close()
-	} else {
-		_ = cluster.Close()
+	if !c.redis.CompareAndSwap(old, &cluster) {
+		old = &cluster // another call was first
 	}
+	_ = (*old).Close()
 }
 
 // retryInterval is the time between retries in the background.
@@ -188,16 +183,16 @@ func (c *client) retry(slots chan struct{}, lasting time.Duration, try func() er
 	return done
 }
 
-// check returns why Redis cannot be used, or nil.
-func (c *client) check() error {
+// Check returns why Redis cannot be used, or nil.
+func (c *client) Check() error {
 	if err := c.health.check(); err != nil {
 		return errors.New("Redis: " + err.Error())
 	}
 	return nil
 }
 
-// close ends the background work. The client must not be used any more.
-func (c *client) close() {
+// Close ends the background work. The client must not be used any more.
+func (c *client) Close() {
 	c.cancel()
 	c.work.Wait()
 	_ = c.server().Close()

@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -33,6 +35,13 @@ type Config struct {
 	// Budget is how long a call waits for Redis before it goes on without, a second at most.
 	// Default 50 ms.
 	Budget time.Duration
+
+	// Package tokencache sets the rest from its own Config.
+
+	TTL, StaleIfError       time.Duration
+	CallTimeout, SettleTime time.Duration
+	Registerer              prometheus.Registerer
+	Logger                  *slog.Logger
 }
 
 const (

@@ -37,8 +37,8 @@ func TestBrokenRedis(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			proxy, u := server.NewProxy(), user{name, "u"}
-			r := newReplica(t, w, proxy.URL(), Options{}).connected()
-			_ = newReplica(t, w, proxy.URL(), Options{}) // one for which it is like that from the start
+			r := newReplica(t, w, proxy.URL(), Config{}).connected()
+			_ = newReplica(t, w, proxy.URL(), Config{}) // one for which it is like that from the start
 			r.wantMiss(u)
 			proxy.Append(extra)
 			r.eventually("Check does not say so", func() bool {
@@ -182,7 +182,7 @@ func TestHostileRedis(t *testing.T) {
 				}
 				return says
 			})
-			r := newReplica(t, newFakeAtlas(), "redis://"+addr, Options{})
+			r := newReplica(t, newFakeAtlas(), "redis://"+addr, Config{})
 			for range 10 {
 				r.wantMiss(user{orgA, "u"})
 			}
@@ -219,9 +219,9 @@ func TestScriptsAreNotRepeated(t *testing.T) {
 			if cluster {
 				url += "?addr=" + addr
 			}
-			r := newReplica(t, newFakeAtlas(), url, Options{})
+			r := newReplica(t, newFakeAtlas(), url, Config{})
 			r.eventually("not connected", func() bool { return r.Check() == nil })
-			r.Deletion(orgA).Begin()
+			r.Hold(orgA, "hold")
 			if n := moves.Load(); n != 1 {
 				t.Errorf("sent %d times", n)
 			}
@@ -248,6 +248,6 @@ func TestOldRedis(t *testing.T) {
 	addr := fakeRedis(t, func(words []string) string {
 		return "-ERR unknown command `" + words[0] + "`, with args beginning with: \r\n"
 	})
-	r := newReplica(t, newFakeAtlas(), "redis://"+addr, Options{})
+	r := newReplica(t, newFakeAtlas(), "redis://"+addr, Config{})
 	r.eventually("no error", func() bool { return r.Check() != nil && strings.Contains(r.Check().Error(), string(ErrOld)) })
 }

@@ -24,7 +24,7 @@ import (
 func wantShared(t *testing.T, w *fakeAtlas, c Config) {
 	t.Helper()
 	c.Budget = time.Second
-	one, two := newReplicaWith(t, w, c, Options{}), newReplicaWith(t, w, c, Options{})
+	one, two := newReplicaWith(t, w, c), newReplicaWith(t, w, c)
 	u := user{orgA, "u"}
 	one.connected().wantMiss(u)
 	two.connected().wantHit(u)
@@ -44,7 +44,7 @@ func TestRedisPassword(t *testing.T) {
 		"wrong": {func() string { return "planted-guess" }, "WRONGPASS"},
 		"none":  {nil, "NOAUTH"},
 	} {
-		r := newReplicaWith(t, w, Config{URL: server.URL(), Password: tc.password}, Options{})
+		r := newReplicaWith(t, w, Config{URL: server.URL(), Password: tc.password})
 		r.eventually("nothing is reported", func() bool { return strings.Contains(r.log.String(), tc.want) })
 		r.wantMiss(user{orgA, "u"})
 		if err := r.Check(); err == nil || strings.Contains(err.Error()+r.log.String(), "planted") {
@@ -59,7 +59,7 @@ func TestRedisErrorIsNotQuoted(t *testing.T) {
 	addr := fakeRedis(t, func([]string) string { return "-ERR what is 'AUTH' 'planted-password'?\r\n" })
 	r := newReplicaWith(t, newFakeAtlas(), Config{
 		URL: "redis://" + addr, Password: func() string { return "planted-password" },
-	}, Options{})
+	})
 	r.eventually("nothing is reported", func() bool { return strings.Contains(r.log.String(), "it answers with an error") })
 	if err := r.Check(); err == nil || strings.Contains(err.Error()+r.log.String(), "planted") {
 		t.Error("the password is in the log")
@@ -89,7 +89,7 @@ func TestRedisOverTLS(t *testing.T) {
 		"another name":             {URL: "rediss://localhost:" + port, RootCAs: func() *x509.CertPool { return ca }},
 		"no TLS":                   {URL: "redis://127.0.0.1:" + port},
 	} {
-		r := newReplicaWith(t, w, c, Options{})
+		r := newReplicaWith(t, w, c)
 		r.eventually(name+": nothing is reported", func() bool { return strings.Contains(r.log.String(), "Redis failed") })
 	}
 }
@@ -109,7 +109,7 @@ func TestTLSMismatch(t *testing.T) {
 		"redis://" + plain:          ErrClosedConn,
 		"rediss://" + answers:       ErrNoTLS,
 	} {
-		r := newReplicaWith(t, newFakeAtlas(), Config{URL: url, RootCAs: func() *x509.CertPool { return ca }}, Options{})
+		r := newReplicaWith(t, newFakeAtlas(), Config{URL: url, RootCAs: func() *x509.CertPool { return ca }})
 		r.eventually(url+": it is not named", func() bool { return strings.Contains(r.log.String(), string(want)) })
 	}
 }
@@ -190,7 +190,7 @@ func TestRedisURLMistakes(t *testing.T) {
 		} else if strings.Contains(err.Error(), "planted") {
 			t.Errorf("%q is quoted: %v", url, err)
 		}
-		if s, err := New(Config{URL: url}, Options{}); err == nil {
+		if s, err := New(Config{URL: url}); err == nil {
 			s.Close()
 			t.Errorf("%q: New accepts it", url)
 		}

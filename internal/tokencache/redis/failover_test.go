@@ -24,7 +24,7 @@ func TestFault82Restart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, w := redistest.Start(t, tc.args...), newFakeAtlas()
-			r := newReplica(t, w, server.URL(), Options{Stale: time.Hour}).connected()
+			r := newReplica(t, w, server.URL(), Config{StaleIfError: time.Hour}).connected()
 			u, far := user{orgA, "u"}, user{orgB, "u"}
 			r.wantMiss(u)
 			r.wantMiss(far)
@@ -57,7 +57,7 @@ func TestFault82Failover(t *testing.T) {
 	a, w := redistest.Start(t), newFakeAtlas()
 	b := redistest.Start(t)
 	u := user{orgA, "u"}
-	atA := newReplica(t, w, a.URL(), Options{}).connected()
+	atA := newReplica(t, w, a.URL(), Config{}).connected()
 	atA.wantMiss(u)
 	atA.wantHit(u)
 	b.Follow(a)
@@ -66,7 +66,7 @@ func TestFault82Failover(t *testing.T) {
 	if b.Command("EXISTS", u.tokenKey()) != "1" {
 		t.Fatal("the value is not there: this tests nothing")
 	}
-	atB := newReplica(t, w, b.URL(), Options{}).connected()
+	atB := newReplica(t, w, b.URL(), Config{}).connected()
 	atB.wantMiss(u)
 	atB.wantMiss(u) // the note of the token is as old as the value was
 	atB.wantHit(u)
@@ -103,7 +103,7 @@ func TestFault83DemotedOrIsolated(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			old, other, w := redistest.Start(t, tc.args...), redistest.Start(t, tc.args...), newFakeAtlas()
-			r := newReplica(t, w, old.URL(), Options{TTL: 10 * time.Hour, Stale: 10 * time.Hour}).connected()
+			r := newReplica(t, w, old.URL(), Config{TTL: 10 * time.Hour, StaleIfError: 10 * time.Hour}).connected()
 			u := user{orgA, "u"}
 			r.wantMiss(u)
 			r.wantHit(u)

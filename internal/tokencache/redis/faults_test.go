@@ -28,7 +28,7 @@ func TestFault55RedisDown(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	server.Stop()
-	r := newReplica(t, w, server.URL(), Options{})
+	r := newReplica(t, w, server.URL(), Config{})
 	u := user{orgA, "u"}
 	for range 3 {
 		mustNotWait(t, "a create", func() { r.wantMiss(u) })
@@ -55,7 +55,7 @@ func TestFault56RedisSlow(t *testing.T) {
 			t.Parallel()
 			server, w := redistest.Start(t), newFakeAtlas()
 			proxy := server.NewProxy()
-			r := newReplicaWith(t, w, Config{URL: proxy.URL()}, Options{}).connected()
+			r := newReplicaWith(t, w, Config{URL: proxy.URL()}).connected()
 			u := user{orgA, "u"}
 			r.eventually("nothing is cached", func() bool { return r.hits(u) })
 			slow(server, proxy)
@@ -82,7 +82,7 @@ func TestFault56RedisSlow(t *testing.T) {
 func TestFault56CallersInAHurry(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	r := newReplica(t, newFakeAtlas(), server.URL(), Options{}).connected()
+	r := newReplica(t, newFakeAtlas(), server.URL(), Config{}).connected()
 	server.Pause()
 	t.Cleanup(server.Resume)
 	for range 2 * restAfter {
@@ -102,7 +102,7 @@ func TestFault56RedisHangsFromTheStart(t *testing.T) {
 	server := redistest.Start(t)
 	server.Pause()
 	defer server.Resume()
-	r := newReplica(t, newFakeAtlas(), server.URL(), Options{})
+	r := newReplica(t, newFakeAtlas(), server.URL(), Config{})
 	mustNotWait(t, "a create", func() { r.wantMiss(user{orgA, "u"}) })
 	mustNotWait(t, "Close", r.Close)
 }
@@ -111,7 +111,7 @@ func TestFault57ReaderCutOff(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
-	cut, other := newReplica(t, w, proxy.URL(), Options{}).connected(), newReplica(t, w, server.URL(), Options{}).connected()
+	cut, other := newReplica(t, w, proxy.URL(), Config{}).connected(), newReplica(t, w, server.URL(), Config{}).connected()
 	u := user{orgA, "u"}
 	cut.wantMiss(u)
 	proxy.Cut()
@@ -130,7 +130,7 @@ func TestFault57DeleterCutOff(t *testing.T) {
 	const ttl, stale = 200 * time.Millisecond, 200 * time.Millisecond
 	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
-	o := Options{TTL: ttl, Stale: stale}
+	o := Config{TTL: ttl, StaleIfError: stale}
 	cut, other := newReplica(t, w, proxy.URL(), o).connected(), newReplica(t, w, server.URL(), o).connected()
 	proxy.Cut()
 	u := user{orgA, "u"}
@@ -156,8 +156,8 @@ func TestFault57DeleterReachesRedisAgain(t *testing.T) {
 			t.Parallel()
 			server, w := redistest.Start(t), newFakeAtlas()
 			proxy := server.NewProxy()
-			r := newReplicaWith(t, w, Config{URL: proxy.URL()}, Options{}).connected()
-			other := newReplica(t, w, server.URL(), Options{}).connected()
+			r := newReplicaWith(t, w, Config{URL: proxy.URL()}).connected()
+			other := newReplica(t, w, server.URL(), Config{}).connected()
 			u := user{orgA, "u"}
 			other.wantMiss(u)
 			restore := trouble(proxy)
@@ -183,7 +183,7 @@ func TestFault57DeleterRunsOutOfTime(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
-	cut, other := newReplica(t, w, proxy.URL(), Options{}).connected(), newReplica(t, w, server.URL(), Options{}).connected()
+	cut, other := newReplica(t, w, proxy.URL(), Config{}).connected(), newReplica(t, w, server.URL(), Config{}).connected()
 	u := user{orgA, "u"}
 	other.wantMiss(u)
 	proxy.Cut()
@@ -205,7 +205,7 @@ func TestFault57RetriesAreBounded(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	server.Stop()
-	r := newReplica(t, newFakeAtlas(), server.URL(), Options{})
+	r := newReplica(t, newFakeAtlas(), server.URL(), Config{})
 	for range 2 * maxLateMoves {
 		_ = r.deleteAnd(t.Context(), orgA, NotDone, func() {})
 	}
@@ -231,7 +231,7 @@ func TestFault57CloseWhileADeleteWaits(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	server.Stop()
-	r := newReplica(t, newFakeAtlas(), server.URL(), Options{})
+	r := newReplica(t, newFakeAtlas(), server.URL(), Config{})
 	sent, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- r.deleteAnd(t.Context(), orgA, Done, func() { close(sent) }) }()
 	<-sent
@@ -247,7 +247,7 @@ func TestFault58RedisFull(t *testing.T) {
 	t.Parallel()
 	const ttl = 300 * time.Millisecond
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{TTL: ttl}).connected()
+	r := newReplica(t, w, server.URL(), Config{TTL: ttl}).connected()
 	u := user{orgA, "u"}
 	r.wantMiss(u)
 	start := time.Now()
@@ -264,7 +264,7 @@ func TestFault58RedisFull(t *testing.T) {
 func TestFault84OneLateAnswerIsOneFailure(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplicaWith(t, w, Config{URL: server.URL()}, Options{}).connected()
+	r := newReplicaWith(t, w, Config{URL: server.URL()}).connected()
 	u := user{orgA, "u"}
 	r.eventually("no hit without a failure before", func() bool { return r.hits(u) && r.Check() == nil })
 	server.Pause()
@@ -290,7 +290,7 @@ func TestFault84OneLateAnswerIsOneFailure(t *testing.T) {
 func TestFault84ScriptFlush(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{}).connected()
+	r := newReplica(t, w, server.URL(), Config{}).connected()
 	users := make([]user, 2*maxBatch)
 	for i := range users {
 		users[i] = user{fmt.Sprintf("org %d", i), "u"}
@@ -313,7 +313,7 @@ func TestFault84ScriptFlush(t *testing.T) {
 func TestBatcherPanic(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{}).connected()
+	r := newReplica(t, w, server.URL(), Config{}).connected()
 	for range 2 * batches {
 		if _, err := r.client.batcher.read(t.Context(), nil, []any{panics{}}); !errors.Is(err, errMalformed) {
 			t.Fatalf("got %v, want errMalformed", err)

@@ -1,7 +1,9 @@
 package redis
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
@@ -80,24 +82,23 @@ func (l *syncLog) String() string {
 	return l.b.String()
 }
 
-// newReplica does not wait for Redis. Its budget is long unless cfg has one, so that a busy machine
-// does not look like a slow Redis.
-func newReplica(t testing.TB, w *fakeAtlas, url string, o Options) *replica {
+// newReplica does not wait for Redis. Its budget is long, so that a busy machine does not look like
+// a slow Redis.
+func newReplica(t testing.TB, w *fakeAtlas, url string, cfg Config) *replica {
 	t.Helper()
-	return newReplicaWith(t, w, Config{URL: url, Budget: time.Second}, o)
+	cfg.URL, cfg.Budget = url, time.Second
+	return newReplicaWith(t, w, cfg)
 }
 
-func newReplicaWith(t testing.TB, w *fakeAtlas, cfg Config, o Options) *replica {
+func newReplicaWith(t testing.TB, w *fakeAtlas, cfg Config) *replica {
 	t.Helper()
 	r := &replica{t: t, world: w, registry: prometheus.NewRegistry(), log: &syncLog{}}
-	o.Registerer, o.Logger = r.registry, slog.New(slog.NewTextHandler(r.log, nil))
-	if o.TTL == 0 {
-		o.TTL = time.Hour
+	cfg.Registerer, cfg.Logger = r.registry, slog.New(slog.NewTextHandler(r.log, nil))
+	cfg.TTL = cmp.Or(cfg.TTL, time.Hour)
+	if cfg.CallTimeout == 0 {
+		cfg.CallTimeout, cfg.SettleTime = 30*time.Second, 30*time.Second
 	}
-	if o.CallTimeout == 0 {
-		o.CallTimeout, o.SettleTime = 30*time.Second, 30*time.Second
-	}
-	s, err := New(cfg, o)
+	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,18 +198,19 @@ func (r *replica) wantAnswer(u user, hit bool) {
 	}
 }
 
-// delete deletes the token of an org, or none if the outcome is NotDone. during is called before
+// deleteAnd deletes the token of an org, or none if the outcome is NotDone. during is called before
 // Atlas carries it out.
 func (r *replica) deleteAnd(ctx context.Context, org string, outcome Outcome, during func()) error {
-	d := r.Deletion(org)
+	hold := ""
 	if org != "" {
-		d.Begin()
+		hold = rand.Text()
+		r.Hold(org, hold)
 	}
 	during()
 	if outcome != NotDone {
 		r.world.replace(org)
 	}
-	return d.End(ctx, outcome)
+	return r.Settle(ctx, org, hold, outcome)
 }
 
 func (r *replica) delete(org string) {

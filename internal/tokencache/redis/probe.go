@@ -7,7 +7,7 @@ import (
 )
 
 // Probe checks whether a Redis can be used as the cache.
-type Probe struct{ client *client }
+type Probe struct{ *client }
 
 // NewProbe returns a Probe of a Redis. It connects to nothing yet. It must be closed. ctx
 // cancels its operations.
@@ -23,9 +23,9 @@ func NewProbe(ctx context.Context, cfg Config) (*Probe, error) {
 // ReplyError or a *net.OpError.
 func (p *Probe) Connect() error {
 	// Every user may send HELLO, whatever its permissions.
-	ctx, cancel := context.WithTimeout(p.client.ctx, timeout)
+	ctx, cancel := context.WithTimeout(p.ctx, timeout)
 	defer cancel()
-	pipeline := p.client.server().Pipeline()
+	pipeline := p.server().Pipeline()
 	pipeline.Do(ctx, "HELLO")
 	if _, err := pipeline.Exec(ctx); err != nil {
 		return cause(err)
@@ -37,8 +37,9 @@ func (p *Probe) Connect() error {
 // like a slow Redis.
 const probeRuns = 5
 
-// Run runs the cache's scripts on keys that expire, and returns how long the fastest read took. Connect must have succeeded. Without the permission for a command,
-// the error is ReplyError("NOPERM").
+// Run runs the cache's scripts on keys that expire, and returns how long the fastest read took.
+// Connect must have succeeded. Without the permission for a command, the error is
+// ReplyError("NOPERM").
 func (p *Probe) Run() (fastest time.Duration, err error) {
 	name := newEpoch()
 	all, org, value := keyOrgPrefix+"probe-all-"+name, keyOrgPrefix+"probe-"+name, keyTokenPrefix+"probe-"+name
@@ -46,26 +47,23 @@ func (p *Probe) Run() (fastest time.Duration, err error) {
 	fastest = timeout
 	for range probeRuns {
 		began := time.Now()
-		if _, err := p.client.run(timeout, scriptRead, []string{all, org, value}, []any{newEpoch(), second}); err != nil {
-			p.client.follow(err)
+		if _, err := p.run(timeout, scriptRead, []string{all, org, value}, []any{newEpoch(), second}); err != nil {
+			p.follow(err)
 			return 0, cause(err)
 		}
 		fastest = min(fastest, time.Since(began))
 	}
-	if _, err := p.client.run(timeout, scriptHold, []string{org}, []any{newEpoch(), "hold:probe", second, second}); err != nil {
+	if _, err := p.run(timeout, scriptHold, []string{org}, []any{newEpoch(), "hold:probe", second, second}); err != nil {
 		return 0, cause(err)
 	}
-	if _, err := p.client.run(timeout, scriptDrop, []string{org}, nil); err != nil {
+	if _, err := p.run(timeout, scriptDrop, []string{org}, nil); err != nil {
 		return 0, cause(err)
 	}
 	return fastest, nil
 }
 
 // Budget is how long a call waits for Redis before it goes on without.
-func (p *Probe) Budget() time.Duration { return p.client.budget }
+func (p *Probe) Budget() time.Duration { return p.budget }
 
 // Addrs are the addresses of Redis, or of its sentinels.
-func (p *Probe) Addrs() string { return strings.Join(p.client.options.Addrs, ", ") }
-
-// Close closes all connections.
-func (p *Probe) Close() { p.client.close() }
+func (p *Probe) Addrs() string { return strings.Join(p.options.Addrs, ", ") }

@@ -56,7 +56,7 @@ local readonly = {err = 'READONLY this is no primary'}
 //
 //	KEYS  all, org, value
 //	ARGV  an epoch for a fence that is made or moves, how long to keep the fences (ms)
-//	      now, epoch of all, epoch of the org, 1 if the org is held, the value
+//	      now, epoch of all, epoch of the org ('' if it is held), the value
 var scriptRead = goredis.NewScript(luaStart + `
 local process = process()
 if not process then return readonly end
@@ -67,14 +67,14 @@ if not all[1] or all[2] ~= process then
 end
 keep(KEYS[1], ARGV[2])
 redis.call('HDEL', KEYS[2], '')
-local fields, org, held, over = redis.call('HGETALL', KEYS[2]), false, 0, false
+local fields, org, held, over = redis.call('HGETALL', KEYS[2]), false, false, false
 for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
   if name == 'epoch' then
     org = value
   elseif string.sub(name, 1, 5) == 'hold:' then
     if tonumber(value) > now then
-      held = 1
+      held = true
     else
       redis.call('HDEL', KEYS[2], name)
       over = true
@@ -86,8 +86,8 @@ if not org or over then
   redis.call('HSET', KEYS[2], 'epoch', org)
 end
 keep(KEYS[2], ARGV[2])
-local value = held == 0 and redis.call('GET', KEYS[3])
-return {now, all[1], org, held, value}
+if held then return {now, all[1], '', false} end
+return {now, all[1], org, redis.call('GET', KEYS[3])}
 `)
 
 // scriptPut notes the token that Atlas answered with, and stores the value if the fences are where

@@ -17,12 +17,8 @@ import (
 // Times are milliseconds of Redis's clock, so that those of the replicas do not matter.
 type sealed struct {
 	since, fresh, until int64
-	all, org            epoch
+	all, org            string
 }
-
-// epoch is the generation of a fence in Redis. It is random, so that an epoch that was lost never
-// comes back.
-type epoch string
 
 const (
 	sealVersion = 1
@@ -60,7 +56,7 @@ func (s sealed) seal(aead cipher.AEAD, name, token string) []byte {
 
 // open returns the token and the header of a value that was found under name, if it belongs to the
 // current epochs.
-func open(value []byte, aead cipher.AEAD, name string, now int64, all, org epoch) (string, sealed, error) {
+func open(value []byte, aead cipher.AEAD, name string, now int64, all, org string) (string, sealed, error) {
 	if len(value) > 0 && value[0] != sealVersion {
 		return "", sealed{}, errVersion
 	}
@@ -71,7 +67,7 @@ func open(value []byte, aead cipher.AEAD, name string, now int64, all, org epoch
 	at := func(i int) int64 { return int64(binary.BigEndian.Uint64(header[1+8*i:])) } //nolint:gosec // as above
 	s := sealed{
 		since: at(0), fresh: at(1), until: at(2),
-		all: epoch(header[25 : 25+epochLen]), org: epoch(header[25+epochLen:]),
+		all: string(header[25 : 25+epochLen]), org: string(header[25+epochLen:]),
 	}
 	token, err := aead.Open(nil, nil, value[headerLen:], append([]byte(name), header...))
 	switch {

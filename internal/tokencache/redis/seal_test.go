@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	epochA = epoch(strings.Repeat("a", epochLen))
-	epochB = epoch(strings.Repeat("b", epochLen))
+	epochA = strings.Repeat("a", epochLen)
+	epochB = strings.Repeat("b", epochLen)
 )
 
 // sample is a value and the arguments that open it.
@@ -44,7 +44,7 @@ func TestSealedTokensOpen(t *testing.T) {
 		s := sample{
 			header: sealed{
 				since: since, fresh: rapid.Int64Range(since, until).Draw(t, "fresh"), until: until,
-				all: epoch(anEpoch.Draw(t, "all")), org: epoch(anEpoch.Draw(t, "org")),
+				all: anEpoch.Draw(t, "all"), org: anEpoch.Draw(t, "org"),
 			},
 			key:   [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key")),
 			name:  rapid.String().Draw(t, "name"),

@@ -11,8 +11,8 @@ import (
 func TestReplicasShareTokens(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	one := newReplica(t, w, server.URL(), Options{}).connected()
-	two := newReplica(t, w, server.URL(), Options{}).connected()
+	one := newReplica(t, w, server.URL(), Config{}).connected()
+	two := newReplica(t, w, server.URL(), Config{}).connected()
 	u, other, far := user{orgA, "u"}, user{orgA, "other"}, user{orgB, "u"}
 	one.wantMiss(u)
 	one.wantMiss(far)
@@ -37,7 +37,7 @@ func TestDrop(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	proxy := server.NewProxy()
-	r := newReplica(t, w, proxy.URL(), Options{}).connected()
+	r := newReplica(t, w, proxy.URL(), Config{}).connected()
 	u, other := user{orgA, "u"}, user{orgA, "other"}
 	r.wantMiss(u)
 	r.wantMiss(other)
@@ -54,7 +54,7 @@ func TestTTLAgeAndStale(t *testing.T) {
 	t.Parallel()
 	const ttl = 300 * time.Millisecond
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{TTL: ttl, Stale: time.Hour}).connected()
+	r := newReplica(t, w, server.URL(), Config{TTL: ttl, StaleIfError: time.Hour}).connected()
 	u := user{orgA, "u"}
 	r.wantMiss(u)
 	if _, found := r.create(u); found.Token == "" || found.TTL > ttl || found.Age < 0 || found.Age+found.TTL != ttl {
@@ -75,7 +75,7 @@ func TestTTLAgeAndStale(t *testing.T) {
 func TestFault81ValueReadWhenItExpires(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{TTL: 10 * time.Millisecond}).connected()
+	r := newReplica(t, w, server.URL(), Config{TTL: 10 * time.Millisecond}).connected()
 	u := user{orgA, "u"}
 	hits := 0
 	for end := time.Now().Add(time.Second); time.Now().Before(end); {
@@ -91,7 +91,7 @@ func TestFault81ValueReadWhenItExpires(t *testing.T) {
 func TestLifeBoundsValue(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{TTL: 2 * time.Hour}).connected()
+	r := newReplica(t, w, server.URL(), Config{TTL: 2 * time.Hour}).connected()
 	u := user{orgA, "u"}
 	_, v := r.Get(t.Context(), u.item())
 	r.Put(t.Context(), v, u.item(), "token", -time.Minute)
@@ -110,7 +110,7 @@ func TestLifeBoundsValue(t *testing.T) {
 func TestFenceLifetime(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{TTL: time.Hour, CallTimeout: 10 * time.Second, SettleTime: 5 * time.Second}).connected()
+	r := newReplica(t, w, server.URL(), Config{TTL: time.Hour, CallTimeout: 10 * time.Second, SettleTime: 5 * time.Second}).connected()
 	left := func(key string) time.Duration {
 		t.Helper()
 		ms, err := strconv.ParseInt(server.Command("PTTL", key), 10, 64)
@@ -137,12 +137,12 @@ func TestFenceLifetime(t *testing.T) {
 func TestFault62KilledDuringADelete(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	o := Options{CallTimeout: 200 * time.Millisecond, SettleTime: 200 * time.Millisecond}
+	o := Config{CallTimeout: 200 * time.Millisecond, SettleTime: 200 * time.Millisecond}
 	dead, r := newReplica(t, w, server.URL(), o).connected(), newReplica(t, w, server.URL(), o).connected()
 	u := user{orgA, "u"}
 	r.wantMiss(u)
 	r.wantHit(u)
-	dead.Deletion(orgA).Begin()
+	dead.Hold(orgA, "hold")
 	r.wantMiss(u)
 	w.replace(orgA)
 	r.eventually("the hold of a dead replica does not end", func() bool { return r.hits(u) })
@@ -152,7 +152,7 @@ func TestFault62KilledDuringADelete(t *testing.T) {
 func TestUnknownOutcomeHoldsTheFence(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{CallTimeout: time.Minute, SettleTime: 300 * time.Millisecond}).connected()
+	r := newReplica(t, w, server.URL(), Config{CallTimeout: time.Minute, SettleTime: 300 * time.Millisecond}).connected()
 	u := user{orgA, "u"}
 	r.wantMiss(u)
 	start := time.Now()
@@ -172,7 +172,7 @@ func TestUnknownOutcomeHoldsTheFence(t *testing.T) {
 func TestDeleteThatWasNotDoneLeavesTokens(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{}).connected()
+	r := newReplica(t, w, server.URL(), Config{}).connected()
 	u := user{orgA, "u"}
 	r.wantMiss(u)
 	if err := r.deleteAnd(t.Context(), orgA, NotDone, func() { r.wantMiss(u) }); err != nil {
@@ -185,7 +185,7 @@ func TestDeleteThatWasNotDoneLeavesTokens(t *testing.T) {
 func TestAnotherTokenRemovesTheFirst(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{}).connected()
+	r := newReplica(t, w, server.URL(), Config{}).connected()
 	u, other := user{orgA, "u"}, user{orgA, "other"}
 	r.wantMiss(u)
 	w.replace(orgA)
@@ -201,8 +201,8 @@ func TestAnotherTokenRemovesTheFirst(t *testing.T) {
 func TestDeleteHoldsOrg(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	one := newReplica(t, w, server.URL(), Options{}).connected()
-	two := newReplica(t, w, server.URL(), Options{}).connected()
+	one := newReplica(t, w, server.URL(), Config{}).connected()
+	two := newReplica(t, w, server.URL(), Config{}).connected()
 	u, other := user{orgA, "u"}, user{orgA, "other"}
 	one.wantMiss(u)
 	two.createDuring(other, func() {
@@ -220,7 +220,7 @@ func TestDeleteHoldsOrg(t *testing.T) {
 func TestOlderAnswerDoesNotReplaceNewer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	r := newReplica(t, newFakeAtlas(), server.URL(), Options{}).connected()
+	r := newReplica(t, newFakeAtlas(), server.URL(), Config{}).connected()
 	item := user{orgA, "u"}.item()
 	_, older := r.Get(t.Context(), item)
 	younger := older
@@ -245,8 +245,8 @@ func TestShorterTTLApplies(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
 	u := user{orgA, "u"}
-	long := newReplica(t, w, server.URL(), Options{TTL: time.Hour, Stale: time.Hour}).connected()
-	short := newReplica(t, w, server.URL(), Options{TTL: 100 * time.Millisecond}).connected()
+	long := newReplica(t, w, server.URL(), Config{TTL: time.Hour, StaleIfError: time.Hour}).connected()
+	short := newReplica(t, w, server.URL(), Config{TTL: 100 * time.Millisecond}).connected()
 	long.wantMiss(u)
 	long.wantHit(u)
 	short.eventually("served for longer than the TTL", func() bool {

@@ -42,13 +42,13 @@ func wantOneCache(t *testing.T, one, two *replica) {
 func TestRedisCluster(t *testing.T) {
 	t.Parallel()
 	cluster, w := redistest.StartCluster(t), newFakeAtlas()
-	early := newReplica(t, w, cluster.URL(), Options{}) // the nodes are there and have no slots yet
+	early := newReplica(t, w, cluster.URL(), Config{}) // the nodes are there and have no slots yet
 	early.wantMiss(user{orgA, "early"})
 	cluster.Join()
-	other := newReplica(t, w, cluster.URL(), Options{}).connected()
+	other := newReplica(t, w, cluster.URL(), Config{}).connected()
 	wantOneCache(t, early.connected(), other)
 	for _, node := range cluster.Nodes { // one is enough to find the others
-		r := newReplica(t, w, node.URL(), Options{}).connected()
+		r := newReplica(t, w, node.URL(), Config{}).connected()
 		r.eventually("no hit through this node", func() bool { return r.hits(user{orgA, "u"}) })
 	}
 }
@@ -56,10 +56,10 @@ func TestRedisCluster(t *testing.T) {
 func TestRedisSentinel(t *testing.T) {
 	t.Parallel()
 	s, w := redistest.StartSentinel(t, nil), newFakeAtlas()
-	early := newReplica(t, w, s.URL(), Options{})
+	early := newReplica(t, w, s.URL(), Config{})
 	early.wantMiss(user{orgA, "early"})
 	s.Watch()
-	wantOneCache(t, early.connected(), newReplica(t, w, s.URL(), Options{}).connected())
+	wantOneCache(t, early.connected(), newReplica(t, w, s.URL(), Config{}).connected())
 }
 
 // TestRedisSentinelPassword uses one password for the sentinel and the nodes.
@@ -79,7 +79,7 @@ func TestRedisSentinelPassword(t *testing.T) {
 			s, w := redistest.StartSentinel(t, nodes, append(tc.config, "sentinel auth-pass main "+password)...), newFakeAtlas()
 			s.Watch(tc.secret...)
 			wantShared(t, w, Config{URL: s.URL(), Password: func() string { return password }})
-			r := newReplicaWith(t, w, Config{URL: s.URL(), Password: func() string { return "planted-guess" }}, Options{})
+			r := newReplicaWith(t, w, Config{URL: s.URL(), Password: func() string { return "planted-guess" }})
 			r.eventually("nothing is reported", func() bool { return r.Check() != nil })
 			if strings.Contains(r.Check().Error()+r.log.String(), "planted") {
 				t.Error("a password is in the log")
@@ -101,7 +101,7 @@ func TestRedisSentinelOverTLS(t *testing.T) {
 		"no authority":             {URL: url, RootCAs: x509.NewCertPool},
 		"no TLS":                   {URL: strings.Replace(url, "rediss", "redis", 1)},
 	} {
-		r := newReplicaWith(t, w, c, Options{})
+		r := newReplicaWith(t, w, c)
 		r.eventually(name+": nothing is reported", func() bool { return strings.Contains(r.log.String(), "Redis failed") })
 	}
 }

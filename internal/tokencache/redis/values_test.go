@@ -22,7 +22,7 @@ func TestFault58FenceLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server, w := redistest.Start(t), newFakeAtlas()
-			r := newReplica(t, w, server.URL(), Options{}).connected()
+			r := newReplica(t, w, server.URL(), Config{}).connected()
 			u := user{orgA, "u"}
 			r.wantMiss(u)
 			r.wantHit(u)
@@ -39,7 +39,7 @@ func TestFault58FenceLost(t *testing.T) {
 func TestFault58FenceLostDuringACall(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{}).connected()
+	r := newReplica(t, w, server.URL(), Config{}).connected()
 	u := user{orgA, "u"}
 	r.createDuring(u, func() {
 		w.replace(orgA)
@@ -52,7 +52,7 @@ func TestFault58FenceLostDuringACall(t *testing.T) {
 func TestFault58FenceEvicted(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru", "--maxmemory-samples", "64"), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{}).connected()
+	r := newReplica(t, w, server.URL(), Config{}).connected()
 	u := user{orgA, "u"}
 	r.wantMiss(u)
 	server.Command("COPY", u.tokenKey(), "kept")
@@ -73,8 +73,8 @@ return redis.call('GET', 'kept')`
 func TestFault59WritesLostDuringADelete(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	one := newReplica(t, w, server.URL(), Options{}).connected()
-	two := newReplica(t, w, server.URL(), Options{}).connected()
+	one := newReplica(t, w, server.URL(), Config{}).connected()
+	two := newReplica(t, w, server.URL(), Config{}).connected()
 	u := user{orgA, "u"}
 	two.wantMiss(u)
 	err := one.deleteAnd(t.Context(), orgA, Done, func() {
@@ -94,7 +94,7 @@ func TestFault59OlderStateRestored(t *testing.T) {
 	t.Parallel()
 	const ttl = 500 * time.Millisecond
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{TTL: ttl}).connected()
+	r := newReplica(t, w, server.URL(), Config{TTL: ttl}).connected()
 	u := user{orgA, "u"}
 	r.wantMiss(u)
 	keys := []string{keyAll, orgKey(orgA), u.tokenKey()}
@@ -138,7 +138,7 @@ func TestFault60AlteredAndReplayedValues(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			server, w := redistest.Start(t), newFakeAtlas()
-			r := newReplica(t, w, server.URL(), Options{}).connected()
+			r := newReplica(t, w, server.URL(), Config{}).connected()
 			r.wantMiss(u)
 			r.wantMiss(other)
 			tc.tamper(r, server)
@@ -163,7 +163,7 @@ func TestFault60WrongTypes(t *testing.T) {
 	u := user{orgA, "u"}
 	for _, key := range []string{keyAll, orgKey(orgA), u.tokenKey()} {
 		server, w := redistest.Start(t), newFakeAtlas()
-		r := newReplica(t, w, server.URL(), Options{}).connected()
+		r := newReplica(t, w, server.URL(), Config{}).connected()
 		r.wantMiss(u)
 		server.Command("DEL", key)
 		server.Command("LPUSH", key, "x")
@@ -186,7 +186,7 @@ func TestFault60AlteredFences(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			server, w := redistest.Start(t), newFakeAtlas()
-			r := newReplica(t, w, server.URL(), Options{}).connected()
+			r := newReplica(t, w, server.URL(), Config{}).connected()
 			r.wantMiss(u)
 			server.Command(words...)
 			w.replace(orgA)
@@ -198,7 +198,7 @@ func TestFault60AlteredFences(t *testing.T) {
 func TestRedisHoldsNoSecret(t *testing.T) {
 	t.Parallel()
 	server, w := redistest.Start(t), newFakeAtlas()
-	r := newReplica(t, w, server.URL(), Options{}).connected()
+	r := newReplica(t, w, server.URL(), Config{}).connected()
 	u, other := user{orgA, "planted-user"}, user{orgB, "planted-user"}
 	secrets := []string{orgA, orgB, w.token(orgA), w.token(orgB), "planted-user"}
 	r.wantMiss(u)
