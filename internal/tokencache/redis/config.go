@@ -91,8 +91,13 @@ func (c Config) options() (*goredis.UniversalOptions, error) {
 	base := *u
 	base.RawQuery, base.Scheme = "", strings.Replace(u.Scheme, "valkey", "redis", 1)
 	parsed, err := goredis.ParseURL(base.String())
-	unix := u.Scheme == "unix"
-	if err != nil || u.Fragment != "" || parsed.DB < 0 || unix != (u.Host == "") || unix && (u.Path == "" || u.RawQuery != "") || !unix && (u.Hostname() == "" || !isHostPort(parsed.Addr)) {
+	valid := err == nil && u.Fragment == "" && parsed.DB >= 0
+	if u.Scheme == "unix" {
+		valid = valid && u.Host == "" && u.Path != "" && u.RawQuery == ""
+	} else {
+		valid = valid && u.Hostname() != "" && isHostPort(parsed.Addr) && strings.Count(u.Path, "/") <= 1
+	}
+	if !valid {
 		return wrong("it is not one of redis://HOST:PORT, rediss://HOST:PORT and unix:///PATH")
 	}
 	for _, addr := range addrs {

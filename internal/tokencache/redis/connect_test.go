@@ -178,7 +178,7 @@ func TestRedisURLMistakes(t *testing.T) {
 		"", "planted", "planted:6379", "redis:planted", "http://planted:6379", "redis://", "redis:///0", "redis://:6379",
 		"redis://planted:port", "redis://planted:0", "redis://planted:65536", "redis://planted:1 ", "redis://planted\x00:1",
 		"redis://user:planted@host:6379", "redis://:planted@host:6379", "rediss://user:@planted:6379",
-		"redis://planted/zero", "redis://planted/-1", "redis://planted/1?addr=planted:1", "redis://planted/0/1", "redis://planted#fragment", "redis://planted/%zz",
+		"redis://planted/zero", "redis://planted/-1", "redis://planted/1?addr=planted:1", "redis://planted/0/1", "redis://planted:1//", "redis://planted:1//1", "redis://planted:1/1/", "redis://planted#fragment", "redis://planted/%zz",
 		"redis://planted?skip_verify=1", "rediss://planted?skip_verify", "redis://planted?client_cache=1", "redis://planted?db=1",
 		"redis://planted?skip_verify=1;x", "redis://planted?addr", "redis://planted?addr=planted", "redis://planted?addr=planted:0",
 		"redis://planted?addr=redis://planted:1", "redis://planted?master_set=", "redis://planted?master_set=a&master_set=b",
