@@ -403,13 +403,13 @@ func TestForgedDeleteIsHarmless(t *testing.T) {
 	outcomes["401"], outcomes["403"] = statusError(atlas.OpDelete, 401), statusError(atlas.OpDelete, 403)
 	for name, outcome := range outcomes {
 		for org, madeUp := range map[string]atlas.JWT{
-			"the same org": newJWT(orgA, "nobody", time.Time{}), "no org": newJWT("", "nobody", time.Time{}), "no JWT": "a.b.c",
+			"the same org": newJWT(orgA, "forged", time.Time{}), "no org": newJWT("", "forged", time.Time{}), "no JWT": "a.b.c",
 		} {
 			t.Run(name+", "+org, func(t *testing.T) {
 				bubble(t, Config{TTL: time.Hour}, func(t *testing.T, d *testCache) {
 					jwt := newJWT(orgA, "u", time.Time{})
 					d.want(jwt, miss)
-					for _, user := range []string{"new", "newer"} { // that it has been tried makes it no better
+					for _, user := range []string{"new", "newer"} { // an earlier attempt changes nothing
 						later, s := newJWT(orgA, user, time.Time{}), newSteppedCall()
 						deleted := begin(func() {
 							err := d.Delete(t.Context(), own(madeUp), s.send(func(context.Context) (atlas.JWT, error) { return madeUp, outcome }))
@@ -485,7 +485,7 @@ func TestNewTokenReplacesOld(t *testing.T) {
 		close(s.effect)
 		synctest.Wait()
 		d.wantToken(jwt, old, hit(3600))
-		d.want(other, miss) // is given the new one
+		d.want(other, miss) // gets the new one
 		close(slow.answer)
 		<-asked // an old one, which comes late and must not stay
 		d.want(jwt, miss)

@@ -30,17 +30,17 @@ func TestPanicReachesEveryWaiter(t *testing.T) {
 					tc.crash()
 					return Result{Token: "none"}, nil
 				}
-				flying := tg.arrive(1, crash)
-				aboard := []*waiter{tg.arrive(1, crash), tg.arrive(1, crash)}
+				inFlight := tg.arrive(1, crash)
+				waiting := []*waiter{tg.arrive(1, crash), tg.arrive(1, crash)}
 				tg.end <- ending{}
-				<-flying.done
+				<-inFlight.done
 				synctest.Wait()
 				after := tg.arrive(1, tg.call)
 				tg.end <- ending{}
-				if flying.panics != tc.want {
-					t.Errorf("the first caller: panic %v, want %v", flying.panics, tc.want)
+				if inFlight.panics != tc.want {
+					t.Errorf("the first caller: panic %v, want %v", inFlight.panics, tc.want)
 				}
-				for i, p := range aboard {
+				for i, p := range waiting {
 					<-p.done
 					if p.panics != tc.want {
 						t.Errorf("caller %d: panic %v, want %v", i, p.panics, tc.want)
@@ -56,7 +56,7 @@ func TestPanicReachesEveryWaiter(t *testing.T) {
 func TestNoCacheAppliesToSharedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
-		flying := tg.arrive(1, tg.call)
+		inFlight := tg.arrive(1, tg.call)
 		var got []bool
 		call := func(_ context.Context, fresh bool) (Result, error) {
 			got = append(got, fresh)
@@ -68,7 +68,7 @@ func TestNoCacheAppliesToSharedCall(t *testing.T) {
 			synctest.Wait()
 		}
 		tg.end <- ending{token: "one"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		all.Wait()
 		_, _ = tg.join(t.Context(), key{1}, false, call)
 		if len(got) != 2 || !got[0] || got[1] {
@@ -94,7 +94,7 @@ func TestCallTimeout(t *testing.T) {
 func TestCallHasLongestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
-		flying := tg.arrive(1, tg.call) // for as long as it takes
+		inFlight := tg.arrive(1, tg.call) // for as long as it takes
 		left := make(chan time.Duration, 2)
 		look := func(ctx context.Context, _ bool) (Result, error) {
 			deadline, _ := ctx.Deadline()
@@ -112,14 +112,14 @@ func TestCallHasLongestDeadline(t *testing.T) {
 			arrive(ctx)
 		}
 		tg.end <- ending{token: "one"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		all.Wait()
 		if got := <-left; got != 5*time.Second {
 			t.Errorf("the call has %v, want the 5s of the longest waiter", got)
 		}
 
 		for _, hurriedFirst := range []bool{true, false} {
-			flying = tg.arrive(1, tg.call)
+			inFlight = tg.arrive(1, tg.call)
 			hurried, cancel := context.WithTimeout(t.Context(), time.Second)
 			t.Cleanup(cancel)
 			waiters := []context.Context{hurried, context.Background()}
@@ -130,7 +130,7 @@ func TestCallHasLongestDeadline(t *testing.T) {
 				arrive(ctx)
 			}
 			tg.end <- ending{token: "two"}
-			flying.want(t, "two", nil)
+			inFlight.want(t, "two", nil)
 			all.Wait()
 			if got := <-left; got != time.Minute {
 				t.Errorf("with one in a hurry first, %t: the call has %v, want the 1m0s of the group", hurriedFirst, got)

@@ -80,7 +80,7 @@ func TestCallsOverlap(t *testing.T) {
 		one.end <- ending{token: "one"}
 		first.want(t, "one", nil)
 		if second.result.Status.Collapsed || !third.result.Status.Collapsed {
-			t.Error("collapsed is of those who were not the first")
+			t.Error("only waiters other than the first are collapsed")
 		}
 	})
 }

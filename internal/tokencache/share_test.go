@@ -210,7 +210,7 @@ func TestKeysAreIndependent(t *testing.T) {
 func TestEachWaiterKeepsItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
-		flying := tg.arrive(1, tg.call)
+		inFlight := tg.arrive(1, tg.call)
 		var all sync.WaitGroup
 		for _, timeout := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second} {
 			all.Go(func() {
@@ -225,7 +225,7 @@ func TestEachWaiterKeepsItsDeadline(t *testing.T) {
 		}
 		all.Wait()
 		tg.end <- ending{token: "one"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		if n := tg.began.Load(); n != 1 {
 			t.Errorf("%d calls, want 1: all had left the second", n)
 		}
@@ -235,15 +235,15 @@ func TestEachWaiterKeepsItsDeadline(t *testing.T) {
 func TestLastWaiterCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
-		flying := tg.arrive(1, tg.call)
+		inFlight := tg.arrive(1, tg.call)
 		var done <-chan struct{} // of the next call
-		boarding := func(ctx context.Context, fresh bool) (Result, error) {
+		recording := func(ctx context.Context, fresh bool) (Result, error) {
 			done = ctx.Done()
 			return tg.call(ctx, fresh)
 		}
-		first, last := tg.arrive(1, boarding), tg.arrive(1, tg.call)
+		first, last := tg.arrive(1, recording), tg.arrive(1, tg.call)
 		tg.end <- ending{token: "one"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		synctest.Wait()
 
 		first.leave()
@@ -264,19 +264,19 @@ func TestLastWaiterCancels(t *testing.T) {
 func TestAbandonedCallIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
-		flying := tg.arrive(1, tg.call)
+		inFlight := tg.arrive(1, tg.call)
 		one, two := tg.arrive(1, tg.call), tg.arrive(1, tg.call)
 		one.leave()
 		two.leave()
 		one.want(t, "", context.Canceled)
 		two.want(t, "", context.Canceled)
-		late := tg.arrive(1, tg.call) // boards one of its own
+		late := tg.arrive(1, tg.call) // joins a new call
 		if late.answered() {
 			t.Fatal("answered before a call")
 		}
 		tg.end <- ending{token: "one"}
 		tg.end <- ending{token: "two"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		late.want(t, "two", nil)
 		if n := tg.began.Load(); n != 2 {
 			t.Errorf("%d calls, want 2", n)
@@ -303,16 +303,16 @@ func TestCancelledCallerSendsNothing(t *testing.T) {
 func TestKeyCollision(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
-		flying, aboard := tg.arrive(1, tg.call), tg.arrive(1, tg.call)
+		inFlight, waiting := tg.arrive(1, tg.call), tg.arrive(1, tg.call)
 		ticket := tg.layer.bring(func(context.Context, bool) (Result, error) { return Result{Token: "another's"}, nil })
 		other := request{cred: atlas.Credential{JWT: "another's", Secret: ticket}, key: key{1}}
 		if got, err := tg.create(t.Context(), other); got.Token != "another's" || err != nil {
 			t.Errorf("got %q, %v", string(got.Token), err)
 		}
 		tg.end <- ending{token: "one"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		tg.end <- ending{token: "two"}
-		aboard.want(t, "two", nil)
+		waiting.want(t, "two", nil)
 	})
 }
 
@@ -320,14 +320,14 @@ func TestFailureReachesWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		crash := errors.New("crash")
-		flying := tg.arrive(1, tg.call)
-		aboard := []*waiter{tg.arrive(1, tg.call), tg.arrive(1, tg.call)}
+		inFlight := tg.arrive(1, tg.call)
+		waiting := []*waiter{tg.arrive(1, tg.call), tg.arrive(1, tg.call)}
 		tg.end <- ending{token: "one"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		synctest.Wait()
 		next := tg.arrive(1, tg.call)
 		tg.end <- ending{err: crash}
-		for _, p := range aboard {
+		for _, p := range waiting {
 			p.want(t, "", crash)
 		}
 		tg.end <- ending{token: "three"}

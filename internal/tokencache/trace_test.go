@@ -117,7 +117,7 @@ func TestWaitersLinkToTheirCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tg := newTestGroup(t, time.Minute)
 		tg.tracer = tracer
-		flying := tg.arrive(1, tg.call)
+		inFlight := tg.arrive(1, tg.call)
 		var callers sync.WaitGroup
 		for _, name := range []string{"first", "second", "third"} {
 			callers.Go(func() {
@@ -128,7 +128,7 @@ func TestWaitersLinkToTheirCall(t *testing.T) {
 			synctest.Wait()
 		}
 		tg.end <- ending{token: "one"}
-		flying.want(t, "one", nil)
+		inFlight.want(t, "one", nil)
 		tg.end <- ending{token: "two"}
 		callers.Wait()
 	})

@@ -28,11 +28,11 @@ func TestRedisProbe(t *testing.T) {
 		config       Config
 		connect, run string // the error, or none
 	}{
-		"fine":                   {Config{URL: "redis://HOST"}, "", ""},
-		"a user who may nothing": {Config{URL: "redis://reader@HOST", Password: planted}, "", "it answers NOPERM"},
-		"no such user":           {Config{URL: "redis://nobody@HOST", Password: planted}, "it answers WRONGPASS", ""},
-		"a user without +info":   {Config{URL: "redis://old@HOST", Password: planted}, "", "it answers NOPERM"},
-		"nobody there":           {Config{URL: "redis://127.0.0.1:1"}, "connection refused", ""},
+		"fine":                    {Config{URL: "redis://HOST"}, "", ""},
+		"a user without commands": {Config{URL: "redis://reader@HOST", Password: planted}, "", "it answers NOPERM"},
+		"no such user":            {Config{URL: "redis://unknown@HOST", Password: planted}, "it answers WRONGPASS", ""},
+		"a user without +info":    {Config{URL: "redis://old@HOST", Password: planted}, "", "it answers NOPERM"},
+		"no server":               {Config{URL: "redis://127.0.0.1:1"}, "connection refused", ""},
 	} {
 		p := open(tc.config)
 		err := p.Connect()

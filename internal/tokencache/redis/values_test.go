@@ -14,11 +14,11 @@ import (
 func TestFault58FenceLost(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*redistest.Server){
-		"DEL of the org's":  func(s *redistest.Server) { s.Command("DEL", orgKey(orgA)) },
-		"DEL of everyone's": func(s *redistest.Server) { s.Command("DEL", keyAll) },
-		"epoch only":        func(s *redistest.Server) { s.Command("HDEL", orgKey(orgA), "epoch") },
-		"FLUSHALL":          func(s *redistest.Server) { s.Command("FLUSHALL") },
-		"restart":           func(s *redistest.Server) { s.Restart() },
+		"DEL of the org's": func(s *redistest.Server) { s.Command("DEL", orgKey(orgA)) },
+		"DEL of all's":     func(s *redistest.Server) { s.Command("DEL", keyAll) },
+		"epoch only":       func(s *redistest.Server) { s.Command("HDEL", orgKey(orgA), "epoch") },
+		"FLUSHALL":         func(s *redistest.Server) { s.Command("FLUSHALL") },
+		"restart":          func(s *redistest.Server) { s.Restart() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			server, w := redistest.Start(t), newFakeAtlas()
