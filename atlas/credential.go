@@ -35,13 +35,6 @@ func (c Credential) Claims() Claims {
 	return c.JWT.UnverifiedClaims()
 }
 
-// WithClaims returns c with claims that were parsed from its JWT before: parsing is the most
-// expensive operation of a Credential.
-func (c Credential) WithClaims(claims *Claims) Credential {
-	c.claims = claims
-	return c
-}
-
 // Renewed returns the current Credential of c's profile; c itself, if it is a caller's own.
 func (c Credential) Renewed(ctx context.Context) (Credential, error) {
 	if c.source == nil {

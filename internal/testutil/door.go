@@ -44,7 +44,7 @@ func (d *Door) arrive() error {
 // Create implements server.Tokens.
 func (d *Door) Create(ctx context.Context, cred atlas.Credential, fresh bool) (tokencache.Result, error) {
 	if err := d.arrive(); err != nil {
-		return tokencache.Result{Status: tokencache.Status{Forward: tokencache.ForwardMiss}}, err
+		return tokencache.Result{}, err
 	}
 	return d.inside.Create(ctx, cred, fresh)
 }

@@ -129,9 +129,7 @@ func (c *Cache) Create(ctx context.Context, cred atlas.Credential, noCache bool)
 			result, err = c.create(ctx, cred, noCache)
 		}
 	}
-	if noCache && !result.Status.Hit {
-		result.Status.Forward = ForwardRequest
-	}
+	result.Status.NoCache = noCache && !result.Status.Hit
 	c.creates.WithLabelValues(result.Status.answered()).Inc()
 	return result, err
 }

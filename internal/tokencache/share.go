@@ -96,8 +96,7 @@ func (g *group) share(ctx context.Context, r request) (Result, error) {
 	defer g.linkTo(ctx, c)
 	g.waiting.Add(1)
 	defer g.waiting.Add(-1)
-	lastMoment, stop := g.lastMoment(ctx, r)
-	defer stop()
+	lastMoment := g.lastMoment(ctx, r)
 	for {
 		select {
 		case <-c.done:
@@ -131,17 +130,16 @@ func (c *call) answer(collapsed bool) (Result, error) {
 const staleMargin = 150 * time.Millisecond
 
 // lastMoment fires shortly before ctx's deadline, or never if the caller may not get a stale token.
-func (g *group) lastMoment(ctx context.Context, r request) (fires <-chan time.Time, stop func() bool) {
+func (g *group) lastMoment(ctx context.Context, r request) <-chan time.Time {
 	deadline, ok := ctx.Deadline()
 	if !ok || g.stale == nil || r.noCache {
-		return nil, func() bool { return true }
+		return nil
 	}
 	left := time.Until(deadline)
-	timer := time.NewTimer(left - min(staleMargin, left/4))
-	return timer.C, timer.Stop
+	return time.After(left - min(staleMargin, left/4))
 }
 
-// join adds a waiter to the next call for r's credential, and sends that call if pacing allows it.
+// join adds a waiter to the next call for r's credential, and sends that call if wait allows it.
 func (g *group) join(ctx context.Context, r request) (c *call, collapsed bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -1,7 +1,6 @@
 package tokencache
 
 import (
-	"cmp"
 	"errors"
 	"strconv"
 	"time"
@@ -12,33 +11,31 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// Why a call went to Atlas (RFC 9211 §2.2).
-const (
-	ForwardMiss    = "miss"    // nothing usable was cached
-	ForwardRequest = "request" // the caller did not want a cached token
-)
-
 // Status says how a create was answered. The zero Status is that of a miss.
 type Status struct {
 	Hit       bool          // from the cache
 	Stale     bool          // of a hit: served beyond its TTL, because Atlas failed
 	TTL       time.Duration // of a hit: how much longer it is fresh; negative if it is stale
 	Age       time.Duration // of a hit: since Atlas was asked
-	Forward   string        // of what is no hit: why Atlas was asked; "" means ForwardMiss
+	NoCache   bool          // of what is no hit: the caller did not want a cached token
 	Collapsed bool          // another caller of the shared call came first
 }
 
 // String is the value of the Cache-Status header (RFC 9211).
 func (s Status) String() string {
+	text := "tokend; fwd=miss"
 	switch {
 	case s.Stale:
 		return "tokend; hit; detail=stale"
 	case s.Hit:
 		return "tokend; hit; ttl=" + strconv.FormatInt(int64(s.TTL/time.Second), 10)
-	case s.Collapsed:
-		return "tokend; fwd=" + cmp.Or(s.Forward, ForwardMiss) + "; collapsed"
+	case s.NoCache:
+		text = "tokend; fwd=request"
 	}
-	return "tokend; fwd=" + cmp.Or(s.Forward, ForwardMiss)
+	if s.Collapsed {
+		text += "; collapsed"
+	}
+	return text
 }
 
 // NotAsked returns why a create failed without a call to Atlas, "" if Atlas was called.
