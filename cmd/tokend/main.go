@@ -21,6 +21,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/cli"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/client"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/setup"
 )
 
@@ -90,7 +91,7 @@ func newRoot(environ []string) *cobra.Command {
 		serveCommand(environ), devCommand(environ), configCommand(environ), doctorCommand(environ),
 		healthcheckCommand(environ), versionCommand(environ),
 	)
-	root.AddCommand(client.Commands(environ)...)
+	root.AddCommand(client.Commands(config.Lookup(environ, "ATLAS_JWT"))...)
 	for _, c := range root.Commands() {
 		c.Args, c.ValidArgsFunction = cobra.NoArgs, cobra.NoFileCompletions
 		c.Flags().SortFlags = false

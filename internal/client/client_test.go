@@ -18,11 +18,11 @@ import (
 )
 
 // run runs a command line as tokend does.
-func run(t *testing.T, environ []string, args ...string) (stdout string, exit int, message string) {
+func run(t *testing.T, jwt string, args ...string) (stdout string, exit int, message string) {
 	t.Helper()
 	var out bytes.Buffer
 	root := &cobra.Command{Use: "tokend", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(client.Commands(environ)...)
+	root.AddCommand(client.Commands(jwt)...)
 	root.SetArgs(args)
 	root.SetOut(&out)
 	err := root.ExecuteContext(testutil.Context(t))
@@ -41,10 +41,10 @@ func run(t *testing.T, environ []string, args ...string) (stdout string, exit in
 
 func TestCreateAndDelete(t *testing.T) {
 	s := testutil.Start(t, testutil.Plaintext)
-	environ := []string{"ATLAS_JWT=" + s.Atlas.Org(0).JWT()}
+	jwt := s.Atlas.Org(0).JWT()
 	addr := "--addr=" + s.GRPCAddr().String()
 
-	token, exit, message := run(t, environ, "create", "--plaintext", addr)
+	token, exit, message := run(t, jwt, "create", "--plaintext", addr)
 	if exit != 0 || len(token) < 20 || strings.Count(token, "\n") != 1 {
 		t.Fatalf("create: status %d, %s; printed %d bytes", exit, message, len(token))
 	}
@@ -52,15 +52,15 @@ func TestCreateAndDelete(t *testing.T) {
 	if err := os.WriteFile(file, []byte("\xef\xbb\xbf"+s.Atlas.Org(0).JWT()+"\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, exit, message := run(t, nil, "create", "--plaintext", addr, "--jwt-file="+file, "--json")
+	out, exit, message := run(t, "", "create", "--plaintext", addr, "--jwt-file="+file, "--json")
 	var created struct{ Token, CacheStatus, RequestID string }
 	if err := json.Unmarshal([]byte(out), &created); err != nil || exit != 0 || created.Token != strings.TrimSpace(token) || created.RequestID == "" || created.CacheStatus != "tokend; fwd=miss" {
 		t.Errorf("create as JSON: status %d, %s, %v; same token: %v", exit, message, err, created.Token == strings.TrimSpace(token))
 	}
-	if out, exit, message := run(t, environ, "delete", "--plaintext", addr); exit != 0 || out != "deleted\n" {
+	if out, exit, message := run(t, jwt, "delete", "--plaintext", addr); exit != 0 || out != "deleted\n" {
 		t.Errorf("delete: status %d, %q, %s", exit, out, message)
 	}
-	if again, _, _ := run(t, environ, "create", "--plaintext", addr); again == token {
+	if again, _, _ := run(t, jwt, "create", "--plaintext", addr); again == token {
 		t.Error("the token is the same after the delete")
 	}
 }
@@ -71,11 +71,11 @@ func TestClientCertificate(t *testing.T) {
 	dir := t.TempDir()
 	testutil.WritePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", cert.Certificate[0])
 	testutil.WritePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", testutil.MarshalKey(t, cert))
-	environ := []string{"ATLAS_JWT=" + s.Atlas.Org(0).JWT()}
+	jwt := s.Atlas.Org(0).JWT()
 	ca := []string{"create", "--addr=" + s.GRPCAddr().String(), "--ca-file=" + s.Certs.CAFile}
 
 	own := []string{"--cert-file=" + filepath.Join(dir, "cert.pem"), "--key-file=" + filepath.Join(dir, "key.pem")}
-	if _, exit, message := run(t, environ, append(ca, own...)...); exit != 0 {
+	if _, exit, message := run(t, jwt, append(ca, own...)...); exit != 0 {
 		t.Errorf("status %d: %s", exit, message)
 	}
 	for name, tt := range map[string]struct {
@@ -87,7 +87,7 @@ func TestClientCertificate(t *testing.T) {
 		"plaintext":         {append(ca[:2:2], "--plaintext"), "leave out --plaintext"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, exit, message := run(t, environ, tt.args...)
+			_, exit, message := run(t, jwt, tt.args...)
 			if exit != 69 || !strings.Contains(message, tt.want) {
 				t.Errorf("status %d, want 69 and %q: %s", exit, tt.want, message)
 			}
@@ -121,8 +121,7 @@ func TestExitStatus(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			defer s.Atlas.Inject(tt.fault)()
-			environ := []string{"ATLAS_JWT=" + tt.jwt}
-			out, exit, message := run(t, environ, append(tt.args, "--plaintext", "--json")...)
+			out, exit, message := run(t, tt.jwt, append(tt.args, "--plaintext", "--json")...)
 			var got struct {
 				Error struct{ Code, Reason, Message string }
 			}
@@ -146,22 +145,22 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
-		environ []string
-		args    []string
-		want    string
+		jwt  string
+		args []string
+		want string
 	}{
-		{nil, []string{"--plaintext", "--ca-file=x"}, "--plaintext"},
-		{nil, []string{"--ca-file=" + empty + "x"}, "--ca-file: open"},
-		{nil, []string{"--ca-file=" + empty}, "no certificate"},
-		{nil, []string{"--cert-file=x"}, "give both"},
-		{nil, []string{"--cert-file=" + empty, "--key-file=" + empty}, "--cert-file and --key-file"},
-		{[]string{"ATLAS_JWT=a.b.c"}, []string{"--jwt-file=" + empty}, "$ATLAS_JWT is set as well"},
-		{nil, []string{"--jwt-file=" + empty}, "is empty"},
-		{nil, []string{"--jwt-file=" + empty + "x"}, "--jwt-file: open"},
-		{nil, []string{"--timeout=0"}, "--timeout"},
+		{"", []string{"--plaintext", "--ca-file=x"}, "--plaintext"},
+		{"", []string{"--ca-file=" + empty + "x"}, "--ca-file: open"},
+		{"", []string{"--ca-file=" + empty}, "no certificate"},
+		{"", []string{"--cert-file=x"}, "give both"},
+		{"", []string{"--cert-file=" + empty, "--key-file=" + empty}, "--cert-file and --key-file"},
+		{"a.b.c", []string{"--jwt-file=" + empty}, "$ATLAS_JWT is set as well"},
+		{"", []string{"--jwt-file=" + empty}, "is empty"},
+		{"", []string{"--jwt-file=" + empty + "x"}, "--jwt-file: open"},
+		{"", []string{"--timeout=0"}, "--timeout"},
 	} {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
-			_, exit, message := run(t, tt.environ, append([]string{"create"}, tt.args...)...)
+			_, exit, message := run(t, tt.jwt, append([]string{"create"}, tt.args...)...)
 			if exit != 64 || !strings.Contains(message, tt.want) {
 				t.Errorf("status %d, want 64 and %q: %s", exit, tt.want, message)
 			}

@@ -3,6 +3,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,23 +39,22 @@ Exit status:
   76  the delete failed, but the token may have been deleted: do not repeat it blindly
   77  the credential is missing, was refused or does not permit the call`
 
-// Commands returns the commands create and delete. Environ is the environment to read $ATLAS_JWT
-// from.
-func Commands(environ []string) []*cobra.Command {
+// Commands returns the commands create and delete. The JWT is that of $ATLAS_JWT, if it is set.
+func Commands(jwt string) []*cobra.Command {
 	return []*cobra.Command{
-		newCommand(environ, "create", "Get the org's ephemeral token from a running tokend.", "It prints the token.",
-			func(c *cobra.Command, conn *connection) (any, string, error) {
+		newCommand(jwt, "create", "Get the org's ephemeral token from a running tokend.", "It prints the token.",
+			func(ctx context.Context, conn *connection) (any, string, error) {
 				var header metadata.MD
-				resp, err := conn.tokens.CreateToken(c.Context(), &ephemeraltokenv1.CreateTokenRequest{}, conn.options(&header)...)
+				resp, err := conn.tokens.CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{}, conn.options(&header)...)
 				if err != nil {
 					return nil, "", err
 				}
 				return created{resp.GetToken(), first(header, "cache-status"), first(header, "x-request-id")}, resp.GetToken(), nil
 			}),
-		newCommand(environ, "delete", "Delete the org's ephemeral token through a running tokend.", "It succeeds if there is no token.",
-			func(c *cobra.Command, conn *connection) (any, string, error) {
+		newCommand(jwt, "delete", "Delete the org's ephemeral token through a running tokend.", "It succeeds if there is no token.",
+			func(ctx context.Context, conn *connection) (any, string, error) {
 				var header metadata.MD
-				_, err := conn.tokens.DeleteToken(c.Context(), &ephemeraltokenv1.DeleteTokenRequest{}, conn.options(&header)...)
+				_, err := conn.tokens.DeleteToken(ctx, &ephemeraltokenv1.DeleteTokenRequest{}, conn.options(&header)...)
 				return deleted{true, first(header, "x-request-id")}, "deleted", err
 			}),
 	}
@@ -74,24 +74,25 @@ type (
 )
 
 // call makes a call and returns its result, as JSON and as text.
-type call func(c *cobra.Command, conn *connection) (result any, text string, err error)
+type call func(ctx context.Context, conn *connection) (result any, text string, err error)
 
-func newCommand(environ []string, name, short, long string, do call) *cobra.Command {
+func newCommand(jwt, name, short, long string, do call) *cobra.Command {
 	var (
-		s      settings
+		s      = settings{JWT: jwt}
 		asJSON bool
 	)
 	c := &cobra.Command{
 		Use: name, Short: short, Long: short + " " + long + help,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s.environ = environ
 			conn, err := s.connect()
 			if err != nil {
 				return &Error{Text: name + ": " + err.Error(), status: exitUsage}
 			}
 			defer conn.Close()
-			result, text, err := do(c, conn)
+			ctx, cancel := context.WithTimeout(c.Context(), s.Timeout)
+			defer cancel()
+			result, text, err := do(ctx, conn)
 			if err != nil {
 				failed := conn.explain(name, err)
 				if asJSON {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,8 +24,7 @@ type settings struct {
 	Addr, CAFile, CertFile, KeyFile, JWTFile string
 	Plaintext                                bool
 	Timeout                                  time.Duration
-
-	environ []string
+	JWT                                      string // of the environment
 }
 
 // connection is a connection to a tokend and the credential of the calls.
@@ -54,7 +52,6 @@ func (s settings) connect() (*connection, error) {
 	options := append(tokenclient.DialOptions(),
 		grpc.WithTransportCredentials(transport),
 		grpc.WithUserAgent("tokend-cli"),
-		grpc.WithUnaryInterceptor(s.limitTime),
 	)
 	if jwt != "" {
 		options = append(options, grpc.WithPerRPCCredentials(tokenclient.JWT{
@@ -110,17 +107,10 @@ func (s settings) transport() (credentials.TransportCredentials, error) {
 
 // jwt returns the JWT to send, if any. No error quotes it.
 func (s settings) jwt() (string, error) {
-	var jwt string
-	for _, entry := range slices.Backward(s.environ) { // the last one counts
-		if value, ok := strings.CutPrefix(entry, "ATLAS_JWT="); ok {
-			jwt = strings.TrimSpace(value)
-			break
-		}
-	}
 	if s.JWTFile == "" {
-		return jwt, nil
+		return s.JWT, nil
 	}
-	if jwt != "" {
+	if s.JWT != "" {
 		return "", errors.New("--jwt-file: $ATLAS_JWT is set as well; unset it")
 	}
 	content, err := os.ReadFile(s.JWTFile)
@@ -128,17 +118,11 @@ func (s settings) jwt() (string, error) {
 		return "", fmt.Errorf("--jwt-file: %w", err)
 	}
 	const byteOrderMark = "\ufeff"
-	if jwt = strings.TrimSpace(strings.TrimPrefix(string(content), byteOrderMark)); jwt == "" {
+	jwt := strings.TrimSpace(strings.TrimPrefix(string(content), byteOrderMark))
+	if jwt == "" {
 		return "", fmt.Errorf("--jwt-file: %s is empty", s.JWTFile)
 	}
 	return jwt, nil
-}
-
-// limitTime gives each call its deadline.
-func (s settings) limitTime(ctx context.Context, method string, req, resp any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
-	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
-	defer cancel()
-	return invoke(ctx, method, req, resp, conn, options...)
 }
 
 // options are those of a call: it fails at once if there is no connection, and notes its metadata.

@@ -1,7 +1,10 @@
-// Package config has the one error for a wrong setting.
+// Package config has the one error for a wrong setting, and looks up variables.
 package config
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 // Error says which setting is wrong. It may be one of several joined errors.
 type Error struct {
@@ -44,4 +47,15 @@ func Flatten(errs ...error) []error {
 func As(err error) *Error {
 	e, _ := errors.AsType[*Error](err)
 	return e
+}
+
+// Lookup returns a variable of an environment without the spaces around it, "" if it is not set. The
+// last of several counts.
+func Lookup(environ []string, name string) (value string) {
+	for _, entry := range environ {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = v
+		}
+	}
+	return strings.TrimSpace(value)
 }

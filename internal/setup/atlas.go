@@ -87,7 +87,7 @@ var proxySchemes = []string{"http", "https", "socks5", "socks5h"}
 // value may have a password in it, so it is not repeated.
 func (s *Setup) checkProxy() {
 	for _, name := range []string{ProxySetting, strings.ToLower(ProxySetting)} {
-		value := lookup(s.opts.Environ, name)
+		value := config.Lookup(s.opts.Environ, name)
 		if value == "" {
 			continue
 		}
@@ -98,14 +98,4 @@ func (s *Setup) checkProxy() {
 			s.Errors = append(s.Errors, &config.Error{Field: ProxySetting, Err: fmt.Errorf("it is not the URL of a proxy: set one such as http://proxy.internal:3128, or unset it")})
 		}
 	}
-}
-
-// lookup returns a variable of an environment, "" without it.
-func lookup(environ []string, name string) (value string) {
-	for _, entry := range environ {
-		if v, ok := strings.CutPrefix(entry, name+"="); ok {
-			value = v
-		}
-	}
-	return strings.TrimSpace(value)
 }

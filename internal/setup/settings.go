@@ -15,6 +15,7 @@ import (
 	"time"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/listen"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/sink"
@@ -90,7 +91,7 @@ func (set *Settings) Log(w io.Writer, environ []string) (*slog.Logger, *sink.Sin
 		var handler slog.Handler = slog.NewJSONHandler(w, opts)
 		if text && set.Dev {
 			opts.ReplaceAttr = shorten
-			if terminal && lookup(environ, "NO_COLOR") == "" {
+			if terminal && config.Lookup(environ, "NO_COLOR") == "" {
 				w = colorLevels{w}
 			}
 		}

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
+	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
@@ -34,7 +35,7 @@ type traces struct {
 // openTraces sets up tracing if OpenTelemetry's variables ask for it. The SDK reads them itself;
 // here are those that decide whether there are traces, and by which exporter.
 func (s *Setup) openTraces() {
-	get := func(name string) string { return lookup(s.opts.Environ, name) }
+	get := func(name string) string { return config.Lookup(s.opts.Environ, name) }
 	otlp := func(name string) string {
 		return cmp.Or(get("OTEL_EXPORTER_OTLP_TRACES_"+name), get("OTEL_EXPORTER_OTLP_"+name))
 	}
