@@ -41,8 +41,9 @@ func replace(t *testing.T, path, content string) {
 	}
 }
 
-// TestPolicyFile checks that a caller of the policy needs no Atlas secret, that the policy can be replaced, that an invalid
-// one leaves the last one in force, and that the audit file has a record of the call.
+// TestPolicyFile checks that a caller of the policy needs no Atlas secret, that the policy can be
+// replaced, that an invalid one leaves the last one in force, and that the audit file has a record
+// of the call.
 func TestPolicyFile(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -146,7 +147,8 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestExpectFile checks what config says about expectations that the policy meets, does not meet, and that are malformed.
+// TestExpectFile checks what config says about expectations that the policy meets, does not meet,
+// and that are malformed.
 func TestExpectFile(t *testing.T) {
 	t.Parallel()
 	// The secret does not exist, and no certificate is configured.
@@ -199,7 +201,8 @@ callers:
 	}
 }
 
-// TestFault35SecretFile checks that an empty, truncated or deleted file leaves the last secret that Atlas accepted in use.
+// TestFault35SecretFile checks that an empty, truncated or deleted file leaves the last secret that
+// Atlas accepted in use.
 func TestFault35SecretFile(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -250,8 +253,9 @@ func TestFault35SecretFile(t *testing.T) {
 	}
 }
 
-// TestFault77RefusedSecret checks that one login is made at the start, that a wrong secret makes the replica unready, with
-// the reason in /readyz and the metrics, and that a good one is used at once.
+// TestFault77RefusedSecret checks that one login is made at the start, that a wrong secret makes
+// the replica unready, with the reason in /readyz and the metrics, and that a good one is used at
+// once.
 func TestFault77RefusedSecret(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -284,8 +288,8 @@ func TestFault77RefusedSecret(t *testing.T) {
 	})
 }
 
-// TestMismatchedCertificate checks that a certificate that does not match its key leaves the last good pair in use, and
-// that the log reports it without the key.
+// TestMismatchedCertificate checks that a certificate that does not match its key leaves the last
+// good pair in use, and that the log reports it without the key.
 func TestMismatchedCertificate(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)

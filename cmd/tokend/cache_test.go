@@ -21,7 +21,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
-// Replicas remember together, behind a password, and say so; a deleted token is served by none of them.
+// Replicas remember together, behind a password, and say so; a deleted token is served by none of
+// them.
 func TestReplicasShareRedis(t *testing.T) {
 	t.Parallel()
 	redis := redistest.Start(t, "--requirepass", "correct horse")
@@ -57,8 +58,8 @@ func TestOneReplicaWarning(t *testing.T) {
 	poll(t, "a warning", func() bool { return strings.Contains(s.stderr.String(), "one replica only") })
 }
 
-// Fault row 62: a replica is killed while Atlas deletes. Its caller sees UNAVAILABLE, and the other replica does not hand
-// out what was remembered, whether the delete took effect or not.
+// Fault row 62: a replica is killed while Atlas deletes. Its caller sees UNAVAILABLE, and the other
+// replica does not hand out what was remembered, whether the delete took effect or not.
 func TestFault62KilledInMidDelete(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []string{"gRPC", "REST"} {

@@ -18,8 +18,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// A caller with an OIDC token and no client certificate is let in where others show one, once the issuer's own authority is
-// trusted; and config says what is asked of whom.
+// A caller with an OIDC token and no client certificate is let in where others show one, once the
+// issuer's own authority is trusted; and config says what is asked of whom.
 func TestOIDCCAFile(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)

@@ -41,7 +41,8 @@ func readSettings(t *testing.T, in invocation) []setting {
 	return all
 }
 
-// Every setting can be made by flag and by environment variable, the flag wins, and config says where each came from.
+// Every setting can be made by flag and by environment variable, the flag wins, and config says
+// where each came from.
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)

@@ -53,8 +53,9 @@ func (d *profileDev) left(t *testing.T) []os.DirEntry {
 	return entries
 }
 
-// TestDevServiceIdentity pastes the lines that dev prints into a shell: a client with a certificate and no Atlas secret
-// creates and deletes a token, one without the certificate is refused, and no file is left.
+// TestDevServiceIdentity pastes the lines that dev prints into a shell: a client with a certificate
+// and no Atlas secret creates and deletes a token, one without the certificate is refused, and no
+// file is left.
 func TestDevServiceIdentity(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -122,7 +123,8 @@ func TestDevServiceIdentity(t *testing.T) {
 	}
 }
 
-// TestDevServiceIdentityFiles checks that only the owner can read the files that dev makes, and that it prints the policy.
+// TestDevServiceIdentityFiles checks that only the owner can read the files that dev makes, and
+// that it prints the policy.
 func TestDevServiceIdentityFiles(t *testing.T) {
 	t.Parallel()
 	d := startProfileDev(t)

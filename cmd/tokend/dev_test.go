@@ -63,7 +63,8 @@ func wantReady(t *testing.T, admin string) {
 	}
 }
 
-// TestDev makes both calls over both transports with the JWT that dev prints, and opens the API page.
+// TestDev makes both calls over both transports with the JWT that dev prints, and opens the API
+// page.
 func TestDev(t *testing.T) {
 	t.Parallel()
 	d := startDev(t)
@@ -97,7 +98,8 @@ func TestDev(t *testing.T) {
 	withoutREST.awaitOutput(t, withoutREST.stdout, guideEnd)
 }
 
-// TestDevRestart calls a second dev with the JWT of the first, and reads in the log what the cache has spared Atlas.
+// TestDevRestart calls a second dev with the JWT of the first, and reads in the log what the cache
+// has spared Atlas.
 func TestDevRestart(t *testing.T) {
 	t.Parallel()
 	first := startDev(t)
@@ -188,7 +190,8 @@ func pasteLine(t *testing.T, export, line, want string) {
 	}
 }
 
-// paste runs a line as a shell does in which export has been pasted before. Those that build grpcurl are for long runs.
+// paste runs a line as a shell does in which export has been pasted before. Those that build
+// grpcurl are for long runs.
 func paste(t *testing.T, export, line string) result {
 	t.Helper()
 	switch word, _, _ := strings.Cut(line, " "); word {

@@ -36,7 +36,8 @@ func blocks(page, language string) []string {
 	return found
 }
 
-// TestPagesPolicies checks that the policies in the pages are valid, and meet the expectations that follow them.
+// TestPagesPolicies checks that the policies in the pages are valid, and meet the expectations that
+// follow them.
 func TestPagesPolicies(t *testing.T) {
 	t.Parallel()
 	policy, tested := filepath.Join(t.TempDir(), "policy.yaml"), 0

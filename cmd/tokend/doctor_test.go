@@ -37,7 +37,8 @@ type patient struct {
 
 const redisPassword = "planted-redis-password"
 
-// newPatient has a policy with two profiles and an issuer, and TLS in both directions. It has no Redis yet.
+// newPatient has a policy with two profiles and an issuer, and TLS in both directions. It has no
+// Redis yet.
 func newPatient(t *testing.T, cfg emulator.Config) *patient {
 	t.Helper()
 	em, err := emulator.Start(cfg)

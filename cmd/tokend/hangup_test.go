@@ -28,7 +28,8 @@ func (s *service) hangup(t *testing.T) string {
 	return line
 }
 
-// A hangup ends nothing: the files are read, and what is wrong with one of them is said in the same line.
+// A hangup ends nothing: the files are read, and what is wrong with one of them is said in the same
+// line.
 func TestHangup(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -71,8 +72,8 @@ func TestHangup(t *testing.T) {
 	}
 }
 
-// The audit file is rotated as logrotate does it, by renaming it and then sending SIGHUP, while calls are made: each call has one
-// record, in one of the files.
+// The audit file is rotated as logrotate does it, by renaming it and then sending SIGHUP, while
+// calls are made: each call has one record, in one of the files.
 func TestAuditRotation(t *testing.T) {
 	t.Parallel()
 	audit := filepath.Join(t.TempDir(), "audit.json")

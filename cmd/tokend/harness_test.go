@@ -1,7 +1,7 @@
 //go:build unix
 
-// The tests of this package call the program as its users do, with arguments and environment, in this process. Those about
-// signals, the process's environment or its end run the built program.
+// The tests of this package call the program as its users do, with arguments and environment, in
+// this process. Those about signals, the process's environment or its end run the built program.
 package main_test
 
 import (
@@ -35,7 +35,8 @@ import (
 const (
 	// repository is the root, as seen from here.
 	repository = "../.."
-	// patience bounds every wait for what has to happen. It is no measure of how long that should take.
+	// patience bounds every wait for what has to happen. It is no measure of how long that should
+	// take.
 	patience = 30 * time.Second
 )
 
@@ -48,7 +49,8 @@ func TestMain(m *testing.M) {
 type leakChecked struct{ *testing.M }
 
 func (m leakChecked) Run() int {
-	// Most of these tests wait for other processes rather than work, so more of them can run at a time than there are processors.
+	// Most of these tests wait for other processes rather than work, so more of them can run at a
+	// time than there are processors.
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
 		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))) // it is a number
@@ -70,7 +72,8 @@ func TestCommandLines(t *testing.T) {
 	}})
 }
 
-// missingTool skips a test that needs a tool which is not here, or fails it where the tools have to be.
+// missingTool skips a test that needs a tool which is not here, or fails it where the tools have to
+// be.
 func missingTool(t *testing.T, why error) {
 	t.Helper()
 	if os.Getenv("REQUIRE_TOOLS") == "1" {
@@ -192,8 +195,8 @@ func (in invocation) startProcess(t *testing.T, p *process) {
 // crashed finds what the Go runtime writes when a program goes wrong.
 var crashed = regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE|goroutine \d+ \[)`)
 
-// environment is the test's own, without settings of tokend and of OpenTelemetry. The race detector would hold up each process's end for a
-// second.
+// environment is the test's own, without settings of tokend and of OpenTelemetry. The race detector
+// would hold up each process's end for a second.
 func environment() []string {
 	inherited := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, "TOKEND_") || strings.HasPrefix(entry, "OTEL_")
@@ -295,8 +298,8 @@ type service struct {
 // serving is the line that serve writes when its listeners are bound, in either format.
 var serving = regexp.MustCompile(`msg"?[:=]"?serving.*grpc"?[:=]"?([^" ]+).*http"?[:=]"?([^" ]+).*admin"?[:=]"?([^" ]+)`)
 
-// startServe starts tokend serve with an emulated Atlas, on free ports unless args say otherwise, and returns when it is
-// ready.
+// startServe starts tokend serve with an emulated Atlas, on free ports unless args say otherwise,
+// and returns when it is ready.
 func startServe(t *testing.T, args ...string) *service {
 	t.Helper()
 	return invocation{args: args}.startServe(t, startAtlas(t))

@@ -12,14 +12,16 @@ import (
 	"testing"
 )
 
-// secrets finds pieces of planted secrets in a text, in the forms in which programs print strings by mistake: as they
-// are, in base64, in hexadecimal, as numbers; in either case, since header names lose theirs.
+// secrets finds pieces of planted secrets in a text, in the forms in which programs print strings
+// by mistake: as they are, in base64, in hexadecimal, as numbers; in either case, since header
+// names lose theirs.
 type secrets struct {
 	mu     sync.Mutex
 	pieces map[string]string // guarded by mu; lower case, pieceLength bytes each → what it is a piece of
 }
 
-// pieceLength is short enough to find a JWT's signature, or a secret that was cut, and too long for chance.
+// pieceLength is short enough to find a JWT's signature, or a secret that was cut, and too long for
+// chance.
 const pieceLength = 16
 
 // plant has all pieces of value looked for.
@@ -45,7 +47,8 @@ func printedForms(value string) map[string]string {
 		"in numbers":      strings.Trim(fmt.Sprintf("%d", []byte(value)), "[]"),
 		"in JSON numbers": strings.ReplaceAll(strings.Trim(fmt.Sprintf("%d", []byte(value)), "[]"), " ", ","),
 	}
-	// Base64 has three forms of what is inside of something longer, such as a user name and a password.
+	// Base64 has three forms of what is inside of something longer, such as a user name and a
+	// password.
 	for shift := range 3 {
 		inside := strings.Repeat("x", shift) + value
 		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
@@ -70,7 +73,8 @@ func (s *secrets) find(text string) []string {
 	return found
 }
 
-// The search that the test below relies on finds what is there: whole, cut, encoded, and in a real program's output.
+// The search that the test below relies on finds what is there: whole, cut, encoded, and in a real
+// program's output.
 func TestSecretsAreFound(t *testing.T) {
 	t.Parallel()
 	const (

@@ -18,7 +18,8 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// limitDescriptors sets how many files and connections a process may have open, and returns what undoes it.
+// limitDescriptors sets how many files and connections a process may have open, and returns what
+// undoes it.
 func limitDescriptors(t *testing.T, pid int, most uint64) (restore func()) {
 	t.Helper()
 	var old unix.Rlimit
@@ -46,8 +47,8 @@ func openMany(t *testing.T, addr string, n int) {
 	}
 }
 
-// TestFault51FewDescriptors checks that with a low limit of descriptors, a flood of connections leaves enough of them for
-// probes, for connected clients and for Atlas.
+// TestFault51FewDescriptors checks that with a low limit of descriptors, a flood of connections
+// leaves enough of them for probes, for connected clients and for Atlas.
 func TestFault51FewDescriptors(t *testing.T) {
 	t.Parallel()
 	binary, err := exec.LookPath("tokend")
@@ -93,7 +94,8 @@ func TestFault51FewDescriptors(t *testing.T) {
 	})
 }
 
-// TestFault51NoDescriptors checks that without a free descriptor it neither ends nor spins, and then recovers.
+// TestFault51NoDescriptors checks that without a free descriptor it neither ends nor spins, and
+// then recovers.
 func TestFault51NoDescriptors(t *testing.T) {
 	t.Parallel()
 	s := startBuilt(t)
@@ -126,7 +128,8 @@ func TestCallerRateFlag(t *testing.T) {
 	}
 }
 
-// TestAtlasDownIsLogged checks that the log has a line when the breaker opens, and when it closes without traffic.
+// TestAtlasDownIsLogged checks that the log has a line when the breaker opens, and when it closes
+// without traffic.
 func TestAtlasDownIsLogged(t *testing.T) {
 	t.Parallel()
 	s := startServe(t)

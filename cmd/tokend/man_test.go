@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// TestManPages makes the man pages, in $MAN_DIR if that is set, which is how a release makes them: the generator stays out of
-// the program. $MAN_VERSION is the release, and $MAN_DATE its date.
+// TestManPages makes the man pages, in $MAN_DIR if that is set, which is how a release makes them:
+// the generator stays out of the program. $MAN_VERSION is the release, and $MAN_DATE its date.
 func TestManPages(t *testing.T) {
 	dir := cmp.Or(os.Getenv("MAN_DIR"), t.TempDir())
 	header := &doc.GenManHeader{Section: "1", Source: "tokend " + os.Getenv("MAN_VERSION"), Manual: "tokend"}

@@ -70,7 +70,8 @@ var (
 	heading       = regexp.MustCompile(`(?m)^#+ (.+)$`)
 )
 
-// TestAlerts checks that each alert has a severity, a summary, a runbook that exists, and tests that promtool passes.
+// TestAlerts checks that each alert has a severity, a summary, a runbook that exists, and tests
+// that promtool passes.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	page := readFile(t, operatingFile)
@@ -151,8 +152,9 @@ func readPanels(t *testing.T) []panel {
 	return all
 }
 
-// TestDashboard checks what Grafana would show wrongly: ids that are not unique, panels that overlap, and another data
-// source than the chosen one. It also checks that the headings that the dashboard links to exist.
+// TestDashboard checks what Grafana would show wrongly: ids that are not unique, panels that
+// overlap, and another data source than the chosen one. It also checks that the headings that the
+// dashboard links to exist.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	page := "\n" + strings.ToLower(readFile(t, operatingFile)) + "\n"
@@ -185,8 +187,9 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// TestMonitoring has Prometheus scrape a service with all features on: the queries of alerts and dashboard are valid, those
-// of the dashboard have data, promtool accepts the names of the metrics, and each is documented.
+// TestMonitoring has Prometheus scrape a service with all features on: the queries of alerts and
+// dashboard are valid, those of the dashboard have data, promtool accepts the names of the metrics,
+// and each is documented.
 func TestMonitoring(t *testing.T) {
 	t.Parallel()
 	requireTool(t, "prometheus", "prometheus")

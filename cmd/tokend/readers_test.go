@@ -35,7 +35,8 @@ func create(t *testing.T, s *service, calls int) {
 	}
 }
 
-// TestFault74Process checks that calls are answered and SIGTERM stops the process although nothing reads what it writes.
+// TestFault74Process checks that calls are answered and SIGTERM stops the process although nothing
+// reads what it writes.
 func TestFault74Process(t *testing.T) {
 	t.Parallel()
 	for name, out := range outputs {
@@ -60,7 +61,8 @@ func TestFault74Process(t *testing.T) {
 	}
 }
 
-// TestFault75Process checks that the process outlives the readers of its log and audit records, and counts what they miss.
+// TestFault75Process checks that the process outlives the readers of its log and audit records, and
+// counts what they miss.
 func TestFault75Process(t *testing.T) {
 	t.Parallel()
 	for name, out := range outputs {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestAtlasCertificateExpiry checks that /metrics has the expiry of the certificates in use for Atlas, also after a
-// replacement, and while a new file is unusable.
+// TestAtlasCertificateExpiry checks that /metrics has the expiry of the certificates in use for
+// Atlas, also after a replacement, and while a new file is unusable.
 func TestAtlasCertificateExpiry(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)

@@ -36,8 +36,8 @@ type leakTest struct {
 	told    strings.Builder // answers to failed calls, and the headers of all
 }
 
-// TestSecretsNotWritten checks that no credential and no token is in the output of the process at debug level, or in the
-// response to a failed call, for all the ways of failing below.
+// TestSecretsNotWritten checks that no credential and no token is in the output of the process at
+// debug level, or in the response to a failed call, for all the ways of failing below.
 func TestSecretsNotWritten(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"json", "text"} {
@@ -193,7 +193,8 @@ func (g *leakTest) failAtAtlas(t *testing.T) {
 			if test.only != "" && test.only != method {
 				continue
 			}
-			// A credential of its own for each, so that nothing remembered of the last one is in the way.
+			// A credential of its own for each, so that nothing remembered of the last one is in
+			// the way.
 			jwt := g.newJWT(emulator.JWT{})
 			if n := g.call(t, http.MethodPost, jwt); n != 2 {
 				t.Fatalf("before %s: %d of 2 calls succeeded", test.name, n)
@@ -302,8 +303,8 @@ func (g *leakTest) credentialsInWrongPlaces(t *testing.T) {
 	g.credentialsInFraming(t, fill)
 }
 
-// credentialsInFraming puts credentials into gRPC's own headers. grpc-go refuses those and quotes them to the client that
-// sent them, so the response is not kept.
+// credentialsInFraming puts credentials into gRPC's own headers. grpc-go refuses those and quotes
+// them to the client that sent them, so the response is not kept.
 func (g *leakTest) credentialsInFraming(t *testing.T, fill func(string) string) {
 	t.Helper()
 	protocols := new(http.Protocols)
@@ -389,7 +390,8 @@ func (g *leakTest) abort(t *testing.T) {
 	poll(t, "the call to Atlas ends", func() bool { return gate.Held() == 0 })
 }
 
-// TestSecretsNotWrittenBeforeTLS checks that the credential of a client that does not use TLS is not logged.
+// TestSecretsNotWrittenBeforeTLS checks that the credential of a client that does not use TLS is
+// not logged.
 func TestSecretsNotWrittenBeforeTLS(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)

@@ -18,8 +18,9 @@ func onLoopback(addr string) string {
 	return "127.0.0.1" + addr[strings.LastIndexByte(addr, ':'):]
 }
 
-// TestServeUnixSocket checks that a socket file has the mode of the flag and is removed at the end, that the socket of a
-// killed process is replaced, and that neither a socket in use nor a regular file is.
+// TestServeUnixSocket checks that a socket file has the mode of the flag and is removed at the end,
+// that the socket of a killed process is replaced, and that neither a socket in use nor a regular
+// file is.
 func TestServeUnixSocket(t *testing.T) {
 	t.Parallel()
 	path := socketPath(t)

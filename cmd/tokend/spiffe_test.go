@@ -27,7 +27,8 @@ func spiffePolicy(t *testing.T, em *emulator.Emulator) string {
 	return writeFile(t, "policy.yaml", fmt.Appendf(nil, "profiles:\n  acme: {userauthtoken_file: %s}\ncallers:\n  - {spiffe_id: \"spiffe://prod.internal/web\", allow: [CreateToken], profile: acme}\n", secret))
 }
 
-// svidCall makes a REST call with an SVID, on a connection of its own, and returns the certificate that the service has shown.
+// svidCall makes a REST call with an SVID, on a connection of its own, and returns the certificate
+// that the service has shown.
 func svidCall(t *testing.T, s *service, own *spiffetest.SVID, trusted *spiffetest.TrustDomain) (got answer, shown string, err error) {
 	t.Helper()
 	client := newHTTPClient(t, &tls.Config{
@@ -46,7 +47,8 @@ func svidConfig(own *spiffetest.SVID, trusted *spiffetest.TrustDomain) *tls.Conf
 	return &tls.Config{RootCAs: trusted.Pool(), Certificates: []tls.Certificate{own.TLS()}}
 }
 
-// Without a file, the service has a certificate and knows its callers, what the agent replaces is in use at once, and no key is told.
+// Without a file, the service has a certificate and knows its callers, what the agent replaces is
+// in use at once, and no key is told.
 func TestSPIFFE(t *testing.T) {
 	t.Parallel()
 	domain, other, em := spiffetest.NewTrustDomain(t, "prod.internal"), spiffetest.NewTrustDomain(t, "partner.example"), startAtlas(t)
@@ -128,7 +130,8 @@ func TestSPIFFE(t *testing.T) {
 	}
 }
 
-// The variable that other programs go by is not enough for tokend: what it serves with is said by its own settings.
+// The variable that other programs go by is not enough for tokend: what it serves with is said by
+// its own settings.
 func TestSPIFFENotAsked(t *testing.T) {
 	t.Parallel()
 	agent := spiffetest.StartAgent(t, spiffetest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
@@ -138,7 +141,8 @@ func TestSPIFFENotAsked(t *testing.T) {
 	}
 }
 
-// tokend may start before the agent, and before the agent knows it; it says why it waits, and may be stopped meanwhile.
+// tokend may start before the agent, and before the agent knows it; it says why it waits, and may
+// be stopped meanwhile.
 func TestSPIFFEAgentStartsLater(t *testing.T) {
 	t.Parallel()
 	domain, em := spiffetest.NewTrustDomain(t, "prod.internal"), startAtlas(t)

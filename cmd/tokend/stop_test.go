@@ -27,7 +27,8 @@ type heldCalls struct {
 	rest, grpc chan string // the token, or "" after a failure; each gets one
 }
 
-// hold makes one call over each transport, for different orgs, and returns when Atlas has received both.
+// hold makes one call over each transport, for different orgs, and returns when Atlas has received
+// both.
 func (s *service) hold(t *testing.T) heldCalls {
 	t.Helper()
 	h := heldCalls{s.atlas.Hold(emulator.Create), make(chan string, 1), make(chan string, 1)}
@@ -50,8 +51,8 @@ func (s *service) hold(t *testing.T) heldCalls {
 	return h
 }
 
-// TestTermDrains checks that SIGTERM makes the process unready and closes its listeners, and that calls in progress, but no
-// silent connections, delay its end.
+// TestTermDrains checks that SIGTERM makes the process unready and closes its listeners, and that
+// calls in progress, but no silent connections, delay its end.
 func TestTermDrains(t *testing.T) {
 	t.Parallel()
 	s := startServe(t, "--drain-timeout=5m")
@@ -167,7 +168,8 @@ func TestSecondTermEnds(t *testing.T) {
 			s.hold(t)
 			s.signal(t, sig)
 			poll(t, "readyz says that it drains", func() bool { return s.readyz(t) == "503 draining" })
-			// The default action is back a moment after readyz says so; a signal before that changes nothing.
+			// The default action is back a moment after readyz says so; a signal before that
+			// changes nothing.
 			poll(t, "it ends", func() bool {
 				if err := s.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 					t.Fatal(err)

@@ -140,8 +140,9 @@ func traceOf(n int) string { return fmt.Sprintf("%030x%02x", 0xabc, n) }
 
 func traceparent(n int) string { return "00-" + traceOf(n) + "-" + callSpan + traceFlag }
 
-// One trace goes from each caller to the call to Atlas that he caused, and links lead from the others who shared that to it: over
-// both transports and both protocols of OTLP. There is no secret in it, nor anything else that a caller sent. Health leaves no span.
+// One trace goes from each caller to the call to Atlas that he caused, and links lead from the
+// others who shared that to it: over both transports and both protocols of OTLP. There is no secret
+// in it, nor anything else that a caller sent. Health leaves no span.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	c := startCollector(t)
@@ -180,7 +181,8 @@ func TestTraces(t *testing.T) {
 	}
 }
 
-// shareOneCall has a call at Atlas, and two callers share the one after it, one over gRPC and one over REST.
+// shareOneCall has a call at Atlas, and two callers share the one after it, one over gRPC and one
+// over REST.
 func shareOneCall(t *testing.T, s *service) (jwt, token string) {
 	t.Helper()
 	jwt = s.atlas.Org(0).JWT()
@@ -269,7 +271,8 @@ func checkTrace(t *testing.T, c *collector, s *service) {
 	checkLinks(t, callers[3], shared)
 }
 
-// checkShared checks the call below its first waiter, and the request to Atlas below that, which Atlas was told of.
+// checkShared checks the call below its first waiter, and the request to Atlas below that, which
+// Atlas was told of.
 func (c *collector) checkShared(t *testing.T, s *service, first *tracepb.Span, waiters int) *tracepb.Span {
 	t.Helper()
 	below := func(parent *tracepb.Span) func(*tracepb.Span) bool {
@@ -314,7 +317,8 @@ func checkLinks(t *testing.T, span *tracepb.Span, to ...*tracepb.Span) {
 	}
 }
 
-// What goes wrong is told by the names of reasons, and a call without a trace begins one, which its log lines have.
+// What goes wrong is told by the names of reasons, and a call without a trace begins one, which its
+// log lines have.
 func TestTraceOfFailure(t *testing.T) {
 	t.Parallel()
 	c := startCollector(t)
@@ -371,7 +375,8 @@ func TestTracesDisabled(t *testing.T) {
 	}
 }
 
-// A collector that does not answer holds up neither a call nor, for long, the stop, and is told of in the log.
+// A collector that does not answer holds up neither a call nor, for long, the stop, and is told of
+// in the log.
 func TestTraceCollectorGone(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -409,7 +414,8 @@ func TestTracesOverGRPC(t *testing.T) {
 	}
 }
 
-// TestTraceSettings checks which exporter the variables choose, and that those of the signal go before the general ones.
+// TestTraceSettings checks which exporter the variables choose, and that those of the signal go
+// before the general ones.
 func TestTraceSettings(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

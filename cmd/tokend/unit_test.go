@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// TestUnitIsHardened checks that systemd understands the unit, and rates its exposure as 2.0 of 10 at most.
+// TestUnitIsHardened checks that systemd understands the unit, and rates its exposure as 2.0 of 10
+// at most.
 func TestUnitIsHardened(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
@@ -24,7 +25,8 @@ func TestUnitIsHardened(t *testing.T) {
 	t.Log(got.stdout[strings.LastIndex(got.stdout, "→"):])
 }
 
-// TestUnit checks that the unit and the chart give a drain enough time, and that the unit reloads by SIGHUP.
+// TestUnit checks that the unit and the chart give a drain enough time, and that the unit reloads
+// by SIGHUP.
 func TestUnit(t *testing.T) {
 	t.Parallel()
 	unit := readFile(t, repository+"/deploy/tokend.service")

@@ -172,7 +172,8 @@ func TestValidation(t *testing.T) {
 	}
 }
 
-// makeBadCertificates makes servers' certificates that are out of their time, "early" and "late": NAME.pem and NAME.key.
+// makeBadCertificates makes servers' certificates that are out of their time, "early" and "late":
+// NAME.pem and NAME.key.
 func makeBadCertificates(t *testing.T, certs certificates) map[string]string {
 	t.Helper()
 	made := map[string]string{}
@@ -186,7 +187,8 @@ func makeBadCertificates(t *testing.T, certs certificates) map[string]string {
 	return made
 }
 
-// What may be meant is said, in the log of serve and at the end of config, and does not keep it from starting.
+// What may be meant is said, in the log of serve and at the end of config, and does not keep it
+// from starting.
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -237,7 +239,8 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// serviceLinks are what Kubernetes puts into every pod of a namespace with Services named tokend and tokend-redis-7.
+// serviceLinks are what Kubernetes puts into every pod of a namespace with Services named tokend
+// and tokend-redis-7.
 var serviceLinks = []string{
 	"TOKEND_SERVICE_HOST=10.0.0.1", "TOKEND_SERVICE_PORT=9090", "TOKEND_SERVICE_PORT_GRPC=9090", "TOKEND_SERVICE_PORT_HTTP_2=8080",
 	"TOKEND_PORT=tcp://10.0.0.1:9090", "TOKEND_PORT_9090_TCP=tcp://10.0.0.1:9090", "TOKEND_PORT_9090_TCP_PROTO=tcp",

@@ -13,8 +13,8 @@ import (
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 )
 
-// TestSentDelete checks that a delete that was sent has an unknown outcome and is not to be repeated,
-// unless Atlas refused it.
+// TestSentDelete checks that a delete that was sent has an unknown outcome and is not to be
+// repeated, unless Atlas refused it.
 func TestSentDelete(t *testing.T) {
 	for _, kind := range []atlas.Kind{atlas.KindUnreachable, atlas.KindTLS, atlas.KindTimeout, atlas.KindCanceled, atlas.KindInvalidResponse} {
 		err := &atlas.Error{Op: atlas.OpDelete, Kind: kind, Sent: true, RetryAfter: time.Second, Err: context.Canceled}
@@ -77,8 +77,8 @@ func TestUnknownErrorIsInternal(t *testing.T) {
 	}
 }
 
-// TestAnswers checks that each reason of the proto has a valid answer, and that what only an operator
-// can correct is logged as an error.
+// TestAnswers checks that each reason of the proto has a valid answer, and that what only an
+// operator can correct is logged as an error.
 func TestAnswers(t *testing.T) {
 	for number, name := range ephemeraltokenv1.ErrorReason_name {
 		if number == 0 {

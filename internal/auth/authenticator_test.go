@@ -61,8 +61,8 @@ var outcomes = map[byte]struct {
 	'R': {err: auth.ErrCallerRejected},
 }
 
-// TestCallersMethodsCredentials checks every kind of caller with every kind of credential. A cell has
-// the outcomes of CreateToken and DeleteToken.
+// TestCallersMethodsCredentials checks every kind of caller with every kind of credential. A cell
+// has the outcomes of CreateToken and DeleteToken.
 func TestCallersMethodsCredentials(t *testing.T) {
 	ca, foreign := newAuthority(t), newAuthority(t)
 	issuer := authtest.NewIssuer(t)
@@ -220,8 +220,8 @@ func unnamedCaller(state *tls.ConnectionState) auth.Caller {
 	return auth.Caller{Kind: auth.KindCertificate, Name: fmt.Sprintf("serial:%x,sha256:%x", leaf.SerialNumber, sha256.Sum256(leaf.Raw))}
 }
 
-// TestFault92 checks that the expiry of a client certificate, and of those above it, ends its use on an
-// open connection.
+// TestFault92 checks that the expiry of a client certificate, and of those above it, ends its use
+// on an open connection.
 func TestFault92(t *testing.T) {
 	t.Parallel()
 	for name, lives := range map[string][2]time.Duration{"leaf": {time.Minute, time.Hour}, "authority": {time.Hour, time.Minute}} {
@@ -255,8 +255,8 @@ func TestFault92(t *testing.T) {
 	}
 }
 
-// TestFault93 checks that a verified certificate that names no caller is recorded by its serial number
-// and fingerprint, in accepted and refused calls.
+// TestFault93 checks that a verified certificate that names no caller is recorded by its serial
+// number and fingerprint, in accepted and refused calls.
 func TestFault93(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)

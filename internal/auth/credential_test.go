@@ -57,8 +57,8 @@ func TestParseCredential(t *testing.T) {
 	}
 }
 
-// FuzzParseCredential checks that an accepted credential has three parts in the alphabet of a JWT and
-// is part of the value, and that no error quotes the value.
+// FuzzParseCredential checks that an accepted credential has three parts in the alphabet of a JWT
+// and is part of the value, and that no error quotes the value.
 func FuzzParseCredential(f *testing.F) {
 	for _, seed := range []string{"JWT a.b.c", "Bearer a.b.c", "JWT  a.b.c", "Basic x", "JWT a.b.c\r\nX: y", "jwt a.b", "", "JWT a.b.\x00"} {
 		f.Add(seed)

@@ -7,7 +7,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// Impatient makes a failed fetch of an issuer's keys be tried again, and one for an unknown key be made, after that time.
+// Impatient makes a failed fetch of an issuer's keys be tried again, and one for an unknown key be
+// made, after that time.
 func (c Config) Impatient(retry, keys time.Duration) Config {
 	c.timing = timing{retryMin: retry, retryMax: retry, again: time.Hour, keys: keys}
 	return c

@@ -104,8 +104,8 @@ func TestKeysAreFetchedSeldom(t *testing.T) {
 	}
 }
 
-// TestDiscoveryIsRetried checks that callers are refused until the issuer answers, and then accepted
-// without a restart.
+// TestDiscoveryIsRetried checks that callers are refused until the issuer answers, and then
+// accepted without a restart.
 func TestDiscoveryIsRetried(t *testing.T) {
 	broken := map[string]http.HandlerFunc{
 		"status 500":            func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "hunter2", http.StatusInternalServerError) },
@@ -236,7 +236,8 @@ func TestKeysCannotBeFetched(t *testing.T) {
 	}
 }
 
-// TestKeyNotUnderstood checks that an unreadable key does not affect the others (RFC 7517 section 5).
+// TestKeyNotUnderstood checks that an unreadable key does not affect the others (RFC 7517 section
+// 5).
 func TestKeyNotUnderstood(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
@@ -253,8 +254,8 @@ func TestKeyNotUnderstood(t *testing.T) {
 	}
 }
 
-// rotated returns an issuer with a key that the Authenticator does not know yet, a token signed with
-// it, and one signed with the known key. The issuer answers requests for its keys with answer.
+// rotated returns an issuer with a key that the Authenticator does not know yet, a token signed
+// with it, and one signed with the known key. The issuer answers requests for its keys with answer.
 func rotated(t *testing.T, answer func(*authtest.Issuer) http.HandlerFunc) (a *auth.Authenticator, issuer *authtest.Issuer, fresh, known string) {
 	t.Helper()
 	issuer = authtest.NewIssuer(t)
@@ -406,8 +407,8 @@ func TestFault72(t *testing.T) {
 	}
 }
 
-// TestFault91 checks that an answer without a usable key is a failed fetch: the keys in use stay, and
-// the issuer counts as down.
+// TestFault91 checks that an answer without a usable key is a failed fetch: the keys in use stay,
+// and the issuer counts as down.
 func TestFault91(t *testing.T) {
 	t.Parallel()
 	for name, keys := range map[string]string{

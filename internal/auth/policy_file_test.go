@@ -255,8 +255,8 @@ func TestManyValidationErrors(t *testing.T) {
 	}
 }
 
-// FuzzParsePolicy checks that a file is a policy or an error, and that no policy lets an unknown caller
-// use an identity of the service.
+// FuzzParsePolicy checks that a file is a policy or an error, and that no policy lets an unknown
+// caller use an identity of the service.
 func FuzzParsePolicy(f *testing.F) {
 	f.Add([]byte(goodPolicy))
 	f.Add([]byte("callers:\n- {dns_san: a.internal, allow: [CreateToken], profile: passthrough}\n"))

@@ -16,8 +16,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
-// TestRootCAsReplaced checks that an issuer is trusted as soon as its authority is, and no longer than
-// that.
+// TestRootCAsReplaced checks that an issuer is trusted as soon as its authority is, and no longer
+// than that.
 func TestRootCAsReplaced(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	first, second := authtest.NewKey(t), authtest.NewKey(t)

@@ -18,7 +18,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 )
 
-// TestSetPolicy checks that issuers come and go with the policy, and that one that stays keeps its keys.
+// TestSetPolicy checks that issuers come and go with the policy, and that one that stays keeps its
+// keys.
 func TestSetPolicy(t *testing.T) {
 	one, two := authtest.NewIssuer(t), authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
@@ -131,8 +132,8 @@ func TestGrantHasItsSource(t *testing.T) {
 	}
 }
 
-// TestCheckProfiles checks that readiness reports each profile that Atlas refuses, sorted by name, and
-// no retired one.
+// TestCheckProfiles checks that readiness reports each profile that Atlas refuses, sorted by name,
+// and no retired one.
 func TestCheckProfiles(t *testing.T) {
 	const two = `
 profiles: {b: {userauthtoken_file: /b}, a: {userauthtoken_file: /a}}

@@ -35,8 +35,8 @@ func source(t *testing.T, i identity) *atlas.TokenSource {
 	return s
 }
 
-// TestRefused checks that no call can succeed only if every rule is for a profile and Atlas refuses all
-// profiles.
+// TestRefused checks that no call can succeed only if every rule is for a profile and Atlas refuses
+// all profiles.
 func TestRefused(t *testing.T) {
 	const acme = "{dns_san: a.internal, allow: [CreateToken], profile: acme}"
 	const other = "{dns_san: b.internal, allow: [CreateToken], profile: other}"

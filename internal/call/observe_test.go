@@ -36,8 +36,8 @@ func (s *responseStream) SetTrailer(md metadata.MD) error {
 	return nil
 }
 
-// TestResponseMetadata checks that metadata goes out in headers, or in trailers alone with an error;
-// and that REST gets it from the chain.
+// TestResponseMetadata checks that metadata goes out in headers, or in trailers alone with an
+// error; and that REST gets it from the chain.
 func TestResponseMetadata(t *testing.T) {
 	fails := func(reason apierror.Reason) grpc.UnaryHandler {
 		return func(context.Context, any) (any, error) { return nil, &apierror.Error{Reason: reason} }

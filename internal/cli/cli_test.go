@@ -40,7 +40,8 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// TestEnvironment checks that a flag goes before its variable, and where config says that a value is from.
+// TestEnvironment checks that a flag goes before its variable, and where config says that a value
+// is from.
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	var set setup.Settings

@@ -159,8 +159,8 @@ func TestRefusedConnectionIsReset(t *testing.T) {
 	}
 }
 
-// TestFault73EvictSilent checks that a new connection replaces the one that has been silent longest,
-// of its own peer if that has too many.
+// TestFault73EvictSilent checks that a new connection replaces the one that has been silent
+// longest, of its own peer if that has too many.
 func TestFault73EvictSilent(t *testing.T) {
 	arriving := make(chan string, 1)
 	var reasons []string

@@ -71,7 +71,8 @@ func (p *peer) wants(places int) {
 
 func (p *peer) closed() bool { return p.conn.socket.Conn.(*bufferConn).closed }
 
-// TestRequestsByFrames: a request waits from its first frame until its answer is written, or either side resets it.
+// TestRequestsByFrames: a request waits from its first frame until its answer is written, or either
+// side resets it.
 func TestRequestsByFrames(t *testing.T) {
 	all := NewRequests(100)
 	p := connect(t, Limits{Requests: all})
@@ -156,7 +157,8 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// TestFewAlways: a connection with a request or two is admitted even if others do not read that they are refused.
+// TestFewAlways: a connection with a request or two is admitted even if others do not read that
+// they are refused.
 func TestFewAlways(t *testing.T) {
 	all := NewRequests(20)
 	deaf := connect(t, Limits{Requests: all})
@@ -173,8 +175,8 @@ func TestFewAlways(t *testing.T) {
 	}
 }
 
-// TestMakeRoom: the connection with the most requests ends if those beyond the limit are not refused, and its places are
-// free a while later.
+// TestMakeRoom: the connection with the most requests ends if those beyond the limit are not
+// refused, and its places are free a while later.
 func TestMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := NewRequests(20)
@@ -213,8 +215,8 @@ func TestMakeRoom(t *testing.T) {
 	})
 }
 
-// TestMakeRoomForAnswers: requests that were in progress together have a second for their answers to
-// be read; then connections with most of them end, as many as it takes.
+// TestMakeRoomForAnswers: requests that were in progress together have a second for their answers
+// to be read; then connections with most of them end, as many as it takes.
 func TestMakeRoomForAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := NewRequests(20)

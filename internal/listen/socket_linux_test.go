@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestSocket checks that a socket file is private to its owner until it is shared, whatever the umask.
+// TestSocket checks that a socket file is private to its owner until it is shared, whatever the
+// umask.
 func TestSocket(t *testing.T) {
 	before := syscall.Umask(0)
 	t.Cleanup(func() { syscall.Umask(before) })

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestDeadPeer checks that the kernel closes connections of a vanished peer after 10 s. By default it
-// tries for a quarter of an hour.
+// TestDeadPeer checks that the kernel closes connections of a vanished peer after 10 s. By default
+// it tries for a quarter of an hour.
 func TestDeadPeer(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 		l, err := On(addr, Limits{})

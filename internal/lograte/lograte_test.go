@@ -12,8 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestFlood checks that lines of a kind are written at a rate, and that the next line has the number
-// of those left out.
+// TestFlood checks that lines of a kind are written at a rate, and that the next line has the
+// number of those left out.
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer

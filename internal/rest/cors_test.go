@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestValidateOrigin checks that origins that no browser sends, or that any page can have, are refused.
+// TestValidateOrigin checks that origins that no browser sends, or that any page can have, are
+// refused.
 func TestValidateOrigin(t *testing.T) {
 	for origin, want := range map[string]string{
 		"https://app.example.com": "", "https://app.example.com:8443": "", "https://xn--bcher-kva.example": "", "https://192.0.2.1": "",

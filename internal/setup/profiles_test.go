@@ -195,8 +195,8 @@ func currentJWT(t *testing.T, source *atlas.TokenSource) atlas.JWT {
 	return cred.JWT
 }
 
-// TestProfileKept checks that a profile with the same name and file stays logged in from one policy to
-// the next, and that one that comes back is a new one.
+// TestProfileKept checks that a profile with the same name and file stays logged in from one policy
+// to the next, and that one that comes back is a new one.
 func TestProfileKept(t *testing.T) {
 	t.Parallel()
 	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })

@@ -51,7 +51,8 @@ func TestNoSVID(t *testing.T) {
 	}
 }
 
-// TestFieldFlags checks that all fields of a server.Config that an operator can set wrong are named by flags.
+// TestFieldFlags checks that all fields of a server.Config that an operator can set wrong are named
+// by flags.
 func TestFieldFlags(t *testing.T) {
 	t.Parallel()
 	s := Open(Settings{

@@ -267,8 +267,8 @@ func (p *tokend) rss(t *testing.T) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// goodCalls calls over both transports 20 times a second until ctx is done, and returns how many calls
-// succeeded and failed.
+// goodCalls calls over both transports 20 times a second until ctx is done, and returns how many
+// calls succeeded and failed.
 func (p *tokend) goodCalls(ctx context.Context, t *testing.T) (good, bad int64) {
 	t.Helper()
 	conn, err := grpc.NewClient(p.grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))

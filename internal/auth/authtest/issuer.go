@@ -108,7 +108,8 @@ func (i *Issuer) RootCAs() *x509.CertPool {
 // Fetches is how often the keys were asked for.
 func (i *Issuer) Fetches() int64 { return i.fetches.Load() }
 
-// Claims are those of a token for the audience tokend and the subject ci-42, with changes. A nil takes a claim away.
+// Claims are those of a token for the audience tokend and the subject ci-42, with changes. A nil
+// takes a claim away.
 func (i *Issuer) Claims(change map[string]any) jwt.MapClaims {
 	now := time.Now()
 	c := jwt.MapClaims{
