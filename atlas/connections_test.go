@@ -47,27 +47,37 @@ func TestConcurrentCalls(t *testing.T) {
 		http2 bool
 		want  int32
 	}{{true, 1}, {false, calls}} {
-		var inside sync.WaitGroup
+		arrived, proceed := make(chan struct{}, 2*calls), make(chan struct{}, calls)
 		conns, config := newHTTPServer(t, tc.http2, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodPost {
-				inside.Done()
-				inside.Wait() // all are in progress at once
+				arrived <- struct{}{}
+				select {
+				case <-proceed:
+				case <-r.Context().Done(): // the call has failed
+				}
 			}
 			answerToken(w)
 		})
+		config.Timeout = time.Minute // for a busy machine
 		c := newTestClient(t, config)
 		if err := c.DeleteEphemeralToken(t.Context(), plantedJWT); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			inside.Add(calls)
 			var wg sync.WaitGroup
 			for range calls {
 				wg.Go(func() {
 					if token, err := c.CreateEphemeralToken(t.Context(), plantedJWT); err != nil || token != plantedToken {
 						t.Errorf("got %q, %v", string(token), err)
+						arrived <- struct{}{} // so that the others do not wait for it
 					}
 				})
+			}
+			for range calls { // all are in progress at once
+				<-arrived
+			}
+			for range calls {
+				proceed <- struct{}{}
 			}
 			wg.Wait()
 		}
