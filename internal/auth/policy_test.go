@@ -152,13 +152,11 @@ func ExamplePolicy_Explain() {
 		}
 		fmt.Println(said)
 	}
-	// Output: spiffe://prod.internal/ns/chat/sa/web matches rule 1 (policy.yaml:7), spiffe_id
-	// spiffe://prod.internal/ns/chat/sa/web: it may call CreateToken, as profile acme
-	// dns:billing.internal matches rule 3 (policy.yaml:9), dns_san billing.internal: it may call
-	// CreateToken, with the caller's own Atlas JWT oidc:https://issuer.internal#ci-42 matches rule
-	// 2 (policy.yaml:8), oidc https://issuer.internal#ci-*: it may call CreateToken, DeleteToken,
-	// as profile acme oidc:https://issuer.internal#dev matches none of the 7 rules in policy.yaml:
-	// it may do nothing atlas_jwt matches rule 7 (policy.yaml:15), atlas_jwt: it may call
-	// CreateToken, DeleteToken, with the caller's own Atlas JWT error: "billing.internal" is no
-	// caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
+	// Output:
+	// spiffe://prod.internal/ns/chat/sa/web matches rule 1 (policy.yaml:7), spiffe_id spiffe://prod.internal/ns/chat/sa/web: it may call CreateToken, as profile acme
+	// dns:billing.internal matches rule 3 (policy.yaml:9), dns_san billing.internal: it may call CreateToken, with the caller's own Atlas JWT
+	// oidc:https://issuer.internal#ci-42 matches rule 2 (policy.yaml:8), oidc https://issuer.internal#ci-*: it may call CreateToken, DeleteToken, as profile acme
+	// oidc:https://issuer.internal#dev matches none of the 7 rules in policy.yaml: it may do nothing
+	// atlas_jwt matches rule 7 (policy.yaml:15), atlas_jwt: it may call CreateToken, DeleteToken, with the caller's own Atlas JWT
+	// error: "billing.internal" is no caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
 }
