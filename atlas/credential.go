@@ -142,13 +142,13 @@ func (s seconds) time() time.Time {
 	return time.Unix(int64(s), 0)
 }
 
-// redacted is all that a secret ever prints.
+// redacted is what a secret prints as.
 const redacted = "[redacted]"
 
 // JWT is an Atlas JSON Web Token, the credential of one Atlas user.
 //
 // It is a secret: it prints as "[redacted]" under the fmt verbs, in log/slog and when marshalled as
-// text or JSON; a conversion, string(jwt), is the one way to its characters. Three holes cannot be
+// text or JSON; a conversion, string(jwt), is the one way to its characters. A string type has three leaks that cannot be
 // closed in a string type, so avoid them: %p, an unexported struct field (fmt does not call
 // the methods of one), and the key of a map that is marshalled (encoding/json takes string keys as
 // they are).

@@ -49,7 +49,7 @@ type TokenSourceConfig struct {
 	Clock Clock
 }
 
-// TokenEvent is one login or refresh, by its Op. Err is nil if it went well.
+// TokenEvent reports the end of a login or refresh. Err is nil if it succeeded.
 type TokenEvent struct {
 	Op  Operation
 	Err error
@@ -60,8 +60,8 @@ type TokenEvent struct {
 func (e TokenEvent) Routine() bool { return e.Op == OpRefresh && Classify(e.Err) == ClassUnauthorized }
 
 // TokenSource has the JWT of one Atlas identity: it logs in when first asked, refreshes at about
-// half of the JWT's remaining life, and logs in anew when a refresh is refused. All callers share
-// one login; each waits no longer than its own context allows, and none ends it for the others.
+// half of the JWT's remaining life, and logs in again when a refresh is refused. All callers share
+// one login; each waits no longer than its own context allows, and none cancels it for the others.
 //
 // Atlas decides whether a JWT still works. A wrong clock here leads to an early refresh, or to a
 // 401 after which [WithReLogin] logs in again, but not to a failed call.

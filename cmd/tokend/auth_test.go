@@ -137,11 +137,11 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	got := tokend(t, "config", "--policy-file="+policy, "--explain=a.internal")
-	if got.code != 64 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is no caller: give spiffe://`) {
-		t.Errorf("what is no caller: %d\n%s%s", got.code, got.stdout, got.stderr)
+	if got.code != 64 || got.stdout != "" || !strings.Contains(got.stderr, `--explain: "a.internal" is not a caller: give spiffe://`) {
+		t.Errorf("not a caller: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	for _, question := range []string{"--explain=atlas_jwt", "--expect-file=" + policy} {
-		if got := tokend(t, "config", question); got.code != 64 || got.stderr != "tokend: --policy-file: it must be set, because it names the policy to ask\n" {
+		if got := tokend(t, "config", question); got.code != 64 || got.stderr != "tokend: --policy-file: it must be set\n" {
 			t.Errorf("%s without a policy: %d\n%s%s", question, got.code, got.stdout, got.stderr)
 		}
 	}
@@ -180,7 +180,7 @@ callers:
 - {caller: dns:web.internal, method: Create, profile: acme, denied: true}
 - {caller: dns:web.internal, method: CreateToken}
 `, 64, `tokend: 4 errors:
-  --expect-file: FILE:2: caller "web.internal" is no caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
+  --expect-file: FILE:2: caller "web.internal" is not a caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
   --expect-file: FILE:3: unknown method "Create": there are CreateToken, DeleteToken
   --expect-file: FILE:3: give either a profile or denied: true
   --expect-file: FILE:4: give either a profile or denied: true

@@ -102,7 +102,7 @@ func checkExpectations(stdout io.Writer, policy *auth.Policy, file string) error
 func parseFile[T any](flag, file string, parse func(string, []byte) (T, error)) (T, error) {
 	var none T
 	if file == "" {
-		return none, config.Wrong(flag, errors.New("it must be set, because it names the policy to ask"))
+		return none, config.Wrong(flag, errors.New("it must be set"))
 	}
 	data, err := reload.Read(file)
 	if err != nil {

@@ -50,7 +50,7 @@ func main() {
 func limitMemory() {
 	_, _ = memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithLogger(slog.New(slog.DiscardHandler))) // fails where there is no limit
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(280)
+		debug.SetGCPercent(200)
 	}
 }
 

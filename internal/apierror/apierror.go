@@ -101,7 +101,7 @@ var answers = map[Reason]answer{
 	CredentialMalformed:       {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "the authorization value must be `JWT <jwt>` or `Bearer <jwt>`, with a JWT of three base64url parts joined by dots"},
 	CredentialAmbiguous:       {codes.InvalidArgument, http.StatusBadRequest, false, onCaller, "the call carries more than one credential: send one authorization value, and no Atlas JWT where this service holds the identity"},
 	CredentialRejected:        {codes.Unauthenticated, http.StatusUnauthorized, false, onCaller, "Atlas refused the credential: log in to Atlas again for a fresh JWT"},
-	ServiceCredentialRejected: {codes.Unavailable, http.StatusServiceUnavailable, true, onOperator, "Atlas refused this service's own credential: its operator has to look"},
+	ServiceCredentialRejected: {codes.Unavailable, http.StatusServiceUnavailable, true, onOperator, "Atlas refused this service's own credential: contact its operator"},
 	AtlasForbidden:            {codes.PermissionDenied, http.StatusForbidden, false, onCaller, "Atlas does not permit this for the credential"},
 	AtlasRoute:                {codes.Unimplemented, http.StatusNotImplemented, false, onOperator, "Atlas does not know this operation: the operator has to check the Atlas URL"},
 	AtlasConflict:             {codes.Aborted, http.StatusConflict, false, onCaller, "Atlas reports a conflict with another change"},

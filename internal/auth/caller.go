@@ -73,7 +73,7 @@ func parseCaller(text string) (Caller, error) {
 		err = fmt.Errorf("give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or %s", selectorAtlas)
 	}
 	if err != nil {
-		return Caller{}, fmt.Errorf("%q is no caller: %w", text, err)
+		return Caller{}, fmt.Errorf("%q is not a caller: %w", text, err)
 	}
 	return c, nil
 }

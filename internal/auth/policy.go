@@ -264,7 +264,7 @@ func (p *Policy) usesPassthrough() bool {
 func (p *Policy) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "policy %s: the first rule whose selector matches decides; who matches none may do nothing\n", p.name)
+	fmt.Fprintf(w, "policy %s: the first rule whose selector matches decides; a caller that matches none is denied\n", p.name)
 	for i, r := range p.rules {
 		fmt.Fprintf(w, "rule %d\tline %d\t%s\tmay call %s\t%s\n", i+1, r.line, r.selector(), r.may(), r.as())
 	}

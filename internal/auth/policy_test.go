@@ -35,7 +35,7 @@ func TestParsePolicy(t *testing.T) {
 	if diff := cmp.Diff([]auth.Issuer{{URL: "https://issuer.internal", Audience: "tokend"}}, p.IssuerConfigs()); diff != "" {
 		t.Errorf("issuers (-want +got):\n%s", diff)
 	}
-	want := `policy policy.yaml: the first rule whose selector matches decides; who matches none may do nothing
+	want := `policy policy.yaml: the first rule whose selector matches decides; a caller that matches none is denied
 rule 1  line 7   spiffe_id spiffe://prod.internal/ns/chat/sa/web  may call CreateToken               as profile acme
 rule 2  line 8   oidc https://issuer.internal#ci-*                may call CreateToken, DeleteToken  as profile acme
 rule 3  line 9   dns_san billing.internal                         may call CreateToken               with the caller's own Atlas JWT
@@ -158,5 +158,5 @@ func ExamplePolicy_Explain() {
 	// oidc:https://issuer.internal#ci-42 matches rule 2 (policy.yaml:8), oidc https://issuer.internal#ci-*: it may call CreateToken, DeleteToken, as profile acme
 	// oidc:https://issuer.internal#dev matches none of the 7 rules in policy.yaml: it may do nothing
 	// atlas_jwt matches rule 7 (policy.yaml:15), atlas_jwt: it may call CreateToken, DeleteToken, with the caller's own Atlas JWT
-	// error: "billing.internal" is no caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
+	// error: "billing.internal" is not a caller: give spiffe://TRUST-DOMAIN/PATH, dns:NAME, oidc:ISSUER#SUBJECT or atlas_jwt
 }

@@ -22,7 +22,7 @@ func ServeFlags(cmd *cobra.Command, set *setup.Settings) {
 	browserFlags(fs, set, false)
 	cacheFlags(fs, set)
 	fs.IntVar(&set.MaxConnections, "max-connections", 0, "Connections that gRPC and REST may each have open, half of them from one\naddress; 0 is as many as open files and memory allow, up to 10000.")
-	fs.IntVar(&set.CallerRate, "caller-rate", 2000, "Calls a second that one caller may cost Atlas; shared and cached ones do not\ncount. 0 is no limit.")
+	fs.IntVar(&set.CallerRate, "caller-rate", 2000, "Calls a second that one caller may cause at Atlas; shared and cached ones do not\ncount. 0 is no limit.")
 	stopFlags(fs, set, 5*time.Second)
 	logFlags(fs, set)
 	fs.StringVar(&set.AuditFile, "audit-file", "", "Append one JSON record per call to this `FILE`; - is standard output. SIGHUP opens\nit again. A request refused before it is a call, such as a 404, is only in the log.")
@@ -67,7 +67,7 @@ func atlasFlags(fs *pflag.FlagSet, set *setup.Settings) {
 
 func callerFlags(fs *pflag.FlagSet, set *setup.Settings) {
 	fs.StringVar(&set.UserauthtokenFile, "atlas-userauthtoken-file", "", "Hold an Atlas identity: the `FILE` with its userauthtoken. Every client with a\ncertificate may use it, so it needs --tls-client-ca-file or --spiffe-socket; for\nanything else, write a policy.")
-	fs.StringVar(&set.PolicyFile, "policy-file", "", "Which caller may do what, as whom: YAML `FILE`.")
+	fs.StringVar(&set.PolicyFile, "policy-file", "", "Policy, a YAML `FILE`: which callers may call which methods, with which profile.")
 	fs.StringVar(&set.OIDCCAFile, "oidc-ca-file", "", "Authorities to trust for the policy's OIDC issuers besides the system's, PEM `FILE`.")
 }
 

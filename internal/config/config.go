@@ -1,4 +1,4 @@
-// Package config has the one error for a wrong setting, and looks up variables.
+// Package config defines the error for an invalid setting, and looks up variables.
 package config
 
 import (

@@ -21,7 +21,7 @@ import (
 type Watcher struct {
 	// Logger gets a line for each change of a certificate, and for each that expires soon.
 	Logger *slog.Logger
-	// Interval is the time between two reads of a file. Default: Interval.
+	// Interval is the time between two reads of a file. Default: the constant [Interval].
 	Interval time.Duration
 
 	values   []watched

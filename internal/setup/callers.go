@@ -87,7 +87,7 @@ func (s *Setup) parsePolicy(contents [][]byte) (policyVersion, error) {
 	var errs []error
 	switch {
 	case policy.NeedsCertificates() && !set.asksForCertificates():
-		errs = append(errs, errors.New("it has callers with client certificates, and none is asked for: set --tls-client-ca-file or --spiffe-socket"))
+		errs = append(errs, errors.New("it has callers with client certificates, but the server requests none: set --tls-client-ca-file or --spiffe-socket"))
 	case policy.NeedsDNSNames() && set.SPIFFESocket != "":
 		errs = append(errs, errors.New("it has callers by dns_san, and with --spiffe-socket callers are known by the SPIFFE ID of their certificate: give their spiffe_id"))
 	}

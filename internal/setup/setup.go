@@ -30,8 +30,8 @@ type Options struct {
 	Logger  *slog.Logger
 	Metrics []prometheus.Collector // in addition
 	Shown   []status.Setting       // on the status page
-	// Trial opens everything to be looked at and not to be served: an expired certificate is an error
-	// then, and no file or exporter is left behind.
+	// Trial checks the settings without serving: an expired certificate is an error then, and no file
+	// or exporter is left behind.
 	Trial bool
 }
 
@@ -128,7 +128,7 @@ func (s *Setup) register(metrics ...prometheus.Collector) {
 	}
 }
 
-// wrong reports a mistake in a setting, with an error for each of joined ones.
+// wrong reports a mistake in a setting. It splits joined errors.
 func (s *Setup) wrong(flag string, err error) {
 	for _, err := range config.Flatten(err) {
 		s.Errors = append(s.Errors, &config.Error{Field: flag, Err: err})

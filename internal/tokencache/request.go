@@ -15,7 +15,7 @@ type request struct {
 	cred    atlas.Credential
 	key     key
 	claims  atlas.Claims    // of the JWT; a caller's own is not to be trusted before Atlas has accepted it
-	noCache bool            // not from the cache
+	noCache bool            // do not use a cached token
 	caller  context.Context // of a delete that may outlive it: until it is sent, it ends with its caller
 }
 

@@ -28,7 +28,7 @@ type group struct {
 
 	mu      sync.Mutex
 	queues  map[key]*queue // guarded by mu; one for each credential with a call in flight
-	latency time.Duration  // guarded by mu; moving average of what calls to Atlas take; 0: not known yet
+	latency time.Duration  // guarded by mu; moving average of what shared calls take; 0: not known yet
 }
 
 // queue holds the shared calls for one credential: those in flight, and the next one, which callers
@@ -322,7 +322,7 @@ func (g *group) delete(ctx context.Context, r request) (string, error) {
 		defer close(c.done)
 		caller, leave := context.WithTimeout(ctx, g.timeout)
 		defer leave()
-		r.caller = caller //nolint:fatcontext // that of this call alone
+		r.caller = caller //nolint:fatcontext // used by this call only
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.timeout)
 		defer cancel()
 		defer context.AfterFunc(g.ctx, cancel)()

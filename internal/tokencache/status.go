@@ -17,7 +17,7 @@ type Status struct {
 	Stale     bool          // of a hit: served beyond its TTL, because Atlas failed
 	TTL       time.Duration // of a hit: how much longer it is fresh; negative if it is stale
 	Age       time.Duration // of a hit: since Atlas was asked
-	NoCache   bool          // of what is no hit: the caller did not want a cached token
+	NoCache   bool          // for a miss: the caller did not want a cached token
 	Collapsed bool          // another caller of the shared call came first
 }
 

@@ -42,7 +42,7 @@ func newClient(ctx context.Context, cfg Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	logging.Disable() // the library writes to stderr, in servers' words too
+	logging.Disable() // the library writes to stderr, including text from servers
 	c := &client{options: o, budget: cmp.Or(cfg.Budget, defaultBudget), metrics: newMetrics(cfg.Registerer)}
 	c.health.log = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	c.ctx, c.cancel = context.WithCancel(ctx)

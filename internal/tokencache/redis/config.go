@@ -32,7 +32,7 @@ type Config struct {
 	// certificate of a node or sentinel must have the name that is connected to, or the host of URL
 	// if that is an address.
 	RootCAs func() *x509.CertPool
-	// Budget is how long a call waits for Redis before it goes on without, a second at most.
+	// Budget is how long a call waits for Redis before it goes on without it, a second at most.
 	// Default 50 ms.
 	Budget time.Duration
 

@@ -60,7 +60,7 @@ func TestRedisErrorIsNotQuoted(t *testing.T) {
 	r := newReplicaWith(t, newFakeAtlas(), Config{
 		URL: "redis://" + addr, Password: func() string { return "planted-password" },
 	})
-	r.eventually("nothing is reported", func() bool { return strings.Contains(r.log.String(), "it answers with an error") })
+	r.eventually("nothing is reported", func() bool { return strings.Contains(r.log.String(), "it replied with an error") })
 	if err := r.Check(); err == nil || strings.Contains(err.Error()+r.log.String(), "planted") {
 		t.Error("the password is in the log")
 	}

@@ -90,7 +90,7 @@ type Error string
 
 func (e Error) Error() string { return string(e) }
 
-// Causes.
+// The causes of errors.
 const (
 	ErrNoTLS      = Error("it does not use TLS: the URL has to begin with redis://, or Redis needs a tls-port")
 	ErrClosedConn = Error("it closed the connection: if it uses TLS, the URL has to begin with rediss://")
@@ -105,7 +105,7 @@ const (
 // ReplyError is an error that Redis answered with: its first word, such as WRONGPASS.
 type ReplyError string
 
-func (e ReplyError) Error() string { return "it answers " + string(e) }
+func (e ReplyError) Error() string { return "it replied " + string(e) }
 
 // cause returns err in a form that is safe to log. A server's own text can quote the command, and
 // with it the password.

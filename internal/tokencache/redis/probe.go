@@ -62,7 +62,7 @@ func (p *Probe) Run() (fastest time.Duration, err error) {
 	return fastest, nil
 }
 
-// Budget is how long a call waits for Redis before it goes on without.
+// Budget is how long a call waits for Redis before it goes on without it.
 func (p *Probe) Budget() time.Duration { return p.budget }
 
 // Addrs are the addresses of Redis, or of its sentinels.

@@ -29,9 +29,9 @@ func TestRedisProbe(t *testing.T) {
 		connect, run string // the error, or none
 	}{
 		"fine":                    {Config{URL: "redis://HOST"}, "", ""},
-		"a user without commands": {Config{URL: "redis://reader@HOST", Password: planted}, "", "it answers NOPERM"},
-		"no such user":            {Config{URL: "redis://unknown@HOST", Password: planted}, "it answers WRONGPASS", ""},
-		"a user without +info":    {Config{URL: "redis://old@HOST", Password: planted}, "", "it answers NOPERM"},
+		"a user without commands": {Config{URL: "redis://reader@HOST", Password: planted}, "", "it replied NOPERM"},
+		"no such user":            {Config{URL: "redis://unknown@HOST", Password: planted}, "it replied WRONGPASS", ""},
+		"a user without +info":    {Config{URL: "redis://old@HOST", Password: planted}, "", "it replied NOPERM"},
 		"no server":               {Config{URL: "redis://127.0.0.1:1"}, "connection refused", ""},
 	} {
 		p := open(tc.config)

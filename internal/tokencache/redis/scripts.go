@@ -39,7 +39,7 @@ local function process()
   local info = redis.call('INFO', 'replication')
   return string.find(info, 'role:master', 1, true) and string.match(info, 'master_replid:(%x+)')
 end
-local readonly = {err = 'READONLY this is no primary'}
+local readonly = {err = 'READONLY not a primary'}
 `
 
 // scriptRead reads the fences and the value, and makes fences that are missing.

@@ -192,7 +192,7 @@ const (
 	Unknown                // it may have taken effect, or may still do so
 )
 
-// Hold holds an org until Settle: nothing is read that may be deleted already. If it fails, other
+// Hold holds an org until Settle: no cached token of the org is read meanwhile. If it fails, other
 // replicas read the old token until Settle. The hold of a replica that is killed ends by itself,
 // later than any delete.
 func (s *Store) Hold(org, name string) {
@@ -249,7 +249,7 @@ func (s *Store) move(how effort, org, hold, epoch string, lasting time.Duration)
 }
 
 // lifetime is the time after which all copies that are in Redis now must have expired. It has a
-// margin of one percent and a bit, because clocks run at different speeds.
+// margin of one percent plus 100 ms, because clocks run at different speeds.
 func (s *Store) lifetime() time.Duration {
 	last := s.cfg.TTL + s.cfg.StaleIfError
 	return last + last/100 + 100*time.Millisecond
