@@ -161,10 +161,12 @@ func TestFault23Unprocessed(t *testing.T) {
 // longer than the timeout for Atlas. net/http would end such a connection after some seconds.
 func TestFault24Flood(t *testing.T) {
 	testutil.ParallelWork(t)
-	for name, frame := range map[string]func(c *framedConn) error{
-		"SETTINGS": func(c *framedConn) error { return c.WriteSettings() },
+	frames := map[string]func(c *framedConn) error{
 		"PING":     func(c *framedConn) error { return c.WritePing(false, [8]byte{}) },
-	} {
+		"SETTINGS": func(c *framedConn) error { return c.WriteSettings() },
+	}
+	for _, name := range testutil.Some([]string{"PING", "SETTINGS"}, 1) {
+		frame := frames[name]
 		t.Run(name, func(t *testing.T) {
 			var flood atomic.Bool
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
