@@ -113,7 +113,8 @@ type Client struct {
 	now        func() time.Time
 }
 
-// New returns a Client, or an error for each mistake in the configuration, joined. It does not connect.
+// New returns a Client, or an error for each mistake in the configuration, joined. It does not
+// connect.
 //
 // An HTTPS proxy is taken from the environment, as [http.ProxyFromEnvironment] describes. The
 // caller has to check that it is one that net/http can use.
@@ -228,7 +229,8 @@ func (c *Client) CloseIdleConnections() { c.transport.Load().CloseIdleConnection
 
 var errNotURL = errors.New("the base URL is not a URL: give one such as https://atlas.forsta.io/v1")
 
-// checkBaseURL returns s, or an error for each mistake in it. It never quotes s, which may hold a password.
+// checkBaseURL returns s, or an error for each mistake in it. It never quotes s, which may hold a
+// password.
 func checkBaseURL(s string) (string, error) {
 	if s == "" {
 		return "", errors.New("the base URL is empty: give Atlas's address, such as https://atlas.forsta.io/v1")

@@ -148,10 +148,9 @@ const redacted = "[redacted]"
 // JWT is an Atlas JSON Web Token, the credential of one Atlas user.
 //
 // It is a secret: it prints as "[redacted]" under the fmt verbs, in log/slog and when marshalled as
-// text or JSON; a conversion, string(jwt), is the one way to its characters. A string type has three leaks that cannot be
-// closed in a string type, so avoid them: %p, an unexported struct field (fmt does not call
-// the methods of one), and the key of a map that is marshalled (encoding/json takes string keys as
-// they are).
+// text or JSON; a conversion, string(jwt), is the one way to its characters. A string type cannot
+// prevent three leaks, so avoid %p, an unexported struct field (fmt does not call the methods of
+// one), and the key of a map that is marshalled (encoding/json takes string keys as they are).
 type JWT string
 
 // Format writes "[redacted]" whatever the verb.

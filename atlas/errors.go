@@ -102,7 +102,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // headers that are too large: the next one would too.
 var ErrProtocol = errors.New("the answer breaks HTTP's rules, or its headers are too large")
 
-// The causes of errors. Their texts are fixed: what was received is never quoted, because it may be a secret.
+// The causes of errors. Their texts are fixed: what was received is never quoted, because it may be
+// a secret.
 var (
 	errJWT      = errors.New("the JWT is empty or has characters that no JWT has; it was not sent")
 	errRequest  = errors.New("the request cannot be made; it was not sent")

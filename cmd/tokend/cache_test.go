@@ -51,7 +51,7 @@ func TestReplicasShareRedis(t *testing.T) {
 	}
 }
 
-// A memory of its own is for one replica, which nobody can see from inside it: so it says so.
+// A cache in memory is for one replica, and a process cannot see others: so it says so.
 func TestOneReplicaWarning(t *testing.T) {
 	t.Parallel()
 	s := startServe(t, "--cache-ttl=1m")
@@ -108,7 +108,7 @@ func TestFault62KilledInMidDelete(t *testing.T) {
 func deleteFails(t *testing.T, transport string, s *service, jwt string) bool {
 	if transport == "REST" {
 		_, err := do(newHTTPClient(t, nil), newRequest(t, http.MethodDelete, "http://"+s.http+restPath, "", "Authorization", jwt))
-		return err != nil // there is nobody to answer
+		return err != nil // nothing listens any more
 	}
 	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

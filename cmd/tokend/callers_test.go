@@ -135,7 +135,7 @@ func rpcToken(t *testing.T, addr string, config *tls.Config, headers ...string) 
 	return resp.GetToken(), err
 }
 
-// accepts reports whether anybody listens on addr.
+// accepts reports whether addr accepts connections.
 func accepts(network, addr string) bool {
 	conn, err := net.Dial(network, addr)
 	if err != nil {

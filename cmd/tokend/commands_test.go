@@ -150,7 +150,7 @@ func TestHealthcheck(t *testing.T) {
 	s.awaitEnd(t)
 	ill := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(ill.Close)
-	for name, addr := range map[string]string{"nobody is there": s.admin, "somebody else is there": ill.Listener.Addr().String()} {
+	for name, addr := range map[string]string{"nothing listens": s.admin, "another server listens": ill.Listener.Addr().String()} {
 		got := tokend(t, "healthcheck", "--admin-addr="+addr)
 		if got.code != 1 || got.stdout != "" || !strings.HasPrefix(got.stderr, "tokend: not healthy: ") || strings.Count(got.stderr, "\n") != 1 {
 			t.Errorf("%s: %+v", name, got)

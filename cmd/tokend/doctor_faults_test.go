@@ -15,8 +15,8 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 )
 
-// nobody listens on that port.
-const nobody = "127.0.0.1:1"
+// no process listens on that port.
+const unused = "127.0.0.1:1"
 
 // illness is a fault, and what doctor has to say of it. Nothing else may be failed.
 type illness struct {
@@ -27,7 +27,7 @@ type illness struct {
 	detail  string // pattern
 	remedy  string // that the remedy has in it
 	skipped []string
-	healthy []string // some that have to be found well all the same
+	healthy []string // checks that must still pass
 }
 
 var illnesses = []illness{
@@ -132,7 +132,7 @@ var illnesses = []illness{
 		check: "port http", detail: "is in use", remedy: "--http-addr", healthy: []string{"port grpc", "login acme"},
 	},
 	{
-		name:   "a host that nobody knows",
+		name:   "a host that unused knows",
 		infect: func(_ *testing.T, p *patient) { p.settings["atlas-url"] = "https://nonexistent.invalid/v1" },
 		check:  "atlas DNS", detail: "lookup nonexistent.invalid", remedy: "--atlas-url",
 		skipped: []string{"atlas TCP", "atlas TLS", "atlas API", "atlas clock", "login acme", "login other"}, healthy: []string{"port admin"},
@@ -141,7 +141,7 @@ var illnesses = []illness{
 		name: "a proxy that is down",
 		infect: func(_ *testing.T, p *patient) {
 			p.secrets = append(p.secrets, "planted-proxy-password")
-			p.settings["atlas-url"], p.env = "https://atlas.invalid/v1", []string{"HTTPS_PROXY=http://user:planted-proxy-password@" + nobody}
+			p.settings["atlas-url"], p.env = "https://atlas.invalid/v1", []string{"HTTPS_PROXY=http://user:planted-proxy-password@" + unused}
 		},
 		check: "atlas TCP", detail: "cannot connect to the proxy: .*refused", remedy: "HTTPS_PROXY", healthy: []string{"atlas DNS"},
 		skipped: []string{"atlas TLS", "atlas API", "atlas clock", "login acme", "login other"},
@@ -167,7 +167,7 @@ var illnesses = []illness{
 	},
 	{
 		name:   "Atlas is down",
-		infect: func(_ *testing.T, p *patient) { p.settings["atlas-url"] = "https://" + nobody + "/v1" },
+		infect: func(_ *testing.T, p *patient) { p.settings["atlas-url"] = "https://" + unused + "/v1" },
 		check:  "atlas TCP", detail: "cannot connect to Atlas: .*refused", remedy: "firewalls", healthy: []string{"atlas DNS"},
 		skipped: []string{"atlas TLS", "atlas API", "atlas clock", "login acme", "login other"},
 	},
@@ -178,7 +178,7 @@ var illnesses = []illness{
 	},
 }
 
-// Doctor names each fault, says what to do about it, and finds out about the rest all the same.
+// Doctor names each fault, says what to do about it, and still checks the rest.
 func TestDoctorNamesTheFault(t *testing.T) {
 	t.Parallel()
 	for _, ill := range illnesses {

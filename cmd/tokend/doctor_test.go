@@ -182,7 +182,7 @@ func TestDoctorThroughProxy(t *testing.T) {
 	}
 }
 
-// startProxy returns the address of a proxy that takes everybody to one other.
+// startProxy returns the address of a proxy that connects every client to one address.
 func startProxy(t *testing.T, to string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -198,7 +198,7 @@ func startProxy(t *testing.T, to string) string {
 		defer conn.Close()
 		reader := bufio.NewReader(conn)
 		if _, err := http.ReadRequest(reader); err != nil {
-			return // doctor's look whether anybody is there
+			return // doctor checks whether the port is open
 		}
 		upstream, err := net.Dial("tcp", to)
 		if err != nil {

@@ -45,7 +45,7 @@ func (m manager) hears(t *testing.T, pattern string) {
 	}
 }
 
-// systemd is told what it needs for Type=notify and Type=notify-reload, on a socket of either kind.
+// systemd gets what it needs for Type=notify and Type=notify-reload, on a socket of either kind.
 func TestNotify(t *testing.T) {
 	t.Parallel()
 	for name, address := range map[string]string{
@@ -82,7 +82,7 @@ func TestNotifyNobody(t *testing.T) {
 	s.awaitOutput(t, s.stderr, regexp.MustCompile(`"msg":"cannot notify the service manager","state":"READY=1"`))
 }
 
-// systemd is told what tokend waits for before it serves.
+// systemd gets the status that tokend waits for something before it serves.
 func TestNotifyWaiting(t *testing.T) {
 	t.Parallel()
 	address := strings.TrimSuffix(socketPath(t), "grpc.sock") + "notify"

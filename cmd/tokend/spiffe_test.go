@@ -20,7 +20,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
 )
 
-// spiffePolicy has a profile for whoever is web.
+// spiffePolicy has a profile for the caller web.
 func spiffePolicy(t *testing.T, em *emulator.Emulator) string {
 	t.Helper()
 	secret := writeFile(t, "secret", []byte(em.Org(0).UserAuthToken()))

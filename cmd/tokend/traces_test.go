@@ -50,7 +50,7 @@ func startCollector(t *testing.T) *collector {
 		body, err := io.ReadAll(r.Body)
 		req := &coltracepb.ExportTraceServiceRequest{}
 		if err != nil || proto.Unmarshal(body, req) != nil || r.URL.Path != "/v1/traces" {
-			t.Errorf("an export that nobody can read: %s, %v", r.URL.Path, err)
+			t.Errorf("an unreadable export: %s, %v", r.URL.Path, err)
 		}
 		c.add(req, r.Header)
 		w.Header().Set("Content-Type", "application/x-protobuf")
@@ -350,7 +350,7 @@ func TestTraceOfFailure(t *testing.T) {
 	}
 }
 
-// Nobody is told anything where the variables turn traces off. Without any, see TestTracesOff.
+// No trace is exported where the variables turn traces off. Without any, see TestTracesOff.
 func TestTracesDisabled(t *testing.T) {
 	t.Parallel()
 	for _, off := range []string{"OTEL_SDK_DISABLED=true", "OTEL_TRACES_EXPORTER=none"} {

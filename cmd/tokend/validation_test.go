@@ -67,7 +67,7 @@ func TestValidation(t *testing.T) {
 		"empty client CA":      {slices.Concat([]string{"serve", "--tls-client-ca-file=" + noCertificate}, serverTLS), nil, []string{noCertificate + ": no certificate in it"}},
 		"client CA alone":      {[]string{"serve", "--tls-client-ca-file=" + certs.caFile}, nil, []string{"--tls-client-ca-file: there is no TLS without --tls-cert-file and --tls-key-file"}},
 		"plaintext and TLS":    {slices.Concat([]string{"serve", "--plaintext"}, serverTLS), nil, []string{"--plaintext: "}},
-		"profiles for nobody":  {[]string{"serve", "--debug-pprof", "--admin-addr="}, nil, []string{"--debug-pprof: it would be ignored without --admin-addr"}},
+		"unused profiles":      {[]string{"serve", "--debug-pprof", "--admin-addr="}, nil, []string{"--debug-pprof: it would be ignored without --admin-addr"}},
 		"gRPC beyond loopback": {[]string{"serve", "--grpc-addr=0.0.0.0:0"}, nil, []string{"--grpc-addr: 0.0.0.0:0: other machines can reach it without TLS"}},
 		"REST beyond loopback": {[]string{"serve", "--http-addr=:0"}, nil, []string{":0: other machines can reach it without TLS"}},
 		"nothing to call":      {[]string{"serve", "--grpc-addr=", "--http-addr="}, nil, []string{"nothing to call"}},

@@ -318,7 +318,7 @@ func TestAgentLeaves(t *testing.T) {
 		agent.Give(own)
 		s.eventually("the next is in use", func() bool { return s.has(own) && s.files.Check() == nil && s.okay() })
 	}
-	short := domain.Issue("/tokend", until(time.Second))
+	short := domain.Issue("/tokend", until(3*time.Second))
 	agent.Give(short)
 	s.eventually("the short one is in use", func() bool { return s.has(short) })
 	agent.Stop()
