@@ -101,7 +101,7 @@ func (c *Conn) handshake() error {
 	if c.first = first[:n]; c.state == nil && strings.HasPrefix(preface, string(c.first)) {
 		return nil // an error is returned by the next Read too
 	}
-	if err == nil {
+	if _, target, ok := strings.Cut(string(c.first), " "); ok && err == nil && strings.HasPrefix(target, "/") {
 		answerHTTP1(c.Conn, c.listener.noHTTP1)
 	}
 	return errHTTP1
