@@ -286,12 +286,7 @@ func takeProfile(ctx context.Context, r *running, file string, d time.Duration) 
 }
 
 func fetchProfile(ctx context.Context, admin, file string, d time.Duration) error {
-	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, max(1, int(d.Seconds())))
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, max(1, int(d.Seconds()))))
 	if err != nil {
 		return err
 	}

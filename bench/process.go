@@ -99,11 +99,7 @@ func accepts(addr string) func(context.Context) error {
 // answers reports whether url answers 200.
 func answers(url string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return err
-		}
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := get(ctx, url)
 		if err != nil {
 			return err
 		}
@@ -113,6 +109,14 @@ func answers(url string) func(context.Context) error {
 		}
 		return nil
 	}
+}
+
+func get(ctx context.Context, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	return http.DefaultClient.Do(req)
 }
 
 // freeAddr returns an unused loopback address. Its port is below the range of ephemeral ports, so

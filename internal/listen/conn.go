@@ -72,8 +72,8 @@ func (c *Conn) lastHeard() time.Time {
 // Opened returns when the connection was accepted.
 func (c *Conn) Opened() time.Time { return c.opened }
 
-// Handshake does the TLS handshake, and refuses HTTP/1 if the listener requires HTTP/2. It does both
-// once; Read and Write call it, as in *tls.Conn.
+// Handshake does the TLS handshake, and refuses HTTP/1 if the listener requires HTTP/2. It does
+// both once; Read and Write call it, as in *tls.Conn.
 func (c *Conn) Handshake() error {
 	c.handshakeOnce.Do(func() { c.handshakeErr = c.handshake() })
 	return c.handshakeErr

@@ -118,7 +118,9 @@ func (l *Listener) Open() int {
 
 // CloseSilent closes the connections on which no request can have begun: the client has not ended
 // its TLS handshake or its HTTP/2 preface.
-func (l *Listener) CloseSilent() { l.closeIf(func(c *Conn) bool { return !c.requests.begun.Load() }) }
+func (l *Listener) CloseSilent() {
+	l.closeIf(func(c *Conn) bool { return c.requests.speaks.Load() == unknownProtocol })
+}
 
 // CloseAll closes every connection.
 func (l *Listener) CloseAll() { l.closeIf(func(*Conn) bool { return true }) }

@@ -54,11 +54,14 @@ func (r *Requests) pause() {
 	}
 }
 
+// most returns how many places may be taken before connections are closed for it. Only clients that
+// do not read answers, or that send large messages, cause more.
+func (r *Requests) most() int64 { return r.limit + r.limit/2 }
+
 // makeRoom closes the connection with the most waiting requests, of several the one with the oldest
-// request, if waiting is more than one and a half times the limit. Only clients that do not read
-// answers, or that send large messages, cause that. It reports whether it closed one.
+// request, if waiting is above most. It reports whether it closed one.
 func (r *Requests) makeRoom(waiting int64) bool {
-	if waiting <= r.limit+r.limit/2 {
+	if waiting <= r.most() {
 		return false
 	}
 	r.mu.Lock()
@@ -82,7 +85,7 @@ func (r *Requests) makeRoom(waiting int64) bool {
 // makeRoomLater makes room for requests that have just been answered, unless their clients read
 // the answers within a second. There may be many at once: they did not wait while in progress.
 func (r *Requests) makeRoomLater() {
-	if r.used.Load() <= r.limit+r.limit/2 || !r.checking.CompareAndSwap(false, true) {
+	if r.used.Load() <= r.most() || !r.checking.CompareAndSwap(false, true) {
 		return
 	}
 	time.AfterFunc(time.Second, func() {
@@ -162,9 +165,8 @@ type openRequests struct {
 	all    *Requests    // nil: they are not counted
 	used   atomic.Int64 // places taken in all
 	held   atomic.Int64 // streams exempt from EndOlder
-	begun  atomic.Bool  // the protocol is known: a preface or another first line has arrived
-	http2  atomic.Bool  // the client's preface has arrived
-	match  int          // bytes of the preface that have arrived; -1: another protocol
+	speaks atomic.Int32 // one of the protocols below
+	match  int          // bytes of the preface that have arrived
 	broken bool         // the client negotiated HTTP/2 and speaks another protocol
 
 	in, out frames
@@ -174,6 +176,13 @@ type openRequests struct {
 	last     uint32       // guarded by mu; the highest id
 	released bool         // guarded by mu
 }
+
+// The protocols of openRequests.speaks.
+const (
+	unknownProtocol int32 = iota // the client's preface, or another first line, has not arrived
+	speaksHTTP2
+	speaksOther
+)
 
 // openStream is a request over HTTP/2.
 type openStream struct {
@@ -195,14 +204,14 @@ func (o *openRequests) add(n int64) {
 // received parses what the client has sent, and reports false if the connection is closed for it.
 // Only one goroutine reads.
 func (o *openRequests) received(p []byte) bool {
-	if o.all == nil || o.match < 0 {
+	if o.all == nil || o.speaks.Load() == speaksOther {
 		return !o.broken
 	}
 	if rest := len(preface) - o.match; rest > 0 {
 		n := min(rest, len(p))
 		if string(p[:n]) != preface[o.match:o.match+n] {
-			o.match, o.broken = -1, o.conn.agreedHTTP2()
-			o.begun.Store(true)
+			o.broken = o.conn.agreedHTTP2()
+			o.speaks.Store(speaksOther)
 			return !o.broken
 		}
 		o.match += n
@@ -226,8 +235,7 @@ func (o *openRequests) register() {
 	if !o.released {
 		o.all.conns[o.conn] = struct{}{}
 	}
-	o.begun.Store(true)
-	o.http2.Store(true)
+	o.speaks.Store(speaksHTTP2)
 }
 
 func (o *openRequests) receivedFrame(f frame) {
@@ -276,7 +284,7 @@ func (o *openRequests) grow(f frame) int64 {
 
 // sent parses what the server has written. Before the client's preface there are no streams.
 func (o *openRequests) sent(p []byte) {
-	if !o.http2.Load() {
+	if o.speaks.Load() != speaksHTTP2 {
 		return
 	}
 	o.out.each(p, func(f frame) {
