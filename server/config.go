@@ -65,9 +65,9 @@ type Config struct {
 	// MaxCalls bounds the calls in progress; further ones are refused with OVERLOADED. One caller
 	// may have as many in progress as there are places left. Default 4096.
 	MaxCalls int64
-	// CallerRate is how many calls to Atlas one caller may cause per second; cached and shared calls do
-	// not count. Further calls are refused with OVERLOADED. A caller is identified by package auth, or
-	// else by its credential. Default: no limit.
+	// CallerRate is how many calls to Atlas one caller may cause per second; cached and shared
+	// calls do not count. Further calls are refused with OVERLOADED. A caller is identified by
+	// package auth, or else by its credential. Default: no limit.
 	CallerRate int
 	// MaxConns is how many connections the gRPC and the HTTP listener may each have open; one
 	// address of another machine may have half of them. Default: as many as the process's

@@ -75,7 +75,7 @@ func TestDrain(t *testing.T) {
 }
 
 // TestDrainDelay checks that during the drain delay new calls and connections are served, and that
-// REST clients are told to reconnect.
+// answers ask REST clients to reconnect.
 func TestDrainDelay(t *testing.T) {
 	const delay = 5 * time.Second
 	for _, mode := range []testutil.Security{testutil.Plaintext, testutil.MutualTLS} {

@@ -35,8 +35,8 @@ const (
 
 // streamWorkers is how many goroutines wait for calls; calls beyond these get a new one. A new
 // goroutine starts with a small stack and copies it several times as it grows, which costs a tenth
-// of a call's CPU. With 256, calls take turns on more stacks than the CPU's cache holds: that costs a
-// fifth.
+// of a call's CPU. With 256, calls take turns on more stacks than the CPU's cache holds: that costs
+// a fifth.
 const streamWorkers = 64
 
 // grpcOptions returns the options of the gRPC server.

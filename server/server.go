@@ -2,11 +2,11 @@
 // call chain.
 //
 // A call passes these steps: package listen accepts the connection and does TLS; streams.go (gRPC)
-// or package rest receives the call; package call gives it an ID and a log line, applies limits, and
-// authenticates the caller with package auth; service.go has the two RPCs; package tokencache shares
-// concurrent calls for the same token and caches the answer; package atlas/resilient retries, and
-// fails fast while Atlas is down; package atlas makes the HTTP request. Errors are returned unchanged
-// up to package call, where package apierror turns them into public errors.
+// or package rest receives the call; package call gives it an ID and a log line, applies limits,
+// and authenticates the caller with package auth; service.go has the two RPCs; package tokencache
+// shares concurrent calls for the same token and caches the answer; package atlas/resilient
+// retries, and fails fast while Atlas is down; package atlas makes the HTTP request. Errors are
+// returned unchanged up to package call, where package apierror turns them into public errors.
 //
 // The package reads no flags and no environment; Config has all settings.
 package server

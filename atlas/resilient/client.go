@@ -51,7 +51,8 @@ const (
 )
 
 // Conns returns how many connections to Atlas there have to be, so that no admitted call waits for
-// one: twice MaxCalls, for calls that still hang when an Atlas that was down is back, and some more.
+// one: twice MaxCalls, for calls that still hang when an Atlas that was down is back, and some
+// more.
 func (c Config) Conns() int { return 2*cmp.Or(c.MaxCalls, defaultMaxCalls) + reservedConns }
 
 // Client calls Atlas. It is safe for concurrent use. Make one for each host, share it, and Close it

@@ -182,7 +182,7 @@ func TestRefusedRetry(t *testing.T) {
 	})
 }
 
-// A caller who has gone asks nothing of Atlas, and says nothing about it.
+// TestGoneBeforehand checks that a call whose context has ended does not reach Atlas.
 func TestGoneBeforehand(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

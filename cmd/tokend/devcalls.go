@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// callLines is a handler for audit records. It logs one line for each successful call, with how many creates have cost Atlas nothing.
-// A failed call has a line in the log anyway.
+// callLines is a handler for audit records. It logs one line for each successful call, with how
+// many creates have cost Atlas nothing. A failed call has a line in the log anyway.
 type callLines struct {
 	log *slog.Logger
 

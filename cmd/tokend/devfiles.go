@@ -33,7 +33,8 @@ func passThrough(set *setup.Settings, dir string, em *emulator.Emulator) (devAcc
 	}, useEmulator(set, dir, em)
 }
 
-// devJWT returns the JWT of the first org: the same in each run, because nothing in it depends on the time.
+// devJWT returns the JWT of the first org: the same in each run, because nothing in it depends on
+// the time.
 func devJWT(em *emulator.Emulator) string {
 	from, to := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
 	return em.Org(0).MintJWT(emulator.JWT{Age: time.Since(from), Lifetime: time.Until(to)})

@@ -99,7 +99,8 @@ func newRoot(environ []string) *cobra.Command {
 	return root
 }
 
-// addCompletion adds cobra's completion command, which by itself prints its help for an unknown shell.
+// addCompletion adds cobra's completion command, which by itself prints its help for an unknown
+// shell.
 func addCompletion(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	completion, _, _ := root.Find([]string{"completion"}) // it exists

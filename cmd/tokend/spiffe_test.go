@@ -47,8 +47,8 @@ func svidConfig(own *spiffetest.SVID, trusted *spiffetest.TrustDomain) *tls.Conf
 	return &tls.Config{RootCAs: trusted.Pool(), Certificates: []tls.Certificate{own.TLS()}}
 }
 
-// Without a file, the service has a certificate and knows its callers, what the agent replaces is
-// in use at once, and no key is told.
+// TestSPIFFE checks that the service needs no files: the agent gives it its certificate and the
+// authorities of its callers. What the agent replaces is used at once, and no key is logged.
 func TestSPIFFE(t *testing.T) {
 	t.Parallel()
 	domain, other, em := spiffetest.NewTrustDomain(t, "prod.internal"), spiffetest.NewTrustDomain(t, "partner.example"), startAtlas(t)

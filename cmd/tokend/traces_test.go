@@ -140,9 +140,9 @@ func traceOf(n int) string { return fmt.Sprintf("%030x%02x", 0xabc, n) }
 
 func traceparent(n int) string { return "00-" + traceOf(n) + "-" + callSpan + traceFlag }
 
-// One trace goes from each caller to the call to Atlas that he caused, and links lead from the
-// others who shared that to it: over both transports and both protocols of OTLP. There is no secret
-// in it, nor anything else that a caller sent. Health leaves no span.
+// TestTraces checks that a trace leads from each caller to the call to Atlas that it caused, and that
+// callers that shared the call link to it: over both transports and both protocols of OTLP. It
+// contains no secret, nor anything else that a caller sent. Health checks have no span.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	c := startCollector(t)
@@ -317,8 +317,8 @@ func checkLinks(t *testing.T, span *tracepb.Span, to ...*tracepb.Span) {
 	}
 }
 
-// What goes wrong is told by the names of reasons, and a call without a trace begins one, which its
-// log lines have.
+// TestTraceOfFailure checks that a span names the reason of a failure, and that a call without a
+// trace begins one, whose id its log lines have.
 func TestTraceOfFailure(t *testing.T) {
 	t.Parallel()
 	c := startCollector(t)
@@ -375,8 +375,8 @@ func TestTracesDisabled(t *testing.T) {
 	}
 }
 
-// A collector that does not answer holds up neither a call nor, for long, the stop, and is told of
-// in the log.
+// TestTraceCollectorGone checks that a collector that does not answer delays no call, delays the stop
+// only briefly, and is logged.
 func TestTraceCollectorGone(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -36,13 +36,13 @@ type Grant struct {
 	Profile string
 	// JWT is the caller's own Atlas JWT; with Passthrough only.
 	JWT atlas.JWT
-	// Source is the source of the profile, nil with Passthrough. It belongs to the policy that decided:
-	// a later policy may give the name to another Atlas user.
+	// Source is the source of the profile, nil with Passthrough. It belongs to the policy that
+	// decided: a later policy may give the name to another Atlas user.
 	Source *atlas.TokenSource
 }
 
-// Credential returns the credential for Atlas: the caller's own JWT, or the profile's, which may need a
-// login. It returns ErrMissing for the Grant of a refused call.
+// Credential returns the credential for Atlas: the caller's own JWT, or the profile's, which may
+// need a login. It returns ErrMissing for the Grant of a refused call.
 func (g Grant) Credential(ctx context.Context) (atlas.Credential, error) {
 	switch {
 	case g.Source != nil:
@@ -87,8 +87,8 @@ type state struct {
 	issuers map[string]*issuer // by URL
 }
 
-// New returns an Authenticator. It does not wait for OIDC issuers; until one answers, its callers get
-// ErrCallerCheckUnavailable. The Authenticator must be closed.
+// New returns an Authenticator. It does not wait for OIDC issuers; until one answers, its callers
+// get ErrCallerCheckUnavailable. The Authenticator must be closed.
 func New(cfg Config) (*Authenticator, error) {
 	cfg.Policy = cmp.Or(cfg.Policy, passThrough)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
@@ -102,16 +102,16 @@ func New(cfg Config) (*Authenticator, error) {
 	return a, nil
 }
 
-// NewPassThrough returns an Authenticator that accepts every caller with an Atlas JWT and passes the
-// JWT on.
+// NewPassThrough returns an Authenticator that accepts every caller with an Atlas JWT and passes
+// the JWT on.
 func NewPassThrough() *Authenticator {
 	a, _ := New(Config{}) // an empty Config is valid
 	return a
 }
 
-// SetPolicy replaces the policy and the sources of its profiles. Calls in progress keep the policy and
-// the source they started with; issuers in both policies keep their keys. It fails if a profile has
-// no source, and after Close.
+// SetPolicy replaces the policy and the sources of its profiles. Calls in progress keep the policy
+// and the source they started with; issuers in both policies keep their keys. It fails if a profile
+// has no source, and after Close.
 func (a *Authenticator) SetPolicy(p *Policy, sources Sources) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -152,8 +152,8 @@ func (a *Authenticator) start(named issuerConfig) *issuer {
 	return i
 }
 
-// Close stops fetching issuers' keys. Calls with an OIDC token may fail afterwards. It does not close
-// the sources.
+// Close stops fetching issuers' keys. Calls with an OIDC token may fail afterwards. It does not
+// close the sources.
 func (a *Authenticator) Close() {
 	a.mu.Lock() // so that no issuer starts
 	a.stop()
@@ -161,8 +161,8 @@ func (a *Authenticator) Close() {
 	a.wg.Wait()
 }
 
-// Refused reports whether no call can succeed because Atlas refuses every profile and no rule is for
-// pass-through.
+// Refused reports whether no call can succeed because Atlas refuses every profile and no rule is
+// for pass-through.
 func (a *Authenticator) Refused() bool {
 	s := a.state.Load()
 	if s.policy.usesPassthrough() {
@@ -197,8 +197,8 @@ func (a *Authenticator) AllowsWithoutCertificate() bool {
 }
 
 // Authenticate identifies the caller of a call and decides about it. It reads the peer and the
-// incoming metadata from ctx; the method is the short or the full gRPC name. On failure the Grant has
-// at most the Caller, for the audit record.
+// incoming metadata from ctx; the method is the short or the full gRPC name. On failure the Grant
+// has at most the Caller, for the audit record.
 //
 // The error wraps one of this package's, or is the context's.
 func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant, error) {

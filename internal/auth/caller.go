@@ -78,13 +78,14 @@ func parseCaller(text string) (Caller, error) {
 	return c, nil
 }
 
-// ErrCertificateExpired is the error of a call over a connection whose client certificate, or that of
-// an authority above it, has expired since the handshake.
+// ErrCertificateExpired is the error of a call over a connection whose client certificate, or that
+// of an authority above it, has expired since the handshake.
 var ErrCertificateExpired = errors.New("the caller's client certificate has expired")
 
 // certificateCallers returns the callers that the verified client certificate of a call identifies:
-// its SPIFFE ID, or its DNS names if it has none, or its serial number and fingerprint, which no rule
-// of a policy file matches. The first is the one to record. There is none without a certificate.
+// its SPIFFE ID, or its DNS names if it has none, or its serial number and fingerprint, which no
+// rule of a policy file matches. The first is the one to record. There is none without a
+// certificate.
 //
 // It ignores PeerCertificates, which are not verified. It checks the expiry for each call because a
 // connection may outlive a certificate.
@@ -143,8 +144,8 @@ func namesIn(leaf *x509.Certificate) []Caller {
 // Header is the metadata key and HTTP header in which a caller brings its credential.
 const Header = "authorization"
 
-// SecondHeader is what clients of a gRPC gateway may send instead. It is never read as a credential,
-// but next to a real one it makes the call ambiguous.
+// SecondHeader is what clients of a gRPC gateway may send instead. It is never read as a
+// credential, but next to a real one it makes the call ambiguous.
 const SecondHeader = "grpc-metadata-authorization"
 
 // callCredentials returns the authorization values of a call.

@@ -23,7 +23,8 @@ type expectationEntry struct {
 
 type expectationList []line[expectationEntry]
 
-// ParseExpectations parses a list of expectations in YAML, as strictly as [ParsePolicy] parses a policy.
+// ParseExpectations parses a list of expectations in YAML, as strictly as [ParsePolicy] parses a
+// policy.
 func ParseExpectations(name string, data []byte) ([]Expectation, error) {
 	var (
 		e        = &fileErrors{name: name}

@@ -32,8 +32,8 @@ var (
 	ErrNoUsableKey = errors.New("it publishes no key of a known kind")
 )
 
-// signingAlgorithms are asymmetric, whatever an issuer offers, so that a public key is never used as
-// a secret (RFC 8725 section 3.1).
+// signingAlgorithms are asymmetric, whatever an issuer offers, so that a public key is never used
+// as a secret (RFC 8725 section 3.1).
 var signingAlgorithms = []jose.SignatureAlgorithm{
 	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
@@ -57,9 +57,9 @@ type timing struct {
 
 var defaultTiming = timing{retryMin: time.Second, retryMax: time.Minute, again: time.Hour, keys: 2 * time.Second}
 
-// issuer verifies the OIDC tokens of one issuer. Only run fetches its keys, in the background, so that
-// no caller's deadline cancels a fetch that others wait for. go-oidc keeps withdrawn keys, does not
-// limit its fetches and reads unbounded answers.
+// issuer verifies the OIDC tokens of one issuer. Only run fetches its keys, in the background, so
+// that no caller's deadline cancels a fetch that others wait for. go-oidc keeps withdrawn keys,
+// does not limit its fetches and reads unbounded answers.
 type issuer struct {
 	issuerConfig
 
@@ -85,8 +85,8 @@ type fetched struct {
 // errStopped is the error of an issuer after run has ended.
 var errStopped = errors.New("the issuer is no longer asked")
 
-// run fetches the issuer's keys until ctx is done: with backoff until it succeeds, then at intervals
-// and when a token has an unknown key.
+// run fetches the issuer's keys until ctx is done: with backoff until it succeeds, then at
+// intervals and when a token has an unknown key.
 func (i *issuer) run(ctx context.Context) {
 	for delay := i.timing.retryMin; ; {
 		last, now := i.last.Load(), &fetched{began: time.Now(), next: make(chan struct{})}
@@ -129,8 +129,8 @@ func CheckIssuer(ctx context.Context, url string, roots func() *x509.CertPool) (
 	return len(found), err
 }
 
-// fetchKeys reads an issuer's configuration (OpenID Connect Discovery section 4) and keys. It does not
-// keep connections, because the trusted authorities may change.
+// fetchKeys reads an issuer's configuration (OpenID Connect Discovery section 4) and keys. It does
+// not keep connections, because the trusted authorities may change.
 func fetchKeys(ctx context.Context, url string, roots func() *x509.CertPool) ([]jose.JSONWebKey, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if roots != nil {
@@ -214,8 +214,8 @@ func (f *fetched) check(url string) error {
 	return fmt.Errorf("OIDC issuer %s has not answered yet", url)
 }
 
-// newer waits for a fetch after last. It returns last if that is recent, so that invalid tokens do not
-// flood the issuer, and an error if too many calls are waiting.
+// newer waits for a fetch after last. It returns last if that is recent, so that invalid tokens do
+// not flood the issuer, and an error if too many calls are waiting.
 func (i *issuer) newer(ctx context.Context, last *fetched) (*fetched, error) {
 	if time.Since(last.began) < i.timing.keys {
 		return last, nil
@@ -285,12 +285,12 @@ const clockLeeway = time.Minute
 // registeredClaims are the claims of RFC 7519 section 4.1.
 var registeredClaims = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
 
-// peekIssuer returns the unverified issuer of a JWT, to choose the keys that verify it. It is empty for
-// a JWT without one, such as Atlas's, and for one that cannot be read. An issuer that is not a
+// peekIssuer returns the unverified issuer of a JWT, to choose the keys that verify it. It is empty
+// for a JWT without one, such as Atlas's, and for one that cannot be read. An issuer that is not a
 // string is ErrMalformed.
 //
-// A registered claim that occurs twice or in another case, such as SUB, is ErrCallerRejected, because
-// an issuer may let users choose the names of further claims.
+// A registered claim that occurs twice or in another case, such as SUB, is ErrCallerRejected,
+// because an issuer may let users choose the names of further claims.
 func peekIssuer(token string) (string, error) {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, _ := strings.Cut(rest, ".")

@@ -21,12 +21,12 @@ var (
 
 // Policy says which caller may call which method, with which profile. It is immutable.
 //
-// The first rule whose selector matches decides, in the order of the file. A method that it does not
-// allow is denied. A caller with a certificate and an OIDC token matches a rule if one of the two
-// does.
+// The first rule whose selector matches decides, in the order of the file. A method that it does
+// not allow is denied. A caller with a certificate and an OIDC token matches a rule if one of the
+// two does.
 //
-// A selector matches the whole name. A * in it matches any number of characters, in three places and
-// within its own part of the name:
+// A selector matches the whole name. A * in it matches any number of characters, in three places
+// and within its own part of the name:
 //
 //   - spiffe_id: in the path, without crossing a slash; never in the trust domain
 //   - dns_san: in the leftmost label, without crossing a dot
@@ -99,8 +99,8 @@ const (
 	selectorAtlas  = "atlas_jwt"
 )
 
-// rule is one entry of callers. It matches a caller of its kind whose name is the prefix followed by
-// something that the pattern matches.
+// rule is one entry of callers. It matches a caller of its kind whose name is the prefix followed
+// by something that the pattern matches.
 type rule struct {
 	line    int
 	kind    string
@@ -123,8 +123,8 @@ func (r rule) matches(c Caller) bool {
 	return r.kind == c.Kind && strings.HasPrefix(c.Name, r.prefix) && matchGlob(r.pattern, c.Name[len(r.prefix):], separators[r.kind])
 }
 
-// covers reports whether r matches every caller that other matches. Only a * matches the * of another
-// pattern, and both match the same characters.
+// covers reports whether r matches every caller that other matches. Only a * matches the * of
+// another pattern, and both match the same characters.
 func (r rule) covers(other rule) bool {
 	return r.kind == other.kind && r.prefix == other.prefix && matchGlob(r.pattern, other.pattern, separators[r.kind])
 }

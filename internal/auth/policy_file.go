@@ -59,8 +59,8 @@ func (l *line[T]) UnmarshalYAML(node *yaml.Node) error {
 // ParsePolicy parses a policy in YAML. The name is the file's, for errors. The error joins all
 // mistakes as file:line: text; values are checked once the structure is right.
 //
-// It refuses unknown keys, unreachable rules, unused profiles, selectors that match every caller, and
-// YAML's anchors, aliases, tags and merge keys.
+// It refuses unknown keys, unreachable rules, unused profiles, selectors that match every caller,
+// and YAML's anchors, aliases, tags and merge keys.
 func ParsePolicy(name string, data []byte) (*Policy, error) {
 	p := &policyParser{fileErrors: fileErrors{name: name}, policy: &Policy{name: name}}
 	var file policyFile
@@ -176,8 +176,8 @@ func (p *policyParser) profile(profile Profile) {
 	p.policy.profiles = append(p.policy.profiles, profile)
 }
 
-// rule adds one entry of callers. A rule with a valid selector is added even if it has other mistakes,
-// so that unreachable rules behind it are found.
+// rule adds one entry of callers. A rule with a valid selector is added even if it has other
+// mistakes, so that unreachable rules behind it are found.
 func (p *policyParser) rule(y callerEntry, line int, what string) {
 	if len(y.Allow) == 0 {
 		p.errorf(line, "%s must allow at least one method", what)

@@ -28,8 +28,8 @@ type Metrics struct {
 
 type methodKey struct{ fullMethod, transport string }
 
-// methodMetrics are the metrics of one method over one transport, so that a call needs one lookup and
-// not one for each metric.
+// methodMetrics are the metrics of one method over one transport, so that a call needs one lookup
+// and not one for each metric.
 type methodMetrics struct {
 	inFlight prometheus.Gauge
 	started  prometheus.Counter

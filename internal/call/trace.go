@@ -26,8 +26,8 @@ const (
 
 // startSpan returns a context with the caller's trace, and starts the span of a call, which is nil
 // without a Tracer. The span contains nothing that the caller sent except the trace's identifiers.
-// otelgrpc and otelhttp are not used because they would make two spans of a call over REST, and spans
-// of health checks.
+// otelgrpc and otelhttp are not used because they would make two spans of a call over REST, and
+// spans of health checks.
 func startSpan(ctx context.Context, cfg Config, rec *Record, fullMethod string) (context.Context, trace.Span) {
 	ctx = cfg.Propagator.Extract(ctx, traceHeaders{ctx})
 	if cfg.Tracer == nil {

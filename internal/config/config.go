@@ -49,8 +49,8 @@ func As(err error) *Error {
 	return e
 }
 
-// Lookup returns a variable of an environment without the spaces around it, "" if it is not set. The
-// last of several counts.
+// Lookup returns a variable of an environment without the spaces around it, "" if it is not set.
+// The last of several counts.
 func Lookup(environ []string, name string) (value string) {
 	for _, entry := range environ {
 		if v, ok := strings.CutPrefix(entry, name+"="); ok {

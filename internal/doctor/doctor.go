@@ -1,6 +1,6 @@
-// Package doctor checks the settings of tokend and everything that they name, and suggests fixes. It
-// serves nothing and changes nothing: it logs in once for each userauthtoken, and asks Atlas for no
-// token.
+// Package doctor checks the settings of tokend and everything that they name, and suggests fixes.
+// It serves nothing and changes nothing: it logs in once for each userauthtoken, and asks Atlas for
+// no token.
 package doctor
 
 import (

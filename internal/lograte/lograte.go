@@ -1,5 +1,5 @@
-// Package lograte limits the rate of log lines that clients can cause. Each kind of line has a rate;
-// lines beyond it are left out and counted. All other lines pass.
+// Package lograte limits the rate of log lines that clients can cause. Each kind of line has a
+// rate; lines beyond it are left out and counted. All other lines pass.
 package lograte
 
 import (

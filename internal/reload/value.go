@@ -264,8 +264,8 @@ func Read(path string) ([]byte, error) {
 	return data, nil
 }
 
-// readAll reads the files and returns their contents with a digest of them. The error has every file
-// that cannot be used.
+// readAll reads the files and returns their contents with a digest of them. The error has every
+// file that cannot be used.
 func readAll(paths []string) (contents [][]byte, sum string, err error) {
 	var errs []error
 	for _, path := range paths {

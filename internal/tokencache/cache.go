@@ -196,9 +196,9 @@ func isComplete(cred atlas.Credential) bool {
 	return cred.JWT != "" && (cred.Profile == "" || cred.Secret != "")
 }
 
-// UnsettledError says that Delete stopped waiting before the delete was complete, because the caller
-// left or the cache was closed: Atlas had not answered, or cached copies in a Redis that cannot be
-// reached had not expired.
+// UnsettledError says that Delete stopped waiting before the delete was complete, because the
+// caller left or the cache was closed: Atlas had not answered, or cached copies in a Redis that
+// cannot be reached had not expired.
 type UnsettledError struct{ Err error }
 
 func (e *UnsettledError) Error() string { return "the delete had not ended: " + e.Err.Error() }

@@ -23,8 +23,8 @@ type ending struct {
 // createFunc is what a shared call does.
 type createFunc = func(ctx context.Context, fresh bool) (Result, error)
 
-// createLayer is the layer below a group. The first waiter of a call decides what the call does. The
-// secret in its credential, which is otherwise empty, identifies that waiter.
+// createLayer is the layer below a group. The first waiter of a call decides what the call does.
+// The secret in its credential, which is otherwise empty, identifies that waiter.
 type createLayer struct {
 	mu      sync.Mutex
 	brought map[atlas.UserAuthToken]createFunc // guarded by mu

@@ -1,6 +1,6 @@
-// Command check reads Kubernetes objects as YAML, such as the output of helm template, and decodes each
-// strictly into the Go type of its API: a field that the API does not have is an error. Schemas would do
-// the same but have to be downloaded.
+// Command check reads Kubernetes objects as YAML, such as the output of helm template, and decodes
+// each strictly into the Go type of its API: a field that the API does not have is an error.
+// Schemas would do the same but have to be downloaded.
 //
 //	helm template t ../tokend | go run . -
 package main
