@@ -24,7 +24,7 @@ type server interface {
 
 // client runs scripts within a budget, and skips a Redis that fails for a while.
 type client struct {
-	options *goredis.UniversalOptions
+	cfg     Config
 	budget  time.Duration
 	metrics *metrics
 	health  health
@@ -38,12 +38,12 @@ type client struct {
 
 // newClient returns a client whose work ends with ctx.
 func newClient(ctx context.Context, cfg Config) (*client, error) {
-	o, err := cfg.options()
+	o, err := options(cfg)
 	if err != nil {
 		return nil, err
 	}
 	logging.Disable() // the library writes to stderr, including text from servers
-	c := &client{options: o, budget: cmp.Or(cfg.Budget, defaultBudget), metrics: newMetrics(cfg.Registerer)}
+	c := &client{cfg: cfg, budget: cmp.Or(cfg.Budget, defaultBudget), metrics: newMetrics(cfg.Registerer)}
 	c.health.log = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	s := newServer(o)
@@ -148,9 +148,9 @@ func (c *client) follow(err error) {
 	if _, moved := goredis.IsMovedError(err); !moved || !single {
 		return
 	}
-	o := *c.options
+	o, _ := options(c.cfg) // checked by newClient
 	o.IsClusterMode = true
-	cluster := newServer(&o)
+	cluster := newServer(o)
 	if !c.redis.CompareAndSwap(old, &cluster) {
 		old = &cluster // another call was first
 	}
@@ -183,16 +183,16 @@ func (c *client) retry(slots chan struct{}, lasting time.Duration, try func() er
 	return done
 }
 
-// Check returns why Redis cannot be used, or nil.
-func (c *client) Check() error {
+// check returns why Redis cannot be used, or nil.
+func (c *client) check() error {
 	if err := c.health.check(); err != nil {
 		return errors.New("Redis: " + err.Error())
 	}
 	return nil
 }
 
-// Close ends the background work. The client must not be used any more.
-func (c *client) Close() {
+// close ends the background work. The client must not be used any more.
+func (c *client) close() {
 	c.cancel()
 	c.work.Wait()
 	_ = c.server().Close()

@@ -55,15 +55,16 @@ const (
 
 // Validate reports every mistake in c, each a *config.Error, joined. No error quotes the URL.
 func (c Config) Validate() error {
-	_, err := c.options()
+	_, err := options(c)
 	if c.Budget < 0 || c.Budget > timeout {
 		err = errors.Join(err, config.Wrong("Cache.Redis.Budget", errors.New("not within 0 to 1s")))
 	}
 	return err
 }
 
-// options returns the options of the client library.
-func (c Config) options() (*goredis.UniversalOptions, error) {
+// options returns the options of the client library. It is not a method, for the same reason as
+// client is not embedded.
+func options(c Config) (*goredis.UniversalOptions, error) {
 	wrong := func(reason string) (*goredis.UniversalOptions, error) {
 		return nil, config.Wrong("Cache.Redis.URL", errors.New(reason))
 	}
@@ -113,7 +114,7 @@ func (c Config) options() (*goredis.UniversalOptions, error) {
 	if o.IsClusterMode && o.DB != 0 {
 		return wrong("it has a database, and a cluster has only one")
 	}
-	c.set(o, u.User.Username(), parsed.TLSConfig)
+	set(o, c, u.User.Username(), parsed.TLSConfig)
 	return o, nil
 }
 
@@ -127,7 +128,7 @@ func isHostPort(s string) bool {
 }
 
 // set sets the options that one Redis, a cluster and sentinels have in common.
-func (c Config) set(o *goredis.UniversalOptions, user string, secure *tls.Config) {
+func set(o *goredis.UniversalOptions, c Config, user string, secure *tls.Config) {
 	credentials := func() (string, string) {
 		if c.Password == nil {
 			return user, ""

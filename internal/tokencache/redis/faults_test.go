@@ -235,7 +235,7 @@ func TestFault57CloseWhileADeleteWaits(t *testing.T) {
 	sent, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- r.deleteAnd(t.Context(), orgA, Done, func() { close(sent) }) }()
 	<-sent
-	r.cancel()
+	r.client.cancel()
 	if err := <-done; err == nil {
 		t.Error("acknowledged without Redis")
 	}
@@ -278,7 +278,7 @@ func TestFault84OneLateAnswerIsOneFailure(t *testing.T) {
 	}
 	all.Wait()
 	server.Resume()
-	if n := r.health.failures; n != 1 {
+	if n := r.client.health.failures; n != 1 {
 		t.Errorf("%d failures, want 1", n)
 	}
 	if n := r.counted("tokend_cache_redis_operations_total", "look", "skipped"); n != 0 {
@@ -315,7 +315,7 @@ func TestBatcherPanic(t *testing.T) {
 	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{}).connected()
 	for range 2 * batches {
-		if _, err := r.batcher.read(t.Context(), nil, []any{panics{}}); !errors.Is(err, errMalformed) {
+		if _, err := r.client.batcher.read(t.Context(), nil, []any{panics{}}); !errors.Is(err, errMalformed) {
 			t.Fatalf("got %v, want errMalformed", err)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // Probe checks whether a Redis can be used as the cache.
-type Probe struct{ *client }
+type Probe struct{ client *client }
 
 // NewProbe returns a Probe of a Redis. It connects to nothing yet. It must be closed. ctx
 // cancels its operations.
@@ -23,9 +23,9 @@ func NewProbe(ctx context.Context, cfg Config) (*Probe, error) {
 // ReplyError or a *net.OpError.
 func (p *Probe) Connect() error {
 	// Every user may send HELLO, whatever its permissions.
-	ctx, cancel := context.WithTimeout(p.ctx, timeout)
+	ctx, cancel := context.WithTimeout(p.client.ctx, timeout)
 	defer cancel()
-	pipeline := p.server().Pipeline()
+	pipeline := p.client.server().Pipeline()
 	pipeline.Do(ctx, "HELLO")
 	if _, err := pipeline.Exec(ctx); err != nil {
 		return cause(err)
@@ -47,23 +47,29 @@ func (p *Probe) Run() (fastest time.Duration, err error) {
 	fastest = timeout
 	for range probeRuns {
 		began := time.Now()
-		if _, err := p.run(timeout, scriptRead, []string{all, org, value}, []any{newEpoch(), second}); err != nil {
-			p.follow(err)
+		if _, err := p.client.run(timeout, scriptRead, []string{all, org, value}, []any{newEpoch(), second}); err != nil {
+			p.client.follow(err)
 			return 0, cause(err)
 		}
 		fastest = min(fastest, time.Since(began))
 	}
-	if _, err := p.run(timeout, scriptHold, []string{org}, []any{newEpoch(), "hold:probe", second, second}); err != nil {
+	if _, err := p.client.run(timeout, scriptHold, []string{org}, []any{newEpoch(), "hold:probe", second, second}); err != nil {
 		return 0, cause(err)
 	}
-	if _, err := p.run(timeout, scriptDrop, []string{org}, nil); err != nil {
+	if _, err := p.client.run(timeout, scriptDrop, []string{org}, nil); err != nil {
 		return 0, cause(err)
 	}
 	return fastest, nil
 }
 
 // Budget is how long a call waits for Redis before it goes on without it.
-func (p *Probe) Budget() time.Duration { return p.budget }
+func (p *Probe) Budget() time.Duration { return p.client.budget }
 
 // Addrs are the addresses of Redis, or of its sentinels.
-func (p *Probe) Addrs() string { return strings.Join(p.options.Addrs, ", ") }
+func (p *Probe) Addrs() string {
+	o, _ := options(p.client.cfg) // checked by NewProbe
+	return strings.Join(o.Addrs, ", ")
+}
+
+// Close ends the Probe's connections.
+func (p *Probe) Close() { p.client.close() }

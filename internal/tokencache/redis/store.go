@@ -25,7 +25,9 @@ import (
 
 // Store is a cache in Redis. It must be closed.
 type Store struct {
-	*client
+	// client is not embedded: its promoted methods have types of the library, which would be compiled
+	// into each importer, two seconds for each.
+	client *client
 
 	cfg                  Config
 	lateMoves, lateDrops chan struct{} // a slot for each that is retried
@@ -47,7 +49,7 @@ func New(cfg Config) (*Store, error) {
 	promauto.With(cfg.Registerer).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tokend_cache_redis_up", Help: "1 if Redis answers; 0 if it fails now and then, or cannot be reached.",
 	}, func() float64 {
-		if c.Check() != nil {
+		if c.check() != nil {
 			return 0
 		}
 		return 1
@@ -56,6 +58,12 @@ func New(cfg Config) (*Store, error) {
 	c.work.Go(c.connect)
 	return &Store{c, cfg, make(chan struct{}, maxLateMoves), make(chan struct{}, maxLateDrops)}, nil
 }
+
+// Check returns why Redis cannot be used, or nil.
+func (s *Store) Check() error { return s.client.check() }
+
+// Close ends the background work. The Store must not be used any more.
+func (s *Store) Close() { s.client.close() }
 
 // Item is what a token is cached under: its org and its credential.
 type Item struct {
@@ -97,14 +105,14 @@ type Found struct {
 
 // Get returns the token that is cached for an item, and the View for Put.
 func (s *Store) Get(ctx context.Context, item *Item) (Found, View) {
-	answer, err := s.read(ctx, item.keys(), newEpoch(), milliseconds(s.keepFences()))
+	answer, err := s.client.read(ctx, item.keys(), newEpoch(), milliseconds(s.keepFences()))
 	if err != nil {
 		return Found{}, View{}
 	}
 	at := time.Now() // after Redis read its clock, so that values expire early rather than late
 	v, value, err := parseRead(answer)
 	if err != nil {
-		s.health.report(at, err)
+		s.client.health.report(at, err)
 		return Found{}, View{}
 	}
 	v.at = at
@@ -113,7 +121,7 @@ func (s *Store) Get(ctx context.Context, item *Item) (Found, View) {
 	}
 	token, header, err := open([]byte(*value), item.aead, item.tokenKey, v.now, v.all, v.org)
 	if err != nil {
-		s.metrics.reject(err)
+		s.client.metrics.reject(err)
 		return Found{}, v
 	}
 	f := Found{token, sinceThen(header.since, v.now), sinceThen(v.now, header.fresh)}
@@ -157,7 +165,7 @@ func (s *Store) Put(ctx context.Context, v View, item *Item, token string, life 
 		until: min(v.now+(s.cfg.TTL+s.cfg.StaleIfError).Milliseconds(), end),
 		all:   v.all, org: v.org,
 	}
-	_, _ = s.do(ctx, "put", usual, scriptPut, item.keys(),
+	_, _ = s.client.do(ctx, "put", usual, scriptPut, item.keys(),
 		v.all, v.org, note(v.all, item, token), string(header.seal(item.aead, item.tokenKey, token)),
 		strconv.FormatInt(header.until, 10), newEpoch(), milliseconds(s.keepFences()),
 	) // if it fails, nothing is cached, and the client has reported it
@@ -174,11 +182,11 @@ func note(all string, item *Item, token string) string {
 // Drop removes the token that is cached for an item.
 func (s *Store) Drop(ctx context.Context, item *Item) {
 	drop := func(ctx context.Context, how effort) error {
-		_, err := s.do(ctx, "drop", how, scriptDrop, []string{item.tokenKey})
+		_, err := s.client.do(ctx, "drop", how, scriptDrop, []string{item.tokenKey})
 		return err
 	}
 	if drop(ctx, usual) != nil {
-		s.retry(s.lateDrops, s.lifetime(), func() error { return drop(context.Background(), patient) })
+		s.client.retry(s.lateDrops, s.lifetime(), func() error { return drop(context.Background(), patient) })
 	}
 }
 
@@ -218,7 +226,7 @@ func (s *Store) Settle(ctx context.Context, org, hold string, outcome Outcome) e
 	}
 	// By then, every copy that was stored before the delete took effect has expired.
 	last := s.lifetime() + lasting
-	moved := s.retry(s.lateMoves, last, func() error { return s.move(patient, org, hold, newEpoch(), lasting) })
+	moved := s.client.retry(s.lateMoves, last, func() error { return s.move(patient, org, hold, newEpoch(), lasting) })
 	if outcome != Done {
 		return nil // the caller does not get an acknowledgement
 	}
@@ -231,7 +239,7 @@ func (s *Store) Settle(ctx context.Context, org, hold string, outcome Outcome) e
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.ctx.Done():
+	case <-s.client.ctx.Done():
 		return errClosed
 	}
 }
@@ -239,11 +247,11 @@ func (s *Store) Settle(ctx context.Context, org, hold string, outcome Outcome) e
 // move moves a fence to an epoch, unless that is "", and holds it for a time.
 func (s *Store) move(how effort, org, hold, epoch string, lasting time.Duration) error {
 	began := time.Now()
-	answer, err := s.do(context.Background(), "move", how, scriptHold, []string{orgKey(org)},
+	answer, err := s.client.do(context.Background(), "move", how, scriptHold, []string{orgKey(org)},
 		epoch, "hold:"+hold, milliseconds(lasting), milliseconds(s.keepFences()))
 	if err == nil && answer != any(int64(1)) {
 		err = errMalformed
-		s.health.report(began, err)
+		s.client.health.report(began, err)
 	}
 	return err
 }

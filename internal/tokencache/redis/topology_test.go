@@ -124,7 +124,7 @@ func TestCertificateNames(t *testing.T) {
 		{"127.0.0.1", "localhost", false},
 	} {
 		c := Config{URL: "rediss://" + tc.url + ":" + port, RootCAs: func() *x509.CertPool { return ca }}
-		opt, err := c.options()
+		opt, err := options(c)
 		if err != nil {
 			t.Fatal(err)
 		}
