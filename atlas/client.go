@@ -7,7 +7,7 @@
 // answer, and connects to no host but the configured one. Every failure is an [*Error] that says
 // why it failed, and whether Atlas may have received the request.
 //
-// A [TokenSource] has the JWT of one Atlas user: it logs in, and refreshes the JWT.
+// An [Identity] is one Atlas user: it logs in, and refreshes its JWT.
 //
 // The package imports nothing else of this module, reads no environment variables but those for
 // proxies that net/http reads, and logs nothing. But net/http does: when a server sends unexpected

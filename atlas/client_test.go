@@ -239,16 +239,16 @@ func TestLogInAndRefresh(t *testing.T) {
 	}
 }
 
-// TestTokenSourceHeals checks that a call logs in and succeeds after Atlas has revoked all JWTs.
-func TestTokenSourceHeals(t *testing.T) {
+// TestIdentityHeals checks that a call logs in and succeeds after Atlas has revoked all JWTs.
+func TestIdentityHeals(t *testing.T) {
 	em, client := start(t, emulator.Config{})
-	source := atlas.NewTokenSource(atlas.TokenSourceConfig{
+	identity := atlas.NewIdentity(atlas.IdentityConfig{
 		Client: client,
-		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+		Secret: func() atlas.UserAuthToken { return atlas.UserAuthToken(em.Org(0).UserAuthToken()) },
 	})
-	t.Cleanup(source.Close)
+	t.Cleanup(identity.Close)
 	for range 2 {
-		cred, err := source.Credential(t.Context())
+		cred, err := identity.Credential(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,8 +22,8 @@ type Credential struct {
 	Profile string
 	Secret  UserAuthToken
 
-	claims *Claims      // of the JWT, if parsed already
-	source *TokenSource // of the profile
+	claims   *Claims   // of the JWT, if parsed already
+	identity *Identity // of the profile
 }
 
 // Claims returns the JWT's claims. Trust them only if Atlas has issued the JWT to this process, as
@@ -37,10 +37,10 @@ func (c Credential) Claims() Claims {
 
 // Renewed returns the current Credential of c's profile; c itself, if it is a caller's own.
 func (c Credential) Renewed(ctx context.Context) (Credential, error) {
-	if c.source == nil {
+	if c.identity == nil {
 		return c, nil
 	}
-	return c.source.Credential(ctx)
+	return c.identity.Credential(ctx)
 }
 
 // WithReLogin runs call with the JWT of cred. If Atlas refuses one of a profile with a 401, it is
@@ -50,7 +50,7 @@ func (c Credential) Renewed(ctx context.Context) (Credential, error) {
 // If the secret has been replaced by that of a user of another org, the new login is for that org.
 // Then the call is not repeated, and the error is [ErrOrgChanged].
 func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.Context, JWT) (T, error)) (T, error) {
-	if cred.source == nil {
+	if cred.identity == nil {
 		return call(ctx, cred.JWT)
 	}
 	ctx = WithProfile(ctx, cred.Profile)
@@ -60,10 +60,10 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 		return answer, err
 	}
 	var none T
-	if err := cred.source.blockedError(refused); err != nil {
+	if err := cred.identity.blockedError(refused); err != nil {
 		return none, err
 	}
-	cred.source.Invalidate(cred.JWT)
+	cred.identity.Invalidate(cred.JWT)
 	next, err := cred.Renewed(ctx)
 	switch {
 	case err != nil:
@@ -73,19 +73,19 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 	}
 	answer, err = call(ctx, next.JWT)
 	if refused, ok := errors.AsType[*Error](err); ok && Classify(err) == ClassUnauthorized {
-		return none, cred.source.block(refused)
+		return none, cred.identity.block(refused)
 	}
 	return answer, err
 }
 
 // ErrOrgChanged says that a call's identity now belongs to another org. Nothing was done. A call
-// with the source's current Credential is for the new org.
+// with the identity's current Credential is for the new org.
 var ErrOrgChanged = errors.New("the service's own credential is now one of another org")
 
 type profileKey struct{}
 
 // WithProfile returns a context for operations of one of the service's own identities.
-// [WithReLogin] and a [TokenSource] use it, so that a wrapper of a Client can tell identities
+// [WithReLogin] and an [Identity] use it, so that a wrapper of a Client can tell identities
 // apart.
 func WithProfile(ctx context.Context, profile string) context.Context {
 	return context.WithValue(ctx, profileKey{}, profile)

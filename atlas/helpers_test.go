@@ -231,8 +231,8 @@ func reset(conn *tls.Conn) {
 	_ = tcp.Close()
 }
 
-// fakeIdentity is an Atlas that logs in and refreshes as its fields say.
-type fakeIdentity struct {
+// fakeAtlas is an Atlas that logs in and refreshes as its fields say.
+type fakeAtlas struct {
 	mu                sync.Mutex
 	logins, refreshes int             // guarded by mu
 	life              time.Duration   // guarded by mu; of the JWTs
@@ -249,19 +249,19 @@ type fakeIdentity struct {
 
 type fakeClaims struct{ iat, origIat bool }
 
-func (f *fakeIdentity) set(change func()) {
+func (f *fakeAtlas) set(change func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change()
 }
 
-func (f *fakeIdentity) counts() string {
+func (f *fakeAtlas) counts() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return fmt.Sprintf("%d logins, %d refreshes", f.logins, f.refreshes)
 }
 
-func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT, error) {
+func (f *fakeAtlas) issue(ctx context.Context, count *int, fail *error) (JWT, error) {
 	f.mu.Lock()
 	*count++
 	latency, err := f.latency, *fail
@@ -293,7 +293,7 @@ func (f *fakeIdentity) issue(ctx context.Context, count *int, fail *error) (JWT,
 	return JWT("e30." + base64.RawURLEncoding.EncodeToString([]byte("{"+payload+"}")) + ".c2ln"), nil
 }
 
-func (f *fakeIdentity) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
+func (f *fakeAtlas) LogIn(ctx context.Context, secret UserAuthToken) (JWT, error) {
 	f.mu.Lock()
 	fail := &f.loginErr
 	if slices.Contains(f.wrong, secret) {
@@ -304,11 +304,11 @@ func (f *fakeIdentity) LogIn(ctx context.Context, secret UserAuthToken) (JWT, er
 	return f.issue(ctx, &f.logins, fail)
 }
 
-func (f *fakeIdentity) RefreshJWT(ctx context.Context, _ JWT) (JWT, error) {
+func (f *fakeAtlas) RefreshJWT(ctx context.Context, _ JWT) (JWT, error) {
 	return f.issue(ctx, &f.refreshes, &f.refreshErr)
 }
 
-func plantedSecret() (UserAuthToken, error) { return "planted", nil }
+func plantedSecret() UserAuthToken { return "planted" }
 
 func refusal() error {
 	return &Error{Op: OpLogIn, Kind: KindStatus, StatusCode: 400, Err: errors.New("refused")}

@@ -85,7 +85,7 @@ callers:
 `, issuer.URL))}, atlas.Clock{}, emulator.Config{})
 	c := callerCredentials{issuer, key, s.Certs.CA}
 	testutil.Eventually(t, func() bool { return s.Auth.Issuers()[issuer.URL].OK }, "the issuer's keys are not fetched")
-	if _, err := s.Source.Credential(testutil.Context(t)); err != nil { // so that a call below is one call to Atlas at most
+	if _, err := s.Identity.Credential(testutil.Context(t)); err != nil { // so that a call below is one call to Atlas at most
 		t.Fatal(err)
 	}
 

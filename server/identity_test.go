@@ -98,7 +98,7 @@ func TestFault08ServiceCredential(t *testing.T) {
 func TestFault30LoginRefused(t *testing.T) {
 	t.Parallel()
 	now := testutil.NewClock()
-	s := testutil.StartIdentityAt(t, "", now.TokenClock(), emulator.Config{Now: now.Now})
+	s := testutil.StartIdentityAt(t, "", now.IdentityClock(), emulator.Config{Now: now.Now})
 	accept := s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400, Body: `{"non_field_errors": ["planted"]}`})
 	for _, c := range s.Callers(t) {
 		for range 5 {
@@ -139,7 +139,7 @@ callers:
   - {atlas_jwt: true, allow: [CreateToken], profile: passthrough}
 `)
 	defer s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: 400})()
-	if _, err := s.Source.Credential(testutil.Context(t)); err == nil || !s.Source.Refused() {
+	if _, err := s.Identity.Credential(testutil.Context(t)); err == nil || !s.Identity.Status().Refused {
 		t.Fatalf("the login succeeded: %v", err)
 	}
 	if s.Auth.Refused() {

@@ -169,7 +169,7 @@ func TestIdentityMetrics(t *testing.T) {
 	s.Atlas.Inject(emulator.Fault{On: emulator.Login, Status: http.StatusBadRequest, Times: 1})
 	testutil.WantServiceRejected.CheckRetry(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create), time.Second, time.Minute)
 	want(0, 1, "last_failure next_renewal")
-	s.Source.SecretChanged()
+	s.Identity.SecretChanged()
 	testutil.WantCreated.Check(t, s.GRPCCaller(t).Call(testutil.Context(t), testutil.Create))
 	want(1, 0, "last_failure next_renewal issued expiry")
 }

@@ -51,7 +51,7 @@ func TestCertificateDemandedByNewPolicy(t *testing.T) {
 	s := testutil.StartIdentity(t, atlasJWTPolicy)
 	set := func(policy string) {
 		t.Helper()
-		if err := s.Auth.SetPolicy(testutil.MustPolicy(t, policy), auth.Sources{"acme": s.Source}); err != nil {
+		if err := s.Auth.SetPolicy(testutil.MustPolicy(t, policy), auth.Identities{"acme": s.Identity}); err != nil {
 			t.Fatal(err)
 		}
 	}

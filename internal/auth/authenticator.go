@@ -26,8 +26,8 @@ import (
 // Passthrough is the profile of callers whose own Atlas JWT is passed on. The name is reserved.
 const Passthrough = "passthrough"
 
-// Sources has the token source of each profile by name. It must not change after it is passed on.
-type Sources map[string]*atlas.TokenSource
+// Identities has the identity of each profile by name. It must not change after it is passed on.
+type Identities map[string]*atlas.Identity
 
 // Grant is the result of authenticating a call.
 type Grant struct {
@@ -36,17 +36,17 @@ type Grant struct {
 	Profile string
 	// JWT is the caller's own Atlas JWT; with Passthrough only.
 	JWT atlas.JWT
-	// Source is the source of the profile, nil with Passthrough. It belongs to the policy that
+	// Identity is the identity of the profile, nil with Passthrough. It belongs to the policy that
 	// decided: a later policy may give the name to another Atlas user.
-	Source *atlas.TokenSource
+	Identity *atlas.Identity
 }
 
 // Credential returns the credential for Atlas: the caller's own JWT, or the profile's, which may
 // need a login. It returns ErrMissing for the Grant of a refused call.
 func (g Grant) Credential(ctx context.Context) (atlas.Credential, error) {
 	switch {
-	case g.Source != nil:
-		return g.Source.Credential(ctx)
+	case g.Identity != nil:
+		return g.Identity.Credential(ctx)
 	case g.JWT != "":
 		return atlas.Credential{JWT: g.JWT}, nil
 	}
@@ -58,10 +58,10 @@ type Config struct {
 	// Policy says which callers may do what. SetPolicy can replace it. If nil, every caller with an
 	// Atlas JWT is accepted, and Atlas decides.
 	Policy *Policy
-	// Sources has the source of each profile of the Policy.
-	Sources Sources
-	// RootCAs returns the authorities trusted for OIDC issuers. It is called for each request. If nil,
-	// the system's are trusted.
+	// Identities has the identity of each profile of the Policy.
+	Identities Identities
+	// RootCAs returns the authorities trusted for OIDC issuers. It is called for each request. If
+	// nil, the system's are trusted.
 	RootCAs func() *x509.CertPool
 	// Logger logs issuers that cannot be reached. It may be nil.
 	Logger *slog.Logger
@@ -80,11 +80,11 @@ type Authenticator struct {
 	wg   sync.WaitGroup
 }
 
-// state is a policy with its sources and issuers.
+// state is a policy with its identities and issuers.
 type state struct {
-	policy  *Policy
-	sources Sources
-	issuers map[string]*issuer // by URL
+	policy     *Policy
+	identities Identities
+	issuers    map[string]*issuer // by URL
 }
 
 // New returns an Authenticator. It does not wait for OIDC issuers; until one answers, its callers
@@ -96,7 +96,7 @@ func New(cfg Config) (*Authenticator, error) {
 	a := &Authenticator{cfg: cfg}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.state.Store(&state{})
-	if err := a.SetPolicy(cfg.Policy, cfg.Sources); err != nil {
+	if err := a.SetPolicy(cfg.Policy, cfg.Identities); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -109,22 +109,22 @@ func NewPassThrough() *Authenticator {
 	return a
 }
 
-// SetPolicy replaces the policy and the sources of its profiles. Calls in progress keep the policy
-// and the source they started with; issuers in both policies keep their keys. It fails if a profile
-// has no source, and after Close.
-func (a *Authenticator) SetPolicy(p *Policy, sources Sources) error {
+// SetPolicy replaces the policy and the identities of its profiles. Calls in progress keep the
+// policy and the identity they started with; issuers in both policies keep their keys. It fails if
+// a profile has no identity, and after Close.
+func (a *Authenticator) SetPolicy(p *Policy, identities Identities) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ctx.Err() != nil {
 		return errors.New("the authenticator is closed")
 	}
 	for _, profile := range p.profiles {
-		if sources[profile.Name] == nil {
-			return fmt.Errorf("profile %s has no source", profile.Name)
+		if identities[profile.Name] == nil {
+			return fmt.Errorf("profile %s has no identity", profile.Name)
 		}
 	}
 	old := a.state.Load()
-	next := &state{policy: p, sources: sources, issuers: make(map[string]*issuer, len(p.issuers))}
+	next := &state{policy: p, identities: identities, issuers: make(map[string]*issuer, len(p.issuers))}
 	for _, named := range p.issuers {
 		i := old.issuers[named.URL]
 		if i == nil || i.issuerConfig != named {
@@ -153,7 +153,7 @@ func (a *Authenticator) start(named issuerConfig) *issuer {
 }
 
 // Close stops fetching issuers' keys. Calls with an OIDC token may fail afterwards. It does not
-// close the sources.
+// close the identities.
 func (a *Authenticator) Close() {
 	a.mu.Lock() // so that no issuer starts
 	a.stop()
@@ -168,8 +168,8 @@ func (a *Authenticator) Refused() bool {
 	if s.policy.usesPassthrough() {
 		return false
 	}
-	for _, source := range s.sources {
-		if !source.Refused() {
+	for _, identity := range s.identities {
+		if !identity.Status().Refused {
 			return false
 		}
 	}
@@ -182,8 +182,8 @@ func (a *Authenticator) Starting() bool {
 	if s.policy.usesPassthrough() {
 		return false
 	}
-	for _, source := range s.sources {
-		if source.Status().Starting {
+	for _, identity := range s.identities {
+		if identity.Status().Starting {
 			return true
 		}
 	}
@@ -234,7 +234,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, method string) (Grant,
 	case isAtlas:
 		return Grant{Caller: caller, Profile: profile, JWT: jwt}, nil
 	default:
-		return Grant{Caller: caller, Profile: profile, Source: s.sources[profile]}, nil
+		return Grant{Caller: caller, Profile: profile, Identity: s.identities[profile]}, nil
 	}
 	return Grant{Caller: cmp.Or(caller, refused.Caller)}, err
 }
@@ -268,9 +268,9 @@ type Check struct {
 func (a *Authenticator) Checks() []Check {
 	s := a.state.Load()
 	var checks []Check
-	for _, profile := range slices.Sorted(maps.Keys(s.sources)) {
+	for _, profile := range slices.Sorted(maps.Keys(s.identities)) {
 		c := Check{Name: "profile " + profile}
-		if err := s.sources[profile].Err(); err != nil {
+		if err := s.identities[profile].Status().Err; err != nil {
 			c.Err = fmt.Errorf("%s: %w", c.Name, err)
 		}
 		checks = append(checks, c)
@@ -282,10 +282,10 @@ func (a *Authenticator) Checks() []Check {
 }
 
 // Profiles returns the state of each profile by name.
-func (a *Authenticator) Profiles() map[string]atlas.TokenStatus {
-	status := map[string]atlas.TokenStatus{}
-	for profile, source := range a.state.Load().sources {
-		status[profile] = source.Status()
+func (a *Authenticator) Profiles() map[string]atlas.IdentityStatus {
+	status := map[string]atlas.IdentityStatus{}
+	for profile, identity := range a.state.Load().identities {
+		status[profile] = identity.Status()
 	}
 	return status
 }

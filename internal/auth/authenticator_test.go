@@ -182,8 +182,8 @@ func TestCallersMethodsCredentials(t *testing.T) {
 						if want.profile == auth.Passthrough {
 							wantJWT = atlasJWT
 						}
-						if (got.Source != nil) != (want.profile == "acme") {
-							t.Errorf("the grant has a source: %t", got.Source != nil)
+						if (got.Identity != nil) != (want.profile == "acme") {
+							t.Errorf("the grant has an identity: %t", got.Identity != nil)
 						}
 						if string(got.JWT) != wantJWT {
 							t.Errorf("the wrong JWT is passed on")
@@ -355,8 +355,8 @@ func TestNoPolicy(t *testing.T) {
 }
 
 var (
-	defaultSources = auth.Sources{"default": atlas.NewTokenSource(atlas.TokenSourceConfig{})}
-	anyCertificate = auth.Config{Policy: auth.AnyCertificate(auth.Profile{Name: "default"}), Sources: defaultSources}
+	defaultIdentities = auth.Identities{"default": atlas.NewIdentity(atlas.IdentityConfig{})}
+	anyCertificate    = auth.Config{Policy: auth.AnyCertificate(auth.Profile{Name: "default"}), Identities: defaultIdentities}
 )
 
 func TestDefaultProfile(t *testing.T) {
@@ -390,7 +390,7 @@ func TestDefaultProfile(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := a.Authenticate(call(t.Context(), tc.state, tc.md...), tc.method)
-			if !errors.Is(err, tc.err) || (err == nil) != (got.Profile == "default") || (err == nil) != (got.Source == defaultSources["default"]) || got.JWT != "" {
+			if !errors.Is(err, tc.err) || (err == nil) != (got.Profile == "default") || (err == nil) != (got.Identity == defaultIdentities["default"]) || got.JWT != "" {
 				t.Errorf("got %+v, %v; want %v", got, err, tc.err)
 			}
 		})

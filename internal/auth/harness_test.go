@@ -145,20 +145,21 @@ func mustPolicy(t testing.TB, text string) *auth.Policy {
 	return p
 }
 
-// sourcesOf makes a source for each profile of a policy. None of them can log in.
-func sourcesOf(p *auth.Policy) auth.Sources {
-	sources := auth.Sources{}
+// identitiesOf makes an identity for each profile of a policy. None of them can log in.
+func identitiesOf(p *auth.Policy) auth.Identities {
+	identities := auth.Identities{}
 	for _, profile := range p.Profiles() {
-		sources[profile.Name] = atlas.NewTokenSource(atlas.TokenSourceConfig{})
+		identities[profile.Name] = atlas.NewIdentity(atlas.IdentityConfig{})
 	}
-	return sources
+	return identities
 }
 
-// newAuthenticator closes it at the end. If the Config has a policy and no sources, it gets some.
+// newAuthenticator closes it at the end. If the Config has a policy and no identities, it gets
+// some.
 func newAuthenticator(t testing.TB, cfg auth.Config) *auth.Authenticator {
 	t.Helper()
-	if cfg.Policy != nil && cfg.Sources == nil {
-		cfg.Sources = sourcesOf(cfg.Policy)
+	if cfg.Policy != nil && cfg.Identities == nil {
+		cfg.Identities = identitiesOf(cfg.Policy)
 	}
 	a, err := auth.New(cfg)
 	if err != nil {

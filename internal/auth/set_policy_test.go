@@ -94,16 +94,16 @@ func TestSetPolicyUnderLoad(t *testing.T) {
 	wg.Wait()
 }
 
-// setPolicy replaces the policy, with new sources.
-func setPolicy(a *auth.Authenticator, p *auth.Policy) error { return a.SetPolicy(p, sourcesOf(p)) }
+// setPolicy replaces the policy, with new identities.
+func setPolicy(a *auth.Authenticator, p *auth.Policy) error { return a.SetPolicy(p, identitiesOf(p)) }
 
-// TestGrantHasItsSource checks that a grant has the source of the policy that decided.
-func TestGrantHasItsSource(t *testing.T) {
+// TestGrantHasItsIdentity checks that a grant has the identity of the policy that decided.
+func TestGrantHasItsIdentity(t *testing.T) {
 	ca := newAuthority(t)
 	certificate := verified(t, ca, ca.issue(t, dnsNames("a.internal")))
 	policy := mustPolicy(t, "profiles: {acme: {userauthtoken_file: /a}}\ncallers: [{dns_san: a.internal, allow: [CreateToken], profile: acme}]")
-	first, second := sourcesOf(policy), sourcesOf(policy)
-	a := newAuthenticator(t, auth.Config{Policy: policy, Sources: first})
+	first, second := identitiesOf(policy), identitiesOf(policy)
+	a := newAuthenticator(t, auth.Config{Policy: policy, Identities: first})
 	grant := func() auth.Grant {
 		t.Helper()
 		got, err := a.Authenticate(call(t.Context(), certificate), "CreateToken")
@@ -116,18 +116,18 @@ func TestGrantHasItsSource(t *testing.T) {
 	if err := a.SetPolicy(policy, second); err != nil {
 		t.Fatal(err)
 	}
-	if after := grant(); before.Source != first["acme"] || after.Source != second["acme"] || before.Source == after.Source {
-		t.Errorf("before: %t, after: %t", before.Source == first["acme"], after.Source == second["acme"])
+	if after := grant(); before.Identity != first["acme"] || after.Identity != second["acme"] || before.Identity == after.Identity {
+		t.Errorf("before: %t, after: %t", before.Identity == first["acme"], after.Identity == second["acme"])
 	}
-	for _, sources := range []auth.Sources{nil, {"other": first["acme"]}} {
-		if err := a.SetPolicy(policy, sources); err == nil || err.Error() != "profile acme has no source" {
-			t.Errorf("a policy without its sources: %v", err)
+	for _, identities := range []auth.Identities{nil, {"other": first["acme"]}} {
+		if err := a.SetPolicy(policy, identities); err == nil || err.Error() != "profile acme has no identity" {
+			t.Errorf("a policy without its identities: %v", err)
 		}
-		if _, err := auth.New(auth.Config{Policy: policy, Sources: sources}); err == nil || err.Error() != "profile acme has no source" {
-			t.Errorf("a new policy without its sources: %v", err)
+		if _, err := auth.New(auth.Config{Policy: policy, Identities: identities}); err == nil || err.Error() != "profile acme has no identity" {
+			t.Errorf("a new policy without its identities: %v", err)
 		}
 	}
-	if grant().Source != second["acme"] {
+	if grant().Identity != second["acme"] {
 		t.Error("a policy that was refused has changed something")
 	}
 }
@@ -141,17 +141,11 @@ callers:
   - {dns_san: a.internal, allow: [CreateToken], profile: a}
   - {dns_san: b.internal, allow: [CreateToken], profile: b}
 `
-	noSecret := func(why string) *atlas.TokenSource {
-		s := atlas.NewTokenSource(atlas.TokenSourceConfig{Secret: func() (atlas.UserAuthToken, error) { return "", errors.New(why) }})
-		t.Cleanup(s.Close)
-		if _, err := s.Credential(t.Context()); err == nil {
-			t.Fatal("there is a token without a secret")
-		}
-		return s
-	}
+	refused := func(why string) *atlas.Identity { return identity(t, provider{why}) }
 	p := mustPolicy(t, two)
-	a := newAuthenticator(t, auth.Config{Policy: p, Sources: auth.Sources{"a": noSecret("no a"), "b": noSecret("no b")}})
-	const want = "profile a: Atlas refuses the service's own credential: no a\nprofile b: Atlas refuses the service's own credential: no b"
+	a := newAuthenticator(t, auth.Config{Policy: p, Identities: auth.Identities{"a": refused("no a"), "b": refused("no b")}})
+	const refusal = "Atlas refuses the service's own credential: atlas: login: error status (HTTP 401): "
+	const want = "profile a: " + refusal + "no a\nprofile b: " + refusal + "no b"
 	if err := a.Check(); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -159,9 +153,9 @@ callers:
 		t.Fatal(err)
 	}
 	if err := a.Check(); err != nil {
-		t.Errorf("with other sources: %v", err)
+		t.Errorf("with other identities: %v", err)
 	}
-	byDefault := newAuthenticator(t, auth.Config{Policy: anyCertificate.Policy, Sources: auth.Sources{"default": noSecret("none")}})
+	byDefault := newAuthenticator(t, auth.Config{Policy: anyCertificate.Policy, Identities: auth.Identities{"default": refused("none")}})
 	if err := byDefault.Check(); err == nil || !strings.HasPrefix(err.Error(), "profile default: ") {
 		t.Errorf("the default profile: %v", err)
 	}

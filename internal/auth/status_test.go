@@ -12,27 +12,27 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
-// identity is one that Atlas lets in, or not.
-type identity struct{ refused bool }
+// provider is an Atlas that refuses logins, or is down.
+type provider struct{ refusal string } // empty: it is down
 
-func (i identity) LogIn(context.Context, atlas.UserAuthToken) (atlas.JWT, error) {
-	if i.refused {
-		return "", &atlas.Error{Op: atlas.OpLogIn, Kind: atlas.KindStatus, StatusCode: http.StatusUnauthorized, Sent: true, Err: errors.New("refused")}
+func (p provider) LogIn(context.Context, atlas.UserAuthToken) (atlas.JWT, error) {
+	if p.refusal != "" {
+		return "", &atlas.Error{Op: atlas.OpLogIn, Kind: atlas.KindStatus, StatusCode: http.StatusUnauthorized, Sent: true, Err: errors.New(p.refusal)}
 	}
 	return "", &atlas.Error{Op: atlas.OpLogIn, Kind: atlas.KindUnreachable, Err: errors.New("down")}
 }
 
-func (i identity) RefreshJWT(context.Context, atlas.JWT) (atlas.JWT, error) { panic("there is none") }
+func (provider) RefreshJWT(context.Context, atlas.JWT) (atlas.JWT, error) { panic("there is none") }
 
-// source is that of an identity which has tried to log in.
-func source(t *testing.T, i identity) *atlas.TokenSource {
+// identity returns one that has tried to log in.
+func identity(t *testing.T, p provider) *atlas.Identity {
 	t.Helper()
-	s := atlas.NewTokenSource(atlas.TokenSourceConfig{Client: i, Profile: "p", Secret: func() (atlas.UserAuthToken, error) { return "hunter2", nil }})
-	t.Cleanup(s.Close)
-	if _, err := s.Credential(t.Context()); err == nil || s.Refused() != i.refused {
-		t.Fatalf("the login ended with %v, refused: %t", err, s.Refused())
+	i := atlas.NewIdentity(atlas.IdentityConfig{Client: p, Profile: "p", Secret: func() atlas.UserAuthToken { return "hunter2" }})
+	t.Cleanup(i.Close)
+	if _, err := i.Credential(t.Context()); err == nil || i.Status().Refused != (p.refusal != "") {
+		t.Fatalf("the login ended with %v, refused: %t", err, i.Status().Refused)
 	}
-	return s
+	return i
 }
 
 // TestRefused checks that no call can succeed only if every rule is for a profile and Atlas refuses
@@ -48,18 +48,18 @@ func TestRefused(t *testing.T) {
 		}
 		return mustPolicy(t, text+"callers:\n- "+strings.Join(rules, "\n- ")+"\n")
 	}
-	refused, down := source(t, identity{refused: true}), source(t, identity{})
+	refused, down := identity(t, provider{"refused"}), identity(t, provider{})
 	for name, tc := range map[string]struct {
 		cfg  auth.Config
 		want bool
 	}{
 		"no policy":                     {auth.Config{}, false},
-		"a default profile":             {auth.Config{Policy: anyCertificate.Policy, Sources: auth.Sources{"default": refused}}, true},
-		"a default profile, Atlas down": {auth.Config{Policy: anyCertificate.Policy, Sources: auth.Sources{"default": down}}, false},
-		"one profile":                   {auth.Config{Policy: policy(acme), Sources: auth.Sources{"acme": refused}}, true},
-		"all profiles":                  {auth.Config{Policy: policy(acme, other), Sources: auth.Sources{"acme": refused, "other": refused}}, true},
-		"one of two profiles":           {auth.Config{Policy: policy(acme, other), Sources: auth.Sources{"acme": refused, "other": down}}, false},
-		"beside callers with their own": {auth.Config{Policy: policy(acme, own), Sources: auth.Sources{"acme": refused}}, false},
+		"a default profile":             {auth.Config{Policy: anyCertificate.Policy, Identities: auth.Identities{"default": refused}}, true},
+		"a default profile, Atlas down": {auth.Config{Policy: anyCertificate.Policy, Identities: auth.Identities{"default": down}}, false},
+		"one profile":                   {auth.Config{Policy: policy(acme), Identities: auth.Identities{"acme": refused}}, true},
+		"all profiles":                  {auth.Config{Policy: policy(acme, other), Identities: auth.Identities{"acme": refused, "other": refused}}, true},
+		"one of two profiles":           {auth.Config{Policy: policy(acme, other), Identities: auth.Identities{"acme": refused, "other": down}}, false},
+		"beside callers with their own": {auth.Config{Policy: policy(acme, own), Identities: auth.Identities{"acme": refused}}, false},
 		"a policy without a profile":    {auth.Config{Policy: mustPolicy(t, "callers: ["+own+"]")}, false},
 	} {
 		a := newAuthenticator(t, tc.cfg)
@@ -73,15 +73,15 @@ func TestRefused(t *testing.T) {
 			}
 			said = append(said, c.Name)
 		}
-		if !slices.IsSorted(said) || len(said) != len(tc.cfg.Sources) || (a.Check() == nil) != (len(said) == 0) {
+		if !slices.IsSorted(said) || len(said) != len(tc.cfg.Identities) || (a.Check() == nil) != (len(said) == 0) {
 			t.Errorf("%s: checked are %q, and the whole is %v", name, said, a.Check())
 		}
 		for profile, status := range a.Profiles() {
-			if status.Refused != (tc.cfg.Sources[profile] == refused) {
+			if status.Refused != (tc.cfg.Identities[profile] == refused) {
 				t.Errorf("%s: profile %s: %+v", name, profile, status)
 			}
 		}
-		if len(a.Profiles()) != len(tc.cfg.Sources) {
+		if len(a.Profiles()) != len(tc.cfg.Identities) {
 			t.Errorf("%s: %d profiles", name, len(a.Profiles()))
 		}
 	}

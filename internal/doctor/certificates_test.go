@@ -73,7 +73,7 @@ func TestSVID(t *testing.T) {
 		"expired":        {-time.Minute, time.Hour, Failed, "spiffe://prod.internal/tokend: the certificate expired at"},
 		"expired bundle": {time.Hour, -time.Minute, Failed, "the bundle of prod.internal: "},
 	} {
-		got := svidFinding(&spiffe.Identity{
+		got := svidFinding(&spiffe.SVID{
 			ID:          spiffeid.RequireFromPath(domain, "/tokend"),
 			Certificate: tls.Certificate{Leaf: cert(test.leaf)},
 			Bundle:      x509bundle.FromX509Authorities(domain, []*x509.Certificate{cert(test.authority)}),

@@ -28,7 +28,7 @@ func agentChecks(s *setup.Setup) []check {
 	}}}
 }
 
-func svidFinding(own *spiffe.Identity, now time.Time) Finding {
+func svidFinding(own *spiffe.SVID, now time.Time) Finding {
 	leaf, domain := own.Certificate.Leaf, own.ID.TrustDomain()
 	if f := expiryFinding(leaf, now); f.Status != Passed {
 		f.Detail = fmt.Sprintf("%s: %s", own.ID, f.Detail)

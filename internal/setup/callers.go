@@ -61,7 +61,7 @@ func (s *Setup) unusableSecret(flag, file string, err error) {
 
 // authenticate lets callers use the profiles of the set as the policy says.
 func (s *Setup) authenticate(policy *auth.Policy, set profileSet) {
-	authenticator, err := auth.New(auth.Config{Policy: policy, Sources: set.sources(), RootCAs: s.OIDCAuthorities, Logger: s.log})
+	authenticator, err := auth.New(auth.Config{Policy: policy, Identities: set.identities(), RootCAs: s.OIDCAuthorities, Logger: s.log})
 	if err != nil {
 		s.Errors = append(s.Errors, err)
 		return
@@ -100,7 +100,7 @@ func (s *Setup) parsePolicy(contents [][]byte) (policyVersion, error) {
 
 // usePolicy applies a version.
 func (s *Setup) usePolicy(v policyVersion) error {
-	if err := s.Config.Auth.SetPolicy(v.policy, v.profiles.sources()); err != nil {
+	if err := s.Config.Auth.SetPolicy(v.policy, v.profiles.identities()); err != nil {
 		return err
 	}
 	s.profiles.use(v.profiles)

@@ -14,7 +14,7 @@ import (
 )
 
 // profiles are the Atlas identities that the service holds. They come and go with the policy; a
-// call that was granted one that has gone keeps its source. One goroutine at a time makes and
+// call that was granted one that has gone keeps its identity. One goroutine at a time makes and
 // replaces sets.
 type profiles struct {
 	client  atlas.IdentityProvider
@@ -25,9 +25,9 @@ type profiles struct {
 	mu      sync.Mutex // guards inUse
 	inUse   profileSet
 
-	// opened is closed by Close. A call may still have a source that is no longer in use; each is some
-	// hundred bytes.
-	opened  []*atlas.TokenSource
+	// opened is closed by Close. A call may still have an identity that is no longer in use; each
+	// is some hundred bytes.
+	opened  []*atlas.Identity
 	watches sync.WaitGroup
 }
 
@@ -37,23 +37,23 @@ type profileKey struct{ name, file string }
 // profileSet are the profiles of one policy.
 type profileSet map[profileKey]*profile
 
-// profile is a source of one Atlas user's JWTs, and what keeps its secret up to date.
+// profile is an Atlas identity, and what keeps its secret up to date.
 type profile struct {
-	source *atlas.TokenSource
-	secret *reload.Value[atlas.UserAuthToken]
-	stop   func() // ends the watch; nil if there is none
+	identity *atlas.Identity
+	secret   *reload.Value[atlas.UserAuthToken]
+	stop     func() // ends the watch; nil if there is none
 }
 
-// sources returns the sources of the set, by profile.
-func (set profileSet) sources() auth.Sources {
-	sources := auth.Sources{}
+// identities returns the identities of the set, by profile.
+func (set profileSet) identities() auth.Identities {
+	identities := auth.Identities{}
 	for key, p := range set {
-		sources[key.name] = p.source
+		identities[key.name] = p.identity
 	}
-	return sources
+	return identities
 }
 
-// open reads the secret in a file and makes a source of it. The file is not watched until the
+// open reads the secret in a file and makes an identity of it. The file is not watched until the
 // profile is in use.
 func (ps *profiles) open(key profileKey) (*profile, error) {
 	p := &profile{}
@@ -62,7 +62,7 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 	secret, err := reload.New(reload.Files[atlas.UserAuthToken]{
 		Paths: []string{key.file}, What: "userauthtoken", Name: key.name, Parse: ParseSecret, Logger: fileLog,
 		OnChange: func(atlas.UserAuthToken) {
-			p.source.SecretChanged()
+			p.identity.SecretChanged()
 			fileLog.Info("userauthtoken replaced")
 			if w := publicSecret("profile "+key.name, key.file); w != nil {
 				w.log(ps.log)
@@ -73,11 +73,11 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 		return nil, err
 	}
 	p.secret = secret
-	p.source = atlas.NewTokenSource(atlas.TokenSourceConfig{
+	p.identity = atlas.NewIdentity(atlas.IdentityConfig{
 		Client:  ps.client,
 		Profile: key.name,
-		Secret:  func() (atlas.UserAuthToken, error) { return secret.Get(), nil },
-		OnEvent: func(e atlas.TokenEvent) {
+		Secret:  secret.Get,
+		OnEvent: func(e atlas.IdentityEvent) {
 			switch {
 			case e.Routine():
 				log.Debug("Atlas identity can no longer be refreshed, logging in", slog.Any("cause", e.Err))
@@ -135,9 +135,9 @@ func (ps *profiles) use(set profileSet) {
 		if w := publicSecret("profile "+key.name, key.file); w != nil {
 			ps.warn(*w)
 		}
-		ps.opened = append(ps.opened, p.source)
+		ps.opened = append(ps.opened, p.identity)
 		if ps.serving {
-			p.source.Start()
+			p.identity.Start()
 		}
 		ctx, stop := context.WithCancel(context.Background())
 		hide := ps.files.Show(p.secret)
@@ -151,7 +151,7 @@ func (ps *profiles) use(set profileSet) {
 		if set[key] != p {
 			ps.log.Info("profile retired", slog.String("profile", key.name))
 			p.stop()
-			p.source.Retire()
+			p.identity.Retire()
 		}
 	}
 	ps.mu.Lock()
@@ -164,7 +164,7 @@ func (ps *profiles) use(set profileSet) {
 func (ps *profiles) start() {
 	ps.serving = true
 	for _, p := range ps.inUse {
-		p.source.Start()
+		p.identity.Start()
 	}
 }
 
@@ -186,7 +186,7 @@ func (ps *profiles) Close() {
 		p.stop()
 	}
 	ps.watches.Wait()
-	for _, source := range ps.opened {
-		source.Close()
+	for _, identity := range ps.opened {
+		identity.Close()
 	}
 }

@@ -90,7 +90,7 @@ func (c *replaceablePolicy) grant(ctx context.Context) (auth.Grant, error) {
 
 // token goes on with a granted call as the service does.
 func (c *replaceablePolicy) token(ctx context.Context, grant auth.Grant) (atlas.Token, error) {
-	cred, err := grant.Source.Credential(ctx)
+	cred, err := grant.Identity.Credential(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -113,14 +113,14 @@ func TestProfilesUnderLoad(t *testing.T) {
 	var load sync.WaitGroup
 	for i := range 4 {
 		load.Go(func() {
-			sources := map[*atlas.TokenSource]bool{}
+			identities := map[*atlas.Identity]bool{}
 			for ctx.Err() == nil {
 				grant, err := c.grant(t.Context())
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				sources[grant.Source] = true
+				identities[grant.Identity] = true
 				if i%2 == 0 {
 					continue // no call of Atlas, so that many fall between two steps of a replacement
 				}
@@ -131,8 +131,8 @@ func TestProfilesUnderLoad(t *testing.T) {
 					return
 				}
 			}
-			if len(sources) < 3 {
-				t.Errorf("a caller met %d sources only", len(sources))
+			if len(identities) < 3 {
+				t.Errorf("a caller met %d identities only", len(identities))
 			}
 		})
 	}
@@ -171,7 +171,7 @@ func TestCallOutlivesItsProfile(t *testing.T) {
 			if token, err := c.token(t.Context(), began); err != nil || string(token) != c.atlas.Org(0).EphemeralToken() {
 				t.Errorf("the call that had begun: %v", err)
 			}
-			began.Source.Invalidate(currentJWT(t, began.Source))
+			began.Identity.Invalidate(currentJWT(t, began.Identity))
 			if token, err := c.token(t.Context(), began); err != nil || string(token) != c.atlas.Org(0).EphemeralToken() {
 				t.Errorf("after another login: %v", err)
 			}
@@ -186,9 +186,9 @@ func TestCallOutlivesItsProfile(t *testing.T) {
 	}
 }
 
-func currentJWT(t *testing.T, source *atlas.TokenSource) atlas.JWT {
+func currentJWT(t *testing.T, identity *atlas.Identity) atlas.JWT {
 	t.Helper()
-	cred, err := source.Credential(t.Context())
+	cred, err := identity.Credential(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,15 +200,15 @@ func currentJWT(t *testing.T, source *atlas.TokenSource) atlas.JWT {
 func TestProfileKept(t *testing.T) {
 	t.Parallel()
 	c := newReplaceablePolicy(t, func(c *replaceablePolicy) string { return c.onlyProfile("one", 0) })
-	source := func() *atlas.TokenSource {
+	identity := func() *atlas.Identity {
 		t.Helper()
 		grant, err := c.grant(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return grant.Source
+		return grant.Identity
 	}
-	first := source()
+	first := identity()
 	for _, step := range []struct {
 		policy string
 		same   bool
@@ -221,8 +221,8 @@ func TestProfileKept(t *testing.T) {
 		if err := c.replace(step.policy); err != nil {
 			t.Fatal(err)
 		}
-		if got := source() == first; got != step.same {
-			t.Errorf("after\n%s\nthe same source: %t", step.policy, got)
+		if got := identity() == first; got != step.same {
+			t.Errorf("after\n%s\nthe same identity: %t", step.policy, got)
 		}
 	}
 }

@@ -22,15 +22,15 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
-// Source keeps the last usable Identity that the agent gave. Certificate, ClientCAs and CheckClient
+// Source keeps the last usable SVID that the agent gave. Certificate, ClientCAs and CheckClient
 // may be called once Await has returned nil, from any goroutine.
 type Source struct {
 	addr  string
 	files *reload.Watcher
 	log   *slog.Logger
 
-	current  atomic.Pointer[Identity]
-	first    chan struct{} // closed when there is an Identity
+	current  atomic.Pointer[SVID]
+	first    chan struct{} // closed when there is an SVID
 	failures reload.Failures
 }
 
@@ -65,7 +65,7 @@ type watcher struct {
 
 // OnX509ContextUpdate implements workloadapi.X509ContextWatcher.
 func (w watcher) OnX509ContextUpdate(given *workloadapi.X509Context) {
-	next, err := newIdentity(given)
+	next, err := newSVID(given)
 	old := w.current.Load()
 	if err == nil && old != nil {
 		err = errors.Join(reload.CheckReplacement(next.first, old.first), reload.CheckReplacement(next.last, old.last))
@@ -84,14 +84,14 @@ func (w watcher) OnX509ContextWatchError(err error) {
 	}
 }
 
-// use makes next the Identity of all further handshakes.
-func (s *Source) use(next, old *Identity) {
+// use makes next the SVID of all further handshakes.
+func (s *Source) use(next, old *SVID) {
 	s.current.Store(next)
 	if old == nil || old.ID != next.ID {
 		s.log.Info("this process has a SPIFFE ID", slog.String("spiffe_id", next.ID.String()), slog.Time("expires", next.first.NotAfter))
 	}
-	certificate := &shown{s, "server", func(id *Identity) *x509.Certificate { return id.first }}
-	bundle := &shown{s, "client_ca", func(id *Identity) *x509.Certificate { return id.last }}
+	certificate := &shown{s, "server", func(id *SVID) *x509.Certificate { return id.first }}
+	bundle := &shown{s, "client_ca", func(id *SVID) *x509.Certificate { return id.last }}
 	if old == nil {
 		for _, c := range []*shown{certificate, bundle} {
 			reload.LogExpiry(c.log(), c.of(next))
@@ -111,11 +111,11 @@ func (s *Source) use(next, old *Identity) {
 	}
 }
 
-// shown shows one certificate of the Identity in use like that of a file.
+// shown shows one certificate of the SVID in use like that of a file.
 type shown struct {
 	source *Source
 	name   string
-	of     func(*Identity) *x509.Certificate
+	of     func(*SVID) *x509.Certificate
 }
 
 func (c *shown) log() *slog.Logger { return c.source.log.With(slog.String("certificate", c.name)) }

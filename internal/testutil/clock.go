@@ -23,8 +23,8 @@ type timer struct {
 // NewClock returns a clock that shows the current time in whole seconds, as JWTs have it.
 func NewClock() *Clock { return &Clock{now: time.Now().Truncate(time.Second)} }
 
-// TokenClock returns the clock as a token source takes it.
-func (c *Clock) TokenClock() atlas.Clock { return atlas.Clock{Now: c.Now, AfterFunc: c.AfterFunc} }
+// IdentityClock returns the clock as an atlas.Identity takes it.
+func (c *Clock) IdentityClock() atlas.Clock { return atlas.Clock{Now: c.Now, AfterFunc: c.AfterFunc} }
 
 // Now is time.Now.
 func (c *Clock) Now() time.Time {

@@ -17,9 +17,9 @@ import (
 // callers with a client certificate, or for those in its policy.
 type IdentityService struct {
 	*Service
-	Audit  *Buffer
-	Auth   *auth.Authenticator
-	Source *atlas.TokenSource
+	Audit    *Buffer
+	Auth     *auth.Authenticator
+	Identity *atlas.Identity
 }
 
 // StartIdentity runs a service with an Atlas identity, and a policy unless it is empty.
@@ -63,13 +63,13 @@ func StartIdentityWith(t *testing.T, cfg auth.Config, clock atlas.Clock, config 
 	t.Cleanup(client.CloseIdleConnections)
 	resilient := NewResilient(t, client)
 	s := &IdentityService{Audit: &Buffer{}}
-	s.Source = atlas.NewTokenSource(atlas.TokenSourceConfig{
+	s.Identity = atlas.NewIdentity(atlas.IdentityConfig{
 		Client: resilient, Profile: "acme",
-		Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(em.Org(0).UserAuthToken()), nil },
+		Secret: func() atlas.UserAuthToken { return atlas.UserAuthToken(em.Org(0).UserAuthToken()) },
 		Clock:  clock,
 	})
-	t.Cleanup(s.Source.Close)
-	cfg.Sources = auth.Sources{"acme": s.Source}
+	t.Cleanup(s.Identity.Close)
+	cfg.Identities = auth.Identities{"acme": s.Identity}
 	authenticator, err := auth.New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -23,29 +23,29 @@ func TestReLoginToAnotherOrg(t *testing.T) {
 	}
 	t.Cleanup(client.CloseIdleConnections)
 	var org atomic.Int32
-	source := atlas.NewTokenSource(atlas.TokenSourceConfig{
+	identity := atlas.NewIdentity(atlas.IdentityConfig{
 		Client: client, Profile: "acme",
-		Secret: func() (atlas.UserAuthToken, error) {
-			return atlas.UserAuthToken(em.Org(int(org.Load())).UserAuthToken()), nil
+		Secret: func() atlas.UserAuthToken {
+			return atlas.UserAuthToken(em.Org(int(org.Load())).UserAuthToken())
 		},
 	})
-	t.Cleanup(source.Close)
+	t.Cleanup(identity.Close)
 	c, err := New(client, Config{TTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
 
-	// change makes the identity one of the other org, and returns the credential that a call had just
-	// before.
+	// change makes the identity one of the other org, and returns the credential that a call had
+	// just before.
 	change := func() atlas.Credential {
-		cred, err := source.Credential(t.Context())
+		cred, err := identity.Credential(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		em.Org(int(org.Load())).RevokeJWTs()
 		org.Store(1 - org.Load())
-		source.SecretChanged()
+		identity.SecretChanged()
 		return cred
 	}
 	var tokens []atlas.Token

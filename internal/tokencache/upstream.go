@@ -75,7 +75,7 @@ func (u *upstream) throttled(k key, op atlas.Operation) error {
 }
 
 // note records an answer by which Atlas throttles a credential. Of two waits, the longer counts.
-// Those of logins are for atlas.TokenSource.
+// Those of logins are for atlas.Identity.
 func (u *upstream) note(k key, err error) {
 	e, ok := errors.AsType[*atlas.Error](err)
 	if !ok || atlas.Classify(err) != atlas.ClassThrottled || e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {

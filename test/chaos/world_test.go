@@ -131,15 +131,15 @@ type chaosReplica struct {
 
 // incarnation is one server from start to stop.
 type incarnation struct {
-	id        int
-	listeners []net.Listener
-	client    *atlas.Client
-	atlas     *resilient.Client
-	sources   auth.Sources
-	auth      *auth.Authenticator
-	gone      atomic.Bool // it has crashed and cannot connect any more
-	stop      context.CancelFunc
-	done      chan error
+	id         int
+	listeners  []net.Listener
+	client     *atlas.Client
+	atlas      *resilient.Client
+	identities auth.Identities
+	auth       *auth.Authenticator
+	gone       atomic.Bool // it has crashed and cannot connect any more
+	stop       context.CancelFunc
+	done       chan error
 }
 
 // start starts a server, unless there is one.
@@ -198,15 +198,15 @@ func (r *chaosReplica) start() {
 
 func (n *incarnation) makeAuth(w *chaosWorld, r *chaosReplica) *auth.Authenticator {
 	clock := atlas.Clock{Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) }}
-	n.sources = auth.Sources{}
+	n.identities = auth.Identities{}
 	for i, org := range w.atlas.Orgs() {
 		name := fmt.Sprintf("p%d", i)
-		n.sources[name] = atlas.NewTokenSource(atlas.TokenSourceConfig{
+		n.identities[name] = atlas.NewIdentity(atlas.IdentityConfig{
 			Client: n.atlas, Profile: name, Clock: clock,
-			Secret: func() (atlas.UserAuthToken, error) { return atlas.UserAuthToken(org.UserAuthToken()), nil },
+			Secret: func() atlas.UserAuthToken { return atlas.UserAuthToken(org.UserAuthToken()) },
 		})
 	}
-	a, err := auth.New(auth.Config{Policy: w.policy, Sources: n.sources})
+	a, err := auth.New(auth.Config{Policy: w.policy, Identities: n.identities})
 	if err != nil {
 		w.t.Error(err)
 	}
@@ -268,8 +268,8 @@ func (r *chaosReplica) stop() error {
 func (n *incarnation) end() error {
 	n.stop()
 	err := <-n.done
-	for _, source := range n.sources {
-		source.Close()
+	for _, identity := range n.identities {
+		identity.Close()
 	}
 	if n.auth != nil {
 		n.auth.Close()

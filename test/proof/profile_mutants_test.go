@@ -13,8 +13,8 @@ import (
 
 // Broken keys of profiles, each of which gives one org's caller another org's token.
 
-// forgetful is a source that forgets its secret when a login is refused, although its JWT is still
-// valid, so the next refreshed JWT has no secret.
+// forgetful is an identity that forgets its secret when a login is refused, although its JWT is
+// still valid, so the next refreshed JWT has no secret.
 type forgetful struct {
 	mu    sync.Mutex
 	knows map[string]bool // guarded by mu; by profile
@@ -25,7 +25,7 @@ func newForgetful() *forgetful {
 	return &forgetful{knows: map[string]bool{}, tells: map[string]bool{}}
 }
 
-func (f *forgetful) heard(profile string, e atlas.TokenEvent) {
+func (f *forgetful) heard(profile string, e atlas.IdentityEvent) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -38,7 +38,7 @@ func (f *forgetful) heard(profile string, e atlas.TokenEvent) {
 	}
 }
 
-// bySecret keys by the secret alone, as the source has it.
+// bySecret keys by the secret alone, as the identity has it.
 func (f *forgetful) bySecret(cred atlas.Credential) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -63,21 +63,21 @@ func byProfile(cred atlas.Credential) string {
 type profileMutant struct {
 	name     string
 	profiles profileKind
-	make     func() (tokens func(tokencache.Atlas) server.Tokens, heard func(string, atlas.TokenEvent))
+	make     func() (tokens func(tokencache.Atlas) server.Tokens, heard func(string, atlas.IdentityEvent))
 }
 
 var profileMutants = []profileMutant{
-	{"calls shared by the secret alone, which the source forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
+	{"calls shared by the secret alone, which the identity forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.IdentityEvent)) {
 		f := newForgetful()
 		return func(a tokencache.Atlas) server.Tokens {
 			return &history.SingleFlight{Upstream: history.Upstream{Atlas: a}, Key: f.bySecret}
 		}, f.heard
 	}},
-	{"a cache keyed by the secret alone, which the source forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
+	{"a cache keyed by the secret alone, which the identity forgets", fixedProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.IdentityEvent)) {
 		f := newForgetful()
 		return func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, f.bySecret) }, f.heard
 	}},
-	{"a cache keyed by the profile alone, which changes its org", movingProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.TokenEvent)) {
+	{"a cache keyed by the profile alone, which changes its org", movingProfiles, func() (func(tokencache.Atlas) server.Tokens, func(string, atlas.IdentityEvent)) {
 		return func(a tokencache.Atlas) server.Tokens { return history.NewUnfenced(a, byProfile) }, nil
 	}},
 }

@@ -62,10 +62,10 @@ type held struct {
 	swaps      atomic.Int64      // replacements of the pairs' secrets
 	group      atomic.Int64      // the group of orgs in use
 
-	mu      sync.Mutex
-	sources []auth.Sources             // guarded by mu; of each replica
-	read    map[*atlas.TokenSource]int // guarded by mu; the org of the secret that a pair's source read last
-	counts  map[string]int             // guarded by mu; logins and refreshes by result
+	mu         sync.Mutex
+	identities []auth.Identities       // guarded by mu; of each replica
+	read       map[*atlas.Identity]int // guarded by mu; the org of the secret that a pair's identity read last
+	counts     map[string]int          // guarded by mu; logins and refreshes by result
 }
 
 func orgProfile(org int) string   { return fmt.Sprintf("org-%d", org) }
@@ -73,7 +73,7 @@ func pairProfile(pair int) string { return fmt.Sprintf("pair-%d", pair) }
 
 func newHeld(t *testing.T, w *world, clock *testutil.Clock) *held {
 	t.Helper()
-	h := &held{world: w, clock: clock, bearer: map[string]string{}, read: map[*atlas.TokenSource]int{}, counts: map[string]int{}}
+	h := &held{world: w, clock: clock, bearer: map[string]string{}, read: map[*atlas.Identity]int{}, counts: map[string]int{}}
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"ec": key})
 	var named, rules strings.Builder
@@ -94,7 +94,7 @@ func newHeld(t *testing.T, w *world, clock *testutil.Clock) *held {
 	return h
 }
 
-// join gives a replica its own token sources.
+// join gives a replica its own token identities.
 func (h *held) join(t *testing.T, c *server.Config, a atlas.Config) {
 	t.Helper()
 	client, err := atlas.New(a)
@@ -102,23 +102,23 @@ func (h *held) join(t *testing.T, c *server.Config, a atlas.Config) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
-	sources := auth.Sources{}
+	identities := auth.Identities{}
 	for org := range h.orgs {
 		secret := atlas.UserAuthToken(h.atlas.Org(org).UserAuthToken())
-		sources[orgProfile(org)] = h.source(t, client, orgProfile(org), func() atlas.UserAuthToken { return secret })
+		identities[orgProfile(org)] = h.identity(t, client, orgProfile(org), func() atlas.UserAuthToken { return secret })
 	}
 	for pair := range h.orgs / 2 {
 		name := pairProfile(pair)
-		sources[name] = h.source(t, client, name, func() atlas.UserAuthToken {
+		identities[name] = h.identity(t, client, name, func() atlas.UserAuthToken {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			org := h.target(pair, h.swaps.Load())
-			h.read[sources[name]] = org
+			h.read[identities[name]] = org
 			return atlas.UserAuthToken(h.atlas.Org(org).UserAuthToken())
 		})
 	}
 	cfg := h.authConfig
-	cfg.Sources = sources
+	cfg.Identities = identities
 	authenticator, err := auth.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -127,15 +127,15 @@ func (h *held) join(t *testing.T, c *server.Config, a atlas.Config) {
 	c.Atlas, c.Auth = client, authenticator
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.sources = append(h.sources, sources)
+	h.identities = append(h.identities, identities)
 }
 
-func (h *held) source(t *testing.T, client *atlas.Client, profile string, secret func() atlas.UserAuthToken) *atlas.TokenSource {
+func (h *held) identity(t *testing.T, client *atlas.Client, profile string, secret func() atlas.UserAuthToken) *atlas.Identity {
 	t.Helper()
-	s := atlas.NewTokenSource(atlas.TokenSourceConfig{
-		Client: client, Profile: profile, Clock: h.clock.TokenClock(),
-		Secret: func() (atlas.UserAuthToken, error) { return secret(), nil },
-		OnEvent: func(e atlas.TokenEvent) {
+	s := atlas.NewIdentity(atlas.IdentityConfig{
+		Client: client, Profile: profile, Clock: h.clock.IdentityClock(),
+		Secret: secret,
+		OnEvent: func(e atlas.IdentityEvent) {
 			h.mu.Lock()
 			h.counts[string(e.Op)+" "+howEnded(e)]++
 			h.mu.Unlock()
@@ -149,7 +149,7 @@ func (h *held) source(t *testing.T, client *atlas.Client, profile string, secret
 }
 
 // howEnded returns whether a login or refresh succeeded, was refused, or failed otherwise.
-func howEnded(e atlas.TokenEvent) string {
+func howEnded(e atlas.IdentityEvent) string {
 	var failed *atlas.Error
 	switch {
 	case e.Err == nil:
@@ -169,24 +169,24 @@ func (h *held) count(what string) int {
 // target returns the org whose secret a pair has after some swaps.
 func (*held) target(pair int, swaps int64) int { return 2*pair + int(swaps%2) }
 
-// enter returns a random org of a group, and retires the sources of the group before the last.
+// enter returns a random org of a group, and retires the identities of the group before the last.
 func (h *held) enter(group int, random *rand.Rand) int {
 	if h.group.CompareAndSwap(int64(group)-1, int64(group)) && group > 1 {
-		h.each(group-2, func(s *atlas.TokenSource) { s.Retire() })
+		h.each(group-2, func(s *atlas.Identity) { s.Retire() })
 	}
 	return group*sideBySide + random.IntN(sideBySide)
 }
 
-// each calls do for the sources of a group's profiles on every replica.
-func (h *held) each(group int, do func(*atlas.TokenSource)) {
+// each calls do for the identities of a group's profiles on every replica.
+func (h *held) each(group int, do func(*atlas.Identity)) {
 	h.mu.Lock()
-	replicas := h.sources
+	replicas := h.identities
 	h.mu.Unlock()
-	for _, sources := range replicas {
+	for _, identities := range replicas {
 		for org := group * sideBySide; org < (group+1)*sideBySide; org++ {
-			do(sources[orgProfile(org)])
+			do(identities[orgProfile(org)])
 			if h.profiles == movingProfiles && org%2 == 0 {
-				do(sources[pairProfile(org/2)])
+				do(identities[pairProfile(org/2)])
 			}
 		}
 	}
@@ -213,13 +213,13 @@ func (h *held) begin(e *history.Event, profile string) (settle func()) {
 	org := h.target(pair, swaps)
 	e.Org, e.Either = org, [2]int{2 * pair, 2*pair + 1}
 	h.mu.Lock()
-	source := h.sources[e.Replica][profile]
+	identity := h.identities[e.Replica][profile]
 	h.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), proofCeiling)
 	defer cancel()
-	cred, err := source.Credential(ctx)
+	cred, err := identity.Credential(ctx)
 	h.mu.Lock()
-	settled := err == nil && cred.Claims().OrgID == h.atlas.Org(org).ID && h.read[source] == org // no login used the other secret
+	settled := err == nil && cred.Claims().OrgID == h.atlas.Org(org).ID && h.read[identity] == org // no login used the other secret
 	h.mu.Unlock()
 	return func() {
 		if settled && h.swaps.Load() == swaps {
@@ -232,16 +232,16 @@ func (h *held) begin(e *history.Event, profile string) (settle func()) {
 // old JWTs: the next call logs in, while the cache still has the other org's token.
 func (h *held) swap() {
 	h.swaps.Add(1)
-	h.each(int(h.group.Load()), (*atlas.TokenSource).SecretChanged)
-	h.revoke((*atlas.TokenSource).Invalidate)
+	h.each(int(h.group.Load()), (*atlas.Identity).SecretChanged)
+	h.revoke((*atlas.Identity).Invalidate)
 }
 
-// revoke makes Atlas refuse the profiles' current JWTs, and calls tell for the sources unless it is
-// nil.
-func (h *held) revoke(tell func(*atlas.TokenSource, atlas.JWT)) {
+// revoke makes Atlas refuse the profiles' current JWTs, and calls tell for the identities unless it
+// is nil.
+func (h *held) revoke(tell func(*atlas.Identity, atlas.JWT)) {
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
-	h.each(int(h.group.Load()), func(s *atlas.TokenSource) {
+	h.each(int(h.group.Load()), func(s *atlas.Identity) {
 		cred, err := s.Credential(gone)
 		if err != nil {
 			return

@@ -44,7 +44,7 @@ type setup struct {
 	// atlasTimeout is the timeout for Atlas; 0: proofAtlasTimeout.
 	atlasTimeout time.Duration
 	// heard, if set, receives the logins and refreshes of each profile.
-	heard func(profile string, e atlas.TokenEvent)
+	heard func(profile string, e atlas.IdentityEvent)
 	// tokens, if set, replaces the cache of a replica.
 	tokens func(tokencache.Atlas) server.Tokens
 }

@@ -11,25 +11,25 @@ import (
 	"time"
 )
 
-// withSource runs test in a bubble of fake time.
-func withSource(t *testing.T, test func(t *testing.T, f *fakeIdentity, s *TokenSource)) {
+// withIdentity runs test in a bubble of fake time.
+func withIdentity(t *testing.T, test func(t *testing.T, f *fakeAtlas, s *Identity)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour, latency: 100 * time.Millisecond}
-		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
+		f := &fakeAtlas{life: time.Hour, latency: 100 * time.Millisecond}
+		s := NewIdentity(IdentityConfig{Client: f, Secret: plantedSecret})
 		defer s.Close()
 		test(t, f, s)
 	})
 }
 
-func wantCounts(t *testing.T, f *fakeIdentity, want string) {
+func wantCounts(t *testing.T, f *fakeAtlas, want string) {
 	t.Helper()
 	if got := f.counts(); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
 
-func mustToken(t *testing.T, s *TokenSource) JWT {
+func mustToken(t *testing.T, s *Identity) JWT {
 	t.Helper()
 	cred, err := s.Credential(t.Context())
 	if err != nil {
@@ -41,7 +41,7 @@ func mustToken(t *testing.T, s *TokenSource) JWT {
 // TestFault33SharedLogin checks that a thousand callers share one login, and that each honours its
 // own deadline.
 func TestFault33SharedLogin(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		var ok, late sync.WaitGroup
 		for i := range 1000 {
 			if i%10 != 0 {
@@ -64,7 +64,7 @@ func TestFault33SharedLogin(t *testing.T) {
 
 // TestFault34FirstWaiterCancels checks that a login continues for the other waiters.
 func TestFault34FirstWaiterCancels(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		ctx, cancel := context.WithCancel(t.Context())
 		first := make(chan error)
 		go func() {
@@ -92,7 +92,7 @@ func TestFault34FirstWaiterCancels(t *testing.T) {
 // TestRefresh checks that a JWT is refreshed at about half of its life, and that no call waits for
 // that.
 func TestRefresh(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		first := mustToken(t, s)
 		advance(26 * time.Minute)
 		wantCounts(t, f, "1 logins, 0 refreshes")
@@ -114,13 +114,13 @@ func TestRefresh(t *testing.T) {
 // TestLateTimer checks that a timer that fires after another renewal was scheduled does nothing.
 func TestLateTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour}
+		f := &fakeAtlas{life: time.Hour}
 		var fired []func()
 		clock := Clock{AfterFunc: func(_ time.Duration, f func()) func() bool {
 			fired = append(fired, f)
 			return func() bool { return false }
 		}}
-		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret, Clock: clock})
+		s := NewIdentity(IdentityConfig{Client: f, Secret: plantedSecret, Clock: clock})
 		defer s.Close()
 		mustToken(t, s)
 		advance(time.Minute)
@@ -135,14 +135,14 @@ func TestLateTimer(t *testing.T) {
 
 // TestFault31RefreshRefused checks that a refused refresh causes one login and no failed call.
 func TestFault31RefreshRefused(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		mustToken(t, s)
 		f.set(func() { f.refreshErr = refusal() })
 		advance(34 * time.Minute)
 		synctest.Wait()
 		wantCounts(t, f, "2 logins, 1 refreshes")
 		mustToken(t, s)
-		if err := s.Err(); err != nil {
+		if err := s.Status().Err; err != nil {
 			t.Errorf("Err is %v", err)
 		}
 	})
@@ -151,7 +151,7 @@ func TestFault31RefreshRefused(t *testing.T) {
 // TestRefreshFails checks that a refresh that fails without a refusal is retried while the JWT
 // still works.
 func TestRefreshFails(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		first := mustToken(t, s)
 		f.set(func() {
 			f.refreshErr = &Error{Op: OpRefresh, Kind: KindStatus, StatusCode: 503, Err: errors.New("503")}
@@ -160,7 +160,7 @@ func TestRefreshFails(t *testing.T) {
 		if jwt := mustToken(t, s); jwt != first {
 			t.Error("the JWT is not the first any more")
 		}
-		if s.Err() == nil {
+		if s.Status().Err == nil {
 			t.Error("Err says nothing")
 		}
 		f.set(func() { f.refreshErr = nil })
@@ -178,7 +178,7 @@ func TestRefreshFails(t *testing.T) {
 // TestFault30LoginRefused checks that a refused login is retried no sooner than 30 s later, unless
 // there is a new secret.
 func TestFault30LoginRefused(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		f.set(func() { f.loginErr = refusal() })
 		for range 100 {
 			_, err := s.Credential(t.Context())
@@ -207,7 +207,7 @@ func TestFault30LoginRefused(t *testing.T) {
 }
 
 func TestLoginFails(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		f.set(func() {
 			f.loginErr = &Error{Op: OpLogIn, Kind: KindStatus, StatusCode: 429, RetryAfter: 7 * time.Second, Err: errors.New("429")}
 		})
@@ -234,7 +234,7 @@ func TestFault32Clock(t *testing.T) {
 	for _, skew := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
 		for _, life := range []time.Duration{time.Minute, 4 * time.Minute, time.Hour} {
 			t.Run(fmt.Sprint(skew, life), func(t *testing.T) {
-				withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+				withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 					f.set(func() { f.skew, f.life, f.latency = skew, life, 0 })
 					mustToken(t, s)
 					before := time.Now()
@@ -259,7 +259,7 @@ func TestLifeByAtlasClock(t *testing.T) {
 	for name, claims := range map[string]fakeClaims{"iat": {iat: true}, "orig_iat": {origIat: true}, "both": {true, true}} {
 		for _, skew := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
 			t.Run(fmt.Sprint(name, skew), func(t *testing.T) {
-				withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+				withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 					f.set(func() { f.skew, f.claims, f.latency = skew, claims, 0 })
 					mustToken(t, s)
 					for range 10 {
@@ -278,7 +278,7 @@ func TestLifeByAtlasClock(t *testing.T) {
 }
 
 func TestInvalidate(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		first := mustToken(t, s)
 		for range 1000 {
 			s.Invalidate(first)
@@ -296,8 +296,8 @@ func unauthorized() error {
 	return &Error{Op: OpCreate, Kind: KindStatus, StatusCode: 401, Err: errors.New("401")}
 }
 
-// withReLogin is WithReLogin with what the source has at present.
-func withReLogin[T any](ctx context.Context, s *TokenSource, call func(context.Context, JWT) (T, error)) (T, error) {
+// withReLogin is WithReLogin with what the identity has at present.
+func withReLogin[T any](ctx context.Context, s *Identity, call func(context.Context, JWT) (T, error)) (T, error) {
 	cred, err := s.Credential(ctx)
 	if err != nil {
 		var none T
@@ -309,7 +309,7 @@ func withReLogin[T any](ctx context.Context, s *TokenSource, call func(context.C
 // TestFault08ReLogin checks that a 401 causes one login and one replay for any number of callers,
 // and that a second 401 is not reported as the fault of the caller.
 func TestFault08ReLogin(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		revoked := mustToken(t, s)
 		var callers sync.WaitGroup
 		for range 1000 {
@@ -332,19 +332,19 @@ func TestFault08ReLogin(t *testing.T) {
 		wantCounts(t, f, "2 logins, 0 refreshes")
 	})
 	t.Run("refused for good", func(t *testing.T) {
-		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 			for range 10 {
 				_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "", unauthorized() })
 				var refused *CredentialError
-				if !errors.As(err, &refused) || refused.RetryAfter <= 0 || !s.Refused() || s.Err() == nil {
-					t.Fatalf("got %v, want a CredentialError with a time to wait; refused: %t, Err returns %v", err, s.Refused(), s.Err())
+				if !errors.As(err, &refused) || refused.RetryAfter <= 0 || !s.Status().Refused || s.Status().Err == nil {
+					t.Fatalf("got %v, want a CredentialError with a time to wait; refused: %t, Err returns %v", err, s.Status().Refused, s.Status().Err)
 				}
 			}
 			wantCounts(t, f, "2 logins, 0 refreshes") // and not two for each call
 		})
 	})
 	t.Run("revoked twice within one call", func(t *testing.T) {
-		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 			first := mustToken(t, s)
 			second := JWT("")
 			create := func(_ context.Context, jwt JWT) (string, error) {
@@ -363,14 +363,14 @@ func TestFault08ReLogin(t *testing.T) {
 				t.Fatalf("got %v, want the second 401", err)
 			}
 			advance(2 * minFailedWait)
-			if _, err := withReLogin(t.Context(), s, create); err != nil || s.Refused() {
-				t.Errorf("two seconds later: %v; refused: %t", err, s.Refused())
+			if _, err := withReLogin(t.Context(), s, create); err != nil || s.Status().Refused {
+				t.Errorf("two seconds later: %v; refused: %t", err, s.Status().Refused)
 			}
 			wantCounts(t, f, "3 logins, 0 refreshes")
 		})
 	})
 	t.Run("refused for long", func(t *testing.T) {
-		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 			for range 10 * 60 { // a call each second
 				_, _ = withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "", unauthorized() })
 				advance(time.Second)
@@ -383,7 +383,7 @@ func TestFault08ReLogin(t *testing.T) {
 		})
 	})
 	t.Run("one operation is refused", func(t *testing.T) {
-		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 			for range 10 {
 				_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) {
 					return "", &Error{Op: OpDelete, Kind: KindStatus, StatusCode: 401, Sent: true, Err: errors.New("401")}
@@ -396,11 +396,11 @@ func TestFault08ReLogin(t *testing.T) {
 				}
 			}
 			wantCounts(t, f, "2 logins, 0 refreshes")
-			if err := s.Err(); s.Refused() || err == nil || !strings.Contains(err.Error(), "delete") {
-				t.Errorf("refused: %t, Err returns %v", s.Refused(), err)
+			if err := s.Status().Err; s.Status().Refused || err == nil || !strings.Contains(err.Error(), "delete") {
+				t.Errorf("refused: %t, Err returns %v", s.Status().Refused, err)
 			}
 			advance(minRefusedWait)
-			if err := s.Err(); err != nil {
+			if err := s.Status().Err; err != nil {
 				t.Errorf("later, Err returns %v", err)
 			}
 			s.SecretChanged() // perhaps of a user that may delete
@@ -409,7 +409,7 @@ func TestFault08ReLogin(t *testing.T) {
 		})
 	})
 	t.Run("another error", func(t *testing.T) {
-		withSource(t, func(t *testing.T, _ *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, _ *fakeAtlas, s *Identity) {
 			calls, broken := 0, errors.New("broken")
 			_, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { calls++; return "", broken })
 			if !errors.Is(err, broken) || calls != 1 {
@@ -421,8 +421,8 @@ func TestFault08ReLogin(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour, latency: time.Hour}
-		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
+		f := &fakeAtlas{life: time.Hour, latency: time.Hour}
+		s := NewIdentity(IdentityConfig{Client: f, Secret: plantedSecret})
 		waiting := make(chan error)
 		go func() {
 			_, err := s.Credential(t.Context())
@@ -436,20 +436,6 @@ func TestClose(t *testing.T) {
 		if _, err := s.Credential(t.Context()); !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
-	})
-}
-
-func TestUnreadableSecret(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour}
-		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: func() (UserAuthToken, error) { return "", errors.New("no file") }})
-		defer s.Close()
-		_, err := s.Credential(t.Context())
-		var refused *CredentialError
-		if !errors.As(err, &refused) {
-			t.Errorf("got %v, want a CredentialError", err)
-		}
-		wantCounts(t, f, "0 logins, 0 refreshes")
 	})
 }
 

@@ -91,8 +91,8 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %v: %s", ErrFailed, s.Code(), s.Message())
 }
 
-// Identity is an X.509-SVID with what belongs to it. It does not change.
-type Identity struct {
+// SVID is an X.509-SVID with what belongs to it. It does not change.
+type SVID struct {
 	ID spiffeid.ID
 	// Certificate is the X.509-SVID, then any intermediates, with the key. Its Leaf is set.
 	Certificate tls.Certificate
@@ -105,8 +105,8 @@ type Identity struct {
 	since time.Time         // when the agent gave it
 }
 
-// newIdentity returns the default SVID of those that an agent gives, or why it cannot be used.
-func newIdentity(given *workloadapi.X509Context) (*Identity, error) {
+// newSVID returns the default SVID of those that an agent gives, or why it cannot be used.
+func newSVID(given *workloadapi.X509Context) (*SVID, error) {
 	svid := given.DefaultSVID()
 	bundle, err := given.Bundles.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
 	if err == nil && bundle.Empty() {
@@ -118,7 +118,7 @@ func newIdentity(given *workloadapi.X509Context) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
-	id := &Identity{
+	id := &SVID{
 		ID: svid.ID, Bundle: bundle, pool: x509.NewCertPool(), since: time.Now(),
 		Certificate: tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]},
 		first:       reload.FirstToExpire(svid.Certificates),
@@ -134,7 +134,7 @@ func newIdentity(given *workloadapi.X509Context) (*Identity, error) {
 }
 
 // Fetch asks the agent once for what a Source would have.
-func Fetch(ctx context.Context, addr string) (*Identity, error) {
+func Fetch(ctx context.Context, addr string) (*SVID, error) {
 	client, err := newClient(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -144,5 +144,5 @@ func Fetch(ctx context.Context, addr string) (*Identity, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	return newIdentity(given)
+	return newSVID(given)
 }

@@ -47,33 +47,33 @@ type renewal struct {
 	cred Credential    // valid after done
 	err  error         // valid after done
 
-	// What happened since it began; guarded by TokenSource.mu.
+	// What happened since it began; guarded by Identity.mu.
 	secretChanged bool // so a refusal may be of the old secret
 	revoked       bool // Atlas refused the JWT that is being refreshed
 }
 
 // renew starts the one renewal: a refresh of the present session, or a login if there is none. The
 // caller holds mu.
-func (s *TokenSource) renew() {
+func (i *Identity) renew() {
 	r := &renewal{done: make(chan struct{})}
-	s.renewal = r
-	present := s.present
-	s.work.Go(func() {
-		next, err := s.obtain(present)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for s.isOutdated(r, next, err) {
+	i.renewal = r
+	present := i.present
+	i.work.Go(func() {
+		next, err := i.obtain(present)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		for i.isOutdated(r, next, err) {
 			r.secretChanged, r.revoked = false, false
-			s.mu.Unlock()
-			next, err = s.obtain(nil)
-			s.mu.Lock()
+			i.mu.Unlock()
+			next, err = i.obtain(nil)
+			i.mu.Lock()
 		}
-		s.renewal = nil
+		i.renewal = nil
 		if err != nil {
-			s.failed(err)
-			r.err = s.err
+			i.failed(err)
+			r.err = i.err
 		} else {
-			s.succeeded(next)
+			i.succeeded(next)
 			r.cred = next.cred
 		}
 		close(r.done)
@@ -82,22 +82,18 @@ func (s *TokenSource) renew() {
 
 // isOutdated reports whether a renewal has to log in again, because of what happened since it
 // began. The caller holds mu.
-func (s *TokenSource) isOutdated(r *renewal, next *session, err error) bool {
+func (i *Identity) isOutdated(r *renewal, next *session, err error) bool {
 	if err == nil {
 		return r.revoked && next.refresh // it was refreshed from a JWT that Atlas refuses, and may be refused like that
 	}
-	if !r.secretChanged || s.closed {
-		return false
-	}
-	secret, unreadable := s.secret()
-	return unreadable == nil && secret != s.refused
+	return r.secretChanged && !i.closed && i.secret() != i.refused
 }
 
 // succeeded takes a new session. The caller holds mu.
-func (s *TokenSource) succeeded(next *session) {
-	s.present, s.starting = next, false
-	s.err, s.failures, s.nextTry = nil, 0, time.Time{}
-	now := s.clock.Now()
+func (i *Identity) succeeded(next *session) {
+	i.present, i.eager = next, false
+	i.err, i.failures, i.nextTry = nil, 0, time.Time{}
+	now := i.clock.Now()
 	life := assumedLife
 	if expiry := next.cred.claims.Expiry; !expiry.IsZero() {
 		life = max(expiry.Sub(now.Add(next.ahead)), minLife)
@@ -105,59 +101,59 @@ func (s *TokenSource) succeeded(next *session) {
 	next.since, next.expires = now, now.Add(life)
 	// Half of the life is a margin for a wrong clock, and the jitter keeps replicas that started
 	// together apart.
-	s.schedule(min(life, maxLife) * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
+	i.schedule(min(life, maxLife) * time.Duration(45+rand.IntN(10)) / 100) //nolint:gosec // not a secret
 }
 
 // failed notes a failure and when to try again. A JWT that is there stays: it may still work. A
 // refused identity is tried again without a call, since none may come while the service is not
 // ready. The caller holds mu.
-func (s *TokenSource) failed(err error) {
+func (i *Identity) failed(err error) {
 	var wait time.Duration
 	refused, isRefused := errors.AsType[*CredentialError](err)
 	e, fromAtlas := errors.AsType[*Error](err)
 	switch {
 	case isRefused:
-		s.failures++
-		wait = backOff(minRefusedWait, maxRefusedWait, s.failures)
+		i.failures++
+		wait = backOff(minRefusedWait, maxRefusedWait, i.failures)
 		err = &CredentialError{RetryAfter: wait, Err: refused.Err}
 	case fromAtlas && e.Kind == KindUnavailable: // it was not even tried
 		wait = e.RetryAfter
 	case Classify(err) == ClassOutage:
 		wait = backOff(minFailedWait, minFailedWait, 1)
 	default:
-		s.failures++
-		wait = backOff(minFailedWait, maxFailedWait, s.failures)
+		i.failures++
+		wait = backOff(minFailedWait, maxFailedWait, i.failures)
 	}
 	if fromAtlas {
 		wait = max(wait, e.RetryAfter)
 	}
-	now := s.clock.Now()
-	s.err, s.failedAt, s.nextTry = err, now, now.Add(wait)
-	if s.present != nil || isRefused || s.starting {
-		s.schedule(wait)
+	now := i.clock.Now()
+	i.err, i.failedAt, i.nextTry = err, now, now.Add(wait)
+	if i.present != nil || isRefused || i.eager {
+		i.schedule(wait)
 	}
 }
 
 // schedule starts a renewal after wait, in place of the one scheduled before. The caller holds mu.
-func (s *TokenSource) schedule(wait time.Duration) {
-	if s.stop != nil {
-		s.stop()
+func (i *Identity) schedule(wait time.Duration) {
+	if i.stop != nil {
+		i.stop()
 	}
-	if s.retired {
+	if i.retired {
 		return
 	}
-	due := s.clock.Now().Add(wait)
-	s.nextDue = due
-	s.stop = s.clock.AfterFunc(wait, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.nextDue != due {
+	due := i.clock.Now().Add(wait)
+	i.nextDue = due
+	i.stop = i.clock.AfterFunc(wait, func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if i.nextDue != due {
 			return // it had fired when another was scheduled in its place
 		}
 		// Without a JWT there is nothing to refresh, and the next caller logs in, except before the
 		// first login has been accepted: a wrong secret has to be noticed without a caller.
-		if !s.closed && s.renewal == nil && (s.present != nil || s.isRefused() || s.starting) {
-			s.renew()
+		if !i.closed && i.renewal == nil && (i.present != nil || i.isRefused() || i.eager) {
+			i.renew()
 		}
 	})
 }
@@ -169,29 +165,25 @@ func backOff(least, most time.Duration, failures int) time.Duration {
 }
 
 // obtain refreshes the present session, and logs in if there is none or Atlas will not refresh it.
-func (s *TokenSource) obtain(present *session) (*session, error) {
+func (i *Identity) obtain(present *session) (*session, error) {
 	if present != nil {
-		jwt, err := s.atlas.RefreshJWT(s.ctx, present.cred.JWT)
-		s.onEvent(TokenEvent{OpRefresh, err})
+		jwt, err := i.atlas.RefreshJWT(i.ctx, present.cred.JWT)
+		i.onEvent(IdentityEvent{OpRefresh, err})
 		if err == nil {
-			return s.newSession(jwt, present.cred.Secret, present), nil
+			return i.newSession(jwt, present.cred.Secret, present), nil
 		}
 		if Classify(err) != ClassUnauthorized {
 			return nil, err
 		}
 	}
-	secret, err := s.secret()
-	if err != nil {
-		return nil, &CredentialError{Err: err}
-	}
 	// A new secret may be truncated or wrong, so the last accepted one is tried too.
-	first, second := secret, s.accepted
-	if second != "" && secret == s.refused {
+	first, second := i.secret(), i.accepted
+	if second != "" && first == i.refused {
 		first, second = second, first
 	}
-	next, err := s.logIn(first)
+	next, err := i.logIn(first)
 	if Classify(err) == ClassUnauthorized && second != "" && second != first {
-		next, err = s.logIn(second)
+		next, err = i.logIn(second)
 	}
 	if Classify(err) == ClassUnauthorized {
 		err = &CredentialError{Err: err}
@@ -201,27 +193,27 @@ func (s *TokenSource) obtain(present *session) (*session, error) {
 
 // logIn tries one secret. One that was refused is not tried beside another again, so no two refused
 // logins follow each other more than once.
-func (s *TokenSource) logIn(secret UserAuthToken) (*session, error) {
-	jwt, err := s.atlas.LogIn(s.ctx, secret)
-	s.onEvent(TokenEvent{OpLogIn, err})
+func (i *Identity) logIn(secret UserAuthToken) (*session, error) {
+	jwt, err := i.atlas.LogIn(i.ctx, secret)
+	i.onEvent(IdentityEvent{OpLogIn, err})
 	if err != nil {
 		if Classify(err) == ClassUnauthorized {
-			s.refused = secret
-			if s.accepted == secret {
-				s.accepted = ""
+			i.refused = secret
+			if i.accepted == secret {
+				i.accepted = ""
 			}
 		}
 		return nil, err
 	}
-	s.accepted = secret
-	return s.newSession(jwt, secret, nil), nil
+	i.accepted = secret
+	return i.newSession(jwt, secret, nil), nil
 }
 
 // newSession is a JWT that Atlas has just issued for secret, at a login or to refresh the session
 // before.
-func (s *TokenSource) newSession(jwt JWT, secret UserAuthToken, before *session) *session {
+func (i *Identity) newSession(jwt JWT, secret UserAuthToken, before *session) *session {
 	claims := jwt.UnverifiedClaims()
-	next := &session{cred: Credential{JWT: jwt, Profile: s.profile, Secret: secret, claims: &claims, source: s}, refresh: before != nil}
+	next := &session{cred: Credential{JWT: jwt, Profile: i.profile, Secret: secret, claims: &claims, identity: i}, refresh: before != nil}
 	// When it was issued is now, so where Atlas says when that was, the difference is our clock's.
 	issued := claims.issuedAt
 	switch {
@@ -231,7 +223,7 @@ func (s *TokenSource) newSession(jwt JWT, secret UserAuthToken, before *session)
 		next.ahead = before.ahead
 	}
 	if !issued.IsZero() {
-		next.ahead = issued.Sub(s.clock.Now())
+		next.ahead = issued.Sub(i.clock.Now())
 	}
 	return next
 }

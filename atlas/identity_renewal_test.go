@@ -13,9 +13,9 @@ import (
 // leaves the last accepted one in use, and is not tried repeatedly.
 func TestFault35SecretRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour}
+		f := &fakeAtlas{life: time.Hour}
 		present := UserAuthToken("first")
-		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: func() (UserAuthToken, error) { return present, nil }})
+		s := NewIdentity(IdentityConfig{Client: f, Secret: func() UserAuthToken { return present }})
 		defer s.Close()
 		jwt := mustToken(t, s)
 		again := func(secret UserAuthToken, wrong []UserAuthToken, want string) {
@@ -58,8 +58,8 @@ func TestFault35SecretRefused(t *testing.T) {
 // while Atlas refuses refresh and login.
 func TestSecretStaysWithItsJWT(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour}
-		s := NewTokenSource(TokenSourceConfig{Client: f, Profile: "acme", Secret: plantedSecret})
+		f := &fakeAtlas{life: time.Hour}
+		s := NewIdentity(IdentityConfig{Client: f, Profile: "acme", Secret: plantedSecret})
 		defer s.Close()
 		mustToken(t, s)
 		f.set(func() { f.refreshErr, f.loginErr = refusal(), refusal() })
@@ -81,8 +81,8 @@ func TestSecretStaysWithItsJWT(t *testing.T) {
 // belongs to now.
 func TestOrgChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour, org: "one"}
-		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
+		f := &fakeAtlas{life: time.Hour, org: "one"}
+		s := NewIdentity(IdentityConfig{Client: f, Secret: plantedSecret})
 		defer s.Close()
 		mustToken(t, s)
 		calls := 0
@@ -110,8 +110,8 @@ func TestLoginAfterOutage(t *testing.T) {
 	} {
 		t.Run(string(outage.Kind), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := &fakeIdentity{life: time.Hour, loginErr: outage}
-				s := NewTokenSource(TokenSourceConfig{Client: f, Secret: plantedSecret})
+				f := &fakeAtlas{life: time.Hour, loginErr: outage}
+				s := NewIdentity(IdentityConfig{Client: f, Secret: plantedSecret})
 				defer s.Close()
 				for range 600 {
 					if _, err := s.Credential(t.Context()); !errors.Is(err, outage.Err) {
@@ -143,7 +143,7 @@ func TestFault77Start(t *testing.T) {
 		"down":     {&Error{Op: OpLogIn, Kind: KindUnreachable, Err: errors.New("down")}, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 				f.set(func() { f.loginErr = tc.login })
 				s.Start()
 				s.Start()
@@ -160,7 +160,7 @@ func TestFault77Start(t *testing.T) {
 		})
 	}
 	t.Run("down, then refused, without a caller", func(t *testing.T) {
-		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 			f.set(func() { f.loginErr = &Error{Op: OpLogIn, Kind: KindUnreachable, Err: errors.New("down")} })
 			s.Start()
 			advance(5 * time.Second)
@@ -184,7 +184,7 @@ func TestFault85FarExpiry(t *testing.T) {
 		"9999-12-31": time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
 	} {
 		t.Run(name, func(t *testing.T) {
-			withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+			withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 				f.set(func() { f.expiry = expiry })
 				mustToken(t, s)
 				advance(12 * time.Hour)
@@ -207,13 +207,13 @@ func TestFault85FarExpiry(t *testing.T) {
 // one is tried as soon as that is refused, for waiting callers too.
 func TestFault89SecretChangedDuringLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeIdentity{life: time.Hour, latency: time.Second, wrong: []UserAuthToken{"old"}}
+		f := &fakeAtlas{life: time.Hour, latency: time.Second, wrong: []UserAuthToken{"old"}}
 		var mu sync.Mutex
 		secret := UserAuthToken("old")
-		s := NewTokenSource(TokenSourceConfig{Client: f, Secret: func() (UserAuthToken, error) {
+		s := NewIdentity(IdentityConfig{Client: f, Secret: func() UserAuthToken {
 			mu.Lock()
 			defer mu.Unlock()
-			return secret, nil
+			return secret
 		}})
 		defer s.Close()
 		start := time.Now()
@@ -230,7 +230,7 @@ func TestFault89SecretChangedDuringLogin(t *testing.T) {
 		wantCounts(t, f, "2 logins, 0 refreshes")
 	})
 	t.Run("the same secret", func(t *testing.T) {
-		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 			f.set(func() { f.loginErr = refusal() })
 			time.AfterFunc(50*time.Millisecond, s.SecretChanged)
 			if _, err := s.Credential(t.Context()); err == nil {
@@ -244,7 +244,7 @@ func TestFault89SecretChangedDuringLogin(t *testing.T) {
 // TestLoginPace checks that an Atlas that refuses each JWT on its second use gets a few logins
 // instead of one per call.
 func TestLoginPace(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		used := map[JWT]int{}
 		worked := 0
 		for range 600 {
@@ -267,7 +267,7 @@ func TestLoginPace(t *testing.T) {
 		if logins > 25 {
 			t.Errorf("in ten minutes: %s", f.counts())
 		}
-		// Atlas accepts JWTs again, and so does the source after its backoff.
+		// Atlas accepts JWTs again, and so does the identity after its backoff.
 		advance(maxRefusedWait * 6 / 5)
 		if _, err := withReLogin(t.Context(), s, func(context.Context, JWT) (string, error) { return "done", nil }); err != nil {
 			t.Error(err)
@@ -278,7 +278,7 @@ func TestLoginPace(t *testing.T) {
 // TestRevokedDuringRefresh checks that callers get a JWT of a new login if JWTs are revoked while a
 // refresh is in flight, because the refreshed JWT is revoked too.
 func TestRevokedDuringRefresh(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 		old := mustToken(t, s)
 		f.set(func() { f.latency = 20 * time.Second })
 		for f.counts() == "1 logins, 0 refreshes" {
@@ -292,17 +292,17 @@ func TestRevokedDuringRefresh(t *testing.T) {
 			}
 			return "done", nil
 		})
-		if err != nil || s.Err() != nil {
-			t.Errorf("got %v, Err returns %v", err, s.Err())
+		if err != nil || s.Status().Err != nil {
+			t.Errorf("got %v, Err returns %v", err, s.Status().Err)
 		}
 		wantCounts(t, f, "2 logins, 1 refreshes")
 	})
 }
 
-// TestStatus checks the status of a source from before its first login until its JWT is refused.
+// TestStatus checks the status of an identity from before its first login until its JWT is refused.
 func TestStatus(t *testing.T) {
-	withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
-		if status := s.Status(); status != (TokenStatus{}) {
+	withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
+		if status := s.Status(); status != (IdentityStatus{}) {
 			t.Errorf("before the first call: %+v", status)
 		}
 		start := time.Now()
@@ -327,17 +327,17 @@ func TestStatus(t *testing.T) {
 		advance(30 * time.Minute)
 		synctest.Wait()
 		status = s.Status()
-		if status.Valid || !status.Refused || !s.Refused() || !status.Issued.IsZero() || !status.Expires.IsZero() || status.NextDue.IsZero() {
+		if status.Valid || !status.Refused || !status.Issued.IsZero() || !status.Expires.IsZero() || status.NextDue.IsZero() {
 			t.Errorf("after its JWT has expired: %+v", status)
 		}
 	})
 }
 
-// TestRetire checks that a retired source refreshes nothing, and that its callers still get a JWT,
-// by a login once the last one has expired.
+// TestRetire checks that a retired identity refreshes nothing, and that its callers still get a
+// JWT, by a login once the last one has expired.
 func TestRetire(t *testing.T) {
 	for _, during := range []bool{false, true} {
-		withSource(t, func(t *testing.T, f *fakeIdentity, s *TokenSource) {
+		withIdentity(t, func(t *testing.T, f *fakeAtlas, s *Identity) {
 			f.set(func() { f.latency = time.Second })
 			first := make(chan error)
 			go func() {
