@@ -24,15 +24,15 @@ func callerChecks(ctx context.Context, s *setup.Setup, timeout time.Duration) []
 		}
 		return loginChecks(ctx, s, timeout, "--atlas-userauthtoken-file", []auth.Profile{{Name: setup.DefaultProfile, UserauthtokenFile: set.UserauthtokenFile}})
 	}
-	value, err := reload.New(reload.Files[*auth.Policy]{
-		Paths: []string{set.PolicyFile},
-		Parse: func(contents [][]byte) (*auth.Policy, error) { return auth.ParsePolicy(set.PolicyFile, contents[0]) },
-	})
+	data, err := reload.Read(set.PolicyFile)
+	var policy *auth.Policy
+	if err == nil {
+		policy, err = auth.ParsePolicy(set.PolicyFile, data)
+	}
 	if err != nil { // already reported
 		find := func(context.Context) Finding { return bad(err.Error(), "Correct the policy.") }
 		return []check{{"profiles and issuers", []string{"--policy-file"}, find}}
 	}
-	policy := value.Get()
 	return append(loginChecks(ctx, s, timeout, "", policy.Profiles()), issuerChecks(s, policy)...)
 }
 
@@ -52,19 +52,19 @@ func loginChecks(ctx context.Context, s *setup.Setup, timeout time.Duration, set
 	logins := map[atlas.UserAuthToken]func() (atlas.JWT, error){}
 	checks := make([]check, 0, len(profiles))
 	for _, p := range profiles {
-		secret, err := reload.New(reload.Files[atlas.UserAuthToken]{Paths: []string{p.UserauthtokenFile}, Parse: setup.ParseSecret})
+		secret, err := setup.ReadSecret(p.UserauthtokenFile)
 		find := func(context.Context) Finding {
 			return Finding{Status: Skipped, Detail: "not checked, because its userauthtoken_file cannot be used"} // already reported
 		}
 		if err == nil {
-			logIn := logins[secret.Get()]
+			logIn := logins[secret]
 			if logIn == nil {
 				logIn = sync.OnceValues(func() (atlas.JWT, error) {
 					ctx, cancel := context.WithTimeout(ctx, timeout)
 					defer cancel()
-					return s.Atlas.LogIn(ctx, secret.Get())
+					return s.Atlas.LogIn(ctx, secret)
 				})
-				logins[secret.Get()] = logIn
+				logins[secret] = logIn
 			}
 			find = func(context.Context) Finding {
 				jwt, err := logIn()

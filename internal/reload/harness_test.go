@@ -33,9 +33,10 @@ func parseGood(contents [][]byte) (string, error) {
 	return string(bytes.Join(contents, []byte("+"))), nil
 }
 
-// watched is a value under a fake clock, with everything it reports.
+// watched is a value and its watcher under a fake clock, with everything they report.
 type watched struct {
 	*reload.Value[string]
+	watcher *reload.Watcher
 	t       *testing.T
 	mu      sync.Mutex
 	changes []string
@@ -52,18 +53,19 @@ func watch(t *testing.T, paths ...string) *watched {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Value = v
-	run(t, v)
+	w.run(v)
 	return w
 }
 
-// run reads the value's files until the test ends.
-func run(t *testing.T, v *reload.Value[string]) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+// run watches a value until the test ends.
+func (w *watched) run(v *reload.Value[string]) {
+	w.t.Helper()
+	w.Value, w.watcher = v, &reload.Watcher{Interval: interval}
+	w.watcher.Add(v)
+	ctx, cancel := context.WithCancel(w.t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { v.Run(ctx, interval) })
-	t.Cleanup(func() {
+	running.Go(func() { w.watcher.Run(ctx) })
+	w.t.Cleanup(func() {
 		cancel()
 		running.Wait()
 	})

@@ -9,7 +9,6 @@ package reload
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -38,7 +37,7 @@ type Files[T any] struct {
 	// quote them in its error. It is called again and again while it fails, because an error may
 	// depend on the time or on another file.
 	Parse func(contents [][]byte) (T, error)
-	// OnChange, if set, is called with each new value after the first, one at a time.
+	// OnChange, if set, is called with each new value after the first. A Watcher calls one at a time.
 	OnChange func(T)
 	// Logger gets one line for each different reason why new files cannot be used, and one when
 	// they can be used again. Its attributes name the files.
@@ -88,8 +87,8 @@ func (f *Failures) Clear() (recovered bool) {
 	return recovered
 }
 
-// Value holds what its files said when they were last usable. Get and Status may be called from any
-// goroutine.
+// Value holds what its files said when they were last usable. A [Watcher] reads them. Get and Status
+// may be called from any goroutine.
 type Value[T any] struct {
 	files    Files[T]
 	current  atomic.Pointer[version[T]]
@@ -136,26 +135,30 @@ func (v *Value[T]) Status() Status {
 	return status
 }
 
-// Run reads the files every interval until ctx is done. It uses a change that it has read twice, so
-// a file that is being written is left alone. A writer that takes longer than an interval should
-// write another file and rename it.
-func (v *Value[T]) Run(ctx context.Context, interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			_, _ = v.read(false) // logs its error
+// read reads the files, uses a change that the read before has seen too, or at once, and reports
+// it.
+func (v *Value[T]) read(w *Watcher, atOnce bool) Looked {
+	if atOnce {
+		v.mu.Lock()
+	} else if !v.mu.TryLock() { // the read before has not ended
+		return Looked{}
+	}
+	defer v.mu.Unlock()
+	changed, err := v.update(atOnce)
+	looked := Looked{Files: v.files.Paths, Err: err}
+	if changed {
+		looked.Changed = v.files.Paths
+		if v.files.OnChange != nil {
+			w.changing.Lock()
+			defer w.changing.Unlock()
+			v.files.OnChange(v.Get())
 		}
 	}
+	return looked
 }
 
-// read reads the files and uses a change that the read before has seen too, or at once.
-func (v *Value[T]) read(atOnce bool) (changed bool, err error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+// update logs its error. The caller holds mu.
+func (v *Value[T]) update(atOnce bool) (changed bool, err error) {
 	contents, sum, err := readAll(v.files.Paths)
 	fresh := sum != v.last
 	v.last = sum
@@ -176,9 +179,6 @@ func (v *Value[T]) read(atOnce bool) (changed bool, err error) {
 	v.used = sum
 	if v.failures.Clear() {
 		v.files.Logger.Info("the file can be used again", slog.String("what", v.files.What))
-	}
-	if changed && v.files.OnChange != nil {
-		v.files.OnChange(v.Get())
 	}
 	return changed, nil
 }
@@ -208,17 +208,6 @@ type Looked struct {
 // And returns l with the results of more added.
 func (l Looked) And(more Looked) Looked {
 	return Looked{slices.Concat(l.Files, more.Files), slices.Concat(l.Changed, more.Changed), errors.Join(l.Err, more.Err)}
-}
-
-// Look reads the files now and uses new contents at once, without waiting whether they change
-// again.
-func (v *Value[T]) Look() Looked {
-	looked := Looked{Files: v.files.Paths}
-	changed, err := v.read(true)
-	if looked.Err = err; changed {
-		looked.Changed = v.files.Paths
-	}
-	return looked
 }
 
 // maxSize is the size in bytes of the largest file that is read.

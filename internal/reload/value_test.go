@@ -239,8 +239,7 @@ func TestParsedAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.Value = v
-		run(t, v)
+		w.run(v)
 		write(t, path, "better")
 		w.looks(6)
 		w.want("good")
@@ -261,7 +260,7 @@ func TestLook(t *testing.T) {
 		w := watch(t, file)
 		look := func(changed bool, err error) {
 			t.Helper()
-			got := w.Look()
+			got := w.watcher.Look()
 			if !slices.Equal(got.Files, []string{file}) || (len(got.Changed) == 1) != changed || (got.Err != nil) != (err != nil) {
 				t.Errorf("got %+v", got)
 			}
@@ -295,7 +294,7 @@ func TestWatcherLooks(t *testing.T) {
 	w := &reload.Watcher{Logger: slog.New(slog.DiscardHandler)}
 	for _, path := range []string{a, b} {
 		write(t, path, "good")
-		if _, err := reload.Watch(w, reload.Files[string]{Paths: []string{path}, Parse: parseGood, Logger: w.Logger}); err != nil {
+		if _, err := reload.Watch(w, reload.Files[string]{Paths: []string{path}, Name: path, Parse: parseGood, Logger: w.Logger}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -306,15 +305,15 @@ func TestWatcherLooks(t *testing.T) {
 	}
 }
 
-// TestReloadMetrics checks the metrics of a file that cannot be used, and that hiding a value does
-// not hide another of the same name that has replaced it.
+// TestReloadMetrics checks the metrics of a file that cannot be used, and that removing a value does
+// not remove another of the same name that has replaced it.
 func TestReloadMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")
 		write(t, file, "good 1")
 		w := watch(t, file)
 		shown := &reload.Watcher{}
-		hide := shown.Show(w)
+		remove := shown.Add(w)
 		start := time.Now().Unix()
 		want := func(ok bool, since int64) {
 			t.Helper()
@@ -350,14 +349,14 @@ tokend_file_last_reload_successful{kind="",name=""} `+line+"\n"), "tokend_file_l
 		w.looks(2)
 		want(true, since)
 
-		hideNext := shown.Show(watch(t, file))
-		hide()
+		removeNext := shown.Add(watch(t, file))
+		remove()
 		if n := testutil.CollectAndCount(shown); n != 2 {
-			t.Errorf("%d series after the first is hidden, want those of the second", n)
+			t.Errorf("%d series after the first is removed, want those of the second", n)
 		}
-		hideNext()
+		removeNext()
 		if n := testutil.CollectAndCount(shown); n != 0 {
-			t.Errorf("%d series after all are hidden", n)
+			t.Errorf("%d series after all are removed", n)
 		}
 	})
 }

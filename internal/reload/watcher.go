@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,30 +16,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Watcher keeps the values of a program up to date. All that last as long as the program are opened
-// before Run. It is the prometheus.Collector for the state of its values, and Check describes the
-// same in words.
+// Watcher keeps the values of a program up to date. It is the prometheus.Collector for the state of
+// its values, and Check describes the same in words.
 type Watcher struct {
 	// Logger gets a line for each change of a certificate, and for each that expires soon.
 	Logger *slog.Logger
 	// Interval is the time between two reads of a file. Default: the constant [Interval].
 	Interval time.Duration
 
-	values   []watched
 	changing sync.Mutex // held during an OnChange, so that only one runs at a time
 
 	mu    sync.Mutex
 	shown map[shownKey]Shown // guarded by mu
 }
 
-// watched is a [Value] of any type.
-type watched interface {
-	Run(ctx context.Context, interval time.Duration)
-	Look() Looked
-}
-
 // Shown is something with a state that metrics and /readyz show, such as a [Value].
 type Shown interface{ Status() Status }
+
+// watched is a [Value] of any type.
+type watched interface {
+	Shown
+	read(w *Watcher, atOnce bool) Looked
+}
 
 // Status is the state of a value.
 type Status struct {
@@ -48,48 +47,24 @@ type Status struct {
 	Certificate *x509.Certificate // the one in use that expires first; nil if the value is no certificate
 }
 
-type shownKey struct{ what, name string }
+// shownKey is the What and the Name of a Status.
+type shownKey [2]string
 
-// Watch reads the files and returns a function for the last good value; see [New].
+// Watch reads the files, keeps their value up to date, and returns a function for the last good
+// one; see [New].
 func Watch[T any](w *Watcher, files Files[T]) (get func() T, err error) {
-	if onChange := files.OnChange; onChange != nil {
-		files.OnChange = func(value T) {
-			w.changing.Lock()
-			defer w.changing.Unlock()
-			onChange(value)
-		}
-	}
 	value, err := New(files)
 	if err != nil {
 		return nil, err
 	}
-	w.values = append(w.values, value)
-	w.Show(value)
+	w.Add(value)
 	return value.Get, nil
 }
 
-// Run reads the files again and again until ctx is done.
-func (w *Watcher) Run(ctx context.Context) {
-	interval := cmp.Or(w.Interval, Interval)
-	var group sync.WaitGroup
-	for _, value := range w.values {
-		group.Go(func() { value.Run(ctx, interval) })
-	}
-	group.Wait()
-}
-
-// Look reads all files now; see [Value.Look]. It may be called while Run runs.
-func (w *Watcher) Look() Looked {
-	var all Looked
-	for _, value := range w.values {
-		all = all.And(value.Look())
-	}
-	return all
-}
-
-// Show adds a value to the metrics and to Check until hide is called. It replaces another of the
-// same kind and name. Both come from the configuration, never from a caller.
-func (w *Watcher) Show(value Shown) (hide func()) {
+// Add shows a value in the metrics and in Check until remove is called. Run and Look read the files
+// of a [Value]. It replaces another of the same kind and name. Both come from the configuration,
+// never from a caller.
+func (w *Watcher) Add(value Shown) (remove func()) {
 	status := value.Status()
 	key := shownKey{status.What, status.Name}
 	w.mu.Lock()
@@ -107,24 +82,62 @@ func (w *Watcher) Show(value Shown) (hide func()) {
 	}
 }
 
-// statuses returns the states of all values that are shown, sorted by kind and name.
-func (w *Watcher) statuses() []Status {
+// all returns what is shown, sorted by kind and name.
+func (w *Watcher) all() []Shown {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := make([]Status, 0, len(w.shown))
-	for _, value := range w.shown {
-		all = append(all, value.Status())
+	all := make([]Shown, 0, len(w.shown))
+	for _, key := range slices.SortedFunc(maps.Keys(w.shown), func(a, b shownKey) int { return slices.Compare(a[:], b[:]) }) {
+		all = append(all, w.shown[key])
 	}
-	slices.SortFunc(all, func(a, b Status) int { return cmp.Or(cmp.Compare(a.What, b.What), cmp.Compare(a.Name, b.Name)) })
 	return all
+}
+
+// Run reads the files every interval until ctx is done. It uses a change that it has read twice, so
+// a file that is being written is left alone. A writer that takes longer than an interval should
+// write another file and rename it.
+func (w *Watcher) Run(ctx context.Context) {
+	ticker := time.NewTicker(cmp.Or(w.Interval, Interval))
+	defer ticker.Stop()
+	var reads sync.WaitGroup
+	defer reads.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		for _, shown := range w.all() {
+			if value, ok := shown.(watched); ok {
+				reads.Go(func() { value.read(w, false) }) // a file system that hangs delays no other
+			}
+		}
+	}
+}
+
+// Look reads all files now and uses new contents at once, without waiting whether they change
+// again. It may be called while Run runs.
+func (w *Watcher) Look() Looked {
+	var looked Looked
+	done := map[Shown]bool{}
+	for before := -1; before < len(done); { // a new policy may add secrets
+		before = len(done)
+		for _, shown := range w.all() {
+			if value, ok := shown.(watched); ok && !done[shown] {
+				done[shown] = true
+				looked = looked.And(value.read(w, true))
+			}
+		}
+	}
+	return looked
 }
 
 // Check returns an error for each value whose replacement cannot be used, and for each certificate
 // in use that has expired, joined.
 func (w *Watcher) Check() error {
 	var errs []error
-	for _, status := range w.statuses() {
-		errs = append(errs, status.check(time.Now()))
+	for _, shown := range w.all() {
+		errs = append(errs, shown.Status().check(time.Now()))
 	}
 	return errors.Join(errs...)
 }
@@ -173,7 +186,8 @@ func (w *Watcher) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	for _, s := range w.statuses() {
+	for _, shown := range w.all() {
+		s := shown.Status()
 		successful := 1.0
 		if s.Err != nil {
 			successful = 0

@@ -2,11 +2,9 @@ package setup
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
@@ -19,16 +17,14 @@ import (
 type profiles struct {
 	client  atlas.IdentityProvider
 	log     *slog.Logger
-	files   *reload.Watcher // shows the state of the secrets
+	files   *reload.Watcher // of the secrets
 	warn    func(Warning)
-	serving bool       // log in to profiles before a call needs them
-	mu      sync.Mutex // guards inUse
+	serving bool // log in to profiles before a call needs them
 	inUse   profileSet
 
 	// opened is closed by Close. A call may still have an identity that is no longer in use; each
 	// is some hundred bytes.
-	opened  []*atlas.Identity
-	watches sync.WaitGroup
+	opened []*atlas.Identity
 }
 
 // profileKey identifies a profile: one of the same name with another file is another profile.
@@ -41,7 +37,7 @@ type profileSet map[profileKey]*profile
 type profile struct {
 	identity *atlas.Identity
 	secret   *reload.Value[atlas.UserAuthToken]
-	stop     func() // ends the watch; nil if there is none
+	unwatch  func() // set when the profile is in use
 }
 
 // identities returns the identities of the set, by profile.
@@ -60,7 +56,7 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 	log := ps.log.With(slog.String("profile", key.name))
 	fileLog := log.With(slog.String("file", key.file))
 	secret, err := reload.New(reload.Files[atlas.UserAuthToken]{
-		Paths: []string{key.file}, What: "userauthtoken", Name: key.name, Parse: ParseSecret, Logger: fileLog,
+		Paths: []string{key.file}, What: "userauthtoken", Name: key.name, Parse: parseSecret, Logger: fileLog,
 		OnChange: func(atlas.UserAuthToken) {
 			p.identity.SecretChanged()
 			fileLog.Info("userauthtoken replaced")
@@ -91,9 +87,18 @@ func (ps *profiles) open(key profileKey) (*profile, error) {
 	return p, nil
 }
 
-// ParseSecret returns the userauthtoken in a file: one word of printable ASCII, with white space
+// ReadSecret returns the userauthtoken in a file.
+func ReadSecret(file string) (atlas.UserAuthToken, error) {
+	data, err := reload.Read(file)
+	if err != nil {
+		return "", err
+	}
+	return parseSecret([][]byte{data})
+}
+
+// parseSecret returns the userauthtoken in a file: one word of printable ASCII, with white space
 // around it as editors leave it. A login with an invisible character in it would be refused.
-func ParseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
+func parseSecret(contents [][]byte) (atlas.UserAuthToken, error) {
 	secret := bytes.TrimSpace(contents[0])
 	if len(secret) == 0 || bytes.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return "", errors.New("it must contain the userauthtoken and nothing else")
@@ -139,23 +144,15 @@ func (ps *profiles) use(set profileSet) {
 		if ps.serving {
 			p.identity.Start()
 		}
-		ctx, stop := context.WithCancel(context.Background())
-		hide := ps.files.Show(p.secret)
-		p.stop = func() {
-			stop()
-			hide()
-		}
-		ps.watches.Go(func() { p.secret.Run(ctx, reload.Interval) })
+		p.unwatch = ps.files.Add(p.secret)
 	}
 	for key, p := range ps.inUse {
 		if set[key] != p {
 			ps.log.Info("profile retired", slog.String("profile", key.name))
-			p.stop()
+			p.unwatch()
 			p.identity.Retire()
 		}
 	}
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
 	ps.inUse = set
 }
 
@@ -168,24 +165,8 @@ func (ps *profiles) start() {
 	}
 }
 
-// Look reads the secrets in use now.
-func (ps *profiles) Look() reload.Looked {
-	ps.mu.Lock()
-	set := ps.inUse
-	ps.mu.Unlock()
-	var all reload.Looked
-	for _, p := range set {
-		all = all.And(p.secret.Look())
-	}
-	return all
-}
-
 // Close ends the background work and waits for it. No call may be in progress.
 func (ps *profiles) Close() {
-	for _, p := range ps.inUse {
-		p.stop()
-	}
-	ps.watches.Wait()
 	for _, identity := range ps.opened {
 		identity.Close()
 	}

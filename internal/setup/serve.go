@@ -108,8 +108,7 @@ func (s *Setup) rereadOn(ctx, serving context.Context, hangups <-chan os.Signal)
 // reread reads the policy, secrets, certificates and authorities at once, and opens the audit file
 // again, so that rotating it takes a rename and a SIGHUP. It logs one line.
 func (s *Setup) reread() error {
-	looked := s.files.Look() // the policy first: it may bring profiles
-	looked = looked.And(s.profiles.Look())
+	looked := s.files.Look()
 	if s.auditFile != nil {
 		looked = looked.And(reload.Looked{Files: []string{s.Settings.AuditFile}, Err: s.auditFile.Reopen()})
 	}

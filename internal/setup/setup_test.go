@@ -108,14 +108,14 @@ func TestFault95BOM(t *testing.T) {
 		t.Errorf("the password is %q", got)
 	}
 	value, err := reload.New(reload.Files[string]{Paths: []string{write("secret", "planted")}, Parse: func(contents [][]byte) (string, error) {
-		secret, err := ParseSecret(contents)
+		secret, err := parseSecret(contents)
 		return string(secret), err
 	}})
 	if err != nil || value.Get() != "planted" {
 		t.Errorf("the secret is read with its mark, or not: %v", err)
 	}
 	for _, content := range []string{"\ufeffplanted", "planted\ufeff", "plan\u200bted", "plan\xa0ted", "plan ted", "plan\x1bted", "\n"} {
-		if _, err := ParseSecret([][]byte{[]byte(content)}); err == nil {
+		if _, err := parseSecret([][]byte{[]byte(content)}); err == nil {
 			t.Errorf("%q is taken for a secret", content)
 		}
 	}

@@ -95,7 +95,7 @@ func (s *Source) use(next, old *SVID) {
 	if old == nil {
 		for _, c := range []*shown{certificate, bundle} {
 			reload.LogExpiry(c.log(), c.of(next))
-			s.files.Show(c)
+			s.files.Add(c)
 		}
 		close(s.first)
 	} else {
