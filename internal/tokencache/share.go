@@ -3,6 +3,7 @@ package tokencache
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,7 @@ type group struct {
 	tracer  trace.Tracer  // nil: no spans
 	// stale returns a cached token for a waiter whose deadline is near; nil: there are none.
 	stale   func(context.Context, request) Result
-	ctx     context.Context // of calls
+	ctx     context.Context // ends with close
 	cancel  context.CancelFunc
 	work    sync.WaitGroup // added to under mu, while ctx lasts
 	waiting atomic.Int64
@@ -36,13 +37,14 @@ type group struct {
 type queue struct {
 	key      key
 	next     *call // nil if no caller waits for it
-	inFlight int
+	inFlight []*call
 	sent     time.Time   // when the last call was sent
 	timer    *time.Timer // sends the next call; nil if it is not set
 }
 
 // call is one shared create, or a delete.
 type call struct {
+	queue   *queue  // nil for a delete
 	request request // of the first waiter; noCache if any waiter's is; guarded by group.mu until it is sent
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -85,18 +87,29 @@ func (g *group) share(ctx context.Context, r request) (Result, error) {
 	if err := ctx.Err(); err != nil { // no call for a caller that has left
 		return Result{}, err
 	}
-	c, collapsed, err := g.join(ctx, r)
+	c, sent, collapsed, err := g.join(ctx, r)
 	if err != nil {
 		return Result{}, err
 	}
-	if identityOf(c.request.cred) != identityOf(r.cred) { // the keys of two credentials collide
+	g.waiting.Add(1)
+	defer g.waiting.Add(-1)
+	lastMoment := g.lastMoment(ctx, r)
+	switch {
+	case sent && lastMoment == nil:
+		// No other caller can join the call any more, so it needs no goroutine of its own, which would
+		// cost an eighth of its CPU.
+		g.run(ctx, c)
+		if err := ctx.Err(); err != nil && c.err != nil {
+			return Result{}, err
+		}
+		return c.answer(false)
+	case sent:
+		go g.run(context.Background(), c)
+	case identityOf(c.request.cred) != identityOf(r.cred): // the keys of two credentials collide
 		g.leave(r.key, c)
 		return g.next.create(ctx, r)
 	}
 	defer g.linkTo(ctx, c)
-	g.waiting.Add(1)
-	defer g.waiting.Add(-1)
-	lastMoment := g.lastMoment(ctx, r)
 	for {
 		select {
 		case <-c.done:
@@ -139,12 +152,13 @@ func (g *group) lastMoment(ctx context.Context, r request) <-chan time.Time {
 	return time.After(left - min(staleMargin, left/4))
 }
 
-// join adds a waiter to the next call for r's credential, and sends that call if wait allows it.
-func (g *group) join(ctx context.Context, r request) (c *call, collapsed bool, err error) {
+// join adds a waiter to the next call for r's credential. If wait allows it, that call is sent: the
+// caller of join has to run it, and is its only waiter.
+func (g *group) join(ctx context.Context, r request) (c *call, sent, collapsed bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ctx.Err() != nil {
-		return nil, false, errClosed
+		return nil, false, false, errClosed
 	}
 	q := g.queues[r.key]
 	if q == nil {
@@ -153,7 +167,7 @@ func (g *group) join(ctx context.Context, r request) (c *call, collapsed bool, e
 	}
 	if q.next == nil {
 		until, _ := ctx.Deadline()
-		q.next = &call{request: r, until: until, done: make(chan struct{})}
+		q.next = &call{queue: q, request: r, until: until, done: make(chan struct{})}
 	} else {
 		collapsed = true
 		q.next.extend(ctx)
@@ -164,8 +178,7 @@ func (g *group) join(ctx context.Context, r request) (c *call, collapsed bool, e
 	if g.tracer != nil {
 		c.trace.joined(ctx)
 	}
-	g.send(q)
-	return c, collapsed, nil
+	return c, g.send(q) != nil, collapsed, nil
 }
 
 // extend makes the call last for another waiter. The caller holds group.mu.
@@ -209,9 +222,9 @@ const (
 // cached, a second call is only worth its cost when the first one is late.
 func (g *group) wait(q *queue) (time.Duration, bool) {
 	switch {
-	case q.inFlight == 0:
+	case len(q.inFlight) == 0:
 		return 0, true
-	case q.inFlight >= maxInFlight || g.latency == 0:
+	case len(q.inFlight) >= maxInFlight || g.latency == 0:
 		return 0, false
 	case g.caches && !q.next.request.noCache:
 		return max(2*g.latency, minSpacing), true
@@ -219,41 +232,45 @@ func (g *group) wait(q *queue) (time.Duration, bool) {
 	return max(g.latency/maxInFlight, minSpacing), true
 }
 
-// send sends the next call of a queue, if there is one, now or as soon as wait allows it. The
-// caller holds mu.
-func (g *group) send(q *queue) {
+// send takes the next call out of a queue, for the caller to run. If wait does not allow it yet, or
+// there is none, send returns nil, and the call is run later. The caller holds mu.
+func (g *group) send(q *queue) *call {
 	if q.next == nil || q.timer != nil {
-		return
+		return nil
 	}
 	wait, ok := g.wait(q)
 	if !ok {
-		return // finish sends it
+		return nil // finish sends it
 	}
 	now := time.Now()
-	if left := q.sent.Add(wait).Sub(now); q.inFlight > 0 && left > 0 {
+	if left := q.sent.Add(wait).Sub(now); len(q.inFlight) > 0 && left > 0 {
 		q.timer = time.AfterFunc(left, func() { g.wake(q) })
-		return
+		return nil
 	}
 	c := q.next
 	q.next = nil
-	q.inFlight++
+	q.inFlight = append(q.inFlight, c)
 	q.sent, c.sent = now, now
-	g.work.Go(func() { g.run(q, c) })
+	g.work.Add(1)
+	return c
 }
 
 // wake sends the next call when its timer fires. Close waits for the calls that are in flight then.
 func (g *group) wake(q *queue) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	q.timer = nil
-	g.send(q)
+	c := g.send(q)
+	g.mu.Unlock()
+	if c != nil {
+		g.run(context.Background(), c)
+	}
 }
 
-// run makes one call. It finishes the call whatever the layers below do, even if they end the
-// goroutine.
-func (g *group) run(q *queue, c *call) {
-	defer g.finish(q, c)
-	r := g.begin(c)
+// run makes one call within ctx. It finishes the call whatever the layers below do, even if they end
+// the goroutine.
+func (g *group) run(ctx context.Context, c *call) {
+	defer g.finish(c)
+	r := g.begin(ctx, c)
 	defer c.cancel()
 	c.protect(func() { c.result, c.err = g.next.create(c.ctx, r) })
 }
@@ -271,26 +288,28 @@ func (c *call) protect(f func()) {
 	c.panics = nil
 }
 
-func (g *group) begin(c *call) request {
+func (g *group) begin(ctx context.Context, c *call) request {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	until := time.Now().Add(g.timeout)
 	if !c.until.IsZero() && c.until.Before(until) { // no waiter has more time
 		until = c.until
 	}
-	c.ctx, c.cancel = context.WithDeadline(g.ctx, until)
+	c.ctx, c.cancel = context.WithDeadline(ctx, until)
 	c.ctx = c.trace.begin(c.ctx, g.tracer, c.waiters)
-	if c.waiters == 0 { // all left before it began
+	if c.waiters == 0 || g.ctx.Err() != nil { // all left, or close was called, before it began
 		c.cancel()
 	}
 	return c.request
 }
 
 // finish wakes the waiters of a call, and sends the next one.
-func (g *group) finish(q *queue, c *call) {
+func (g *group) finish(c *call) {
+	defer g.work.Done()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	q.inFlight--
+	q := c.queue
+	q.inFlight = slices.DeleteFunc(q.inFlight, func(other *call) bool { return other == c })
 	if c.err == nil && c.panics == nil && !c.result.Status.Hit { // only successful calls count
 		took := time.Since(c.sent)
 		if g.latency == 0 {
@@ -298,12 +317,14 @@ func (g *group) finish(q *queue, c *call) {
 		}
 		g.latency += (took - g.latency) / 8
 	}
-	if q.timer != nil && q.inFlight == 0 {
+	if q.timer != nil && len(q.inFlight) == 0 {
 		q.timer.Stop()
 		q.timer = nil
 	}
-	g.send(q)
-	if q.inFlight == 0 {
+	if next := g.send(q); next != nil {
+		go g.run(context.Background(), next)
+	}
+	if len(q.inFlight) == 0 {
 		delete(g.queues, q.key)
 	}
 	c.trace.end(c.result, c.err)
@@ -354,6 +375,13 @@ func (g *group) spawn(f func()) bool {
 func (g *group) close() {
 	g.mu.Lock()
 	g.cancel()
+	for _, q := range g.queues {
+		for _, c := range q.inFlight {
+			if c.cancel != nil { // it has begun
+				c.cancel()
+			}
+		}
+	}
 	g.mu.Unlock()
 	g.work.Wait()
 }

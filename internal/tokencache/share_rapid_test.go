@@ -181,8 +181,8 @@ func (a *groupMachine) checkQueue(t *rapid.T, k key, n int) {
 	if q == nil {
 		return
 	}
-	if q.inFlight != n {
-		t.Fatalf("%d calls are in flight, and %d are counted", n, q.inFlight)
+	if len(q.inFlight) != n {
+		t.Fatalf("%d calls are in flight, and %d are counted", n, len(q.inFlight))
 	}
 	if q.next == nil {
 		return
