@@ -1,16 +1,12 @@
 package call
 
 import (
-	"context"
-	"fmt"
 	"hash/maphash"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
-	"google.golang.org/grpc"
 
-	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
 
@@ -23,33 +19,6 @@ const (
 
 // Limits lists the limits for which the chain refuses calls.
 var Limits = [...]string{inProgressLimit, callerInProgressLimit, unknownInProgressLimit, callerRateLimit}
-
-// limitCaller limits each caller. A caller may have as many calls in progress as there are free
-// slots: alone it gets half, k greedy callers get 1/(k+1) each, and there is always room for
-// another (dynamic thresholds, Choudhury and Hahne, 1998).
-//
-// A caller is a verified identity, or else a credential. All credentials without a successful call
-// so far count as one caller, because a client can invent any number of them.
-//
-// perSecond limits the calls of one caller that reach Atlas; 0 is no limit. Whether a call reached
-// Atlas is known at its end, so it is charged then, and a caller in debt is refused until the debt
-// is paid off.
-func limitCaller(slots, perSecond int, refused func(limit string)) grpc.UnaryServerInterceptor {
-	callers := newCallers(slots, perSecond)
-	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
-		rec := RecordFrom(ctx)
-		c := callers.identify(rec.grant)
-		if limit := callers.enter(c, time.Now()); limit != "" {
-			refused(limit)
-			return nil, &apierror.Error{Reason: apierror.Overloaded, Cause: fmt.Errorf("limit of calls: %s", limit)}
-		}
-		succeeded := false // stays false after a panic
-		defer func() { callers.leave(c, succeeded, rec.NoAtlasCall, time.Now()) }()
-		resp, err := handler(ctx, req)
-		succeeded = err == nil
-		return resp, err
-	}
-}
 
 // caller is the caller that a call counts for.
 type caller struct {
@@ -65,8 +34,17 @@ func (c caller) share() uint64 {
 	return 0
 }
 
-// callers counts the calls of each caller. It hashes callers with a random seed, so that a caller
-// cannot choose to collide with another.
+// callers limits the calls of each caller. A caller may have as many in progress as there are free
+// slots: alone it gets half, k greedy callers get 1/(k+1) each, and there is always room for
+// another (dynamic thresholds, Choudhury and Hahne, 1998).
+//
+// A caller is a verified identity, or else a credential. All credentials without a successful call
+// so far count as one caller, because a client can invent any number of them. Callers are hashed
+// with a random seed, so that a caller cannot choose to collide with another.
+//
+// perSecond limits the calls of one caller that reach Atlas; 0 is no limit. Whether a call reached
+// Atlas is known at its end, so it is charged then, and a caller in debt is refused until the debt
+// is paid off.
 type callers struct {
 	seed      maphash.Seed
 	slots     int

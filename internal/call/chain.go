@@ -1,5 +1,5 @@
-// Package call has the interceptors that every call runs through, over gRPC and over REST. They
-// produce the call's log line, its audit record, its metrics and the metadata of its response. The
+// Package call has the interceptor that every call runs through, over gRPC and over REST. It
+// produces the call's log line, its audit record, its metrics and the metadata of its response. The
 // package knows no method by name, and is the only place where a caller is authenticated.
 package call
 
@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -43,35 +42,60 @@ type Config struct {
 	Propagator propagation.TextMapPropagator
 }
 
+// chain is what every call runs through.
+type chain struct {
+	Config
+
+	callers *callers
+}
+
 // New returns the chain. Both transports must share one, so that they share its limits.
-func New(cfg Config) grpc.UnaryServerInterceptor { return join(interceptors(cfg)...) }
-
-// interceptors returns the parts of the chain, outermost first.
-func interceptors(cfg Config) []grpc.UnaryServerInterceptor {
-	return []grpc.UnaryServerInterceptor{
-		observe(cfg),
-		recoverPanic,
-		limit(cfg.Ceiling, cmp.Or(cfg.CutOff, context.Background())),
-		authenticate(cfg.Auth),
-		limitCaller(int(cfg.MaxCalls), cfg.CallerRate, cfg.Refused),
-	}
-}
-
-// join nests interceptors, the first outermost.
-func join(interceptors ...grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+func New(cfg Config) grpc.UnaryServerInterceptor {
+	cfg.CutOff = cmp.Or(cfg.CutOff, context.Background())
+	cfg.Propagator = cmp.Or[propagation.TextMapPropagator](cfg.Propagator, propagation.TraceContext{})
+	c := &chain{cfg, newCallers(int(cfg.MaxCalls), cfg.CallerRate)}
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		for _, intercept := range slices.Backward(interceptors) {
-			next := handler
-			handler = func(ctx context.Context, req any) (any, error) { return intercept(ctx, req, info, next) }
-		}
-		return handler(ctx, req)
+		return observe(ctx, &c.Config, info.FullMethod, func(ctx context.Context, rec *Record) (any, error) {
+			return c.serve(ctx, rec, info.FullMethod, func(ctx context.Context) (any, error) { return handler(ctx, req) })
+		})
 	}
 }
 
-// recoverPanic turns a panic into an error of the call.
-func recoverPanic(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
+// serve runs the handler of a call: in time, with a caller who may call it, and within the caller's
+// limits.
+func (c *chain) serve(ctx context.Context, rec *Record, method string, handler func(context.Context) (any, error)) (resp any, err error) {
 	defer Recover(&err)
-	return handler(ctx, req)
+	limited, err := limit(ctx, c.Ceiling, c.CutOff)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		limited.stop()
+		err = limited.explain(err)
+	}()
+	if err := c.authenticate(limited, rec, method); err != nil {
+		return nil, err
+	}
+	by := c.callers.identify(rec.grant)
+	if limit := c.callers.enter(by, time.Now()); limit != "" {
+		c.Refused(limit)
+		return nil, &apierror.Error{Reason: apierror.Overloaded, Cause: fmt.Errorf("limit of calls: %s", limit)}
+	}
+	succeeded := false // stays false after a panic
+	defer func() { c.callers.leave(by, succeeded, rec.NoAtlasCall, time.Now()) }()
+	resp, err = handler(limited)
+	succeeded = err == nil
+	return resp, err
+}
+
+// authenticate identifies the caller and the credential to use at Atlas.
+func (c *chain) authenticate(ctx context.Context, rec *Record, method string) error {
+	grant, err := c.Auth.Authenticate(ctx, method)
+	if err == nil && rec.rest != nil && rec.rest.forbidden != nil {
+		grant, err = auth.Grant{Caller: grant.Caller}, rec.rest.forbidden
+	}
+	rec.grant = grant // set for a refused call too: the log and the audit record name the caller
+	return err
 }
 
 // Recover turns a panic into an internal error. Use it as defer call.Recover(&err).
@@ -93,20 +117,4 @@ func (e *panicError) Error() string {
 		return "panic: " + err.Error()
 	}
 	return fmt.Sprintf("panic: a value of type %T", e.value)
-}
-
-// authenticate identifies the caller and the credential to use at Atlas.
-func authenticate(a *auth.Authenticator) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		rec := RecordFrom(ctx)
-		grant, err := a.Authenticate(ctx, info.FullMethod)
-		if err == nil && rec.rest != nil && rec.rest.forbidden != nil {
-			grant, err = auth.Grant{Caller: grant.Caller}, rec.rest.forbidden
-		}
-		rec.grant = grant // set for a refused call too: the log and the audit record name the caller
-		if err != nil {
-			return nil, err
-		}
-		return handler(ctx, req)
-	}
 }

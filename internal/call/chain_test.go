@@ -5,14 +5,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"reflect"
-	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -21,37 +17,6 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 )
-
-// TestChainOrder checks the order of the chain, outermost first.
-func TestChainOrder(t *testing.T) {
-	var names []string
-	for _, interceptor := range interceptors(testConfig()) {
-		// Such as "…/call.recoverPanic" or "…/call.interceptors.limit.func2".
-		name := regexp.MustCompile(`(\.func\d+)+$`).ReplaceAllString(runtime.FuncForPC(reflect.ValueOf(interceptor).Pointer()).Name(), "")
-		names = append(names, name[strings.LastIndexByte(name, '.')+1:])
-	}
-	if diff := cmp.Diff([]string{"observe", "recoverPanic", "limit", "authenticate", "limitCaller"}, names); diff != "" {
-		t.Errorf("chain (-want +got):\n%s", diff)
-	}
-}
-
-func TestChainNests(t *testing.T) {
-	var trail []string
-	step := func(name string) grpc.UnaryServerInterceptor {
-		return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			trail = append(trail, name)
-			defer func() { trail = append(trail, "/"+name) }()
-			return handler(ctx, req)
-		}
-	}
-	_, _ = join(step("a"), step("b"))(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) {
-		trail = append(trail, "handler")
-		return nil, nil
-	})
-	if diff := cmp.Diff([]string{"a", "b", "handler", "/b", "/a"}, trail); diff != "" {
-		t.Errorf("trail (-want +got):\n%s", diff)
-	}
-}
 
 // testService is the service that the tests call.
 var testService = grpc.ServiceDesc{ServiceName: "s", Methods: []grpc.MethodDesc{{MethodName: "M"}}}

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/ForstaLabs/ephemeral-token-service/internal/apierror"
 )
 
@@ -28,33 +26,29 @@ const maxMargin = 25 * time.Millisecond
 // errShuttingDown is the cause in the error of a call ended by shutdown.
 var errShuttingDown = errors.New("the service is shutting down")
 
-// limit ends a call at the ceiling, shortly before the caller's deadline, or when cut is done.
-func limit(ceiling time.Duration, cut context.Context) grpc.UnaryServerInterceptor { //nolint:revive // cut belongs to the service
-	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		left := ceiling
-		if deadline, ok := ctx.Deadline(); ok {
-			remaining := time.Until(deadline)
-			left = min(left, remaining-min(maxMargin, remaining/10))
-		}
-		if left < minCallTime {
-			return nil, &apierror.Error{Reason: apierror.DeadlineExceeded, Cause: context.DeadlineExceeded}
-		}
-		limited := &deadlined{Context: ctx, deadline: time.Now().Add(left), cut: cut}
-		defer limited.stop()
-		resp, err := handler(limited, req)
-		if err != nil && cut.Err() != nil && ctx.Err() == nil {
-			return nil, explainCut(err)
-		}
-		return resp, err
+// limit returns a context that ends at the ceiling, shortly before the caller's deadline, or when
+// cut is done. It fails if too little time is left.
+func limit(ctx context.Context, ceiling time.Duration, cut context.Context) (*deadlined, error) { //nolint:revive // cut belongs to the service
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
+	left := ceiling
+	if deadline, ok := ctx.Deadline(); ok {
+		remaining := time.Until(deadline)
+		left = min(left, remaining-min(maxMargin, remaining/10))
+	}
+	if left < minCallTime {
+		return nil, &apierror.Error{Reason: apierror.DeadlineExceeded, Cause: context.DeadlineExceeded}
+	}
+	return &deadlined{Context: ctx, deadline: time.Now().Add(left), cut: cut}, nil
 }
 
-// explainCut returns the error of a call that ended when the service stopped: its reason replaces
-// CANCELLED, which clients do not retry.
-func explainCut(err error) error {
+// explain returns the error of a call whose context is d. If the service cut the call off, its
+// reason replaces CANCELLED, which clients do not retry.
+func (d *deadlined) explain(err error) error {
+	if err == nil || d.cut.Err() == nil || d.Context.Err() != nil {
+		return err
+	}
 	e := apierror.From(err)
 	if e.Reason != apierror.Cancelled {
 		return err

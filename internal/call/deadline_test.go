@@ -14,10 +14,7 @@ import (
 func TestCancelledBeforeStart(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := limit(time.Minute, context.Background())(ctx, nil, nil, func(context.Context, any) (any, error) {
-		t.Error("the call started")
-		return nil, nil
-	})
+	_, err := limit(ctx, time.Minute, context.Background())
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
@@ -45,19 +42,20 @@ func TestFault94(t *testing.T) {
 			defer leave()
 			cut, end := context.WithCancel(t.Context())
 			defer end()
-			_, err := limit(time.Minute, cut)(ctx, nil, nil, func(ctx context.Context, _ any) (any, error) {
-				if tc.left {
-					leave()
-				}
-				if tc.cut {
-					end()
-				}
-				if tc.left || tc.cut {
-					<-ctx.Done()
-				}
-				return nil, tc.err
-			})
-			e := apierror.From(err)
+			limited, err := limit(ctx, time.Minute, cut)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.left {
+				leave()
+			}
+			if tc.cut {
+				end()
+			}
+			if tc.left || tc.cut {
+				<-limited.Done()
+			}
+			e := apierror.From(limited.explain(tc.err))
 			if e.Reason != tc.want || e.OutcomeUnknown != tc.unknown || errors.Is(e.Cause, errShuttingDown) != (tc.want == apierror.ShuttingDown || tc.unknown) {
 				t.Errorf("got %v (%v), want %v; outcome unknown: %t", e.Reason, e.Cause, tc.want, e.OutcomeUnknown)
 			}
@@ -65,8 +63,11 @@ func TestFault94(t *testing.T) {
 	}
 	cut, end := context.WithCancel(t.Context())
 	end()
-	_, err := limit(time.Minute, cut)(t.Context(), nil, nil, ok)
+	limited, err := limit(t.Context(), time.Minute, cut)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := limited.explain(nil); err != nil {
 		t.Errorf("a successful call: %v", err)
 	}
 }

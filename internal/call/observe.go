@@ -19,35 +19,30 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/lograte"
 )
 
-// observe gives each call its request id and span, counts it, logs it, sends the metadata of the
+// observe gives a call its request id and span, counts it, logs it, sends the metadata of the
 // response, and converts any error into one of the public contract. It is outermost, so it sees how
 // every call ended.
-func observe(cfg Config) grpc.UnaryServerInterceptor {
-	if cfg.Propagator == nil {
-		cfg.Propagator = propagation.TraceContext{}
+func observe(ctx context.Context, cfg *Config, method string, serve func(context.Context, *Record) (any, error)) (any, error) {
+	start := time.Now()
+	ctx, rec := begin(ctx)
+	ctx, span := startSpan(ctx, cfg, rec, method)
+	counts := cfg.Metrics.begin(rec, method)
+	resp, err := serve(ctx, rec)
+	took := time.Since(start)
+	var failed *apierror.Error
+	if err != nil {
+		failed = apierror.From(err)
+		cfg.Metrics.CountFailure(ctx, failed)
 	}
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		start := time.Now()
-		ctx, rec := begin(ctx)
-		ctx, span := startSpan(ctx, cfg, rec, info.FullMethod)
-		counts := cfg.Metrics.begin(rec, info.FullMethod)
-		resp, err := handler(ctx, req)
-		took := time.Since(start)
-		var failed *apierror.Error
-		if err != nil {
-			failed = apierror.From(err)
-			cfg.Metrics.CountFailure(ctx, failed)
-		}
-		counts.end(ctx, took, codeOf(failed))
-		sendMetadata(ctx, rec, failed)
-		Log(ctx, cfg.Logger, info.FullMethod, took, failed)
-		audit(ctx, cfg.Audit, rec, info.FullMethod, failed)
-		endSpan(span, rec, failed)
-		if failed != nil {
-			return nil, failed
-		}
-		return resp, nil
+	counts.end(ctx, took, codeOf(failed))
+	sendMetadata(ctx, rec, failed)
+	Log(ctx, cfg.Logger, method, took, failed)
+	audit(ctx, cfg.Audit, rec, method, failed)
+	endSpan(span, rec, failed)
+	if failed != nil {
+		return nil, failed
 	}
+	return resp, nil
 }
 
 // codeOf returns the gRPC code of a call: OK if e is nil.
@@ -82,9 +77,9 @@ func sendMetadata(ctx context.Context, rec *Record, e *apierror.Error) {
 // returns its error. The method is for the log and must not come from the caller, because it could
 // contain a secret.
 func NewRefusal(log *slog.Logger, metrics *Metrics) func(ctx context.Context, method string, reason apierror.Reason) error {
-	observed := observe(Config{Logger: log, Audit: slog.New(slog.DiscardHandler), Metrics: metrics})
+	cfg := &Config{Logger: log, Audit: slog.New(slog.DiscardHandler), Metrics: metrics, Propagator: propagation.TraceContext{}}
 	return func(ctx context.Context, method string, reason apierror.Reason) error {
-		_, err := observed(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, func(context.Context, any) (any, error) {
+		_, err := observe(ctx, cfg, method, func(context.Context, *Record) (any, error) {
 			return nil, &apierror.Error{Reason: reason}
 		})
 		return err

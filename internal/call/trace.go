@@ -28,7 +28,7 @@ const (
 // without a Tracer. The span contains nothing that the caller sent except the trace's identifiers.
 // otelgrpc and otelhttp are not used because they would make two spans of a call over REST, and
 // spans of health checks.
-func startSpan(ctx context.Context, cfg Config, rec *Record, fullMethod string) (context.Context, trace.Span) {
+func startSpan(ctx context.Context, cfg *Config, rec *Record, fullMethod string) (context.Context, trace.Span) {
 	ctx = cfg.Propagator.Extract(ctx, traceHeaders{ctx})
 	if cfg.Tracer == nil {
 		return ctx, nil
