@@ -92,7 +92,8 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-// Close cancels the calls in progress and waits for them.
+// Close waits for the calls in progress. It cancels those that callers share; cancel the contexts of
+// the callers before, for the others.
 func (c *Cache) Close() {
 	c.calls.close()
 	if c.caching != nil {

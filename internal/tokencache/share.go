@@ -295,7 +295,11 @@ func (g *group) begin(ctx context.Context, c *call) request {
 	if !c.until.IsZero() && c.until.Before(until) { // no waiter has more time
 		until = c.until
 	}
-	c.ctx, c.cancel = context.WithDeadline(ctx, until)
+	if own, ok := ctx.Deadline(); ok && !own.After(until) {
+		c.ctx, c.cancel = ctx, func() {} // another context would cost a thirtieth of the call
+	} else {
+		c.ctx, c.cancel = context.WithDeadline(ctx, until)
+	}
 	c.ctx = c.trace.begin(c.ctx, g.tracer, c.waiters)
 	if c.waiters == 0 || g.ctx.Err() != nil { // all left, or close was called, before it began
 		c.cancel()
@@ -371,7 +375,7 @@ func (g *group) spawn(f func()) bool {
 	return open
 }
 
-// close cancels every call and waits for it.
+// close waits for all calls, and cancels those that are not within the deadline of one caller.
 func (g *group) close() {
 	g.mu.Lock()
 	g.cancel()
