@@ -143,11 +143,17 @@ func (c Config) Validate() error {
 		}
 	}
 	errs = append(errs, c.validateBrowsers()...)
-	errs = append(errs, c.Cache.Validate(), config.Wrong("MaxConns", c.validateMaxConns()))
-	if c.DrainDelay < 0 || c.DrainTimeout < 0 || c.CallCeiling < 0 || c.MaxCalls < 0 || c.CallerRate < 0 || c.MaxConns < 0 || c.ConnectionAge < 0 {
-		wrong("Config", "a timeout or limit is negative")
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs,
+		c.Cache.Validate(),
+		config.CheckDuration("DrainDelay", c.DrainDelay),
+		config.CheckDuration("DrainTimeout", c.DrainTimeout),
+		config.CheckDuration("CallCeiling", c.CallCeiling),
+		config.CheckDuration("ConnectionAge", c.ConnectionAge),
+		config.CheckCount("MaxCalls", c.MaxCalls),
+		config.CheckCount("CallerRate", int64(c.CallerRate)),
+		config.CheckCount("MaxConns", int64(c.MaxConns)),
+		config.Wrong("MaxConns", c.validateMaxConns()),
+	)...)
 }
 
 // listener is the address of one listener.

@@ -266,7 +266,7 @@ func TestValidate(t *testing.T) {
 		"a socket file for REST":    {func(c *server.Config) { c.HTTPAddr = "unix:/run/x" }, "host:port"},
 		"client CA without the two": {func(c *server.Config) { c.TLS.ClientCAs = authorities }, "TLS: "},
 		"TLS and plaintext":         {func(c *server.Config) { c.Plaintext, c.TLS.Certificate = true, certificate }, "Plaintext: "},
-		"negative":                  {func(c *server.Config) { c.DrainTimeout = -1 }, "negative"},
+		"negative":                  {func(c *server.Config) { c.DrainTimeout = -1 }, "DrainTimeout: -1ns: must not be negative"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good

@@ -1,9 +1,11 @@
-// Package config defines the error for an invalid setting, and looks up variables.
+// Package config defines the error for an invalid setting, checks ranges, and looks up variables.
 package config
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"time"
 )
 
 // Error says which setting is wrong. It may be one of several joined errors.
@@ -28,6 +30,28 @@ func Wrong(field string, err error) error {
 		return nil
 	}
 	return &Error{Field: field, Err: err}
+}
+
+// MaxDuration bounds durations, so that sums of them do not overflow.
+const MaxDuration = 365 * 24 * time.Hour
+
+// CheckDuration returns an *Error for a field that is negative or more than MaxDuration.
+func CheckDuration(field string, d time.Duration) error {
+	switch {
+	case d < 0:
+		return Wrong(field, fmt.Errorf("%v: must not be negative", d))
+	case d > MaxDuration:
+		return Wrong(field, fmt.Errorf("%v: must be no more than a year", d))
+	}
+	return nil
+}
+
+// CheckCount returns an *Error for a field that is negative.
+func CheckCount(field string, n int64) error {
+	if n < 0 {
+		return Wrong(field, fmt.Errorf("%d: must not be negative", n))
+	}
+	return nil
 }
 
 // Flatten splits joined errors, and leaves out nil.

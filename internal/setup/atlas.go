@@ -39,9 +39,12 @@ func (s *Setup) openAtlas() {
 		cert = s.certificate("atlas", "atlas_client", set.AtlasCertFile, set.AtlasKeyFile, nil, replace)
 	}
 	pool, shown := present()
+	s.checkAboveZero("--atlas-timeout", set.AtlasTimeout)
+	s.add(config.CheckDuration("--atlas-timeout", set.AtlasTimeout))
+	s.add(config.CheckCount("--atlas-max-calls", int64(set.AtlasMaxCalls)))
 	// A login between two tries fits, or a slow Atlas would be taken for a slow caller.
-	s.Config.CallCeiling = max(30*time.Second, 3*set.AtlasTimeout)
-	if err := s.newAtlas(atlas.Config{BaseURL: set.AtlasURL, Timeout: set.AtlasTimeout, RootCAs: pool, Certificate: shown}); err != nil {
+	s.Config.CallCeiling = max(30*time.Second, min(3*set.AtlasTimeout, config.MaxDuration))
+	if err := s.newAtlas(atlas.Config{BaseURL: set.AtlasURL, Timeout: max(set.AtlasTimeout, 0), RootCAs: pool, Certificate: shown}); err != nil {
 		s.wrong("--atlas-url", err)
 		return
 	}
@@ -55,7 +58,7 @@ func (s *Setup) openAtlas() {
 
 // newAtlas makes a client that makes one attempt per call, and the resilient one in front of it.
 func (s *Setup) newAtlas(cfg atlas.Config) error {
-	resilience := resilient.Config{MaxCalls: s.Settings.AtlasMaxCalls, Registerer: s.Config.Metrics, OnChange: func(cause error) {
+	resilience := resilient.Config{MaxCalls: max(s.Settings.AtlasMaxCalls, 0), Registerer: s.Config.Metrics, OnChange: func(cause error) {
 		if cause == nil {
 			s.log.Info("circuit breaker closed: Atlas answers again")
 			return

@@ -63,7 +63,7 @@ func (s *Setup) unusableSecret(flag, file string, err error) {
 func (s *Setup) authenticate(policy *auth.Policy, set profileSet) {
 	authenticator, err := auth.New(auth.Config{Policy: policy, Identities: set.identities(), RootCAs: s.OIDCAuthorities, Logger: s.log})
 	if err != nil {
-		s.Errors = append(s.Errors, err)
+		s.add(err)
 		return
 	}
 	s.profiles.use(set)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -147,9 +148,6 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&fs.ModeCharDevice != 0
 }
 
-// longest bounds durations, so that sums of them do not overflow.
-const longest = 365 * 24 * time.Hour
-
 // checkSocketURL returns an error if addr is the URL of a socket file whose path is too long.
 func checkSocketURL(addr string) error {
 	u, err := url.Parse(addr)
@@ -159,52 +157,18 @@ func checkSocketURL(addr string) error {
 	return listen.CheckPath(u.Path)
 }
 
-// checkRanges reports values out of range, and replaces them so that they are not reported again.
-func (s *Setup) checkRanges() {
-	set := &s.Settings
-	for _, d := range []struct {
-		flag     string
-		value    *time.Duration
-		positive bool
-	}{
-		{"--atlas-timeout", &set.AtlasTimeout, true},
-		{"--cache-ttl", &set.CacheTTL, false},
-		{"--cache-stale-if-error", &set.CacheStaleIfError, false},
-		{"--drain-delay", &set.DrainDelay, false},
-		{"--drain-timeout", &set.DrainTimeout, true},
-	} {
-		switch {
-		case d.positive && *d.value <= 0:
-			s.wrong(d.flag, fmt.Errorf("%v: must be above zero, such as 500ms or 10s", *d.value))
-		case *d.value < 0:
-			s.wrong(d.flag, fmt.Errorf("%v: must not be negative", *d.value))
-		case *d.value > longest:
-			s.wrong(d.flag, fmt.Errorf("%v: must be no more than a year", *d.value))
-		default:
-			continue
-		}
-		*d.value = time.Second
+// checkChoice reports a value that is not among the choices.
+func (s *Setup) checkChoice(flag, value string, choices []string) {
+	if !slices.Contains(choices, value) {
+		s.wrong(flag, fmt.Errorf("%q: must be one of %v", value, choices))
 	}
-	for _, n := range []struct {
-		flag  string
-		value *int
-	}{{"--atlas-max-calls", &set.AtlasMaxCalls}, {"--max-connections", &set.MaxConnections}, {"--caller-rate", &set.CallerRate}} {
-		if *n.value < 0 {
-			s.wrong(n.flag, fmt.Errorf("%d: must not be negative", *n.value))
-			*n.value = 0
-		}
-	}
-	s.checkChoice("--log-level", set.LogLevel, LogLevels)
-	s.checkChoice("--log-format", set.LogFormat, LogFormats)
 }
 
-func (s *Setup) checkChoice(flag, value string, choices []string) {
-	for _, c := range choices {
-		if value == c {
-			return
-		}
+// checkAboveZero reports a zero, which a package would take for its default.
+func (s *Setup) checkAboveZero(flag string, d time.Duration) {
+	if d == 0 {
+		s.wrong(flag, fmt.Errorf("%v: must be above zero, such as 500ms or 10s", d))
 	}
-	s.wrong(flag, fmt.Errorf("%q: must be one of %v", value, choices))
 }
 
 // socketMode returns the mode of gRPC's socket file.

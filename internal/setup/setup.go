@@ -71,8 +71,10 @@ type Warning struct{ Setting, Text string }
 func Open(settings Settings, opts Options) *Setup {
 	metrics := prometheus.NewRegistry()
 	s := &Setup{Settings: settings, opts: opts, log: opts.Logger, files: &reload.Watcher{Logger: opts.Logger}}
-	s.checkRanges()
-	set := &s.Settings // with what checkRanges has replaced
+	set := &s.Settings
+	s.checkChoice("--log-level", set.LogLevel, LogLevels)
+	s.checkChoice("--log-format", set.LogFormat, LogFormats)
+	s.checkAboveZero("--drain-timeout", set.DrainTimeout)
 	for i, origin := range set.CORSOrigins {
 		set.CORSOrigins[i] = strings.TrimSpace(origin)
 	}
@@ -122,11 +124,12 @@ func (s *Setup) Close() {
 // register adds metrics to /metrics.
 func (s *Setup) register(metrics ...prometheus.Collector) {
 	for _, m := range metrics {
-		if err := s.Config.Metrics.Register(m); err != nil {
-			s.Errors = append(s.Errors, err)
-		}
+		s.add(s.Config.Metrics.Register(m))
 	}
 }
+
+// add reports errors, which may be joined, or nil.
+func (s *Setup) add(err error) { s.Errors = append(s.Errors, config.Flatten(err)...) }
 
 // wrong reports a mistake in a setting. It splits joined errors.
 func (s *Setup) wrong(flag string, err error) {
@@ -154,7 +157,8 @@ func (w Warning) log(log *slog.Logger) {
 // fieldFlags maps the fields of server.Config to the flags that set them.
 var fieldFlags = map[string]string{
 	"GRPCAddr": "--grpc-addr", "HTTPAddr": "--http-addr", "AdminAddr": "--admin-addr", "Plaintext": "--plaintext", "MaxConns": "--max-connections",
-	"Docs": "--docs", "CORSOrigins": "--cors-origin", "Cache.StaleIfError": "--cache-stale-if-error", "Cache.Redis.URL": "--cache-redis-url",
+	"Docs": "--docs", "CORSOrigins": "--cors-origin", "CallerRate": "--caller-rate", "DrainDelay": "--drain-delay", "DrainTimeout": "--drain-timeout",
+	"Cache.TTL": "--cache-ttl", "Cache.StaleIfError": "--cache-stale-if-error", "Cache.Redis.URL": "--cache-redis-url",
 }
 
 // nameFlags splits joined errors, and replaces field names by flags.

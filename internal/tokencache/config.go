@@ -41,8 +41,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-const maxDuration = 366 * 24 * time.Hour // sums of these do not overflow
-
 func (c *Config) setDefaults() {
 	c.CallTimeout = cmp.Or(c.CallTimeout, 30*time.Second)
 	c.SettleTime = cmp.Or(c.SettleTime, 30*time.Second)
@@ -50,14 +48,13 @@ func (c *Config) setDefaults() {
 
 // Validate reports every mistake in c, each a *config.Error, joined. It connects to nothing.
 func (c Config) Validate() error {
-	var errs []error
+	errs := []error{
+		config.CheckDuration("Cache.TTL", c.TTL),
+		config.CheckDuration("Cache.StaleIfError", c.StaleIfError),
+		config.CheckDuration("Cache.CallTimeout", c.CallTimeout),
+		config.CheckDuration("Cache.SettleTime", c.SettleTime),
+	}
 	wrong := func(field, reason string) { errs = append(errs, config.Wrong(field, errors.New(reason))) }
-	if min(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) < 0 {
-		wrong("Cache", "a duration is negative")
-	}
-	if max(c.TTL, c.StaleIfError, c.CallTimeout, c.SettleTime) > maxDuration {
-		wrong("Cache", "a duration is more than a year")
-	}
 	if c.TTL == 0 && c.Redis != nil {
 		wrong("Cache.Redis.URL", "nothing would be cached there: set a TTL too")
 	}
