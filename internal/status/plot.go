@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"time"
-
-	dto "github.com/prometheus/client_model/go"
 )
 
 // The size of a plot, in units of its viewBox.
@@ -37,7 +34,7 @@ func plots(samples []sample) []plot {
 			return perSecond(before, after, after.calls-before.calls)
 		}),
 		newPlot("Failed calls", "/s", samples, func(before, after sample) float64 {
-			return perSecond(before, after, sum(after.failures)-sum(before.failures))
+			return perSecond(before, after, after.failed-before.failed)
 		}),
 		newPlot("Atlas latency, mean", " ms", samples, func(before, after sample) float64 {
 			return 1000 * (after.atlasSeconds - before.atlasSeconds) / (after.atlasCreates - before.atlasCreates)
@@ -86,58 +83,4 @@ func short(y float64) string {
 		return fmt.Sprintf("%.0f", y)
 	}
 	return fmt.Sprintf("%.3g", y)
-}
-
-func sum(counts map[string]float64) (total float64) {
-	for _, n := range counts {
-		total += n
-	}
-	return total
-}
-
-// sample has the counters that the plots need, at one time.
-type sample struct {
-	at       time.Time
-	calls    float64
-	failures map[string]float64 // by reason
-	free     float64            // creates without an Atlas call of their own
-	creates  float64
-	// Create calls to Atlas, and their total duration.
-	atlasCreates, atlasSeconds float64
-}
-
-// read takes a sample. A missing metric counts as zero.
-func read(families []*dto.MetricFamily, now time.Time) sample {
-	s := sample{at: now, failures: map[string]float64{}}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			switch family.GetName() {
-			case "grpc_server_handled_total":
-				s.calls += m.GetCounter().GetValue()
-			case "tokend_calls_failed_total":
-				s.failures[label(m, "reason")] += m.GetCounter().GetValue()
-			case "tokend_cache_creates_total":
-				s.creates += m.GetCounter().GetValue()
-				if label(m, "answered") != "miss" {
-					s.free += m.GetCounter().GetValue()
-				}
-			case "tokend_atlas_request_duration_seconds":
-				if label(m, "operation") == "create" {
-					s.atlasCreates += float64(m.GetHistogram().GetSampleCount())
-					s.atlasSeconds += m.GetHistogram().GetSampleSum()
-				}
-			}
-		}
-	}
-	return s
-}
-
-// label returns the value of a metric's label.
-func label(m *dto.Metric, name string) string {
-	for _, pair := range m.GetLabel() {
-		if pair.GetName() == name {
-			return pair.GetValue()
-		}
-	}
-	return ""
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 )
 
 const (
@@ -75,15 +74,9 @@ func (p *Page) Run(ctx context.Context) error {
 	}
 }
 
-// gather returns the current metrics. A collector that fails leaves out only its own.
-func (p *Page) gather() []*dto.MetricFamily {
-	families, _ := p.cfg.Metrics.Gather()
-	return families
-}
-
 // add appends a sample.
 func (p *Page) add(now time.Time) {
-	s := read(p.gather(), now)
+	s := gather(p.cfg.Metrics).sample(now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.samples = append(p.samples, s)

@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	dto "github.com/prometheus/client_model/go"
 )
 
 // row is a row of a table.
@@ -36,18 +34,17 @@ func (p *Page) render(now time.Time) string {
 	for _, s := range p.cfg.Settings {
 		settings = append(settings, row{Name: s.Name, Value: s.Value, Note: s.Source})
 	}
-	families := p.gather()
-	g := gaugesOf(families)
-	samples := append(p.history(), read(families, now))
+	current := gather(p.cfg.Metrics)
+	samples := append(p.history(), current.sample(now))
 
 	m := &markup{}
 	m.add(pageStart, state)
 	_, _ = m.WriteString(styles)
 	m.add(pageHead, class(ok), state, p.cfg.Version, span(now.Sub(p.started)), now.UTC().Format(time.RFC3339))
 	m.section("", "Checks", checks)
-	m.section("", "Now", g.facts())
-	m.section("", "Identities at Atlas", g.identities(now))
-	m.section("", "Certificates", g.certificates(now))
+	m.section("", "Now", current.facts())
+	m.section("", "Identities at Atlas", current.identities(now))
+	m.section("", "Certificates", current.certificates(now))
 	for _, p := range plots(samples) {
 		m.plot(p)
 	}
@@ -57,68 +54,44 @@ func (p *Page) render(now time.Time) string {
 	return m.String()
 }
 
-// gauges are the current gauges, by family name.
-type gauges map[string][]*dto.Metric
-
-func gaugesOf(families []*dto.MetricFamily) gauges {
-	g := gauges{}
-	for _, family := range families {
-		if family.GetType() == dto.MetricType_GAUGE {
-			g[family.GetName()] = family.GetMetric()
-		}
-	}
-	return g
-}
-
-// value returns the value of the metric whose only label has this value, or that has no label if
-// labelled is empty.
-func (g gauges) value(family, labelled string) (float64, bool) {
-	for _, m := range g[family] {
-		if len(m.GetLabel()) == 0 && labelled == "" || len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == labelled {
-			return m.GetGauge().GetValue(), true
-		}
-	}
-	return 0, false
-}
-
 // facts describes a few gauges in words.
-func (g gauges) facts() []row {
+func (m metrics) facts() []row {
 	var facts []row
-	either := func(name, family, ifSet, otherwise string) {
-		if value, ok := g.value(family, ""); ok && value == 1 {
+	either := func(name, metric, ifSet, otherwise string) {
+		if value, ok := m.value(metric, ""); ok && value == 1 {
 			facts = append(facts, row{Name: name, Value: ifSet})
 		} else if ok {
 			facts = append(facts, row{Name: name, Value: otherwise})
 		}
 	}
 	either("Circuit breaker", "tokend_atlas_breaker_open", "open: calls fail fast, and Atlas is probed once a second", "closed")
-	if inFlight, ok := g.value("tokend_atlas_in_flight", ""); ok {
-		limit, _ := g.value("tokend_atlas_in_flight_limit", "")
-		waiting, _ := g.value("tokend_atlas_waiting", "")
+	if inFlight, ok := m.value("tokend_atlas_in_flight", ""); ok {
+		limit, _ := m.value("tokend_atlas_in_flight_limit", "")
+		waiting, _ := m.value("tokend_atlas_waiting", "")
 		facts = append(facts, row{Name: "Calls at Atlas", Value: number(inFlight) + " of " + number(limit) + ", " + number(waiting) + " queued"})
 	}
 	either("Redis", "tokend_cache_redis_up", "up", "down: creates go to Atlas")
-	for _, m := range g["tokend_connections_open"] {
-		listener := label(m, "listener")
-		limit, _ := g.value("tokend_connections_open_limit", listener)
-		facts = append(facts, row{Name: "Connections, " + listener, Value: number(m.GetGauge().GetValue()) + " of " + number(limit)})
+	for _, open := range m["tokend_connections_open"] {
+		listener := label(open, "listener")
+		limit, _ := m.value("tokend_connections_open_limit", listener)
+		facts = append(facts, row{Name: "Connections, " + listener, Value: number(valueOf(open)) + " of " + number(limit)})
 	}
 	return facts
 }
 
 // identities returns a row for each profile.
-func (g gauges) identities(now time.Time) []row {
+func (m metrics) identities(now time.Time) []row {
 	var rows []row
-	for _, m := range g["tokend_identity_valid"] {
-		profile, valid := label(m, "profile"), m.GetGauge().GetValue() == 1
+	for _, identity := range m["tokend_identity_valid"] {
+		profile, valid := label(identity, "profile"), valueOf(identity) == 1
 		r := row{Name: profile, Value: "no JWT", Class: class(valid)}
 		if valid {
 			r.Value = "logged in"
 		}
-		if refused, _ := g.value("tokend_identity_refused", profile); refused == 1 {
+		if refused, _ := m.value("tokend_identity_refused", profile); refused == 1 {
 			r.Value, r.Class = "refused by Atlas", class(false)
 		}
-		if next, ok := g.value("tokend_identity_next_renewal_timestamp_seconds", profile); ok {
+		if next, ok := m.value("tokend_identity_next_renewal_timestamp_seconds", profile); ok {
 			r.Note = "next renewal " + in(unix(next).Sub(now))
 		}
 		rows = append(rows, r)
@@ -127,11 +100,11 @@ func (g gauges) identities(now time.Time) []row {
 }
 
 // certificates returns a row for each certificate and bundle.
-func (g gauges) certificates(now time.Time) []row {
+func (m metrics) certificates(now time.Time) []row {
 	var rows []row
-	for _, m := range g["tokend_certificate_expiry_timestamp_seconds"] {
-		left := unix(m.GetGauge().GetValue()).Sub(now)
-		r := row{Name: label(m, "certificate"), Value: "valid", Class: class(left > 0), Note: "expires " + in(left)}
+	for _, expiry := range m["tokend_certificate_expiry_timestamp_seconds"] {
+		left := unix(valueOf(expiry)).Sub(now)
+		r := row{Name: label(expiry, "certificate"), Value: "valid", Class: class(left > 0), Note: "expires " + in(left)}
 		if left <= 0 {
 			r.Value, r.Note = "expired", "expired "+in(left)
 		}
