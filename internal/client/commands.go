@@ -3,6 +3,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
@@ -43,58 +45,50 @@ Exit status:
 func Commands(jwt string) []*cobra.Command {
 	return []*cobra.Command{
 		newCommand(jwt, "create", "Get the org's ephemeral token from a running tokend.", "It prints the token.",
-			func(ctx context.Context, conn *connection) (any, string, error) {
-				var header metadata.MD
-				resp, err := conn.tokens.CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{}, conn.options(&header)...)
-				if err != nil {
-					return nil, "", err
-				}
-				return created{resp.GetToken(), first(header, "cache-status"), first(header, "x-request-id")}, resp.GetToken(), nil
+			func(ctx context.Context, tokens ephemeraltokenv1.EphemeralTokenServiceClient, opts ...grpc.CallOption) (result, error) {
+				resp, err := tokens.CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{}, opts...)
+				return result{Token: resp.GetToken()}, err
 			}),
 		newCommand(jwt, "delete", "Delete the org's ephemeral token through a running tokend.", "It succeeds if there is no token.",
-			func(ctx context.Context, conn *connection) (any, string, error) {
-				var header metadata.MD
-				_, err := conn.tokens.DeleteToken(ctx, &ephemeraltokenv1.DeleteTokenRequest{}, conn.options(&header)...)
-				return deleted{true, first(header, "x-request-id")}, "deleted", err
+			func(ctx context.Context, tokens ephemeraltokenv1.EphemeralTokenServiceClient, opts ...grpc.CallOption) (result, error) {
+				_, err := tokens.DeleteToken(ctx, &ephemeraltokenv1.DeleteTokenRequest{}, opts...)
+				return result{Deleted: true}, err
 			}),
 	}
 }
 
-// The results as JSON.
-type (
-	created struct {
-		Token       string `json:"token"`
-		CacheStatus string `json:"cacheStatus,omitempty"`
-		RequestID   string `json:"requestId,omitempty"`
-	}
-	deleted struct {
-		Deleted   bool   `json:"deleted"`
-		RequestID string `json:"requestId,omitempty"`
-	}
-)
+// result is the result of a command as JSON.
+type result struct {
+	Token       string `json:"token,omitempty"`
+	Deleted     bool   `json:"deleted,omitempty"`
+	CacheStatus string `json:"cacheStatus,omitempty"`
+	RequestID   string `json:"requestId,omitempty"`
+}
 
-// call makes a call and returns its result, as JSON and as text.
-type call func(ctx context.Context, conn *connection) (result any, text string, err error)
+// rpc makes the call of a command.
+type rpc func(context.Context, ephemeraltokenv1.EphemeralTokenServiceClient, ...grpc.CallOption) (result, error)
 
-func newCommand(jwt, name, short, long string, do call) *cobra.Command {
+func newCommand(jwt, name, short, long string, call rpc) *cobra.Command {
 	var (
-		s      = settings{JWT: jwt}
+		o      = options{JWT: jwt}
 		asJSON bool
 	)
 	c := &cobra.Command{
 		Use: name, Short: short, Long: short + " " + long + help,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, err := s.connect()
+			conn, err := o.connect()
 			if err != nil {
 				return &Error{Text: name + ": " + err.Error(), status: exitUsage}
 			}
 			defer conn.Close()
-			ctx, cancel := context.WithTimeout(c.Context(), s.Timeout)
+			ctx, cancel := context.WithTimeout(c.Context(), o.Timeout)
 			defer cancel()
-			result, text, err := do(ctx, conn)
+			var header, trailer metadata.MD
+			// A call fails at once if there is no connection.
+			done, err := call(ctx, ephemeraltokenv1.NewEphemeralTokenServiceClient(conn), grpc.WaitForReady(false), grpc.Header(&header), grpc.Trailer(&trailer))
 			if err != nil {
-				failed := conn.explain(name, err)
+				failed := o.explain(name, err, first(trailer, requestID))
 				if asJSON {
 					if err := printJSON(c.OutOrStdout(), failed); err != nil {
 						return err
@@ -102,22 +96,23 @@ func newCommand(jwt, name, short, long string, do call) *cobra.Command {
 				}
 				return failed
 			}
+			done.CacheStatus, done.RequestID = first(header, "cache-status"), first(header, requestID)
 			if asJSON {
-				return printJSON(c.OutOrStdout(), result)
+				return printJSON(c.OutOrStdout(), done)
 			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), text)
+			_, err = fmt.Fprintln(c.OutOrStdout(), cmp.Or(done.Token, "deleted"))
 			return err
 		},
 	}
 	flags := c.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&s.Addr, "addr", "127.0.0.1:9090", "gRPC address of tokend, `HOST:PORT` or unix:/PATH")
-	flags.StringVar(&s.CAFile, "ca-file", "", "authorities that may have signed tokend's certificate, a PEM `FILE` (default: those of the system)")
-	flags.StringVar(&s.CertFile, "cert-file", "", "your client certificate, a PEM `FILE`")
-	flags.StringVar(&s.KeyFile, "key-file", "", "its private key, a PEM `FILE`")
-	flags.BoolVar(&s.Plaintext, "plaintext", false, "connect without TLS, as to tokend dev")
-	flags.StringVar(&s.JWTFile, "jwt-file", "", "`FILE` with your Atlas JWT or OIDC token, instead of $ATLAS_JWT")
-	flags.DurationVar(&s.Timeout, "timeout", 10*time.Second, "how long to wait, retries included")
+	flags.StringVar(&o.Addr, "addr", "127.0.0.1:9090", "gRPC address of tokend, `HOST:PORT` or unix:/PATH")
+	flags.StringVar(&o.CAFile, "ca-file", "", "authorities that may have signed tokend's certificate, a PEM `FILE` (default: those of the system)")
+	flags.StringVar(&o.CertFile, "cert-file", "", "your client certificate, a PEM `FILE`")
+	flags.StringVar(&o.KeyFile, "key-file", "", "its private key, a PEM `FILE`")
+	flags.BoolVar(&o.Plaintext, "plaintext", false, "connect without TLS, as to tokend dev")
+	flags.StringVar(&o.JWTFile, "jwt-file", "", "`FILE` with your Atlas JWT or OIDC token, instead of $ATLAS_JWT")
+	flags.DurationVar(&o.Timeout, "timeout", 10*time.Second, "how long to wait, retries included")
 	flags.BoolVar(&asJSON, "json", false, "print the result, or the error, as JSON")
 	return c
 }
@@ -127,6 +122,8 @@ func printJSON(w io.Writer, v any) error {
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
+
+const requestID = "x-request-id"
 
 // first returns the first value of a key, made printable.
 func first(md metadata.MD, key string) string {

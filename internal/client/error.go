@@ -38,13 +38,13 @@ func (e *Error) Error() string { return e.Text }
 func (e *Error) ExitStatus() int { return e.status }
 
 // explain says why a call failed and what to do about it.
-func (c *connection) explain(command string, err error) *Error {
+func (o options) explain(command string, err error, requestID string) *Error {
 	st := status.Convert(err)
 	details := failure{
 		Code:           codepb.Code(st.Code()).String(), //nolint:gosec // both count the same 17 codes
 		Message:        printable(cause(st.Message())),
 		MayHaveDeleted: tokenclient.MayHaveDeleted(err),
-		RequestID:      first(c.trailer, "x-request-id"),
+		RequestID:      requestID,
 	}
 	if info := tokenclient.Info(err); info != nil {
 		details.Reason = printable(info.GetReason())
@@ -66,7 +66,7 @@ func (c *connection) explain(command string, err error) *Error {
 		exit = exitDenied
 	case details.Reason == "" && (st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded):
 		exit = exitUnreachable
-		text += "; " + c.adviceFor(details.Message)
+		text += "; " + o.adviceFor(details.Message)
 	}
 	if details.RequestID != "" {
 		text += " (request id " + details.RequestID + ")"
@@ -83,7 +83,7 @@ func cause(text string) string {
 }
 
 // adviceFor says what to do when no tokend answers. grpc-go has no types for these causes.
-func (c *connection) adviceFor(cause string) string {
+func (o options) adviceFor(cause string) string {
 	for _, known := range []struct{ cause, advice string }{
 		{"first record does not look like a TLS handshake", "this tokend listens without TLS: use --plaintext if that is right"},
 		{"unknown authority", "give the authority of tokend's certificate with --ca-file"},
@@ -98,16 +98,16 @@ func (c *connection) adviceFor(cause string) string {
 			return known.advice
 		}
 	}
-	if c.established(cause) {
+	if o.established(cause) {
 		return "tokend closed the connection: if it requires a client certificate, give --cert-file and --key-file"
 	}
-	return fmt.Sprintf("check that tokend listens for gRPC at %s", c.settings.Addr)
+	return fmt.Sprintf("check that tokend listens for gRPC at %s", o.Addr)
 }
 
 // established reports whether the connection broke after the client's part of the TLS handshake. In
 // TLS 1.3 a server that misses a client certificate refuses it then, and its alert may be lost.
-func (c *connection) established(cause string) bool {
-	if c.settings.Plaintext || c.settings.CertFile != "" {
+func (o options) established(cause string) bool {
+	if o.Plaintext || o.CertFile != "" {
 		return false
 	}
 	return strings.Contains(cause, "broken pipe") || strings.Contains(cause, "connection reset") || strings.Contains(cause, "EOF")
