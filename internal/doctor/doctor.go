@@ -77,62 +77,54 @@ func Examine(ctx context.Context, open func() *setup.Setup, timeout time.Duratio
 	case <-time.After(timeout): // such as for a network file system; it is left running
 		return []Finding{bad("The files that the settings name cannot be read in time.", "Check the file systems that they are on.").of("settings")}
 	}
-	d := &diagnosis{timeout: timeout, settings: settingsFindings(s)}
-	d.checks = slices.Concat(agentChecks(s), atlasChecks(s), callerChecks(ctx, s, timeout), redisChecks(s), listenChecks(s))
-	return d.run(ctx)
+	checks := slices.Concat(agentChecks(s), atlasChecks(s), callerChecks(ctx, s, timeout), redisChecks(s), listenChecks(s))
+	return run(ctx, timeout, settingsFindings(s), checks)
 }
 
 // ExaminePeers returns the findings about the SPIFFE agent and the OIDC issuers of open settings.
 func ExaminePeers(ctx context.Context, s *setup.Setup, timeout time.Duration) []Finding {
-	d := &diagnosis{timeout: timeout, checks: agentChecks(s)}
+	checks := agentChecks(s)
 	if s.Policy != nil {
-		d.checks = append(d.checks, issuerChecks(s, s.Policy)...)
+		checks = append(checks, issuerChecks(s, s.Policy)...)
 	}
-	return d.run(ctx)
+	return run(ctx, timeout, nil, checks)
 }
 
-// diagnosis has what was found in the settings, and the checks of everything beyond them.
-type diagnosis struct {
-	timeout  time.Duration // of each check
-	settings []Finding
-	checks   []check
-}
-
-// run returns all findings, in order. Checks run at the same time, except that one waits for those
-// that it needs.
-func (d *diagnosis) run(ctx context.Context) []Finding {
-	results := make([]Finding, len(d.checks))
-	done := make([]chan struct{}, len(d.checks)) // closed when the result is there
+// run returns the findings about the settings and those of the checks, in order. Checks run at the
+// same time, except that one waits for those that it needs.
+func run(ctx context.Context, timeout time.Duration, settings []Finding, checks []check) []Finding {
+	results := make([]Finding, len(checks))
+	done := make([]chan struct{}, len(checks)) // closed when the result is there
 	for i := range done {
 		done[i] = make(chan struct{})
 	}
-	for i, c := range d.checks {
+	for i, c := range checks {
 		go func() {
 			defer close(done[i])
-			before := slices.Clone(d.settings)
-			for j := range i {
-				if slices.Contains(c.needs, d.checks[j].name) {
+			before := slices.Clone(settings)
+			for j, earlier := range checks[:i] {
+				if slices.Contains(c.needs, earlier.name) {
 					<-done[j]
 					before = append(before, results[j])
 				}
 			}
-			results[i] = d.attempt(ctx, c, before).of(c.name)
+			results[i] = c.run(ctx, timeout, before).of(c.name)
 		}()
 	}
 	for _, result := range done {
 		<-result
 	}
-	return slices.Concat(d.settings, results)
+	return slices.Concat(settings, results)
 }
 
-// attempt runs a check unless something that it needs has failed before.
-func (d *diagnosis) attempt(ctx context.Context, c check, before []Finding) Finding {
+// run runs a check unless something that it needs has failed before.
+func (c check) run(ctx context.Context, timeout time.Duration, before []Finding) Finding {
 	for _, f := range before {
 		if (f.Status == Failed || f.Status == Skipped) && slices.ContainsFunc(c.needs, f.isAbout) {
 			return Finding{Status: Skipped, Detail: "not checked, because of " + f.Check}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return c.find(ctx)
 }

@@ -9,31 +9,28 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestDiagnosis checks that checks run at the same time, that one that needs a failed one does not
+// TestRun checks that checks run at the same time, that one that needs a failed one does not
 // run, and that each has a timeout.
-func TestDiagnosis(t *testing.T) {
+func TestRun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		meet := make(chan struct{})
 		fine := func(context.Context) Finding { return good("fine") }
-		d := &diagnosis{
-			timeout:  5 * time.Second,
-			settings: []Finding{bad("no", "Correct it.").of("--tls-cert-file and --tls-key-file")},
-			checks: []check{
-				{"one", nil, func(context.Context) Finding { meet <- struct{}{}; return good("met") }},
-				{"two", nil, func(context.Context) Finding { <-meet; return good("met") }},
-				{"three", []string{"one"}, fine},
-				{"needs a setting", []string{"--tls-key-file"}, nil},
-				{"needs another", []string{"--tls-client-ca-file"}, fine},
-				{"waits", nil, func(ctx context.Context) Finding { <-ctx.Done(); return bad(ctx.Err().Error(), "") }},
-				{"needs that", []string{"waits"}, nil},
-				{"needs what needs that", []string{"needs that"}, nil},
-			},
-		}
+		const timeout = 5 * time.Second
+		settings := []Finding{bad("no", "Correct it.").of("--tls-cert-file and --tls-key-file")}
 		start := time.Now()
-		got := d.run(t.Context())
+		got := run(t.Context(), timeout, settings, []check{
+			{"one", nil, func(context.Context) Finding { meet <- struct{}{}; return good("met") }},
+			{"two", nil, func(context.Context) Finding { <-meet; return good("met") }},
+			{"three", []string{"one"}, fine},
+			{"needs a setting", []string{"--tls-key-file"}, nil},
+			{"needs another", []string{"--tls-client-ca-file"}, fine},
+			{"waits", nil, func(ctx context.Context) Finding { <-ctx.Done(); return bad(ctx.Err().Error(), "") }},
+			{"needs that", []string{"waits"}, nil},
+			{"needs what needs that", []string{"needs that"}, nil},
+		})
 		want := []Finding{
-			d.settings[0],
+			settings[0],
 			{"one", Passed, "met", ""},
 			{"two", Passed, "met", ""},
 			{"three", Passed, "fine", ""},
@@ -46,7 +43,7 @@ func TestDiagnosis(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
-		if took := time.Since(start); took != d.timeout {
+		if took := time.Since(start); took != timeout {
 			t.Errorf("it took %v, want the longest of them", took)
 		}
 	})
