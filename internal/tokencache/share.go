@@ -94,18 +94,19 @@ func (g *group) share(ctx context.Context, r request) (Result, error) {
 	g.waiting.Add(1)
 	defer g.waiting.Add(-1)
 	lastMoment := g.lastMoment(ctx, r)
-	switch {
-	case sent && lastMoment == nil:
-		// No other caller can join the call any more, so it needs no goroutine of its own, which would
-		// cost an eighth of its CPU.
+	if sent && !collapsed && lastMoment == nil {
+		// No other caller waits for the call, so it needs no goroutine of its own, which would cost an
+		// eighth of its CPU.
 		g.run(ctx, c)
 		if err := ctx.Err(); err != nil && c.err != nil {
 			return Result{}, err
 		}
 		return c.answer(false)
-	case sent:
-		go g.run(context.Background(), c)
-	case identityOf(c.request.cred) != identityOf(r.cred): // the keys of two credentials collide
+	}
+	if sent {
+		go g.run(context.Background(), c) //nolint:gosec // it outlives each of its waiters
+	}
+	if collapsed && identityOf(c.request.cred) != identityOf(r.cred) { // the keys of two credentials collide
 		g.leave(r.key, c)
 		return g.next.create(ctx, r)
 	}
@@ -153,7 +154,7 @@ func (g *group) lastMoment(ctx context.Context, r request) <-chan time.Time {
 }
 
 // join adds a waiter to the next call for r's credential. If wait allows it, that call is sent: the
-// caller of join has to run it, and is its only waiter.
+// caller of join has to run it.
 func (g *group) join(ctx context.Context, r request) (c *call, sent, collapsed bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -296,3 +296,29 @@ func TestAnswerDoesNotEndHoldOff(t *testing.T) {
 		}
 	})
 }
+
+// TestSenderIsNotTheOnlyWaiter lets the caller whose arrival sends a call leave. The latency that
+// allows it was learnt from another credential while a caller waited.
+func TestSenderIsNotTheOnlyWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tg := newTestGroup(t, time.Hour)
+		first := tg.arrive(1, tg.call)
+		second := tg.arrive(1, tg.call)
+		own := make(chan ending)
+		other := tg.arrive(2, func(context.Context, bool) (Result, error) { return Result{Token: (<-own).token}, nil })
+		after(100 * ms)
+		own <- ending{token: "other"}
+		other.want(t, "other", nil)
+		after(100 * ms)
+		third := tg.arrive(1, tg.call)
+		if n := tg.began.Load(); n != 2 {
+			t.Fatalf("%d calls were sent, want 2", n)
+		}
+		third.leave()
+		third.want(t, "", context.Canceled)
+		tg.end <- ending{token: "a"}
+		tg.end <- ending{token: "a"}
+		first.want(t, "a", nil)
+		second.want(t, "a", nil)
+	})
+}
