@@ -35,7 +35,7 @@ const unit = 16 << 10
 const maxUnanswered = 1000
 
 // NewRequests returns Requests with limit places. Each request takes one, and another for every 16
-// KiB of it that has arrived.
+// KiB of it that has arrived, with fieldBytes more for each header field.
 func NewRequests(limit int) *Requests {
 	return &Requests{limit: int64(limit), conns: make(map[*Conn]struct{})}
 }
@@ -170,6 +170,7 @@ type openRequests struct {
 	broken bool         // the client negotiated HTTP/2 and speaks another protocol
 
 	in, out frames
+	block   fields // of the header block that is arriving
 
 	mu       sync.Mutex
 	streams  []openStream // guarded by mu; by id, and so by age
@@ -220,7 +221,7 @@ func (o *openRequests) received(p []byte) bool {
 		}
 		o.register()
 	}
-	o.in.each(p, o.receivedFrame)
+	o.in.each(p, o.receivedFrame, o.receivedPayload)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return !o.released
@@ -246,6 +247,22 @@ func (o *openRequests) receivedFrame(f frame) {
 		o.close(f.stream)
 		return
 	}
+	if f.kind == frameHeaders {
+		o.block.begin(f.flags)
+	}
+	o.enlarge(f)
+}
+
+// receivedPayload charges for the fields of a header block, for which libraries need more memory
+// than their bytes on the wire.
+func (o *openRequests) receivedPayload(f frame, p []byte) {
+	if f.kind == frameHeaders || f.kind == frameContinuation {
+		f.kind, f.length = frameContinuation, fieldBytes*o.block.count(p)
+		o.enlarge(f)
+	}
+}
+
+func (o *openRequests) enlarge(f frame) {
 	o.mu.Lock()
 	grown, unanswered := o.grow(f), len(o.streams)
 	o.mu.Unlock()
@@ -292,7 +309,7 @@ func (o *openRequests) sent(p []byte) {
 		if ended || f.kind == frameRSTStream {
 			o.close(f.stream)
 		}
-	})
+	}, func(frame, []byte) {})
 }
 
 // close removes a stream, if it is open.
@@ -361,11 +378,14 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // The types and flags of HTTP/2 frames that begin and end streams (RFC 9113, section 6).
 const (
-	frameData      = 0x0
-	frameHeaders   = 0x1
-	frameRSTStream = 0x3
+	frameData         = 0x0
+	frameHeaders      = 0x1
+	frameRSTStream    = 0x3
+	frameContinuation = 0x9
 
 	flagEndStream = 0x1
+	flagPadded    = 0x8
+	flagPriority  = 0x20
 )
 
 // frame is the header of an HTTP/2 frame.
@@ -376,18 +396,21 @@ type frame struct {
 	stream uint32
 }
 
-// frames parses the frame headers in one direction of an HTTP/2 connection.
+// frames parses the frames in one direction of an HTTP/2 connection.
 type frames struct {
 	header [9]byte
-	have   int // bytes of header
-	skip   int // bytes left of the frame's payload
+	have   int   // bytes of header
+	now    frame // the frame that header began last
+	skip   int   // bytes left of its payload
 }
 
-// each calls f for each frame whose header ends in p, the next bytes of the connection.
-func (s *frames) each(p []byte, f func(frame)) {
+// each calls f for each frame whose header ends in p, the next bytes of the connection, and payload
+// for each piece of a payload.
+func (s *frames) each(p []byte, f func(frame), payload func(frame, []byte)) {
 	for len(p) > 0 {
 		if s.skip > 0 {
 			n := min(s.skip, len(p))
+			payload(s.now, p[:n])
 			s.skip -= n
 			p = p[n:]
 			continue
@@ -400,9 +423,10 @@ func (s *frames) each(p []byte, f func(frame)) {
 		}
 		s.have = 0
 		s.skip = int(binary.BigEndian.Uint32(s.header[:4]) >> 8)
-		f(frame{
+		s.now = frame{
 			length: s.skip, kind: s.header[3], flags: s.header[4],
 			stream: binary.BigEndian.Uint32(s.header[5:]) & (1<<31 - 1),
-		})
+		}
+		f(s.now)
 	}
 }
