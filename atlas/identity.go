@@ -80,7 +80,7 @@ type Identity struct {
 	work   sync.WaitGroup
 
 	mu       sync.Mutex
-	present  *session    // guarded by mu; nil if there is none
+	session  *session    // guarded by mu; nil if there is none
 	renewal  *renewal    // guarded by mu; the one in progress, or nil
 	stop     func() bool // guarded by mu; cancels the scheduled renewal; nil if none was ever scheduled
 	failures int         // guarded by mu; in a row, outages of Atlas excluded
@@ -119,7 +119,7 @@ func NewIdentity(config IdentityConfig) *Identity {
 func (i *Identity) Start() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.closed && i.renewal == nil && i.present == nil && i.failedAt.IsZero() {
+	if !i.closed && i.renewal == nil && i.session == nil && i.failedAt.IsZero() {
 		i.eager = true
 		i.renew()
 	}
@@ -134,11 +134,11 @@ func (i *Identity) Credential(ctx context.Context) (Credential, error) {
 		i.mu.Unlock()
 		return Credential{}, ErrClosed
 	}
-	if i.present != nil && i.clock.Now().Before(i.present.expires) {
+	if i.session != nil && i.clock.Now().Before(i.session.expires) {
 		defer i.mu.Unlock()
-		return i.present.cred, nil
+		return i.session.cred, nil
 	}
-	i.present = nil
+	i.session = nil
 	if i.renewal == nil {
 		if wait := i.clock.until(i.nextTry); wait > 0 {
 			defer i.mu.Unlock()
@@ -146,12 +146,12 @@ func (i *Identity) Credential(ctx context.Context) (Credential, error) {
 		}
 		i.renew()
 	}
-	current := i.renewal
+	renewal := i.renewal
 	i.mu.Unlock()
 
 	select {
-	case <-current.done:
-		return current.cred, current.err
+	case <-renewal.done:
+		return renewal.cred, renewal.err
 	case <-ctx.Done():
 		return Credential{}, ctx.Err()
 	}
@@ -170,20 +170,20 @@ func (i *Identity) waitError(wait time.Duration) error {
 	return i.err
 }
 
-// Invalidate drops jwt, which Atlas has refused, if it is still the present one. So a thousand
+// Invalidate drops jwt, which Atlas has refused, if it is still the current one. So a thousand
 // callers that were refused with the same JWT cause one login.
 func (i *Identity) Invalidate(jwt JWT) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.present == nil || i.present.cred.JWT != jwt {
+	if i.session == nil || i.session.cred.JWT != jwt {
 		return
 	}
 	now := i.clock.Now()
 	i.shortLived++
-	if now.Sub(i.present.since) >= minLife {
+	if now.Sub(i.session.since) >= minLife {
 		i.shortLived = 1
 	}
-	i.present = nil
+	i.session = nil
 	if i.renewal != nil {
 		i.renewal.revoked = true
 		return
@@ -238,7 +238,7 @@ func (i *Identity) SecretChanged() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if len(i.blocked) > 0 { // some operations fail with the JWT
-		i.present = nil
+		i.session = nil
 	}
 	refused := i.isRefused() || len(i.blocked) > 0
 	i.nextTry, i.failures, i.shortLived = time.Time{}, 0, 0
@@ -269,13 +269,13 @@ func (i *Identity) Status() IdentityStatus {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	status, now := IdentityStatus{FailedAt: i.failedAt, Refused: i.isRefused(), Err: i.err}, i.clock.Now()
-	status.Starting = i.renewal != nil && i.present == nil && i.failedAt.IsZero() && i.nextDue.IsZero()
+	status.Starting = i.renewal != nil && i.session == nil && i.failedAt.IsZero() && i.nextDue.IsZero()
 	if now.Before(i.nextDue) {
 		status.NextDue = i.nextDue
 	}
-	if i.present != nil && now.Before(i.present.expires) {
+	if i.session != nil && now.Before(i.session.expires) {
 		status.Valid, status.Refused = true, now.Before(i.blocked[OpCreate].until)
-		status.Issued, status.Expires = i.present.since, i.present.expires
+		status.Issued, status.Expires = i.session.since, i.session.expires
 	}
 	for _, op := range slices.Sorted(maps.Keys(i.blocked)) {
 		if wait := i.blocked[op].until.Sub(now); wait > 0 && status.Err == nil {

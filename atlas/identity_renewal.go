@@ -52,14 +52,14 @@ type renewal struct {
 	revoked       bool // Atlas refused the JWT that is being refreshed
 }
 
-// renew starts the one renewal: a refresh of the present session, or a login if there is none. The
+// renew starts the one renewal: a refresh of the current session, or a login if there is none. The
 // caller holds mu.
 func (i *Identity) renew() {
 	r := &renewal{done: make(chan struct{})}
 	i.renewal = r
-	present := i.present
+	current := i.session
 	i.work.Go(func() {
-		next, err := i.obtain(present)
+		next, err := i.obtain(current)
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		for i.isOutdated(r, next, err) {
@@ -91,7 +91,7 @@ func (i *Identity) isOutdated(r *renewal, next *session, err error) bool {
 
 // succeeded takes a new session. The caller holds mu.
 func (i *Identity) succeeded(next *session) {
-	i.present, i.eager = next, false
+	i.session, i.eager = next, false
 	i.err, i.failures, i.nextTry = nil, 0, time.Time{}
 	now := i.clock.Now()
 	life := assumedLife
@@ -129,7 +129,7 @@ func (i *Identity) failed(err error) {
 	}
 	now := i.clock.Now()
 	i.err, i.failedAt, i.nextTry = err, now, now.Add(wait)
-	if i.present != nil || isRefused || i.eager {
+	if i.session != nil || isRefused || i.eager {
 		i.schedule(wait)
 	}
 }
@@ -152,7 +152,7 @@ func (i *Identity) schedule(wait time.Duration) {
 		}
 		// Without a JWT there is nothing to refresh, and the next caller logs in, except before the
 		// first login has been accepted: a wrong secret has to be noticed without a caller.
-		if !i.closed && i.renewal == nil && (i.present != nil || i.isRefused() || i.eager) {
+		if !i.closed && i.renewal == nil && (i.session != nil || i.isRefused() || i.eager) {
 			i.renew()
 		}
 	})
@@ -164,13 +164,13 @@ func backOff(least, most time.Duration, failures int) time.Duration {
 	return wait + rand.N(wait/5) //nolint:gosec // not a secret
 }
 
-// obtain refreshes the present session, and logs in if there is none or Atlas will not refresh it.
-func (i *Identity) obtain(present *session) (*session, error) {
-	if present != nil {
-		jwt, err := i.atlas.RefreshJWT(i.ctx, present.cred.JWT)
+// obtain refreshes the current session, and logs in if there is none or Atlas will not refresh it.
+func (i *Identity) obtain(current *session) (*session, error) {
+	if current != nil {
+		jwt, err := i.atlas.RefreshJWT(i.ctx, current.cred.JWT)
 		i.onEvent(IdentityEvent{OpRefresh, err})
 		if err == nil {
-			return i.newSession(jwt, present.cred.Secret, present), nil
+			return i.newSession(jwt, current.cred.Secret, current), nil
 		}
 		if Classify(err) != ClassUnauthorized {
 			return nil, err

@@ -88,22 +88,24 @@ var errStopped = errors.New("the issuer is no longer asked")
 // run fetches the issuer's keys until ctx is done: with backoff until it succeeds, then at
 // intervals and when a token has an unknown key.
 func (i *issuer) run(ctx context.Context) {
-	for delay := i.timing.retryMin; ; {
-		last, now := i.last.Load(), &fetched{began: time.Now(), next: make(chan struct{})}
-		now.keys, now.err = fetchKeys(ctx, i.URL, i.roots)
-		now.keysAt = now.began
+	delay := i.timing.retryMin
+	for {
+		last := i.last.Load()
+		now := &fetched{keys: last.keys, keysAt: last.keysAt, began: time.Now(), next: make(chan struct{})}
+		keys, err := fetchKeys(ctx, i.URL, i.roots)
 		wait, stopped := i.timing.again, ctx.Err() != nil
 		switch {
 		case stopped:
-			*now = fetched{keys: last.keys, keysAt: last.keysAt, err: errStopped, began: now.began, next: last.next}
-		case now.err != nil:
-			now.keys, now.keysAt = last.keys, last.keysAt
+			now.err, now.next = errStopped, last.next
+		case err != nil:
+			now.err = err
 			wait = delay/2 + rand.N(delay/2+1) //nolint:gosec // jitter needs no secrecy
 			delay = min(2*delay, i.timing.retryMax)
-			if last.err == nil || last.err.Error() != now.err.Error() {
-				i.log.WarnContext(ctx, "OIDC issuer cannot be used, retrying", slog.String("issuer", i.URL), slog.Any("error", now.err))
+			if last.err == nil || last.err.Error() != err.Error() {
+				i.log.WarnContext(ctx, "OIDC issuer cannot be used, retrying", slog.String("issuer", i.URL), slog.Any("error", err))
 			}
 		default:
+			now.keys, now.keysAt = keys, now.began
 			delay = i.timing.retryMin
 			if last.keys == nil || last.err != nil {
 				i.log.InfoContext(ctx, "OIDC issuer is ready", slog.String("issuer", i.URL), slog.String("audience", i.Audience))

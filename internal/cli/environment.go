@@ -12,9 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
-
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 )
 
 const envPrefix = "TOKEND_"

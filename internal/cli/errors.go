@@ -22,10 +22,13 @@ const (
 	Misused = 64
 )
 
-// UsageError is a wrong command line.
-type UsageError struct{ error }
+// usageError is a wrong command line.
+type usageError struct{ error }
 
-// FlagError returns pflag's error about a flag as a UsageError.
+// ExitStatus returns the exit status of the process.
+func (usageError) ExitStatus() int { return Misused }
+
+// FlagError returns pflag's error about a flag as a wrong command line.
 func FlagError(cmd *cobra.Command, err error) error {
 	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		if unknown.GetSpecifiedShortnames() != "" {
@@ -33,11 +36,11 @@ func FlagError(cmd *cobra.Command, err error) error {
 		}
 		err = fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	}
-	return UsageError{err}
+	return Usage(err)
 }
 
-// Usage returns err as a UsageError.
-func Usage(err error) error { return UsageError{err} }
+// Usage returns err as a wrong command line.
+func Usage(err error) error { return usageError{err} }
 
 // Report writes an error of the program, a line for each of several, and returns the exit status.
 func Report(err error, w io.Writer) int {
@@ -59,13 +62,13 @@ func Report(err error, w io.Writer) int {
 			advice = ": let the user that tokend runs as use the file"
 		}
 		fmt.Fprintf(w, "%s%v%s\n", before, err, advice)
-		if wrong := config.As(err); wrong != nil && !wrong.MayPass || errors.As(err, new(UsageError)) {
+		if wrong := config.As(err); wrong != nil && !wrong.MayPass {
 			status = Misused
 		}
 		if own, ok := errors.AsType[interface {
 			error
 			ExitStatus() int
-		}](err); ok { // of create and delete
+		}](err); ok {
 			status = own.ExitStatus()
 		}
 	}

@@ -19,9 +19,9 @@ import (
 
 // The checks that others need.
 const (
-	checkAtlasDNS = "atlas DNS"
-	checkAtlasTCP = "atlas TCP"
-	checkAtlasTLS = "atlas TLS"
+	atlasDNS = "atlas DNS"
+	atlasTCP = "atlas TCP"
+	atlasTLS = "atlas TLS"
 )
 
 // Beyond clockDoubtful, JWTs seem to last shorter or longer than they do; beyond clockBad, tokens
@@ -53,15 +53,15 @@ func atlasChecks(s *setup.Setup) []check {
 	}
 	settings := []string{"--atlas-url", setup.ProxySetting}
 	return []check{
-		{checkAtlasDNS, settings, a.findName},
-		{checkAtlasTCP, append(settings, checkAtlasDNS), a.findConnection},
-		{checkAtlasTLS, append(settings, checkAtlasTCP, "--atlas-ca-file", "--atlas-cert-file", "--atlas-key-file"), a.findTLS},
-		{"atlas API", []string{checkAtlasTLS}, a.findAPI},
-		{"atlas clock", []string{checkAtlasTLS}, a.findClock},
+		{atlasDNS, settings, a.dns},
+		{atlasTCP, append(settings, atlasDNS), a.tcp},
+		{atlasTLS, append(settings, atlasTCP, "--atlas-ca-file", "--atlas-cert-file", "--atlas-key-file"), a.tls},
+		{"atlas API", []string{atlasTLS}, a.api},
+		{"atlas clock", []string{atlasTLS}, a.clock},
 	}
 }
 
-func (a *atlasCheck) findName(ctx context.Context) Finding {
+func (a *atlasCheck) dns(ctx context.Context) Finding {
 	found, err := net.DefaultResolver.LookupHost(ctx, a.host)
 	if err != nil {
 		return bad(fmt.Sprintf("the host of %s is not found: %v", a.name, err), "Correct the host in "+a.setting+", or this machine's resolver.")
@@ -69,7 +69,7 @@ func (a *atlasCheck) findName(ctx context.Context) Finding {
 	return good("%s is at %s", a.name, strings.Join(found, ", "))
 }
 
-func (a *atlasCheck) findConnection(ctx context.Context) Finding {
+func (a *atlasCheck) tcp(ctx context.Context) Finding {
 	addr := net.JoinHostPort(a.host, a.port)
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -80,8 +80,8 @@ func (a *atlasCheck) findConnection(ctx context.Context) Finding {
 	return good("%s accepts connections at %s", a.name, addr)
 }
 
-// findTLS sends Atlas a request that needs no credential.
-func (a *atlasCheck) findTLS(ctx context.Context) (f Finding) {
+// tls checks TLS and HTTP: it sends Atlas a request that needs no credential.
+func (a *atlasCheck) tls(ctx context.Context) (f Finding) {
 	var err error
 	if a.probed, err = a.client.Probe(ctx); err != nil {
 		return bad(atlasCause(err), a.remedy(err))
@@ -142,7 +142,7 @@ func atlasCause(err error) string {
 	return e.Err.Error()
 }
 
-func (a *atlasCheck) findAPI(context.Context) Finding {
+func (a *atlasCheck) api(context.Context) Finding {
 	const check = "Correct --atlas-url: it is Atlas's base URL, such as https://atlas.forsta.io/v1."
 	switch code := a.probed.StatusCode; {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusMethodNotAllowed:
@@ -158,7 +158,7 @@ func (a *atlasCheck) findAPI(context.Context) Finding {
 	}
 }
 
-func (a *atlasCheck) findClock(context.Context) Finding {
+func (a *atlasCheck) clock(context.Context) Finding {
 	off := a.probed.Clock
 	if !a.probed.HasClock {
 		return doubtful("Atlas does not say what time it is", "Compare this machine's clock with another.")

@@ -22,7 +22,7 @@ func callerChecks(ctx context.Context, s *setup.Setup, timeout time.Duration) []
 		if set.UserauthtokenFile == "" {
 			return nil
 		}
-		return loginChecks(ctx, s, timeout, "--atlas-userauthtoken-file", []auth.Profile{{Name: setup.DefaultProfile, UserauthtokenFile: set.UserauthtokenFile}})
+		return loginChecks(ctx, s, timeout, []auth.Profile{{Name: setup.DefaultProfile, UserauthtokenFile: set.UserauthtokenFile}}, "--atlas-userauthtoken-file")
 	}
 	data, err := reload.Read(set.PolicyFile)
 	var policy *auth.Policy
@@ -33,7 +33,7 @@ func callerChecks(ctx context.Context, s *setup.Setup, timeout time.Duration) []
 		find := func(context.Context) Finding { return bad(err.Error(), "Correct the policy.") }
 		return []check{{"profiles and issuers", []string{"--policy-file"}, find}}
 	}
-	return append(loginChecks(ctx, s, timeout, "", policy.Profiles()), issuerChecks(s, policy)...)
+	return append(loginChecks(ctx, s, timeout, policy.Profiles()), issuerChecks(s, policy)...)
 }
 
 func issuerChecks(s *setup.Setup, policy *auth.Policy) []check {
@@ -48,7 +48,7 @@ func issuerChecks(s *setup.Setup, policy *auth.Policy) []check {
 
 // loginChecks has a check for each profile. A secret that several share is tried once: Atlas may
 // lock an account after a few refused logins.
-func loginChecks(ctx context.Context, s *setup.Setup, timeout time.Duration, setting string, profiles []auth.Profile) []check {
+func loginChecks(ctx context.Context, s *setup.Setup, timeout time.Duration, profiles []auth.Profile, settings ...string) []check {
 	logins := map[atlas.UserAuthToken]func() (atlas.JWT, error){}
 	checks := make([]check, 0, len(profiles))
 	for _, p := range profiles {
@@ -71,7 +71,7 @@ func loginChecks(ctx context.Context, s *setup.Setup, timeout time.Duration, set
 				return loginFinding(p.UserauthtokenFile, jwt, err)
 			}
 		}
-		checks = append(checks, check{"login " + p.Name, []string{checkAtlasTLS, setting}, find})
+		checks = append(checks, check{"login " + p.Name, append(settings, atlasTLS), find})
 	}
 	return checks
 }

@@ -94,7 +94,7 @@ func AskHealth(ctx context.Context, adminAddr string) error {
 	return nil
 }
 
-const checkRedisLogin = "redis login"
+const redisLogin = "redis login"
 
 // redisCheck is a connection to Redis from its first check to the last.
 type redisCheck struct {
@@ -111,12 +111,12 @@ func redisChecks(s *setup.Setup) []check {
 	settings := []string{"--cache-redis-url", "--cache-redis-ca-file", "--cache-redis-password-file"}
 	r := &redisCheck{config: *s.Config.Cache.Redis}
 	return []check{
-		{checkRedisLogin, settings, r.findLogin},
-		{"redis scripts", append(settings, checkRedisLogin), r.findScripts},
+		{redisLogin, settings, r.login},
+		{"redis scripts", append(settings, redisLogin), r.scripts},
 	}
 }
 
-func (r *redisCheck) findLogin(ctx context.Context) Finding {
+func (r *redisCheck) login(ctx context.Context) Finding {
 	probe, err := redis.NewProbe(context.WithoutCancel(ctx), r.config)
 	if err != nil {
 		return bad(err.Error(), "Correct --cache-redis-url.")
@@ -129,7 +129,7 @@ func (r *redisCheck) findLogin(ctx context.Context) Finding {
 	return good("connected through %s, and accepted", probe.Addrs())
 }
 
-func (r *redisCheck) findScripts(context.Context) Finding {
+func (r *redisCheck) scripts(context.Context) Finding {
 	defer r.probe.Close()
 	fastest, err := r.probe.Run()
 	switch {
