@@ -57,9 +57,9 @@ func restProtocols() *http.Protocols {
 	return p
 }
 
-// restFront adds the connection's TLS state to a request and counts it. It ends connections, over
-// HTTP/2 with GOAWAY, at ConnectionAge, as grpc-go does, and while the server drains. Closing idle
-// connections at once, as http.Server does, would fail requests that are on their way.
+// restFront adds the connection's TLS state to a request. It ends connections, over HTTP/2 with
+// GOAWAY, at ConnectionAge, as grpc-go does, and while the server drains. Closing idle connections
+// at once, as http.Server does, would fail requests that are on their way.
 func (s *Server) restFront(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := listen.FromContext(r.Context())
@@ -67,21 +67,8 @@ func (s *Server) restFront(next http.Handler) http.Handler {
 		if s.ready.get() == stateDraining || time.Since(conn.Opened()) > s.cfg.ConnectionAge {
 			w.Header().Set("Connection", "close")
 		}
-		if r.ProtoMajor == 1 {
-			size := bodySize(r)
-			conn.Begin(size)
-			defer conn.End(size)
-		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// bodySize returns how many bytes of a request's body may be read into memory.
-func bodySize(r *http.Request) int64 {
-	if r.ContentLength < 0 {
-		return call.MaxMessageBytes
-	}
-	return min(r.ContentLength, call.MaxMessageBytes)
 }
 
 // overloaded reports whether a REST request exceeds its connection's share of the requests that may

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"slices"
@@ -12,7 +13,8 @@ import (
 // Requests bounds the requests that wait for their clients, over all connections of several
 // listeners: for the rest of a message, or for the client to read the answer. A request waits from
 // its first frame until the last frame of its answer is written or either side resets it, except
-// while the server works on it.
+// while the server works on it. Over HTTP/1 it waits from its first byte until the first of its
+// answer.
 //
 // A connection may have as many requests waiting as there are places left (dynamic thresholds,
 // Choudhury and Hahne, 1998). A single connection gets half, k greedy ones get 1/(k+1) each, and a
@@ -24,7 +26,7 @@ type Requests struct {
 	checking atomic.Bool  // a check by makeRoomLater is due
 
 	mu    sync.Mutex
-	conns map[*Conn]struct{} // guarded by mu: those that speak HTTP/2
+	conns map[*Conn]struct{} // guarded by mu: those whose protocol is known
 }
 
 // unit is how many bytes of a request count as another place.
@@ -141,13 +143,6 @@ func (c *Conn) EndWork() {
 	}
 }
 
-// Begin counts an HTTP/1 request with a body of up to size bytes, until End is called with the same
-// size. HTTP/2 requests are counted by their frames.
-func (c *Conn) Begin(size int64) { c.requests.add(1 + size/unit) }
-
-// End reverses Begin.
-func (c *Conn) End(size int64) { c.requests.add(-1 - size/unit) }
-
 // Hold exempts one of the connection's streams from EndOlder until release is called. It reports
 // false if most streams of the connection are exempt already.
 func (c *Conn) Hold(most int) (release func(), ok bool) {
@@ -185,7 +180,10 @@ const (
 	speaksOther
 )
 
-// openStream is a request over HTTP/2.
+// textStream is the id of the one stream of an HTTP/1 connection. HTTP/2 has no such stream.
+const textStream = 0
+
+// openStream is a request.
 type openStream struct {
 	id    uint32
 	since time.Time
@@ -205,30 +203,49 @@ func (o *openRequests) add(n int64) {
 // received parses what the client has sent, and reports false if the connection is closed for it.
 // Only one goroutine reads.
 func (o *openRequests) received(p []byte) bool {
-	if o.all == nil || o.speaks.Load() == speaksOther {
+	if o.all == nil {
 		return !o.broken
+	}
+	if o.speaks.Load() == speaksOther {
+		return o.receivedText(p)
 	}
 	if rest := len(preface) - o.match; rest > 0 {
 		n := min(rest, len(p))
 		if string(p[:n]) != preface[o.match:o.match+n] {
 			o.broken = o.conn.agreedHTTP2()
-			o.speaks.Store(speaksOther)
-			return !o.broken
+			o.register(speaksOther)
+			return o.receivedText(p)
 		}
 		o.match += n
 		if p = p[n:]; o.match < len(preface) {
 			return true
 		}
-		o.register()
+		o.register(speaksHTTP2)
 	}
 	o.in.each(p, o.receivedFrame, o.receivedPayload)
+	return o.isOpen()
+}
+
+// receivedText counts what an HTTP/1 client has sent as one stream, until the server answers. Every
+// line may be a header field.
+func (o *openRequests) receivedText(p []byte) bool {
+	if o.broken {
+		return false
+	}
+	if len(p) > 0 {
+		o.enlarge(frame{stream: textStream, length: len(p) + fieldBytes*bytes.Count(p, []byte("\n"))})
+	}
+	return o.isOpen()
+}
+
+func (o *openRequests) isOpen() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return !o.released
 }
 
 // register adds the connection to all, unless it has been closed.
-func (o *openRequests) register() {
+func (o *openRequests) register(protocol int32) {
 	o.all.mu.Lock()
 	defer o.all.mu.Unlock()
 	o.mu.Lock()
@@ -236,7 +253,7 @@ func (o *openRequests) register() {
 	if !o.released {
 		o.all.conns[o.conn] = struct{}{}
 	}
-	o.speaks.Store(speaksHTTP2)
+	o.speaks.Store(protocol)
 }
 
 func (o *openRequests) receivedFrame(f frame) {
@@ -286,7 +303,7 @@ func (o *openRequests) grow(f frame) int64 {
 	switch {
 	case open:
 		before = o.streams[i].cost()
-	case f.kind == frameHeaders && f.stream > o.last && f.stream%2 == 1:
+	case f.stream == textStream, f.kind == frameHeaders && f.stream > o.last && f.stream%2 == 1:
 		o.last = f.stream
 		o.streams = append(o.streams, openStream{id: f.stream, since: time.Now()})
 		i = len(o.streams) - 1
@@ -301,7 +318,11 @@ func (o *openRequests) grow(f frame) int64 {
 
 // sent parses what the server has written. Before the client's preface there are no streams.
 func (o *openRequests) sent(p []byte) {
-	if o.speaks.Load() != speaksHTTP2 {
+	switch o.speaks.Load() {
+	case unknownProtocol:
+		return
+	case speaksOther:
+		o.close(textStream)
 		return
 	}
 	o.out.each(p, func(f frame) {

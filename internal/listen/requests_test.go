@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,21 +109,29 @@ func TestRequestsByFrames(t *testing.T) {
 	}
 }
 
-// TestRequestsOfHTTP1: what is not HTTP/2 has no frames.
+// TestRequestsOfHTTP1: a request without frames waits from its first byte until it is answered, and
+// takes places for its size and its lines. The connection that takes most of them is closed.
 func TestRequestsOfHTTP1(t *testing.T) {
-	in := bytes.NewBufferString("PRI /v1 HTTP/1.1\r\nHost: x\r\n\r\n\x00\x00\x00\x01\x04\x00\x00\x00\x01")
-	all := NewRequests(100)
-	conn := newConn(Track(nil, Limits{Requests: all}), &bufferConn{in: in})
-	if _, err := io.ReadAll(conn); err != nil {
-		t.Fatal(err)
+	in := &bytes.Buffer{}
+	conn := newConn(Track(nil, Limits{Requests: NewRequests(10)}), &bufferConn{in: in})
+	p := &peer{t: t, conn: conn, in: in}
+	send := func(s string) {
+		in.WriteString(s)
+		p.read()
 	}
-	conn.Begin(64 << 10)
-	if all.Waiting() != 5 {
-		t.Errorf("a request with a body takes %d places", all.Waiting())
+	for range 2 { // on one connection
+		send("PRI /v1 HTTP/1.1\r\nHost: x\r\n\r\n\x00\x00\x00\x01\x04\x00\x00\x00\x01")
+		p.wants(1)
+		send(strings.Repeat("x", 32<<10))
+		p.wants(3)
+		send(strings.Repeat("a:\n", 256)) // 32 KiB of header fields
+		p.wants(5)
+		_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n")
+		p.wants(0)
 	}
-	conn.End(64 << 10)
-	if all.Waiting() != 0 {
-		t.Errorf("%d places are taken", all.Waiting())
+	in.WriteString("POST / HTTP/1.1\r\n" + strings.Repeat("a:\n", 2<<10))
+	if _, _ = conn.Read(make([]byte, in.Len())); !p.closed() {
+		t.Error("the connection is open")
 	}
 }
 
