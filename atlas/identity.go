@@ -75,7 +75,7 @@ type Identity struct {
 	onEvent func(IdentityEvent)
 	clock   Clock
 
-	ctx    context.Context // of all logins and refreshes
+	ctx    context.Context // of all logins and refreshes; done after Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
@@ -89,7 +89,6 @@ type Identity struct {
 	eager    bool        // guarded by mu; renews without a caller: from Start until Atlas accepts the identity
 	failedAt time.Time   // guarded by mu; of the last login or refresh that failed, zero if none ever did
 	err      error       // guarded by mu; of the last login or refresh
-	closed   bool        // guarded by mu
 	retired  bool        // guarded by mu
 
 	shortLived int                   // guarded by mu; JWTs in a row that Atlas refused within minLife
@@ -119,7 +118,7 @@ func NewIdentity(config IdentityConfig) *Identity {
 func (i *Identity) Start() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.closed && i.renewal == nil && i.session == nil && i.failedAt.IsZero() {
+	if i.session == nil && i.failedAt.IsZero() {
 		i.eager = true
 		i.renew()
 	}
@@ -130,7 +129,7 @@ func (i *Identity) Start() {
 // the next one may be tried, or with ctx's error.
 func (i *Identity) Credential(ctx context.Context) (Credential, error) {
 	i.mu.Lock()
-	if i.closed {
+	if i.ctx.Err() != nil {
 		i.mu.Unlock()
 		return Credential{}, ErrClosed
 	}
@@ -243,11 +242,9 @@ func (i *Identity) SecretChanged() {
 	refused := i.isRefused() || len(i.blocked) > 0
 	i.nextTry, i.failures, i.shortLived = time.Time{}, 0, 0
 	clear(i.blocked)
-	switch {
-	case i.closed:
-	case i.renewal != nil:
+	if i.renewal != nil {
 		i.renewal.secretChanged = true
-	case refused:
+	} else if refused {
 		i.renew()
 	}
 }
@@ -307,13 +304,10 @@ func (i *Identity) Retire() {
 
 // Close ends what is in progress and waits for it. Credential fails from then on.
 func (i *Identity) Close() {
+	i.Retire()
 	i.mu.Lock()
-	i.closed = true
-	if i.stop != nil {
-		i.stop()
-	}
-	i.mu.Unlock()
 	i.cancel()
+	i.mu.Unlock()
 	i.work.Wait()
 }
 

@@ -52,9 +52,12 @@ type renewal struct {
 	revoked       bool // Atlas refused the JWT that is being refreshed
 }
 
-// renew starts the one renewal: a refresh of the current session, or a login if there is none. The
-// caller holds mu.
+// renew starts a renewal unless there is one or the identity is closed: a refresh of the current
+// session, or a login if there is none. The caller holds mu.
 func (i *Identity) renew() {
+	if i.renewal != nil || i.ctx.Err() != nil {
+		return
+	}
 	r := &renewal{done: make(chan struct{})}
 	i.renewal = r
 	current := i.session
@@ -86,7 +89,7 @@ func (i *Identity) isOutdated(r *renewal, next *session, err error) bool {
 	if err == nil {
 		return r.revoked && next.refresh // it was refreshed from a JWT that Atlas refuses, and may be refused like that
 	}
-	return r.secretChanged && !i.closed && i.secret() != i.refused
+	return r.secretChanged && i.ctx.Err() == nil && i.secret() != i.refused
 }
 
 // succeeded takes a new session. The caller holds mu.
@@ -152,7 +155,7 @@ func (i *Identity) schedule(wait time.Duration) {
 		}
 		// Without a JWT there is nothing to refresh, and the next caller logs in, except before the
 		// first login has been accepted: a wrong secret has to be noticed without a caller.
-		if !i.closed && i.renewal == nil && (i.session != nil || i.isRefused() || i.eager) {
+		if i.session != nil || i.isRefused() || i.eager {
 			i.renew()
 		}
 	})

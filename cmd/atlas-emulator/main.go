@@ -70,8 +70,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := os.WriteFile(caFile, em.CAPEM(), 0o644); err != nil { //nolint:gosec // a certificate is public
 		return fmt.Errorf("write the CA file: %w", err)
 	}
-	if _, err := io.WriteString(stdout, settings(em, caFile)); err != nil {
-		return fmt.Errorf("print the settings: %w", err)
+	if _, err := io.WriteString(stdout, variables(em, caFile)); err != nil {
+		return fmt.Errorf("print the variables: %w", err)
 	}
 	fmt.Fprintf(stderr, "atlas-emulator: NOT REAL: an emulated Atlas at %s\n", em.URL())
 	<-ctx.Done()
@@ -109,8 +109,8 @@ func parse(args []string, stdout io.Writer) (config emulator.Config, caFile stri
 	return config, caFile, err
 }
 
-// settings are the lines to print.
-func settings(em *emulator.Emulator, caFile string) string {
+// variables returns the lines to print.
+func variables(em *emulator.Emulator, caFile string) string {
 	var b strings.Builder
 	line := func(key, value string) { fmt.Fprintf(&b, "%s=%s\n", key, quote(value)) }
 	line("ATLAS_URL", em.URL())
