@@ -99,20 +99,10 @@ func newRoot(environ []string) *cobra.Command {
 	return root
 }
 
-// addCompletion adds cobra's completion command, which by itself prints its help for an unknown
-// shell.
+// addCompletion adds cobra's completion command. Without a function of its own it would print its
+// help for an unknown shell; with one, cobra refuses that.
 func addCompletion(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	completion, _, _ := root.Find([]string{"completion"}) // it exists
 	completion.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
-	completion.Args = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		var shells []string
-		for _, shell := range c.Commands() {
-			shells = append(shells, shell.Name())
-		}
-		return fmt.Errorf("unknown shell %q: must be one of %s", args[0], strings.Join(shells, ", "))
-	}
 }
