@@ -8,6 +8,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/status"
 )
 
 // TestChecksSince checks that a check's time changes with its state, not with its reason, and
@@ -15,21 +16,21 @@ import (
 func TestChecksSince(t *testing.T) {
 	var (
 		now   = time.Unix(0, 0)
-		found []auth.Check
+		found []status.Check
 	)
-	c := newChecks(func() []auth.Check { return found })
+	c := newChecks(func() []status.Check { return found })
 	c.now = func() time.Time { return now }
 	for second, step := range []struct {
-		found []auth.Check
+		found []status.Check
 		since int64
 	}{
-		{[]auth.Check{{Name: "a"}}, 0},
-		{[]auth.Check{{Name: "a"}}, 0},
-		{[]auth.Check{{Name: "a", Err: errors.New("one")}}, 2},
-		{[]auth.Check{{Name: "a", Err: errors.New("another")}}, 2},
-		{[]auth.Check{{Name: "a"}}, 4},
+		{[]status.Check{{Name: "a"}}, 0},
+		{[]status.Check{{Name: "a"}}, 0},
+		{[]status.Check{{Name: "a", Err: errors.New("one")}}, 2},
+		{[]status.Check{{Name: "a", Err: errors.New("another")}}, 2},
+		{[]status.Check{{Name: "a"}}, 4},
 		{nil, 0},
-		{[]auth.Check{{Name: "a"}}, 6},
+		{[]status.Check{{Name: "a"}}, 6},
 	} {
 		now, found = time.Unix(int64(second), 0), step.found
 		for _, got := range c.get() {
@@ -42,7 +43,7 @@ func TestChecksSince(t *testing.T) {
 
 // TestDrainingIsFinal checks that the periodic checks do not make a draining server ready again.
 func TestDrainingIsFinal(t *testing.T) {
-	r := newReadiness(auth.NewPassThrough(), newChecks(func() []auth.Check { return nil }))
+	r := newReadiness(auth.NewPassThrough(), newChecks(func() []status.Check { return nil }))
 	for _, step := range []struct {
 		what  func()
 		state string

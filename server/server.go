@@ -15,14 +15,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/call"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/config"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/docs"
@@ -136,17 +137,27 @@ func (s *Server) openTokens() error {
 }
 
 // look checks everything that calls depend on.
-func (s *Server) look() []auth.Check {
-	var found []auth.Check
+func (s *Server) look() []status.Check {
+	var found []status.Check
 	if checked, ok := s.cfg.Atlas.(interface{ Check() error }); ok {
-		found = append(found, auth.Check{Name: "Atlas", Err: checked.Check()})
+		found = append(found, status.Check{Name: "Atlas", Err: checked.Check()})
 	}
-	found = append(found, s.cfg.Auth.Checks()...)
+	profiles, issuers := s.cfg.Auth.Profiles(), s.cfg.Auth.Issuers()
+	for _, profile := range slices.Sorted(maps.Keys(profiles)) {
+		check := status.Check{Name: "profile " + profile}
+		if err := profiles[profile].Err; err != nil {
+			check.Err = fmt.Errorf("%s: %w", check.Name, err)
+		}
+		found = append(found, check)
+	}
+	for _, url := range slices.Sorted(maps.Keys(issuers)) {
+		found = append(found, status.Check{Name: "OIDC issuer " + url, Err: issuers[url].Err})
+	}
 	if s.cfg.CheckFiles != nil {
-		found = append(found, auth.Check{Name: "files", Err: s.cfg.CheckFiles()})
+		found = append(found, status.Check{Name: "files", Err: s.cfg.CheckFiles()})
 	}
 	if s.cfg.Cache.Redis != nil {
-		found = append(found, auth.Check{Name: "Redis", Err: s.tokens.Check()})
+		found = append(found, status.Check{Name: "Redis", Err: s.tokens.Check()})
 	}
 	return found
 }

@@ -14,8 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -257,30 +255,6 @@ func (s *state) verify(ctx context.Context, jwt atlas.JWT, bearer bool) (Caller,
 	return s.issuers[claimed].verify(ctx, string(jwt))
 }
 
-// Check is the state of a profile or an issuer.
-type Check struct {
-	Name string // such as "profile acme"
-	Err  error  // nil if it works; begins with the name
-}
-
-// Checks returns whether Atlas accepts each profile, and whether the tokens of each issuer can be
-// verified, sorted by kind and name.
-func (a *Authenticator) Checks() []Check {
-	s := a.state.Load()
-	var checks []Check
-	for _, profile := range slices.Sorted(maps.Keys(s.identities)) {
-		c := Check{Name: "profile " + profile}
-		if err := s.identities[profile].Status().Err; err != nil {
-			c.Err = fmt.Errorf("%s: %w", c.Name, err)
-		}
-		checks = append(checks, c)
-	}
-	for _, url := range slices.Sorted(maps.Keys(s.issuers)) {
-		checks = append(checks, Check{Name: "OIDC issuer " + url, Err: s.issuers[url].last.Load().check(url)})
-	}
-	return checks
-}
-
 // Profiles returns the state of each profile by name.
 func (a *Authenticator) Profiles() map[string]atlas.IdentityStatus {
 	status := map[string]atlas.IdentityStatus{}
@@ -294,6 +268,7 @@ func (a *Authenticator) Profiles() map[string]atlas.IdentityStatus {
 type IssuerStatus struct {
 	OK   bool      // the last fetch of its keys succeeded
 	Keys time.Time // when the keys in use were fetched; zero if there are none
+	Err  error     // why there are none; names the issuer
 }
 
 // Issuers returns the state of each issuer by URL.
@@ -301,7 +276,7 @@ func (a *Authenticator) Issuers() map[string]IssuerStatus {
 	status := map[string]IssuerStatus{}
 	for url, issuer := range a.state.Load().issuers {
 		last := issuer.last.Load()
-		status[url] = IssuerStatus{OK: last.keys != nil && last.err == nil, Keys: last.keysAt}
+		status[url] = IssuerStatus{OK: last.keys != nil && last.err == nil, Keys: last.keysAt, Err: last.check(url)}
 	}
 	return status
 }

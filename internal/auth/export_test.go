@@ -2,6 +2,9 @@ package auth
 
 import (
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
@@ -14,11 +17,17 @@ func (c Config) Impatient(retry, keys time.Duration) Config {
 	return c
 }
 
-// Check returns the errors of Checks, joined.
+// Check returns the errors of all profiles, by name, and issuers, joined.
 func (a *Authenticator) Check() error {
 	var errs []error
-	for _, c := range a.Checks() {
-		errs = append(errs, c.Err)
+	profiles := a.Profiles()
+	for _, name := range slices.Sorted(maps.Keys(profiles)) {
+		if err := profiles[name].Err; err != nil {
+			errs = append(errs, fmt.Errorf("profile %s: %w", name, err))
+		}
+	}
+	for _, issuer := range a.Issuers() {
+		errs = append(errs, issuer.Err)
 	}
 	return errors.Join(errs...)
 }

@@ -22,9 +22,9 @@ const (
 
 // Check is the state of one dependency.
 type Check struct {
-	Name  string
-	Err   error // nil if all is well
-	Since time.Time
+	Name  string    // such as "profile acme"
+	Err   error     // nil if all is well
+	Since time.Time // when it became so
 }
 
 // Setting is a setting and the source of its value. It must not be a secret.
