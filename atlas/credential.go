@@ -53,7 +53,7 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 	if cred.identity == nil {
 		return call(ctx, cred.JWT)
 	}
-	ctx = WithProfile(ctx, cred.Profile)
+	ctx = WithTenant(ctx, Tenant{Profile: cred.Profile})
 	answer, err := call(ctx, cred.JWT)
 	refused, ok := errors.AsType[*Error](err)
 	if !ok || Classify(err) != ClassUnauthorized {
@@ -82,19 +82,22 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 // with the identity's current Credential is for the new org.
 var ErrOrgChanged = errors.New("the service's own credential is now one of another org")
 
-type profileKey struct{}
+// Tenant is the party that an operation is for: a profile, or the org of a caller's own JWT. Set Org
+// only for a JWT that Atlas has accepted, since an unverified claim identifies no org.
+type Tenant struct{ Profile, Org string }
 
-// WithProfile returns a context for operations of one of the service's own identities.
-// [WithReLogin] and an [Identity] use it, so that a wrapper of a Client can tell identities
-// apart.
-func WithProfile(ctx context.Context, profile string) context.Context {
-	return context.WithValue(ctx, profileKey{}, profile)
+type tenantKey struct{}
+
+// WithTenant returns a context for operations of a tenant, so that a wrapper of a Client can tell
+// tenants apart. [WithReLogin] and an [Identity] set the profile.
+func WithTenant(ctx context.Context, tenant Tenant) context.Context {
+	return context.WithValue(ctx, tenantKey{}, tenant)
 }
 
-// ProfileOf returns the profile of [WithProfile]; "" if there is none.
-func ProfileOf(ctx context.Context) string {
-	profile, _ := ctx.Value(profileKey{}).(string)
-	return profile
+// TenantOf returns the Tenant of [WithTenant]. It is zero if none is set.
+func TenantOf(ctx context.Context) Tenant {
+	tenant, _ := ctx.Value(tenantKey{}).(Tenant)
+	return tenant
 }
 
 // Claims are claims of a JWT. Only Atlas can verify them, so trust them only if Atlas has just

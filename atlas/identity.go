@@ -109,7 +109,7 @@ func NewIdentity(config IdentityConfig) *Identity {
 	if i.onEvent == nil {
 		i.onEvent = func(IdentityEvent) {}
 	}
-	i.ctx, i.cancel = context.WithCancel(WithProfile(context.Background(), config.Profile))
+	i.ctx, i.cancel = context.WithCancel(WithTenant(context.Background(), Tenant{Profile: config.Profile}))
 	return i
 }
 

@@ -69,12 +69,12 @@ type breaker struct {
 	work   sync.WaitGroup // added to with mu held, while ctx has not ended
 
 	mu      sync.Mutex
-	votes   map[string]*votes // guarded by mu; by tenant
-	aged    time.Time         // guarded by mu; when the votes were last halved
-	changed time.Time         // guarded by mu; when it last opened or closed
-	open    bool              // guarded by mu
-	probing bool              // guarded by mu
-	cause   error             // guarded by mu; of the last failure
+	votes   map[atlas.Tenant]*votes // guarded by mu; by tenant
+	aged    time.Time               // guarded by mu; when the votes were last halved
+	changed time.Time               // guarded by mu; when it last opened or closed
+	open    bool                    // guarded by mu
+	probing bool                    // guarded by mu
+	cause   error                   // guarded by mu; of the last failure
 }
 
 // votes are the calls of one tenant that have ended lately.
@@ -85,7 +85,7 @@ func (v *votes) failing() bool {
 }
 
 func newBreaker(probe func(context.Context) error, onChange func(cause error)) *breaker {
-	b := &breaker{probe: probe, onChange: onChange, votes: map[string]*votes{}, aged: time.Now()}
+	b := &breaker{probe: probe, onChange: onChange, votes: map[atlas.Tenant]*votes{}, aged: time.Now()}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b
 }
@@ -112,7 +112,7 @@ func (b *breaker) admit(op atlas.Operation) error {
 
 // record notes what a tenant's call said about Atlas. A call that began before the breaker last
 // changed says nothing about Atlas now.
-func (b *breaker) record(tenant string, began time.Time, said verdict, err error) {
+func (b *breaker) record(tenant atlas.Tenant, began time.Time, said verdict, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if said == verdictNone || b.open || began.Before(b.changed) {

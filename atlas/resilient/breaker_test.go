@@ -15,7 +15,7 @@ import (
 )
 
 // watched returns a client and what its OnChange was called with.
-func watched(t *testing.T, a resilient.Atlas) (*resilient.Client, *[]string) {
+func watched(t *testing.T, a resilient.Atlas) (testClient, *[]string) {
 	t.Helper()
 	heard := &[]string{}
 	return newClientWith(t, a, resilient.Config{OnChange: func(cause error) {
@@ -28,7 +28,7 @@ func watched(t *testing.T, a resilient.Atlas) (*resilient.Client, *[]string) {
 }
 
 // breakIt makes calls fail until the breaker opens.
-func breakIt(t *testing.T, a *simulated, c *resilient.Client) {
+func breakIt(t *testing.T, a *simulated, c testClient) {
 	t.Helper()
 	a.everything(fails(&atlas.Error{Kind: atlas.KindUnreachable}, 0))
 	for range 100 {
@@ -184,7 +184,7 @@ func TestBreakerStaysClosed(t *testing.T) {
 		"invalid credential": {Kind: atlas.KindInvalidCredential},
 	} {
 		t.Run(name, func(t *testing.T) {
-			stayClosed(t, fails(fail, time.Millisecond), func(ctx context.Context, c *resilient.Client) {
+			stayClosed(t, fails(fail, time.Millisecond), func(ctx context.Context, c testClient) {
 				for _, call := range operations {
 					_ = call(ctx, c)
 				}
@@ -193,14 +193,14 @@ func TestBreakerStaysClosed(t *testing.T) {
 	}
 	hang := fails(nil, time.Hour)
 	t.Run("short deadline", func(t *testing.T) {
-		stayClosed(t, hang, func(ctx context.Context, c *resilient.Client) {
+		stayClosed(t, hang, func(ctx context.Context, c testClient) {
 			ctx, cancel := context.WithTimeout(ctx, 900*time.Millisecond)
 			defer cancel()
 			_ = create(ctx, c)
 		})
 	})
 	t.Run("caller leaves", func(t *testing.T) {
-		stayClosed(t, hang, func(ctx context.Context, c *resilient.Client) {
+		stayClosed(t, hang, func(ctx context.Context, c testClient) {
 			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 			defer time.AfterFunc(5*time.Second, cancel).Stop()
 			_ = create(ctx, c)
@@ -208,7 +208,7 @@ func TestBreakerStaysClosed(t *testing.T) {
 	})
 }
 
-func stayClosed(t *testing.T, b behavior, call func(context.Context, *resilient.Client)) {
+func stayClosed(t *testing.T, b behavior, call func(context.Context, testClient)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()
@@ -235,10 +235,10 @@ func TestBreakerIgnoresRefusals(t *testing.T) {
 		c, _ := watched(t, a)
 		_ = c.DeleteEphemeralToken(t.Context(), jwtOf("org", 0))
 		wait(time.Minute)
-		a.does("made up", fails(status(401), time.Millisecond))
+		a.does(madeUp, fails(status(401), time.Millisecond))
 		a.does("org", fails(status(500), time.Millisecond))
 		for n := range 20 {
-			_ = c.DeleteEphemeralToken(t.Context(), jwtOf("made up", n))
+			_ = c.DeleteEphemeralToken(t.Context(), jwtOf(madeUp, n))
 			_ = c.DeleteEphemeralToken(t.Context(), jwtOf("org", 0))
 		}
 		synctest.Wait()

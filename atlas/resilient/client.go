@@ -5,7 +5,8 @@
 // A [Client] has the methods of [atlas.Client]. A call is one or more attempts (retry.go). Each
 // needs a closed breaker (breaker.go) and a slot of the limiter (limiter.go) before Atlas is asked.
 // A refusal of these two is an [*atlas.Error] of [atlas.KindUnavailable] or [atlas.KindOverloaded],
-// with Sent false. All of them tell tenants apart.
+// with Sent false. All of them tell tenants apart, by [atlas.TenantOf]; the zero Tenant is that
+// of all callers that Atlas has not accepted yet.
 //
 // The package logs nothing. Its metrics have no label that Atlas or a caller chooses.
 package resilient
@@ -59,7 +60,6 @@ func (c Config) Conns() int { return 2*cmp.Or(c.MaxCalls, defaultMaxCalls) + res
 // at the end.
 type Client struct {
 	atlas   Atlas
-	tenants *tenants
 	budget  *budget
 	breaker *breaker
 	limiter *limiter
@@ -71,13 +71,7 @@ func New(next Atlas, config Config) (*Client, error) {
 	if config.MaxCalls < 0 {
 		return nil, fmt.Errorf("MaxCalls is %d: give a positive number, or 0 for %d", config.MaxCalls, defaultMaxCalls)
 	}
-	tenants, err := newTenants()
-	if err != nil {
-		return nil, err
-	}
-	c := &Client{
-		atlas: next, tenants: tenants, budget: newBudget(), limiter: newLimiter(cmp.Or(config.MaxCalls, defaultMaxCalls)),
-	}
+	c := &Client{atlas: next, budget: newBudget(), limiter: newLimiter(cmp.Or(config.MaxCalls, defaultMaxCalls))}
 	c.breaker = newBreaker(c.probe, func(cause error) {
 		if cause != nil {
 			c.limiter.abandon()
@@ -95,31 +89,24 @@ func (c *Client) Close() { c.breaker.close() }
 
 // CreateEphemeralToken calls the method of that name, and retries whenever that may help.
 func (c *Client) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error) {
-	tenant := c.tenants.of(ctx, jwt)
-	token, err := call(ctx, c, atlas.OpCreate, tenant, func() (atlas.Token, error) { return c.atlas.CreateEphemeralToken(ctx, jwt) })
-	c.tenants.answered(ctx, jwt, tenant, err)
-	return token, err
+	return call(ctx, c, atlas.OpCreate, func() (atlas.Token, error) { return c.atlas.CreateEphemeralToken(ctx, jwt) })
 }
 
 // DeleteEphemeralToken calls the method of that name, and retries only what provably did not reach
 // Atlas.
 func (c *Client) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error {
-	tenant := c.tenants.of(ctx, jwt)
-	_, err := call(ctx, c, atlas.OpDelete, tenant, func() (struct{}, error) {
-		return struct{}{}, c.atlas.DeleteEphemeralToken(ctx, jwt)
-	})
-	c.tenants.answered(ctx, jwt, tenant, err)
+	_, err := call(ctx, c, atlas.OpDelete, func() (struct{}, error) { return struct{}{}, c.atlas.DeleteEphemeralToken(ctx, jwt) })
 	return err
 }
 
 // LogIn calls the method of that name, and retries only if no answer came.
 func (c *Client) LogIn(ctx context.Context, secret atlas.UserAuthToken) (atlas.JWT, error) {
-	return call(ctx, c, atlas.OpLogIn, c.tenants.of(ctx, ""), func() (atlas.JWT, error) { return c.atlas.LogIn(ctx, secret) })
+	return call(ctx, c, atlas.OpLogIn, func() (atlas.JWT, error) { return c.atlas.LogIn(ctx, secret) })
 }
 
 // RefreshJWT calls the method of that name, and retries as LogIn does.
 func (c *Client) RefreshJWT(ctx context.Context, jwt atlas.JWT) (atlas.JWT, error) {
-	return call(ctx, c, atlas.OpRefresh, c.tenants.of(ctx, jwt), func() (atlas.JWT, error) { return c.atlas.RefreshJWT(ctx, jwt) })
+	return call(ctx, c, atlas.OpRefresh, func() (atlas.JWT, error) { return c.atlas.RefreshJWT(ctx, jwt) })
 }
 
 // Check returns what an operator should know, nil if all is well.
@@ -145,7 +132,7 @@ func (c *Client) Stats() Stats {
 }
 
 // attempt asks Atlas once, if the breaker and the limiter let it.
-func (c *Client) attempt(ctx context.Context, op atlas.Operation, tenant string, ask func() error) error {
+func (c *Client) attempt(ctx context.Context, op atlas.Operation, tenant atlas.Tenant, ask func() error) error {
 	if err := c.breaker.admit(op); err != nil {
 		return err
 	}

@@ -18,19 +18,40 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newClient(t *testing.T, a resilient.Atlas) *resilient.Client {
+// testClient is a Client for users of orgs, whose JWTs Atlas has accepted before, but for madeUp.
+type testClient struct{ *resilient.Client }
+
+// madeUp is the org of JWTs that Atlas has not accepted.
+const madeUp = "made up"
+
+func (c testClient) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error) {
+	return c.Client.CreateEphemeralToken(withTenant(ctx, jwt), jwt)
+}
+
+func (c testClient) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error {
+	return c.Client.DeleteEphemeralToken(withTenant(ctx, jwt), jwt)
+}
+
+func withTenant(ctx context.Context, jwt atlas.JWT) context.Context {
+	if org := jwt.UnverifiedClaims().OrgID; org != madeUp && atlas.TenantOf(ctx) == (atlas.Tenant{}) {
+		return atlas.WithTenant(ctx, atlas.Tenant{Org: org})
+	}
+	return ctx
+}
+
+func newClient(t *testing.T, a resilient.Atlas) testClient {
 	t.Helper()
 	return newClientWith(t, a, resilient.Config{})
 }
 
-func newClientWith(t *testing.T, a resilient.Atlas, config resilient.Config) *resilient.Client {
+func newClientWith(t *testing.T, a resilient.Atlas, config resilient.Config) testClient {
 	t.Helper()
 	c, err := resilient.New(a, config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return c
+	return testClient{c}
 }
 
 func kindOf(err error) atlas.Kind {
@@ -162,7 +183,7 @@ func jwtOf(org string, number int) atlas.JWT {
 // them.
 type traffic struct {
 	ctx    context.Context // of all calls
-	client *resilient.Client
+	client testClient
 	calls  sync.WaitGroup
 
 	mu   sync.Mutex
@@ -184,7 +205,7 @@ func (r *result) failures() int {
 	return n
 }
 
-func newTraffic(t *testing.T, c *resilient.Client) *traffic {
+func newTraffic(t *testing.T, c testClient) *traffic {
 	return &traffic{ctx: t.Context(), client: c, came: map[string]*result{}}
 }
 

@@ -175,12 +175,12 @@ func TestFault68Deletes(t *testing.T) {
 // 30,000 JWTs a second that Atlas does not accept: they share one tenant, and those that it has
 // accepted notice nothing.
 func TestFault69MadeUpJWTs(t *testing.T) {
-	besideOthers(t, func(a *simulated) { a.does("made up", fails(status(401), 50*time.Millisecond)) },
+	besideOthers(t, func(a *simulated) { a.does(madeUp, fails(status(401), 50*time.Millisecond)) },
 		func(ctx context.Context, tr *traffic) {
 			short, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
 			tr.perSecond(short, 30_000, func(n int) {
-				tr.one("trouble", atlas.OpCreate, jwtOf("made up", n), 2*time.Second)
+				tr.one("trouble", atlas.OpCreate, jwtOf(madeUp, n), 2*time.Second)
 			})
 			<-short.Done()
 		})

@@ -5,12 +5,8 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
@@ -37,18 +33,18 @@ type limiter struct {
 	slots int
 
 	mu        sync.Mutex
-	tenants   map[string]*tenant // guarded by mu; those with calls in flight or waiting
-	queue     tenantQueue        // guarded by mu; those with waiting calls
-	inFlight  int                // guarded by mu
-	waiting   int                // guarded by mu
-	abandoned int                // guarded by mu; calls that were in flight when the breaker opened
-	epoch     int                // guarded by mu; how often that has happened
-	refused   uint64             // guarded by mu
+	tenants   map[atlas.Tenant]*tenant // guarded by mu; those with calls in flight or waiting
+	queue     tenantQueue              // guarded by mu; those with waiting calls
+	inFlight  int                      // guarded by mu
+	waiting   int                      // guarded by mu
+	abandoned int                      // guarded by mu; calls that were in flight when the breaker opened
+	epoch     int                      // guarded by mu; how often that has happened
+	refused   uint64                   // guarded by mu
 }
 
 // tenant is one tenant's share of the limiter, which guards it.
 type tenant struct {
-	name     string
+	name     atlas.Tenant // zero: of all JWTs that Atlas has not accepted yet
 	inFlight int
 	reserved int       // this many calls in flight do not count
 	waiters  list.List // of *waiter, in the order in which they came
@@ -72,14 +68,14 @@ type slot struct {
 }
 
 func newLimiter(slots int) *limiter {
-	return &limiter{slots: slots, tenants: map[string]*tenant{}}
+	return &limiter{slots: slots, tenants: map[atlas.Tenant]*tenant{}}
 }
 
 var errOverloaded = errors.New("concurrency limit reached")
 
 // acquire waits for a slot until maxWait has passed or too little time is left before ctx's
 // deadline.
-func (l *limiter) acquire(ctx context.Context, op atlas.Operation, name string) (*slot, error) {
+func (l *limiter) acquire(ctx context.Context, op atlas.Operation, name atlas.Tenant) (*slot, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &atlas.Error{Op: op, Kind: atlas.KindCanceled, Err: err}
 	}
@@ -114,13 +110,13 @@ func (l *limiter) acquire(ctx context.Context, op atlas.Operation, name string) 
 }
 
 // enter gives a call a slot, a place in its tenant's queue, or neither.
-func (l *limiter) enter(name string, mayWait bool) (*slot, *waiter) {
+func (l *limiter) enter(name atlas.Tenant, mayWait bool) (*slot, *waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tenants[name]
 	if t == nil {
 		t = &tenant{name: name}
-		if name == unverified {
+		if name == (atlas.Tenant{}) {
 			t.reserved = l.slots / unverifiedShare
 		}
 		l.tenants[name] = t
@@ -294,48 +290,3 @@ func (t *tenant) load() int {
 
 // first returns since when the tenant's first call has waited.
 func (t *tenant) first() time.Time { return t.waiters.Front().Value.(*waiter).since }
-
-// maxAccepted is how many JWTs are remembered that Atlas has accepted.
-const maxAccepted = 16_384
-
-// unverified is the one tenant of all JWTs that Atlas has not accepted yet: an unverified claim
-// identifies no tenant.
-const unverified = "unverified"
-
-// tenants tells tenants apart: the profile of a call, or the org of a JWT that Atlas has accepted.
-type tenants struct {
-	seed     maphash.Seed               // random, so that a caller cannot make two JWTs collide
-	accepted *lru.Cache[uint64, string] // the tenant, by the hash of the JWT
-}
-
-func newTenants() (*tenants, error) {
-	accepted, err := lru.New[uint64, string](maxAccepted)
-	return &tenants{maphash.MakeSeed(), accepted}, err
-}
-
-func (t *tenants) hash(jwt atlas.JWT) uint64 { return maphash.String(t.seed, string(jwt)) }
-
-// of returns the tenant of a call.
-func (t *tenants) of(ctx context.Context, jwt atlas.JWT) string {
-	if profile := atlas.ProfileOf(ctx); profile != "" {
-		return "profile " + profile
-	}
-	if tenant, ok := t.accepted.Get(t.hash(jwt)); ok {
-		return tenant
-	}
-	return unverified
-}
-
-// answered notes how a call with the JWT ended.
-func (t *tenants) answered(ctx context.Context, jwt atlas.JWT, tenant string, err error) {
-	switch class := atlas.Classify(err); {
-	case class == atlas.ClassOK && tenant == unverified:
-		org := jwt.UnverifiedClaims().OrgID // Atlas has just accepted it
-		if org == "" {
-			org = fmt.Sprint("of the JWT ", t.hash(jwt))
-		}
-		t.accepted.Add(t.hash(jwt), "org "+org)
-	case class == atlas.ClassUnauthorized && atlas.ProfileOf(ctx) == "":
-		t.accepted.Remove(t.hash(jwt))
-	}
-}

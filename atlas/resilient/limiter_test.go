@@ -27,16 +27,6 @@ func workers(n int, d time.Duration) behavior {
 	}
 }
 
-// accept has Atlas accept a JWT of each org.
-func accept(t *testing.T, c *resilient.Client, orgs ...string) {
-	t.Helper()
-	for _, org := range orgs {
-		if _, err := c.CreateEphemeralToken(t.Context(), jwtOf(org, 0)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestShares: alone a tenant gets half of the slots, k greedy tenants get 1/(k+1) each.
 func TestShares(t *testing.T) {
 	const slots = 60
@@ -49,7 +39,6 @@ func TestShares(t *testing.T) {
 				for n := range greedy {
 					orgs = append(orgs, fmt.Sprint(n))
 				}
-				accept(t, c, orgs...)
 				a.everything(takes(time.Hour))
 				ctx, cancel := context.WithCancel(t.Context())
 				var calls sync.WaitGroup
@@ -60,7 +49,7 @@ func TestShares(t *testing.T) {
 					synctest.Wait()
 				}
 				for _, org := range orgs {
-					if n, want := a.count(org)-1, slots/(greedy+1); n < want || n > want+1 {
+					if n, want := a.count(org), slots/(greedy+1); n < want || n > want+1 {
 						t.Errorf("org %s has %d calls in flight, want %d", org, n, want)
 					}
 				}
@@ -76,9 +65,8 @@ func TestFreedSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()
 		c := newClientWith(t, a, resilient.Config{MaxCalls: 4})
-		accept(t, c, "many", "one")
 		a.does("many", takes(500*time.Millisecond))
-		a.does("other", takes(500*time.Millisecond))
+		a.does(madeUp, takes(500*time.Millisecond))
 		a.does("one", takes(100*time.Millisecond))
 		tr := newTraffic(t, c)
 		call := func(org string, times int) {
@@ -87,14 +75,14 @@ func TestFreedSlot(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		call("many", 6)  // two are sent
-		call("other", 1) // of a tenant that is not verified
-		call("one", 2)   // one is sent; the other waits since later than those of many
+		call("many", 6) // two are sent
+		call(madeUp, 1) // of a tenant that is not verified
+		call("one", 2)  // one is sent; the other waits since later than those of many
 		wait(150 * time.Millisecond)
-		if n := a.count("one") - 1; n != 2 {
+		if n := a.count("one"); n != 2 {
 			t.Errorf("%d calls of the tenant with the fewest calls were sent", n)
 		}
-		if n := a.count("many") - 1; n != 2 {
+		if n := a.count("many"); n != 2 {
 			t.Errorf("%d calls of the tenant with many were sent", n)
 		}
 		tr.calls.Wait()
@@ -156,7 +144,7 @@ func TestQueue(t *testing.T) {
 }
 
 // occupied returns a client whose one slot is taken until end is called.
-func occupied(t *testing.T) (c *resilient.Client, end func()) {
+func occupied(t *testing.T) (c testClient, end func()) {
 	t.Helper()
 	a := newSimulated()
 	a.everything(hangs)
@@ -176,9 +164,6 @@ func TestFault28MaxCalls(t *testing.T) {
 			a := newSimulated()
 			c := newClientWith(t, a, resilient.Config{MaxCalls: 60})
 			tr := newTraffic(t, c)
-			for n := range orgs {
-				accept(t, c, fmt.Sprint(n))
-			}
 			var mu sync.Mutex
 			now, most := 0, 0
 			a.everything(func(context.Context) error {
@@ -319,11 +304,6 @@ func TestTenants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newSimulated()
 		c := newClientWith(t, a, resilient.Config{MaxCalls: 16})
-		accept(t, c, "org", "second")
-		_, _ = c.CreateEphemeralToken(t.Context(), jwtOf("org", 1))
-		_ = c.DeleteEphemeralToken(t.Context(), "no.org.either")
-		a.does("second", fails(status(401), 0))
-		_, _ = c.CreateEphemeralToken(t.Context(), jwtOf("second", 0)) // not accepted any more
 		a.everything(takes(time.Hour))
 		ctx, cancel := context.WithCancel(t.Context())
 		var calls sync.WaitGroup
@@ -336,14 +316,14 @@ func TestTenants(t *testing.T) {
 			return c.Stats().InFlight - before
 		}
 		var got []int
-		got = append(got, start(ctx, jwtOf("org", 0)))                     // half of 16
-		got = append(got, start(ctx, jwtOf("org", 1)))                     // the same org
-		got = append(got, start(ctx, jwtOf("made up", 0)))                 // half of what is left
-		got = append(got, start(ctx, jwtOf("second", 0)))                  // as unverified as that
-		got = append(got, start(atlas.WithProfile(ctx, "acme"), "j.w.t"))  // half of what is left
-		got = append(got, start(atlas.WithProfile(ctx, "acme"), "j.w.t2")) // the same profile
-		got = append(got, start(ctx, "no.org.either"))                     // the last one
-		if want := []int{8, 0, 4, 0, 2, 0, 1}; !slices.Equal(got, want) {
+		acme := atlas.WithTenant(ctx, atlas.Tenant{Profile: "acme"})
+		got = append(got, start(ctx, jwtOf("org", 0)))  // half of 16
+		got = append(got, start(ctx, jwtOf("org", 1)))  // the same org
+		got = append(got, start(ctx, jwtOf(madeUp, 0))) // half of what is left
+		got = append(got, start(ctx, jwtOf(madeUp, 1))) // no tenant of its own
+		got = append(got, start(acme, "j.w.t"))         // half of what is left
+		got = append(got, start(acme, "j.w.t2"))        // the same profile
+		if want := []int{8, 0, 4, 0, 2, 0}; !slices.Equal(got, want) {
 			t.Errorf("of 16 slots, tenants got %v, want %v", got, want)
 		}
 		cancel()

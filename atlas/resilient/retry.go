@@ -23,7 +23,8 @@ const (
 
 // call makes one or more attempts. The error is that of the last attempt that reached
 // Atlas, or of the first if none did.
-func call[T any](ctx context.Context, c *Client, op atlas.Operation, tenant string, ask func() (T, error)) (answer T, err error) {
+func call[T any](ctx context.Context, c *Client, op atlas.Operation, ask func() (T, error)) (answer T, err error) {
+	tenant := atlas.TenantOf(ctx)
 	c.budget.deposit(tenant)
 	for retry := 0; ; retry++ {
 		failed := c.attempt(ctx, op, tenant, func() (err error) {
@@ -44,7 +45,7 @@ func call[T any](ctx context.Context, c *Client, op atlas.Operation, tenant stri
 
 // waitToRetry waits for anything up to most before a retry. It reports false, without a wait, if
 // there should be none.
-func (c *Client) waitToRetry(ctx context.Context, tenant string, most time.Duration, err error) bool {
+func (c *Client) waitToRetry(ctx context.Context, tenant atlas.Tenant, most time.Duration, err error) bool {
 	failed, ok := errors.AsType[*atlas.Error](err)
 	if !ok || !isRetryable(failed) {
 		return false
@@ -112,16 +113,16 @@ const (
 // a tenant whose calls all fail leaves the others their retries.
 type budget struct {
 	mu      sync.Mutex
-	all     float64            // guarded by mu
-	tenants map[string]float64 // guarded by mu
-	granted uint64             // guarded by mu
-	denied  uint64             // guarded by mu
+	all     float64                  // guarded by mu
+	tenants map[atlas.Tenant]float64 // guarded by mu
+	granted uint64                   // guarded by mu
+	denied  uint64                   // guarded by mu
 }
 
-func newBudget() *budget { return &budget{all: budgetStart, tenants: map[string]float64{}} }
+func newBudget() *budget { return &budget{all: budgetStart, tenants: map[atlas.Tenant]float64{}} }
 
 // deposit notes a call of a tenant.
-func (b *budget) deposit(tenant string) {
+func (b *budget) deposit(tenant atlas.Tenant) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.all = min(b.all+retryShare, budgetMost)
@@ -136,7 +137,7 @@ func (b *budget) deposit(tenant string) {
 }
 
 // withdraw reports whether a tenant may make a retry.
-func (b *budget) withdraw(tenant string) bool {
+func (b *budget) withdraw(tenant atlas.Tenant) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.all < 1 || b.tenants[tenant] < 1 {

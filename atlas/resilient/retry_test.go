@@ -70,23 +70,23 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
-var operations = map[string]func(context.Context, *resilient.Client) error{
-	"create": func(ctx context.Context, c *resilient.Client) error {
+var operations = map[string]func(context.Context, testClient) error{
+	"create": func(ctx context.Context, c testClient) error {
 		_, err := c.CreateEphemeralToken(ctx, "jwt")
 		return err
 	},
-	"delete": func(ctx context.Context, c *resilient.Client) error { return c.DeleteEphemeralToken(ctx, "jwt") },
-	"login": func(ctx context.Context, c *resilient.Client) error {
+	"delete": func(ctx context.Context, c testClient) error { return c.DeleteEphemeralToken(ctx, "jwt") },
+	"login": func(ctx context.Context, c testClient) error {
 		_, err := c.LogIn(ctx, "secret")
 		return err
 	},
-	"refresh": func(ctx context.Context, c *resilient.Client) error {
+	"refresh": func(ctx context.Context, c testClient) error {
 		_, err := c.RefreshJWT(ctx, "jwt")
 		return err
 	},
 }
 
-func create(ctx context.Context, c *resilient.Client) error { return operations["create"](ctx, c) }
+func create(ctx context.Context, c testClient) error { return operations["create"](ctx, c) }
 
 // A repeat begins only if there is time for it, and the waits before it are spread.
 func TestRepeatTime(t *testing.T) {
@@ -166,10 +166,7 @@ func TestRefusedRetry(t *testing.T) {
 				wait(time.Minute)
 				return nil
 			})
-			c, err := resilient.New(a, resilient.Config{MaxCalls: 1})
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := newClientWith(t, a, resilient.Config{MaxCalls: 1})
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			time.AfterFunc(time.Second/2, func() { // it waits, and has the slot when the first fails

@@ -56,7 +56,7 @@ type layer interface {
 }
 
 // maxTokens bounds the tokens in memory, of which the oldest are removed first, and the credentials
-// that Atlas has accepted or throttled. Redis has bounds of its own.
+// that Atlas has throttled. Redis has bounds of its own.
 const maxTokens = 10_000
 
 // New returns a Cache in front of client. It does not wait for Redis. Until Redis answers, every
@@ -66,7 +66,8 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	c := &Cache{claims: newRecent[atlas.Claims](maxClaims), calls: newGroup(newUpstream(client), cfg.CallTimeout)}
+	calls := newUpstream(client)
+	c := &Cache{claims: newRecent[atlas.Claims](maxClaims), calls: newGroup(calls, cfg.CallTimeout)}
 	_, _ = rand.Read(c.secret[:]) // never fails
 	c.calls.tracer = cfg.Tracer
 	c.creates = newMetrics(cfg.Registerer, c.calls.waiting.Load)
@@ -84,7 +85,7 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 	default:
 		return c, nil
 	}
-	c.caching = newCaching(s, c.calls.next, cfg.StaleIfError > 0)
+	c.caching = newCaching(s, calls, cfg.StaleIfError > 0)
 	c.calls.next, c.calls.caches = c.caching, true
 	if c.caching.stale {
 		c.calls.stale = c.caching.cached

@@ -12,14 +12,13 @@ import (
 // caching is the layer that caches the answers of the next one.
 type caching struct {
 	store    store
-	next     layer
-	stale    bool              // a stale token may be returned if Atlas failed
-	accepted *recent[struct{}] // credentials that Atlas has accepted
+	next     *upstream
+	stale    bool // a stale token may be returned if Atlas failed
 	refusals *refusals
 }
 
-func newCaching(s store, next layer, stale bool) *caching {
-	return &caching{store: s, next: next, stale: stale, accepted: newRecent[struct{}](maxTokens), refusals: newRefusals()}
+func newCaching(s store, next *upstream, stale bool) *caching {
+	return &caching{store: s, next: next, stale: stale, refusals: newRefusals()}
 }
 
 // create returns a cached token, or else the next layer's answer. If Atlas failed, a cached
@@ -41,11 +40,8 @@ func (c *caching) create(ctx context.Context, r request) (Result, error) {
 		if found := c.cached(context.WithoutCancel(ctx), r); found.Status.Hit {
 			return found, err
 		}
-	case err == nil:
-		c.accepted.add(r.key, struct{}{})
-		if result.Org != "" { // no org, no fence
-			c.put(ctx, call, v, r, result.Token)
-		}
+	case err == nil && result.Org != "": // no org, no fence
+		c.put(ctx, call, v, r, result.Token)
 	}
 	return result, err
 }
@@ -88,9 +84,7 @@ func (c *caching) cached(ctx context.Context, r request) Result {
 
 func (c *caching) delete(ctx context.Context, r request) (org string, err error) {
 	hold := ""
-	// A credential that Atlas has not accepted may be forged, and must not affect other callers.
-	_, accepted := c.accepted.get(r.key)
-	if r.claims.OrgID != "" && (r.cred.Profile != "" || accepted) {
+	if r.claims.OrgID != "" && c.next.verified(r) { // a forged one must not affect other callers
 		hold = rand.Text()
 		c.store.Hold(r.claims.OrgID, hold)
 	}
@@ -107,9 +101,7 @@ func (c *caching) delete(ctx context.Context, r request) (org string, err error)
 		}
 	}()
 	org, err = c.next.delete(ctx, r)
-	if how = outcomeOf(err); how == outcomeDone {
-		c.accepted.add(r.key, struct{}{})
-	}
+	how = outcomeOf(err)
 	return org, err
 }
 

@@ -239,6 +239,6 @@ func profile(secret atlas.UserAuthToken, jwt atlas.JWT) atlas.Credential {
 // accept notes that Atlas has accepted the JWTs.
 func (d *testCache) accept(jwts ...atlas.JWT) {
 	for _, jwt := range jwts {
-		d.caching.accepted.add(d.key(own(jwt)), struct{}{})
+		d.caching.next.accepted.add(d.key(own(jwt)), struct{}{})
 	}
 }

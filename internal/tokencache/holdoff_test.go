@@ -1,8 +1,10 @@
 package tokencache
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -106,6 +108,70 @@ func TestRecentIsBounded(t *testing.T) {
 		}
 		if n := len(r.young) + len(r.aged); n >= 200 {
 			t.Fatalf("%d values are kept, want less than 200", n)
+		}
+	}
+}
+
+// tenantAtlas is an Atlas that notes the tenants of its calls.
+type tenantAtlas struct {
+	*fakeAtlas
+	tenants []atlas.Tenant
+}
+
+func (a *tenantAtlas) CreateEphemeralToken(ctx context.Context, jwt atlas.JWT) (atlas.Token, error) {
+	a.tenants = append(a.tenants, atlas.TenantOf(ctx))
+	return a.fakeAtlas.CreateEphemeralToken(ctx, jwt)
+}
+
+func (a *tenantAtlas) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) error {
+	a.tenants = append(a.tenants, atlas.TenantOf(ctx))
+	return a.fakeAtlas.DeleteEphemeralToken(ctx, jwt)
+}
+
+// TestTenant checks that a call is of the org of its JWT only while Atlas accepts that, whatever
+// JWTs it refuses meanwhile.
+func TestTenant(t *testing.T) {
+	for _, ttl := range []time.Duration{0, time.Nanosecond} {
+		a := &tenantAtlas{fakeAtlas: newFakeAtlas()}
+		c, err := New(a, Config{TTL: ttl})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		create := func(jwt atlas.JWT) { _, _ = c.Create(t.Context(), own(jwt), false) }
+		jwt, none := newJWT(orgA, "u", time.Time{}), newJWT("", "u", time.Time{})
+		create(jwt)
+		create(none)
+		a.failing(statusError(atlas.OpCreate, 401))
+		for i := range 100 {
+			create(newJWT(orgB, fmt.Sprint(i), time.Time{}))
+		}
+		u, _ := c.calls.next.(*upstream)
+		if c.caching != nil {
+			u = c.caching.next
+		}
+		if n := len(u.accepted.young); n != 2 {
+			t.Errorf("%d JWTs are remembered, want the 2 that Atlas has accepted", n)
+		}
+		a.failing(nil)
+		for _, tenant := range a.tenants {
+			if tenant != (atlas.Tenant{}) {
+				t.Fatalf("a JWT that Atlas has not accepted is of %q", tenant)
+			}
+		}
+		a.tenants = nil
+		create(jwt)
+		if _, err := c.Delete(t.Context(), own(jwt)); err != nil {
+			t.Fatal(err)
+		}
+		a.failing(statusError(atlas.OpCreate, 401))
+		create(jwt)
+		create(jwt)
+		a.failing(nil)
+		create(none)
+		want := []atlas.Tenant{{Org: orgA}, {Org: orgA}, {Org: orgA}, {}}
+		if n := len(a.tenants) - 1; !slices.Equal(a.tenants[:n], want) || a.tenants[n].Org == "" || a.tenants[n].Org == orgA {
+			t.Errorf("the calls were of %q, want %q and a tenant of its own", a.tenants, want)
 		}
 	}
 }

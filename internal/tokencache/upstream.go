@@ -11,23 +11,49 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// upstream is the last layer, which calls Atlas. It does not call Atlas with a throttled credential
-// until the time that Atlas named has passed. A profile stays the same credential when its JWT is
-// renewed.
+// upstream is the last layer, which calls Atlas, and remembers what it has said about a credential.
+// It does not call Atlas with a throttled credential until the time that Atlas named has passed. A
+// profile stays the same credential when its JWT is renewed.
 type upstream struct {
-	atlas Atlas
-	until *recent[time.Time] // when Atlas may be called again, by throttled credential
+	atlas    Atlas
+	accepted *recent[struct{}]  // credentials that Atlas has accepted, and not refused since
+	until    *recent[time.Time] // when Atlas may be called again, by throttled credential
 }
 
-func newUpstream(a Atlas) *upstream { return &upstream{a, newRecent[time.Time](maxTokens)} }
+// maxAccepted bounds the credentials that are remembered as accepted. Those that are not accepted
+// cannot displace any.
+const maxAccepted = 16_384
+
+func newUpstream(a Atlas) *upstream {
+	return &upstream{a, newRecent[struct{}](maxAccepted), newRecent[time.Time](maxTokens)}
+}
+
+// verified reports whether the claims of a request are true. A JWT that Atlas has not accepted may
+// be forged.
+func (u *upstream) verified(r request) bool {
+	_, accepted := u.accepted.get(r.key)
+	return accepted || r.cred.Profile != ""
+}
+
+// withTenant returns a context that has the tenant of the request, if that is known.
+func (u *upstream) withTenant(ctx context.Context, r request) context.Context {
+	if r.cred.Profile != "" || !u.verified(r) {
+		return ctx // WithReLogin names the profile
+	}
+	org := r.claims.OrgID
+	if org == "" {
+		org = string(r.key[:]) // a tenant of its own
+	}
+	return atlas.WithTenant(ctx, atlas.Tenant{Org: org})
+}
 
 func (u *upstream) create(ctx context.Context, r request) (Result, error) {
 	if err := u.throttled(r.key, atlas.OpCreate); err != nil {
 		return Result{}, err
 	}
-	token, err := atlas.WithReLogin(ctx, r.cred, u.atlas.CreateEphemeralToken)
+	token, err := atlas.WithReLogin(u.withTenant(ctx, r), r.cred, u.atlas.CreateEphemeralToken)
+	u.note(r.key, err)
 	if err != nil {
-		u.note(r.key, err)
 		return Result{}, err
 	}
 	return Result{Token: token, Org: r.claims.OrgID}, nil // Atlas has just accepted the JWT
@@ -37,7 +63,7 @@ func (u *upstream) delete(ctx context.Context, r request) (string, error) {
 	if err := u.throttled(r.key, atlas.OpDelete); err != nil {
 		return "", err
 	}
-	_, err := atlas.WithReLogin(ctx, r.cred, func(ctx context.Context, jwt atlas.JWT) (struct{}, error) {
+	_, err := atlas.WithReLogin(u.withTenant(ctx, r), r.cred, func(ctx context.Context, jwt atlas.JWT) (struct{}, error) {
 		if r.caller == nil {
 			return struct{}{}, u.atlas.DeleteEphemeralToken(ctx, jwt)
 		}
@@ -52,8 +78,8 @@ func (u *upstream) delete(ctx context.Context, r request) (string, error) {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { stop() }})
 		return struct{}{}, u.atlas.DeleteEphemeralToken(ctx, jwt)
 	})
+	u.note(r.key, err)
 	if err != nil {
-		u.note(r.key, err)
 		return "", err
 	}
 	return r.claims.OrgID, nil
@@ -74,16 +100,23 @@ func (u *upstream) throttled(k key, op atlas.Operation) error {
 	return &atlas.Error{Op: op, Kind: atlas.KindStatus, StatusCode: http.StatusTooManyRequests, RetryAfter: left, Err: errHeldOff}
 }
 
-// note records an answer by which Atlas throttles a credential. Of two waits, the longer counts.
-// Those of logins are for atlas.Identity.
+// note records what Atlas has said about a credential. Of two waits, the longer counts. Those of
+// logins are for atlas.Identity.
 func (u *upstream) note(k key, err error) {
-	e, ok := errors.AsType[*atlas.Error](err)
-	if !ok || atlas.Classify(err) != atlas.ClassThrottled || e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
-		return
-	}
-	until := time.Now().Add(cmp.Or(e.RetryAfter, defaultHoldOff))
-	if known, _ := u.until.get(k); until.After(known) {
-		u.until.add(k, until)
+	switch atlas.Classify(err) {
+	case atlas.ClassOK:
+		u.accepted.add(k, struct{}{})
+	case atlas.ClassUnauthorized:
+		u.accepted.remove(k)
+	case atlas.ClassThrottled:
+		e, ok := errors.AsType[*atlas.Error](err)
+		if !ok || e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
+			return
+		}
+		until := time.Now().Add(cmp.Or(e.RetryAfter, defaultHoldOff))
+		if known, _ := u.until.get(k); until.After(known) {
+			u.until.add(k, until)
+		}
 	}
 }
 
