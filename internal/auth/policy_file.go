@@ -2,22 +2,15 @@ package auth
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-
-	"go.yaml.in/yaml/v4"
 )
 
-// Limits of a policy file. Finding unreachable rules takes quadratic time.
-const (
-	maxRules  = 5000
-	maxErrors = 100 // more are only counted
-)
+// maxRules limits a policy file: finding unreachable rules takes quadratic time.
+const maxRules = 5000
 
 // The structure of the file.
 type (
@@ -44,18 +37,6 @@ type (
 	}
 )
 
-// line is an entry and the line that it begins in.
-type line[T any] struct {
-	entry  T
-	number int
-}
-
-// UnmarshalYAML implements the YAML library's Unmarshaler.
-func (l *line[T]) UnmarshalYAML(node *yaml.Node) error {
-	l.number = node.Line
-	return node.Load(&l.entry, yaml.WithKnownFields())
-}
-
 // ParsePolicy parses a policy in YAML. The name is the file's, for errors. The error joins all
 // mistakes as file:line: text; values are checked once the structure is right.
 //
@@ -77,62 +58,6 @@ func ParsePolicy(name string, data []byte) (*Policy, error) {
 	return p.policy, nil
 }
 
-// fileErrors has the mistakes in a YAML file.
-type fileErrors struct {
-	name string
-	errs []error
-}
-
-func (e *fileErrors) errorf(line int, format string, args ...any) {
-	e.errs = append(e.errs, fmt.Errorf("%s:%d: %s", e.name, max(line, 1), fmt.Sprintf(format, args...)))
-}
-
-func (e *fileErrors) err() error {
-	if more := len(e.errs) - maxErrors; more > 0 {
-		e.errs = append(e.errs[:maxErrors], fmt.Errorf("%s: and %d more errors", e.name, more))
-	}
-	return errors.Join(e.errs...)
-}
-
-// leftOut matches what is left out of an error of the YAML library: a value of the file, which may
-// be a secret, and the name of a type of this package.
-var leftOut = regexp.MustCompile("(?s) `.*`| in type auth\\.[A-Za-z]+")
-
-// load decodes a file and reports whether its structure is right.
-func (e *fileErrors) load(data []byte, into any) bool {
-	var root yaml.Node
-	err := yaml.Load(data, &root)
-	if err == nil {
-		e.checkPlain(&root)
-	}
-	if err == nil && len(e.errs) == 0 {
-		err = root.Load(into, yaml.WithKnownFields())
-	}
-	one, many := &yaml.LoadError{}, &yaml.LoadErrors{}
-	switch {
-	case err == nil:
-	case errors.As(err, &many):
-		for _, mistake := range many.Errors {
-			e.errorf(mistake.Mark.Line, "%s", leftOut.ReplaceAllString(mistake.Message, ""))
-		}
-	case errors.As(err, &one):
-		e.errorf(one.Mark.Line, "not YAML: %s", one.Message)
-	default:
-		e.errorf(1, "not YAML: %v", err)
-	}
-	return len(e.errs) == 0
-}
-
-// checkPlain reports all that is not a mapping, list or scalar written out.
-func (e *fileErrors) checkPlain(n *yaml.Node) {
-	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.ShortTag() == "!!merge" || n.Style&yaml.TaggedStyle != 0 {
-		e.errorf(n.Line, "YAML's anchors, aliases, tags and merge keys are not accepted")
-	}
-	for _, child := range n.Content {
-		e.checkPlain(child)
-	}
-}
-
 type policyParser struct {
 	fileErrors
 	policy *Policy
@@ -142,7 +67,7 @@ type policyParser struct {
 func (p *policyParser) check(file policyFile) {
 	for _, name := range slices.Sorted(maps.Keys(file.Profiles)) {
 		y := file.Profiles[name]
-		p.profile(Profile{Name: name, UserauthtokenFile: y.entry.File, Line: y.number})
+		p.addProfile(Profile{Name: name, UserauthtokenFile: y.entry.File, Line: y.number})
 		if !slices.ContainsFunc(file.Callers, func(c line[callerEntry]) bool { return c.entry.Profile == name }) {
 			p.errorf(y.number, "profile %.200q is never used", name)
 		}
@@ -157,12 +82,12 @@ func (p *policyParser) check(file policyFile) {
 			if _, defined := file.Profiles[c.entry.Profile]; c.entry.Profile != "" && c.entry.Profile != Passthrough && !defined {
 				p.errorf(c.number, "profile %.200q in rule %d is not defined under profiles", c.entry.Profile, i+1)
 			}
-			p.rule(c.entry, c.number, fmt.Sprintf("rule %d", i+1))
+			p.addRule(c.entry, c.number, fmt.Sprintf("rule %d", i+1))
 		}
 	}
 }
 
-func (p *policyParser) profile(profile Profile) {
+func (p *policyParser) addProfile(profile Profile) {
 	if err := checkProfileName(profile.Name); err != nil {
 		p.errorf(profile.Line, "profile %.200q: %v", profile.Name, err)
 	}
@@ -176,9 +101,9 @@ func (p *policyParser) profile(profile Profile) {
 	p.policy.profiles = append(p.policy.profiles, profile)
 }
 
-// rule adds one entry of callers. A rule with a valid selector is added even if it has other
+// addRule adds one entry of callers. A rule with a valid selector is added even if it has other
 // mistakes, so that unreachable rules behind it are found.
-func (p *policyParser) rule(y callerEntry, line int, what string) {
+func (p *policyParser) addRule(y callerEntry, line int, what string) {
 	if len(y.Allow) == 0 {
 		p.errorf(line, "%s must allow at least one method", what)
 	}
@@ -194,7 +119,7 @@ func (p *policyParser) rule(y callerEntry, line int, what string) {
 	}
 	slices.Sort(y.Allow)
 	r := rule{line: line, allow: y.Allow, profile: y.Profile}
-	if err := r.selects(y); err != nil {
+	if err := r.setSelector(y); err != nil {
 		p.errorf(line, "%s: %v", what, err)
 		return
 	}
@@ -205,7 +130,7 @@ func (p *policyParser) rule(y callerEntry, line int, what string) {
 		p.errorf(line, "%s: a caller with an OIDC token cannot send an Atlas JWT too, so %s excludes profile %s", what, selectorOIDC, Passthrough)
 	}
 	if y.OIDC != nil {
-		p.issuer(issuerConfig{URL: y.OIDC.Issuer, Audience: y.OIDC.Audience}, line, what)
+		p.addIssuer(issuerConfig{URL: y.OIDC.Issuer, Audience: y.OIDC.Audience}, line, what)
 	}
 	if first := slices.IndexFunc(p.policy.rules, func(earlier rule) bool { return earlier.covers(r) }); first >= 0 {
 		p.errorf(line, "the rule for %.200q can never decide: the one in line %d matches first", r.selector(), p.policy.rules[first].line)
@@ -213,7 +138,7 @@ func (p *policyParser) rule(y callerEntry, line int, what string) {
 	p.policy.rules = append(p.policy.rules, r)
 }
 
-func (p *policyParser) issuer(issuer issuerConfig, line int, what string) {
+func (p *policyParser) addIssuer(issuer issuerConfig, line int, what string) {
 	first := slices.IndexFunc(p.policy.rules, func(r rule) bool { return r.prefix == issuer.URL+"#" })
 	if first < 0 {
 		p.policy.issuers = append(p.policy.issuers, issuer)
@@ -222,8 +147,8 @@ func (p *policyParser) issuer(issuer issuerConfig, line int, what string) {
 	}
 }
 
-// selects sets the selector of a rule.
-func (r *rule) selects(y callerEntry) (err error) {
+// setSelector sets the selector of a rule.
+func (r *rule) setSelector(y callerEntry) (err error) {
 	given := 0
 	for _, there := range []bool{y.SPIFFE != "", y.OIDC != nil, y.DNS != "", y.Atlas} {
 		if there {
