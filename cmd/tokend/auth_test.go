@@ -5,7 +5,6 @@ package main_test
 import (
 	"crypto/tls"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"os"
@@ -286,38 +285,6 @@ func TestFault77RefusedSecret(t *testing.T) {
 		got, err := do(client, newRequest(t, http.MethodGet, "http://"+server.admin+"/readyz", ""))
 		return err == nil && got.body == "ready\n"
 	})
-}
-
-// TestMismatchedCertificate checks that a certificate that does not match its key leaves the last
-// good pair in use, and that the log reports it without the key.
-func TestMismatchedCertificate(t *testing.T) {
-	t.Parallel()
-	certs, em := makeCertificates(t), startAtlas(t)
-	s := invocation{args: []string{
-		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--atlas-userauthtoken-file=" + writeFile(t, "secret", []byte(em.Org(0).UserAuthToken())),
-	}}.startServe(t, em)
-	for what, unfit := range map[string]struct{ file, content, cause string }{
-		"another's": {certs.serverCert, readFile(t, certs.clientCert), "private key does not match public key"},
-		"none":      {certs.serverCert, "nothing\n", certs.serverKey + ": no certificate in it"},
-		"no CA":     {certs.caFile, "nothing\n", certs.caFile + ": no certificate in it"},
-	} {
-		fine := readFile(t, unfit.file)
-		replace(t, unfit.file, unfit.content)
-		poll(t, what+" to be reported", func() bool { return strings.Contains(s.stderr.String(), unfit.cause) })
-		if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" {
-			t.Errorf("%s: %d %s", what, got.status, got.body)
-		}
-		reported := strings.Count(s.stderr.String(), "the file can be used again")
-		replace(t, unfit.file, fine)
-		poll(t, what+" to be forgotten", func() bool { return strings.Count(s.stderr.String(), "the file can be used again") > reported })
-	}
-	key, _ := pem.Decode([]byte(readFile(t, certs.serverKey)))
-	var planted secrets
-	planted.plant("private key", string(key.Bytes))
-	if found := planted.find(s.stderr.String() + s.stdout.String()); len(found) > 0 || strings.Contains(s.stderr.String(), "PRIVATE KEY") {
-		t.Errorf("the log has the private key: %q", found)
-	}
 }
 
 func readFile(t *testing.T, path string) string {

@@ -5,7 +5,8 @@ package main_test
 import (
 	"net"
 	"net/http"
-	"os/exec"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,51 +17,54 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 )
 
-// devService is a tokend dev and what its guide says.
-type devService struct {
+// guide is a tokend dev and what its guide says.
+type guide struct {
 	*process
-	grpc, http, admin, jwt string
-	commands               []string // to paste, the export of the JWT first
+	text     string
+	admin    string
+	commands []string // to paste, the export of a variable first
 }
 
 var guideEnd = regexp.MustCompile(`(?s)^(NOTHING HERE IS REAL.*)curl http://(\S+)/readyz\n`)
 
-func startDev(t *testing.T, args ...string) *devService {
+// startGuide starts tokend dev, which is ready as soon as it has printed its guide.
+func startGuide(t *testing.T, in invocation) *guide {
 	t.Helper()
-	d := &devService{process: invocation{args: slices.Concat([]string{"dev"}, freePorts, args)}.start(t)}
-	guide := d.awaitOutput(t, d.stdout, guideEnd)
-	for line := range strings.Lines(guide[0]) {
+	in.args = slices.Concat([]string{"dev"}, freePorts, in.args)
+	g := &guide{process: in.start(t)}
+	printed := g.awaitOutput(t, g.stdout, guideEnd)
+	g.text, g.admin = printed[0], printed[2]
+	for line := range strings.Lines(g.text) {
 		line = strings.TrimSpace(line)
 		switch word, _, _ := strings.Cut(line, " "); word {
-		case "export", "curl", "go", "grpcurl":
-			d.commands = append(d.commands, line)
+		case "export", "curl", "go":
+			g.commands = append(g.commands, line)
 		}
 	}
-	for _, found := range []struct {
-		value   *string
-		pattern string
-	}{
-		{&d.jwt, `export ATLAS_JWT=(\S+)\n`},
-		{&d.http, `http://(\S+)/v1/ephemeral-token\n`},
-		{&d.grpc, `(\S+) \S+/CreateToken\n`},
-	} {
-		match := regexp.MustCompile(found.pattern).FindStringSubmatch(guide[0])
-		if match == nil {
-			t.Fatalf("the guide has no %s:\n%s", found.pattern, guide[0])
-		}
-		*found.value = match[1]
-	}
-	d.admin = guide[2]
-	wantReady(t, d.admin)
-	return d
-}
-
-// wantReady checks that a dev is ready as soon as it has printed its guide.
-func wantReady(t *testing.T, admin string) {
-	t.Helper()
-	if got := probe(t, admin, "/readyz"); got != "200 ready" {
+	if got := probe(t, g.admin, "/readyz"); got != "200 ready" {
 		t.Errorf("/readyz: %s", got)
 	}
+	return g
+}
+
+// devService is a tokend dev and what its callers need.
+type devService struct {
+	*guide
+	grpc, http, jwt string
+}
+
+func startDev(t *testing.T, args ...string) *devService {
+	t.Helper()
+	d := &devService{guide: startGuide(t, invocation{args: args})}
+	find := func(pattern string) string {
+		match := regexp.MustCompile(pattern).FindStringSubmatch(d.text)
+		if match == nil {
+			t.Fatalf("the guide has no %s:\n%s", pattern, d.text)
+		}
+		return match[1]
+	}
+	d.jwt, d.http, d.grpc = find(`export ATLAS_JWT=(\S+)\n`), find(`http://(\S+)/v1/ephemeral-token\n`), find(`(\S+) \S+/CreateToken\n`)
+	return d
 }
 
 // TestDev makes both calls over both transports with the JWT that dev prints, and opens the API
@@ -94,8 +98,7 @@ func TestDev(t *testing.T) {
 		t.Errorf("with --docs=false: %s\n%s", got, without.stdout)
 	}
 	// Without REST there is no page, and by default that is not a mistake.
-	withoutREST := invocation{args: slices.Concat([]string{"dev"}, freePorts, []string{"--http-addr="})}.start(t)
-	withoutREST.awaitOutput(t, withoutREST.stdout, guideEnd)
+	startGuide(t, invocation{args: []string{"--http-addr="}})
 }
 
 // TestDevRestart calls a second dev with the JWT of the first, and reads in the log what the cache
@@ -130,44 +133,78 @@ func TestDevColor(t *testing.T) {
 	}
 }
 
-// What dev prints can be pasted as it is into a shell in the repository's root.
+// pasted is a line of a guide, and what it prints in a shell.
+type pasted struct{ command, output string }
+
+// refused is the output of a line that fails. What it writes to standard error differs with the TLS
+// library.
+const refused = ""
+
+// TestDevLines pastes the lines that dev prints into a shell in the repository's root.
 func TestDevLines(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("sh"); err != nil {
-		t.Skip(err)
+	const (
+		created  = `(?s)^HTTP/\S+ 201 .*\{"token":"[^"]+"\}$`
+		deleted  = `^HTTP/\S+ 204 `
+		grpcurl  = "go tool -modfile=tools/go.mod grpcurl"
+		rpcToken = `^\{\n  "token": "[^"]+"\n\}\n$`
+	)
+	calls := []pasted{
+		{"export ATLAS_JWT=", `^$`},
+		{"go run ./cmd/tokend create --plaintext", `^\S+\n$`},
+		{"go run ./cmd/tokend delete --plaintext", `^deleted\n$`},
+		{"curl -i -X POST", created},
+		{"curl -i -X DELETE", deleted},
+		{grpcurl, rpcToken},
 	}
-	for name, args := range map[string][]string{
-		"tcp":  nil,
-		"unix": {"--grpc-addr=unix:" + socketPath(t)},
-		"IPv6": {"--grpc-addr=[::1]:0", "--http-addr=[::1]:0", "--admin-addr=[::1]:0"},
+	// With --service-identity, a client with a certificate needs no Atlas secret, and one without is
+	// refused.
+	files := []pasted{{"export DEV_FILES=", `^$`}}
+	client := []pasted{{"go run ./cmd/tokend create --ca-file", `^\S+\n$`}, {"go run ./cmd/tokend delete --ca-file", `^deleted\n$`}}
+	rest := []pasted{{"curl -i -X POST --cacert", created}, {"curl -i -X DELETE --cacert", deleted}}
+	rpc, refusedRPC := []pasted{{grpcurl + " -cacert", rpcToken}}, []pasted{{grpcurl + " -cacert", refused}}
+	refusedREST := []pasted{{"curl -i -X POST --http1.1 --cacert", refused}}
+	all := slices.Concat(files, client, rest, rpc, refusedREST)
+	for name, test := range map[string]struct {
+		args   []string
+		listen string // what the machine has to have
+		want   []pasted
+	}{
+		"tcp":                {nil, "", calls},
+		"unix":               {[]string{"--grpc-addr=unix:" + socketPath(t)}, "", calls},
+		"IPv6":               {[]string{"--grpc-addr=[::1]:0", "--http-addr=[::1]:0", "--admin-addr=[::1]:0"}, "[::1]:0", calls},
+		"identity, tcp":      {[]string{"--service-identity"}, "", all},
+		"identity, unix":     {[]string{"--service-identity", "--grpc-addr=unix:" + socketPath(t)}, "", all},
+		"identity, no REST":  {[]string{"--service-identity", "--http-addr=", "--grpc-addr=localhost:0"}, "", slices.Concat(files, client, rpc, refusedRPC)},
+		"identity, no gRPC":  {[]string{"--service-identity", "--grpc-addr="}, "", slices.Concat(files, rest, refusedREST)},
+		"identity, loopback": {[]string{"--service-identity", "--grpc-addr=127.0.0.2:0", "--http-addr=127.0.0.3:0"}, "127.0.0.2:0", all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name == "IPv6" && !canListen("[::1]:0") {
-				t.Skip("this machine has no ::1")
+			testutil.NeedTool(t, "sh")
+			if test.listen != "" && !canListen(test.listen) {
+				t.Skip("this machine has no " + test.listen)
 			}
-			d := startDev(t, args...)
-			want := []struct{ command, output string }{
-				{"export ATLAS_JWT=", `^$`},
-				{"go run ./cmd/tokend create --plaintext", `^\S+\n$`},
-				{"go run ./cmd/tokend delete --plaintext", `^deleted\n$`},
-				{"curl -i -X POST", `(?s)^HTTP/1.1 201 .*\{"token":"[^"]+"\}$`},
-				{"curl -i -X DELETE", `^HTTP/1.1 204 `},
-				{"go tool -modfile=tools/go.mod grpcurl", `^\{\n  "token": "[^"]+"\n\}\n$`},
-				{"curl -k https://", `^\{"id":1\}$`},
-				{"curl -k https://", `^\{"id":2\}$`},
-				{"curl -k https://", `^\{"id":3\}$`},
-				{"curl http", `^ready\n$`},
+			tmp := filepath.Join(t.TempDir(), "it's a place") // which a shell would take apart
+			if err := os.Mkdir(tmp, 0o700); err != nil {
+				t.Fatal(err)
 			}
-			if len(d.commands) != len(want) {
-				t.Fatalf("there are %d lines to paste, want %d:\n%s", len(d.commands), len(want), strings.Join(d.commands, "\n"))
+			g := startGuide(t, invocation{args: test.args, env: []string{"TMPDIR=" + tmp}})
+			want := slices.Concat(test.want, []pasted{
+				{"curl -k https://", `^\{"id":1\}$`}, {"curl -k https://", `^\{"id":2\}$`}, {"curl -k https://", `^\{"id":3\}$`}, {"curl http://", `^ready\n$`},
+			})
+			if len(g.commands) != len(want) {
+				t.Fatalf("there are %d lines to paste, want %d:\n%s", len(g.commands), len(want), strings.Join(g.commands, "\n"))
 			}
-			for i, line := range d.commands {
-				if !strings.HasPrefix(line, want[i].command) {
-					t.Errorf("line %d is %s, want %s…", i, line, want[i].command)
-					continue
-				}
-				t.Run(strings.Fields(line)[0], func(t *testing.T) { pasteLine(t, d.commands[0], line, want[i].output) })
+			for i, line := range g.commands {
+				t.Run(strings.Fields(line)[0], func(t *testing.T) { g.paste(t, line, want[i]) })
+			}
+			g.signal(t, syscall.SIGTERM)
+			if code := g.awaitEnd(t); code != 0 {
+				t.Errorf("exit status %d", code)
+			}
+			if left, err := os.ReadDir(tmp); err != nil || len(left) != 0 {
+				t.Errorf("it leaves %v behind, %v", left, err)
 			}
 		})
 	}
@@ -182,23 +219,72 @@ func canListen(addr string) bool {
 	return err == nil
 }
 
-func pasteLine(t *testing.T, export, line, want string) {
-	t.Helper()
-	got := paste(t, export, line)
-	if got.code != 0 || !regexp.MustCompile(want).MatchString(strings.ReplaceAll(got.stdout, "\r\n", "\n")) {
-		t.Errorf("%s\nexit status %d, want %s:\n%s%s", line, got.code, want, got.stdout, got.stderr)
-	}
-}
-
-// paste runs a line as a shell does in which export has been pasted before. Those that build
+// paste runs a line as a shell does in which the first one has been pasted before. Those that build
 // grpcurl are for long runs.
-func paste(t *testing.T, export, line string) result {
+func (g *guide) paste(t *testing.T, line string, want pasted) {
 	t.Helper()
+	if !strings.HasPrefix(line, want.command) {
+		t.Fatalf("it is %s, want %s…", line, want.command)
+	}
 	switch word, _, _ := strings.Cut(line, " "); word {
 	case "curl":
 		testutil.NeedTool(t, "curl")
 	case "go":
 		testutil.SkipUnlessLong(t)
 	}
-	return command(t, "sh", "-c", export+"\n"+line)
+	got := command(t, "sh", "-c", g.commands[0]+"\n"+line)
+	if want.output != refused {
+		if got.code != 0 || !regexp.MustCompile(want.output).MatchString(strings.ReplaceAll(got.stdout, "\r\n", "\n")) {
+			t.Errorf("%s\nexit status %d, want %s:\n%s%s", line, got.code, want.output, got.stdout, got.stderr)
+		}
+		return
+	}
+	if got.code == 0 || got.stdout != "" || strings.Contains(line, "-cert ") {
+		t.Errorf("%s\nexit status %d:\n%s%s", line, got.code, got.stdout, got.stderr)
+	}
+	if strings.HasPrefix(line, "curl") {
+		poll(t, "the reason in the log", func() bool { return strings.Contains(g.stderr.String(), "client didn't provide a certificate") })
+	}
+}
+
+// TestDevServiceIdentityFiles checks that only the owner can read the files that dev makes, and
+// that it prints the policy.
+func TestDevServiceIdentityFiles(t *testing.T) {
+	t.Parallel()
+	tmp := t.TempDir()
+	d := startGuide(t, invocation{args: []string{"--service-identity"}, env: []string{"TMPDIR=" + tmp}})
+	for _, want := range []string{
+		"NOTHING HERE IS REAL",
+		"# rule 1  line 4  spiffe_id spiffe://dev.invalid/web  may call CreateToken, DeleteToken  as profile acme\n",
+		"# profile acme  line 2  userauthtoken_file " + tmp,
+	} {
+		if !strings.Contains(d.text, want) {
+			t.Errorf("it does not say %q:\n%s", want, d.text)
+		}
+	}
+	made, err := os.ReadDir(tmp)
+	if err != nil || len(made) != 1 {
+		t.Fatalf("it made %v, %v", made, err)
+	}
+	dir := filepath.Join(tmp, made[0].Name())
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("its directory: %v, %v", info.Mode(), err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if info, err := file.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", file.Name(), info.Mode(), err)
+		}
+	}
+	secret, err := os.ReadFile(filepath.Join(dir, "userauthtoken"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := d.stdout.String() + d.stderr.String()
+	if strings.Contains(written, strings.TrimSpace(string(secret))) || regexp.MustCompile(`eyJ\w+\.`).MatchString(written) {
+		t.Error("it writes an Atlas secret")
+	}
 }

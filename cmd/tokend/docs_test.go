@@ -153,26 +153,6 @@ func shellWords(line string) []string {
 	return words
 }
 
-// TestShellWords checks the parser that TestPagesCommands depends on.
-func TestShellWords(t *testing.T) {
-	t.Parallel()
-	got := tokendCommands("go run ./cmd/tokend dev\n# tokend comment\nA=b tokend config \\\n  --log-level 'a b' | cat\ncurl tokend\ntokend serve --no-such-flag\n")
-	want := [][]string{{"dev"}, {"config", "--log-level", "a b"}, {"serve", "--no-such-flag"}}
-	if len(got) != len(want) {
-		t.Fatalf("got %q", got)
-	}
-	for i := range want {
-		if strings.Join(got[i], "\x00") != strings.Join(want[i], "\x00") {
-			t.Errorf("got %q, want %q", got[i], want[i])
-		}
-	}
-	for _, wrong := range [][]string{want[2], {"server"}} {
-		if understand(wrong) == nil {
-			t.Errorf("%q is understood", wrong)
-		}
-	}
-}
-
 // TestPagesLinks checks that each file and heading that a page links to exists.
 func TestPagesLinks(t *testing.T) {
 	t.Parallel()
@@ -186,13 +166,6 @@ func TestPagesLinks(t *testing.T) {
 				t.Errorf("%s links to %s, which does not exist", page, target)
 			}
 		}
-	}
-	broken := filepath.Join(t.TempDir(), "page.md")
-	if err := os.WriteFile(broken, []byte("# One `two`, three\n[a](#one-two-three) [b](#no) [c](no.md) [d](page.md#no)\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got := brokenLinks(t, broken); len(got) != 3 {
-		t.Errorf("found %q", got)
 	}
 }
 

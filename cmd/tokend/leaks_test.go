@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 )
 
 // secrets finds pieces of planted secrets in a text, in the forms in which programs print strings
@@ -71,39 +70,4 @@ func (s *secrets) find(text string) []string {
 		}
 	}
 	return found
-}
-
-// The search that the test below relies on finds what is there: whole, cut, encoded, and in a real
-// program's output.
-func TestSecretsAreFound(t *testing.T) {
-	t.Parallel()
-	const (
-		token = "541235536456d23e23b54267a3b0fcd2c7e060f5"
-		jwt   = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ1c2VyX2lkIjoiYTIyMzcxMjMtYzYyOC00OTdjIn0.4BYm4BW_iB14GVuwtlYnE7Sd7jM-ruKKHUgvksCvruk"
-	)
-	var s secrets
-	s.plant("token", token)
-	s.plant("JWT", jwt)
-	parts := strings.Split(jwt, ".")
-	for _, text := range []string{
-		token, jwt, parts[1], parts[2], token[:20], jwt[len(jwt)-20:], strings.ToUpper(token),
-		fmt.Sprintf("%q", jwt), fmt.Sprintf("%x", token), fmt.Sprintf("%X", token), fmt.Sprintf("% x", token), fmt.Sprintf("%d", []byte(token)), fmt.Sprintf("%#v", []string{jwt}),
-		base64.StdEncoding.EncodeToString([]byte(token)), base64.URLEncoding.EncodeToString([]byte("JWT " + jwt)),
-		base64.StdEncoding.EncodeToString([]byte("user:" + token)), base64.StdEncoding.EncodeToString([]byte(`{"token": "` + token + `"}`)),
-	} {
-		if got := s.find("time=now level=INFO msg=call text=" + text + " code=OK\n"); len(got) == 0 {
-			t.Errorf("not found: %s", text)
-		}
-	}
-	for _, text := range []string{"", "541235536456", "time=now level=INFO msg=call request_id=JTH3BWQYT3SYPMY4LP2U65BRIF", "541235536456-d23e-23b5-4267-a3b0fcd2c7e0"} {
-		if got := s.find(text); len(got) > 0 {
-			t.Errorf("found in %q: %q", text, got)
-		}
-	}
-
-	d := startDev(t)
-	s.plant("dev's JWT", d.jwt)
-	if got := s.find(d.stdout.String()); !slices.Contains(got, "dev's JWT as it is") {
-		t.Errorf("dev prints its JWT, and all that is found is %q", got)
-	}
 }

@@ -79,6 +79,9 @@ func TestSecretsNotWritten(t *testing.T) {
 			for _, token := range s.atlas.Tokens() {
 				g.secrets.plant("ephemeral token", token.Value)
 			}
+			if encoded := fmt.Sprintf("%x", s.atlas.Tokens()[0].Value); len(g.secrets.find(encoded)) == 0 {
+				t.Fatal("the search finds nothing")
+			}
 			written := s.stdout.String() + s.stderr.String()
 			for _, expected := range []string{
 				"DEBUG", "ATLAS_REDIRECT", "ATLAS_INVALID_RESPONSE", "ATLAS_UNREACHABLE", "DELETE_OUTCOME_UNKNOWN", "CREDENTIAL_REJECTED",

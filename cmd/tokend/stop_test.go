@@ -5,11 +5,8 @@ package main_test
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,48 +46,6 @@ func (s *service) hold(t *testing.T) heldCalls {
 		t.Fatal(err)
 	}
 	return h
-}
-
-// TestTermDrains checks that SIGTERM makes the process unready and closes its listeners, and that
-// calls in progress, but no silent connections, delay its end.
-func TestTermDrains(t *testing.T) {
-	t.Parallel()
-	s := startServe(t, "--drain-timeout=5m")
-	for _, addr := range []string{s.grpc, s.http, s.admin} { // as a port probe does
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-	}
-	calls := s.hold(t)
-	s.signal(t, syscall.SIGTERM)
-	poll(t, "readyz says that it drains", func() bool { return s.readyz(t) == "503 draining" })
-	if got := probe(t, s.admin, "/healthz"); got != "200 ok" {
-		t.Errorf("/healthz while draining: %s", got) // it would be restarted
-	}
-	for _, addr := range []string{s.grpc, s.http} {
-		poll(t, "connections are refused", func() bool { return !accepts("tcp", addr) })
-	}
-	select {
-	case <-s.ended:
-		t.Fatal("it did not wait for the calls")
-	default:
-	}
-	calls.gate.Release()
-	if got, want := <-calls.rest, s.atlas.Org(0).EphemeralToken(); got != want || got == "" {
-		t.Errorf("the REST call had %q, want %q", got, want)
-	}
-	if got, want := <-calls.grpc, s.atlas.Org(1).EphemeralToken(); got != want || got == "" {
-		t.Errorf("the gRPC call had %q, want %q", got, want)
-	}
-	if code := s.awaitEnd(t); code != 0 {
-		t.Errorf("exit status %d", code)
-	}
-	stderr := s.stderr.String()
-	if !strings.Contains(stderr, `"msg":"draining"`) || !strings.HasSuffix(stderr, "\"msg\":\"stopped\"}\n") {
-		t.Errorf("the log does not say that it drained and stopped:\n%s", stderr)
-	}
 }
 
 // TestFault63TermUnderLoad checks that clients that stop calling once it is unready lose no call.
@@ -186,59 +141,4 @@ func TestSecondTermEnds(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestNoLeaks checks that no child process and no listener remains after the end.
-func TestNoLeaks(t *testing.T) {
-	t.Parallel()
-	for name, end := range map[string]struct {
-		sig  syscall.Signal
-		code int
-	}{"drained": {syscall.SIGTERM, 0}, "killed": {syscall.SIGKILL, -1}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			path := socketPath(t)
-			s := startBuilt(t, "--grpc-addr=unix:"+path)
-			if got := rest(t, http.MethodPost, s.http, "Authorization", "JWT "+s.atlas.Org(0).JWT()); got.token() == "" {
-				t.Fatalf("%+v", got)
-			}
-			children, err := childrenOf(s.Pid)
-			if err != nil {
-				t.Log("cannot look for children: ", err)
-			}
-			s.signal(t, end.sig)
-			if code := s.awaitEnd(t); code != end.code {
-				t.Errorf("exit status %d", code)
-			}
-			if len(children) > 0 {
-				t.Errorf("it had started processes: %q", children)
-			}
-			for _, addr := range []string{s.http, s.admin} {
-				l, err := net.Listen("tcp", addr)
-				if err != nil {
-					t.Errorf("its address is not free: %v", err)
-					continue
-				}
-				_ = l.Close()
-			}
-			if accepts("unix", path) {
-				t.Error("its socket accepts connections")
-			}
-		})
-	}
-}
-
-// childrenOf lists the processes that pid has started.
-func childrenOf(pid int) ([]string, error) {
-	out, err := exec.Command("ps", "-A", "-o", "ppid=,pid=,comm=").Output()
-	if err != nil {
-		return nil, err
-	}
-	var children []string
-	for line := range strings.Lines(string(out)) {
-		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == strconv.Itoa(pid) {
-			children = append(children, fields[2])
-		}
-	}
-	return children, nil
 }
