@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -56,24 +55,12 @@ func (c callerCredentials) token(t *testing.T, change map[string]any) string {
 	return "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "ec", c.key, c.issuer.Claims(change))
 }
 
-// signedWithPublicKey returns a token signed with the issuer's public RSA key as if it were a
-// secret (RFC 8725 §2.1).
-func (c callerCredentials) signedWithPublicKey(t *testing.T) string {
-	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(authtest.RSAKey().Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-	return "Bearer " + authtest.Sign(t, jwt.SigningMethodHS256, "rsa", public, c.issuer.Claims(nil))
-}
-
 // TestCallers checks callers, methods and credentials over each transport, the calls to Atlas that
 // they cause, and their audit records. internal/auth tests the identities in detail.
 func TestCallers(t *testing.T) {
 	t.Parallel()
 	issuer, key := authtest.NewIssuer(t), authtest.NewKey(t)
-	issuer.Publish(map[string]crypto.Signer{"ec": key, "rsa": authtest.RSAKey()})
+	issuer.Publish(map[string]crypto.Signer{"ec": key})
 	s := testutil.StartIdentityWith(t, auth.Config{RootCAs: issuer.RootCAs, Policy: testutil.MustPolicy(t, fmt.Sprintf(`
 profiles:
   acme: {userauthtoken_file: /run/secrets/acme}
@@ -94,7 +81,6 @@ callers:
 	forged := testutil.NewAuthority(t).IssueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web")} })
 	atlasJWT := "JWT " + s.Atlas.Org(0).JWT()
 	good := c.token(t, nil)
-	unsigned := authtest.Sign(t, jwt.SigningMethodNone, "ec", jwt.UnsafeAllowNoneSignatureType, issuer.Claims(nil))
 	claimed := []string{
 		"x-spiffe-id", "spiffe://prod.internal/web", "x-forwarded-client-cert", "By=spiffe://prod.internal/tokend;URI=spiffe://prod.internal/web",
 		"x-forwarded-for", "127.0.0.1", "forwarded", "for=127.0.0.1", "x-ssl-client-verify", "SUCCESS", "x-ssl-client-s-dn", "CN=billing.internal",
@@ -115,10 +101,8 @@ callers:
 		{"nothing", nil, nil, testutil.Create, testutil.WantMissing},
 		{"certificate by SPIFFE ID", web, nil, testutil.Create, testutil.WantCreated},
 		{"certificate by SPIFFE ID, delete", web, nil, testutil.Delete, testutil.WantDeleted},
-		{"certificate by DNS name", billing, nil, testutil.Create, testutil.WantCreated},
 		{"certificate, create only, delete", billing, nil, testutil.Delete, testutil.WantNotPermitted},
 		{"certificate not in the policy", unlisted, nil, testutil.Create, testutil.WantNotPermitted},
-		{"two SPIFFE IDs", c.cert(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web"), spiffeID("/own")} }), nil, testutil.Create, testutil.WantMissing},
 		{"forged certificate", &forged, nil, testutil.Create, testutil.NoHandshake},
 		{"expired certificate", c.cert(t, func(x *x509.Certificate) {
 			x.URIs, x.NotAfter = []*url.URL{spiffeID("/web")}, time.Now().Add(-time.Minute)
@@ -127,11 +111,7 @@ callers:
 		{"OIDC token", nil, bring(good), testutil.Create, testutil.WantCreated},
 		{"OIDC token, create only, delete", nil, bring(good), testutil.Delete, testutil.WantNotPermitted},
 		{"OIDC token for another audience", nil, bring(c.token(t, map[string]any{"aud": "other"})), testutil.Create, testutil.WantCallerRejected},
-		{"OIDC token with alg none", nil, bring("Bearer " + unsigned), testutil.Create, testutil.WantMalformed},
-		{"OIDC token with HS256 and the public key", nil, bring(c.signedWithPublicKey(t)), testutil.Create, testutil.WantCallerRejected},
-		{"OIDC token with the wrong subject", nil, bring(c.token(t, map[string]any{"sub": "dev-1"})), testutil.Create, testutil.WantNotPermitted},
 		{"OIDC token with a certificate", web, bring(good), testutil.Create, testutil.WantCreated},
-		{"bad OIDC token with a certificate", web, bring(c.token(t, map[string]any{"aud": "other"})), testutil.Create, testutil.WantCallerRejected},
 
 		{"identity in headers only", nil, claimed, testutil.Create, testutil.WantMissing},
 		{"identity in headers, another in the certificate", unlisted, claimed, testutil.Create, testutil.WantNotPermitted},
@@ -140,10 +120,8 @@ callers:
 		{"Atlas JWT and a profile", web, bring(atlasJWT), testutil.Create, testutil.WantAmbiguous},
 		{"Atlas JWT passed on", own, bring(atlasJWT), testutil.Create, testutil.WantCreated},
 		{"Atlas JWT passed on, delete", own, bring(atlasJWT), testutil.Delete, testutil.WantDeleted},
-		{"no Atlas JWT to pass on", own, nil, testutil.Create, testutil.WantMissing},
 
 		{"two authorization values", nil, bring(good, good), testutil.Create, testutil.WantAmbiguous},
-		{"a second value by the gateway's name", nil, append(bring(good), "grpc-metadata-authorization", good), testutil.Create, testutil.WantAmbiguous},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.want.Reason == testutil.NoHandshake.Reason {

@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
@@ -62,5 +64,19 @@ func copyFile(t *testing.T, from, to string) {
 	}
 	if err := os.WriteFile(to, content, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAtlasCertificateExpiry checks that /metrics has the expiry of the certificates for Atlas.
+func TestAtlasCertificateExpiry(t *testing.T) {
+	t.Parallel()
+	certs := makeCertificates(t)
+	s := startServe(t, "--atlas-cert-file="+certs.clientCert, "--atlas-key-file="+certs.clientKey, "--atlas-ca-file="+certs.caFile)
+	metrics := probe(t, s.admin, "/metrics")
+	for name, cert := range map[string]*x509.Certificate{"atlas_ca": certs.ca.Cert, "atlas_client": certs.client.Leaf} {
+		line := fmt.Sprintf("\ntokend_certificate_expiry_timestamp_seconds{certificate=%q} %v\n", name, float64(cert.NotAfter.Unix()))
+		if !strings.Contains(metrics, line) {
+			t.Errorf("want %s in:\n%s", line, metrics)
+		}
 	}
 }

@@ -72,7 +72,7 @@ func (a Answer) CheckDocumented(t testing.TB) []string {
 		if a.Verb != verb && item.GetOperation(a.Verb) != nil {
 			continue
 		}
-		found, err := a.DocumentedAs(t, verb, operation)
+		found, err := a.documentedAs(t, verb, operation)
 		if err != nil {
 			t.Errorf("the OpenAPI document does not have this response to %s %s: %v\n%s", a.Verb, a.Path, err, a)
 		}
@@ -81,8 +81,8 @@ func (a Answer) CheckDocumented(t testing.TB) []string {
 	return parts
 }
 
-// DocumentedAs returns the parts of an operation that the response matches, or an error.
-func (a Answer) DocumentedAs(t testing.TB, verb string, operation *openapi3.Operation) (parts []string, err error) {
+// documentedAs returns the parts of an operation that the response matches, or an error.
+func (a Answer) documentedAs(t testing.TB, verb string, operation *openapi3.Operation) (parts []string, err error) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), verb, "http://tokend.test"+ServicePath, http.NoBody)
 	if err != nil {
