@@ -283,46 +283,6 @@ func TestFault93(t *testing.T) {
 	}
 }
 
-// TestHandshakeRefuses checks what the TLS layer refuses before this package is called.
-func TestHandshakeRefuses(t *testing.T) {
-	ca, foreign := newAuthority(t), newAuthority(t)
-	for _, tc := range []struct {
-		name string
-		cert []tls.Certificate
-		ok   bool
-	}{
-		{"good", []tls.Certificate{ca.issue(t, uris(t, web))}, true},
-		{"none", nil, false},
-		{"self-signed", []tls.Certificate{foreign.issue(t, uris(t, web))}, false},
-		{"expired", []tls.Certificate{ca.issue(t, func(c *x509.Certificate) {
-			uris(t, web)(c)
-			c.NotAfter = time.Now().Add(-time.Minute)
-		})}, false},
-		{"not yet valid", []tls.Certificate{ca.issue(t, func(c *x509.Certificate) {
-			uris(t, web)(c)
-			c.NotBefore = time.Now().Add(time.Minute)
-		})}, false},
-		{"for servers only", []tls.Certificate{ca.issue(t, func(c *x509.Certificate) {
-			uris(t, web)(c)
-			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		})}, false},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			state, err := handshake(t, ca, tls.RequireAndVerifyClientCert, tc.cert...)
-			if (err == nil) != tc.ok {
-				t.Fatalf("the handshake ended with %v", err)
-			}
-			// Even if a listener accepted it, nothing would have been verified.
-			issuer := authtest.NewIssuer(t)
-			a := newAuthenticator(t, auth.Config{Policy: mustPolicy(t, testPolicy(issuer.URL, false)), RootCAs: issuer.RootCAs})
-			got, err := a.Authenticate(call(t.Context(), &state), "CreateToken")
-			if (err == nil) != tc.ok || (err != nil && !errors.Is(err, auth.ErrMissing)) {
-				t.Errorf("got %+v, %v", got, err)
-			}
-		})
-	}
-}
-
 func TestNoPolicy(t *testing.T) {
 	ca := newAuthority(t)
 	withCert := verified(t, ca, ca.issue(t, uris(t, web)))

@@ -17,7 +17,6 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
-	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
@@ -193,52 +192,5 @@ func TestDeleteIsNotRepeated(t *testing.T) {
 		if n := len(d.Attempts()); n != 1 {
 			t.Errorf("%d attempts, want 1", n)
 		}
-	})
-}
-
-// TestRefusedCreateIsNotRepeated checks that no policy of a client retries a create that Atlas
-// refused.
-func TestRefusedCreateIsNotRepeated(t *testing.T) {
-	t.Parallel()
-	s, d := testutil.StartDoor(t)
-	c := policyCaller(t, repeatEverything, s)
-	for _, status := range []int{401, 403, 404, 409} {
-		t.Run(http.StatusText(status), func(t *testing.T) {
-			defer s.Atlas.Inject(emulator.Fault{Status: status})()
-			before := s.Atlas.Calls(emulator.Create)
-			d.Expect()
-			if got := c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...); got.Code == codes.OK {
-				t.Fatalf("got %+v", got)
-			}
-			if calls, attempts := s.Atlas.Calls(emulator.Create)-before, len(d.Attempts()); calls != 1 || attempts != 1 {
-				t.Errorf("%d attempts, and Atlas was called %d times: want 1 of each", attempts, calls)
-			}
-		})
-	}
-}
-
-// TestErrorsOfTheChain checks that the errors of each part of the chain are trailers-only and have
-// a pushback.
-func TestErrorsOfTheChain(t *testing.T) {
-	t.Parallel()
-	s, d := testutil.StartDoor(t, func(c *server.Config, _ *atlas.Config) { c.MaxCalls = 1 })
-	c := s.GRPCCaller(t)
-	t.Run("panic", func(t *testing.T) {
-		d.Expect(testutil.ErrPanic)
-		testutil.Want{Code: codes.Internal, Reason: "INTERNAL"}.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
-	})
-	t.Run("limit", func(t *testing.T) {
-		gate := s.Atlas.HoldAnswer(emulator.Create)
-		held := testutil.Async(testutil.Context(t), c, testutil.Create, testutil.Credential(s.Atlas)...)
-		if err := gate.Wait(testutil.Context(t), 1); err != nil {
-			t.Fatal(err)
-		}
-		testutil.Want{Code: codes.ResourceExhausted, Reason: "OVERLOADED", Retry: time.Second}.Check(t, c.Call(testutil.Context(t), testutil.Create, testutil.Credential(s.Atlas)...))
-		gate.Release()
-		testutil.WantCreated.Check(t, <-held)
-	})
-	t.Run("unknown method", func(t *testing.T) {
-		got := c.Raw(testutil.Context(t), s.GRPCConn(t), "/"+ephemeraltokenv1.EphemeralTokenService_ServiceDesc.ServiceName+"/Other", nil)
-		testutil.Want{Code: codes.Unimplemented, Reason: "ROUTE_NOT_FOUND"}.Check(t, got)
 	})
 }
