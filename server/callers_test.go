@@ -18,6 +18,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -29,7 +30,7 @@ func spiffeID(path string) *url.URL {
 type callerCredentials struct {
 	issuer *authtest.Issuer
 	key    crypto.Signer
-	ca     testutil.Authority
+	ca     testcert.Authority
 }
 
 // cert issues a certificate of the authority that the service trusts.
@@ -78,7 +79,7 @@ callers:
 
 	web, own, billing := c.withURI(t, "/web"), c.withURI(t, "/own"), c.withName(t, "billing.internal")
 	unlisted := c.withURI(t, "/unlisted")
-	forged := testutil.NewAuthority(t).IssueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web")} })
+	forged := testcert.NewAuthority(t).IssueAs(t, func(x *x509.Certificate) { x.URIs = []*url.URL{spiffeID("/web")} })
 	atlasJWT := "JWT " + s.Atlas.Org(0).JWT()
 	good := c.token(t, nil)
 	claimed := []string{

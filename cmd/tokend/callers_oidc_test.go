@@ -15,7 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // A caller with an OIDC token and no client certificate is let in where others show one, once the
@@ -31,7 +31,7 @@ callers:
   - {dns_san: web.internal, allow: [CreateToken, DeleteToken], profile: acme}
   - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken], profile: acme}
 `, writeFile(t, "secret", []byte(em.Org(0).UserAuthToken())), issuer.URL))
-	ca := writeFile(t, "oidc-ca.pem", testutil.EncodePEM("CERTIFICATE", certs.ca.Cert.Raw)) // another's
+	ca := writeFile(t, "oidc-ca.pem", testcert.EncodePEM("CERTIFICATE", certs.ca.Cert.Raw)) // another's
 	flags := []string{
 		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
 		"--policy-file=" + policy, "--oidc-ca-file=" + ca,

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // certificates are the PEM files of an authority, and of a server and a client that it signed.
@@ -22,7 +22,7 @@ type certificates struct {
 
 	pool   *x509.CertPool
 	client tls.Certificate
-	ca     testutil.Authority
+	ca     testcert.Authority
 }
 
 func makeCertificates(t *testing.T) certificates {
@@ -32,10 +32,10 @@ func makeCertificates(t *testing.T) certificates {
 		caFile:     filepath.Join(dir, "ca.pem"),
 		serverCert: filepath.Join(dir, "server.pem"), serverKey: filepath.Join(dir, "server-key.pem"),
 		clientCert: filepath.Join(dir, "client.pem"), clientKey: filepath.Join(dir, "client-key.pem"),
-		pool: x509.NewCertPool(), ca: testutil.NewAuthority(t),
+		pool: x509.NewCertPool(), ca: testcert.NewAuthority(t),
 	}
 	c.pool.AddCert(c.ca.Cert)
-	testutil.WritePEM(t, c.caFile, "CERTIFICATE", c.ca.Cert.Raw)
+	testcert.WritePEM(t, c.caFile, "CERTIFICATE", c.ca.Cert.Raw)
 	c.issue(t, c.serverCert, c.serverKey, func(cert *x509.Certificate) {
 		cert.DNSNames, cert.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
 		cert.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
@@ -51,8 +51,8 @@ func makeCertificates(t *testing.T) certificates {
 func (c certificates) issue(t *testing.T, certFile, keyFile string, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	cert := c.ca.IssueAs(t, change)
-	replace(t, keyFile, string(testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, cert))))
-	replace(t, certFile, string(testutil.EncodePEM("CERTIFICATE", cert.Certificate[0])))
+	replace(t, keyFile, string(testcert.EncodePEM("PRIVATE KEY", testcert.MarshalKey(t, cert.PrivateKey))))
+	replace(t, certFile, string(testcert.EncodePEM("CERTIFICATE", cert.Certificate[0])))
 	return cert
 }
 

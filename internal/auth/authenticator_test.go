@@ -19,6 +19,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // atlasJWT has the claims of an Atlas JWT and a signature that does not verify.
@@ -64,7 +65,7 @@ var outcomes = map[byte]struct {
 // TestCallersMethodsCredentials checks every kind of caller with every kind of credential. A cell
 // has the outcomes of CreateToken and DeleteToken.
 func TestCallersMethodsCredentials(t *testing.T) {
-	ca, foreign := newAuthority(t), newAuthority(t)
+	ca, foreign := testcert.NewAuthority(t), testcert.NewAuthority(t)
 	issuer := authtest.NewIssuer(t)
 	key := authtest.NewKey(t)
 	issuer.Publish(map[string]crypto.Signer{"k": key})
@@ -72,7 +73,7 @@ func TestCallersMethodsCredentials(t *testing.T) {
 		return "Bearer " + authtest.Sign(t, jwt.SigningMethodES256, "k", key, issuer.Claims(change))
 	}
 	certificate := func(change func(*x509.Certificate)) *tls.ConnectionState {
-		return verified(t, ca, ca.issue(t, change))
+		return verified(t, ca, ca.IssueAs(t, change))
 	}
 	// A listener that takes any certificate and verifies none.
 	unverified := func(cert tls.Certificate) *tls.ConnectionState {
@@ -157,9 +158,9 @@ func TestCallersMethodsCredentials(t *testing.T) {
 			dnsNames("billing.internal")(c)
 			c.KeyUsage |= x509.KeyUsageCRLSign
 		}), anonymous, anonymousAtlas, auth.Caller{}},
-		{"forged SPIFFE ID, not verified", unverified(foreign.issue(t, uris(t, web))), anonymous, anonymousAtlas, auth.Caller{}},
-		{"forged DNS name, not verified", unverified(foreign.issue(t, dnsNames("billing.internal"))), anonymous, anonymousAtlas, auth.Caller{}},
-		{"right authority, not verified", unverified(ca.issue(t, uris(t, web))), anonymous, anonymousAtlas, auth.Caller{}},
+		{"forged SPIFFE ID, not verified", unverified(foreign.IssueAs(t, uris(t, web))), anonymous, anonymousAtlas, auth.Caller{}},
+		{"forged DNS name, not verified", unverified(foreign.IssueAs(t, dnsNames("billing.internal"))), anonymous, anonymousAtlas, auth.Caller{}},
+		{"right authority, not verified", unverified(ca.IssueAs(t, uris(t, web))), anonymous, anonymousAtlas, auth.Caller{}},
 	}
 	methods := []string{"CreateToken", "DeleteToken"}
 	for _, withAtlas := range []bool{false, true} {
@@ -259,8 +260,8 @@ func TestFault92(t *testing.T) {
 // number and fingerprint, in accepted and refused calls.
 func TestFault93(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t)
-	state := verified(t, ca, ca.issue(t, func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "billing"} }))
+	ca := testcert.NewAuthority(t)
+	state := verified(t, ca, ca.IssueAs(t, func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "billing"} }))
 	for name, tc := range map[string]struct {
 		cfg auth.Config
 		md  []string
@@ -284,8 +285,8 @@ func TestFault93(t *testing.T) {
 }
 
 func TestNoPolicy(t *testing.T) {
-	ca := newAuthority(t)
-	withCert := verified(t, ca, ca.issue(t, uris(t, web)))
+	ca := testcert.NewAuthority(t)
+	withCert := verified(t, ca, ca.IssueAs(t, uris(t, web)))
 	a := newAuthenticator(t, auth.Config{})
 	for _, tc := range []struct {
 		name  string
@@ -320,10 +321,10 @@ var (
 )
 
 func TestDefaultProfile(t *testing.T) {
-	ca := newAuthority(t)
-	named := verified(t, ca, ca.issue(t, uris(t, web)))
-	unnamed := verified(t, ca, ca.issue(t, func(*x509.Certificate) {}))
-	forged, err := handshake(t, ca, tls.RequireAnyClientCert, newAuthority(t).issue(t, uris(t, web)))
+	ca := testcert.NewAuthority(t)
+	named := verified(t, ca, ca.IssueAs(t, uris(t, web)))
+	unnamed := verified(t, ca, ca.IssueAs(t, func(*x509.Certificate) {}))
+	forged, err := handshake(t, ca, tls.RequireAnyClientCert, testcert.NewAuthority(t).IssueAs(t, uris(t, web)))
 	if err != nil {
 		t.Fatal(err)
 	}

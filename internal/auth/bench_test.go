@@ -11,10 +11,11 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 func BenchmarkAuthenticate(b *testing.B) {
-	ca := newAuthority(b)
+	ca := testcert.NewAuthority(b)
 	issuer := authtest.NewIssuer(b)
 	key := authtest.NewKey(b)
 	issuer.Publish(map[string]crypto.Signer{"k": key, "r": authtest.RSAKey()})
@@ -35,8 +36,8 @@ func BenchmarkAuthenticate(b *testing.B) {
 		state *tls.ConnectionState
 		md    []string
 	}{
-		{"SPIFFE", verified(b, ca, ca.issue(b, uris(b, "spiffe://prod.internal/ns/n89/sa/web"))), nil},
-		{"SPIFFE glob", verified(b, ca, ca.issue(b, uris(b, "spiffe://prod.internal/ns/n1/sa/job7-x"))), nil},
+		{"SPIFFE", verified(b, ca, ca.IssueAs(b, uris(b, "spiffe://prod.internal/ns/n89/sa/web"))), nil},
+		{"SPIFFE glob", verified(b, ca, ca.IssueAs(b, uris(b, "spiffe://prod.internal/ns/n1/sa/job7-x"))), nil},
 		{"Atlas JWT", nil, []string{auth.Header, "JWT " + atlasJWT}},
 		{"Atlas JWT as Bearer", nil, []string{auth.Header, "Bearer " + atlasJWT}},
 		{"OIDC ES256", nil, []string{auth.Header, "Bearer " + authtest.Sign(b, jwt.SigningMethodES256, "k", key, issuer.Claims(nil))}},

@@ -2,17 +2,12 @@ package auth_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
-	"math/big"
 	"net"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,61 +18,10 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
-	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// authority signs client certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-var serial atomic.Int64
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	key := authtest.NewKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial.Add(1)), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{cert, key}
-}
-
-func (a *authority) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return pool
-}
-
-// issue makes a certificate for clients and servers, after change has edited the template.
-func (a *authority) issue(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
-	t.Helper()
-	key := authtest.NewKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial.Add(1)),
-		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	change(template)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
 
 func uris(t testing.TB, ids ...string) func(*x509.Certificate) {
 	t.Helper()
@@ -97,16 +41,16 @@ func dnsNames(names ...string) func(*x509.Certificate) {
 }
 
 // handshake does a real handshake and returns the server's view of it.
-func handshake(t testing.TB, ca *authority, mode tls.ClientAuthType, client ...tls.Certificate) (tls.ConnectionState, error) {
+func handshake(t testing.TB, ca testcert.Authority, mode tls.ClientAuthType, client ...tls.Certificate) (tls.ConnectionState, error) {
 	t.Helper()
 	clientEnd, serverEnd := net.Pipe()
 	server := tls.Server(serverEnd, &tls.Config{
-		Certificates: []tls.Certificate{ca.issue(t, dnsNames("localhost"))},
-		ClientAuth:   mode, ClientCAs: ca.pool(),
+		Certificates: []tls.Certificate{ca.Issue(t, "localhost")},
+		ClientAuth:   mode, ClientCAs: ca.Pool(),
 	})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		conn := tls.Client(clientEnd, &tls.Config{RootCAs: ca.pool(), ServerName: "localhost", Certificates: client})
+		conn := tls.Client(clientEnd, &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost", Certificates: client})
 		defer conn.Close()
 		_, _ = io.ReadAll(conn) // until the server has seen the certificate and closes
 	})
@@ -127,7 +71,7 @@ func call(ctx context.Context, state *tls.ConnectionState, md ...string) context
 }
 
 // verified returns the TLS state of a connection with a verified client certificate.
-func verified(t testing.TB, ca *authority, cert tls.Certificate) *tls.ConnectionState {
+func verified(t testing.TB, ca testcert.Authority, cert tls.Certificate) *tls.ConnectionState {
 	t.Helper()
 	state, err := handshake(t, ca, tls.RequireAndVerifyClientCert, cert)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // TestSetPolicy checks that issuers come and go with the policy, and that one that stays keeps its
@@ -99,8 +100,8 @@ func setPolicy(a *auth.Authenticator, p *auth.Policy) error { return a.SetPolicy
 
 // TestGrantHasItsIdentity checks that a grant has the identity of the policy that decided.
 func TestGrantHasItsIdentity(t *testing.T) {
-	ca := newAuthority(t)
-	certificate := verified(t, ca, ca.issue(t, dnsNames("a.internal")))
+	ca := testcert.NewAuthority(t)
+	certificate := verified(t, ca, ca.IssueAs(t, dnsNames("a.internal")))
 	policy := mustPolicy(t, "profiles: {acme: {userauthtoken_file: /a}}\ncallers: [{dns_san: a.internal, allow: [CreateToken], profile: acme}]")
 	first, second := identitiesOf(policy), identitiesOf(policy)
 	a := newAuthenticator(t, auth.Config{Policy: policy, Identities: first})

@@ -15,6 +15,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/client"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // run runs a command line as tokend does.
@@ -69,8 +70,8 @@ func TestClientCertificate(t *testing.T) {
 	s := testutil.Start(t, testutil.MutualTLS)
 	cert := s.Certs.Client
 	dir := t.TempDir()
-	testutil.WritePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", cert.Certificate[0])
-	testutil.WritePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", testutil.MarshalKey(t, cert))
+	testcert.WritePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", cert.Certificate[0])
+	testcert.WritePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", testcert.MarshalKey(t, cert.PrivateKey))
 	jwt := s.Atlas.Org(0).JWT()
 	ca := []string{"create", "--addr=" + s.GRPCAddr().String(), "--ca-file=" + s.Certs.CAFile}
 

@@ -3,15 +3,10 @@ package reload_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"log/slog"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,34 +18,25 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // makePEM makes a certificate that lives for an hour, up to notAfter.
 func makePEM(t *testing.T, notAfter time.Time) []byte {
 	t.Helper()
-	made, _ := makePair(t, notAfter)
-	return made
+	return testcert.EncodePEM("CERTIFICATE", makePair(t, notAfter).Cert.Raw)
 }
 
-// makePair is like makePEM and returns the key too.
-func makePair(t *testing.T, notAfter time.Time) ([]byte, *ecdsa.PrivateKey) {
+// makePair is like makePEM with the key.
+func makePair(t *testing.T, notAfter time.Time) testcert.Authority {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: notAfter.Add(-time.Hour), NotAfter: notAfter, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key
+	return testcert.NewAuthority(t, func(c *x509.Certificate) { c.NotBefore, c.NotAfter = notAfter.Add(-time.Hour), notAfter })
 }
 
 func TestParseCertificates(t *testing.T) {
 	a, b := makePEM(t, time.Now()), makePEM(t, time.Now())
-	other := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte("hunter2")})
-	broken := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("hunter2")})
+	other := testcert.EncodePEM("EC PRIVATE KEY", []byte("hunter2"))
+	broken := testcert.EncodePEM("CERTIFICATE", []byte("hunter2"))
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	for _, tc := range []struct {
 		name string
@@ -214,13 +200,9 @@ func TestCertificateNotYetValid(t *testing.T) {
 // writePair writes a certificate that lives for an hour, up to notAfter, and its key.
 func writePair(t *testing.T, certFile, keyFile string, notAfter time.Time) {
 	t.Helper()
-	certPEM, key := makePair(t, notAfter)
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, certFile, string(certPEM))
-	write(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	pair := makePair(t, notAfter)
+	testcert.WritePEM(t, certFile, "CERTIFICATE", pair.Cert.Raw)
+	testcert.WritePEM(t, keyFile, "PRIVATE KEY", testcert.MarshalKey(t, pair.Key))
 }
 
 // fixture has a server certificate and a bundle of authorities that are watched.
@@ -348,14 +330,11 @@ func TestFault80ExpiredReplacement(t *testing.T) {
 // TestUnusableCertificates checks what is said of files that cannot be used, and which can.
 func TestUnusableCertificates(t *testing.T) {
 	f := newFixture(t, time.Now().Add(time.Minute))
-	other, key := makePair(t, time.Now().Add(time.Minute))
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pair := makePair(t, time.Now().Add(time.Minute))
+	other, der := testcert.EncodePEM("CERTIFICATE", pair.Cert.Raw), testcert.MarshalKey(t, pair.Key)
 	server := func(certificate []byte, keyType string, der []byte, check func(*x509.Certificate) error) error {
 		write(t, f.certFile, string(certificate))
-		write(t, f.keyFile, string(pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der})))
+		testcert.WritePEM(t, f.keyFile, keyType, der)
 		_, err := f.Certificate("other", f.certFile, f.keyFile, check, nil)
 		return err
 	}

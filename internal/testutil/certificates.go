@@ -2,16 +2,8 @@ package testutil
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -58,7 +51,7 @@ func WantNoHandshake(t *testing.T, got Outcome) {
 // Certificates are the certificates of a test, and their authority.
 type Certificates struct {
 	CAFile, CertFile, KeyFile string
-	CA                        Authority
+	CA                        testcert.Authority
 	Pool                      *x509.CertPool
 	Client                    tls.Certificate
 	Untrusted                 tls.Certificate // signed by another authority
@@ -68,8 +61,8 @@ type Certificates struct {
 func NewCertificates(t testing.TB) Certificates {
 	t.Helper()
 	dir := t.TempDir()
-	ca := NewAuthority(t)
-	other := NewAuthority(t)
+	ca := testcert.NewAuthority(t)
+	other := testcert.NewAuthority(t)
 	c := Certificates{
 		CA:        ca,
 		CAFile:    filepath.Join(dir, "ca.pem"),
@@ -80,10 +73,10 @@ func NewCertificates(t testing.TB) Certificates {
 		Untrusted: other.Issue(t, "client.test"),
 	}
 	c.Pool.AddCert(ca.Cert)
-	WritePEM(t, c.CAFile, "CERTIFICATE", ca.Cert.Raw)
+	testcert.WritePEM(t, c.CAFile, "CERTIFICATE", ca.Cert.Raw)
 	leaf := ca.Issue(t, "localhost")
-	WritePEM(t, c.CertFile, "CERTIFICATE", leaf.Certificate[0])
-	WritePEM(t, c.KeyFile, "PRIVATE KEY", MarshalKey(t, leaf))
+	testcert.WritePEM(t, c.CertFile, "CERTIFICATE", leaf.Certificate[0])
+	testcert.WritePEM(t, c.KeyFile, "PRIVATE KEY", testcert.MarshalKey(t, leaf.PrivateKey))
 	return c
 }
 
@@ -121,100 +114,4 @@ func (c Certificates) ClientConfig(mode Security) *tls.Config {
 		cfg.Certificates = []tls.Certificate{c.Client}
 	}
 	return cfg
-}
-
-// Authority signs certificates.
-type Authority struct {
-	Cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-// NewAuthority makes an authority that is valid for an hour.
-func NewAuthority(t testing.TB) Authority {
-	t.Helper()
-	return NewAuthorityUntil(t, time.Now().Add(time.Hour))
-}
-
-// NewAuthorityUntil makes an authority that is valid until notAfter.
-func NewAuthorityUntil(t testing.TB, notAfter time.Time) Authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return Authority{cert, key}
-}
-
-// Issue signs a certificate for a DNS name that is valid for an hour.
-func (a Authority) Issue(t testing.TB, name string) tls.Certificate {
-	t.Helper()
-	return a.IssueUntil(t, name, time.Now().Add(time.Hour))
-}
-
-// IssueUntil signs a certificate for a DNS name that is valid until notAfter.
-func (a Authority) IssueUntil(t testing.TB, name string, notAfter time.Time) tls.Certificate {
-	t.Helper()
-	return a.IssueAs(t, func(c *x509.Certificate) {
-		c.NotAfter = notAfter
-		c.Subject, c.DNSNames, c.IPAddresses = pkix.Name{CommonName: name}, []string{name}, []net.IP{net.IPv4(127, 0, 0, 1)}
-	})
-}
-
-// IssueAs signs a certificate for clients and servers without names, after change.
-func (a Authority) IssueAs(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	change(template)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.Cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
-
-// MarshalKey returns the private key of a certificate as PKCS #8.
-func MarshalKey(t testing.TB, cert tls.Certificate) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
-
-// EncodePEM returns one PEM block.
-func EncodePEM(kind string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-}
-
-// WritePEM writes one PEM block to a file.
-func WritePEM(t testing.TB, path, kind string, der []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, EncodePEM(kind, der), 0o600); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/history"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/network"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
@@ -48,7 +49,7 @@ type chaosWorld struct {
 	atlas    *emulator.Emulator
 	skew     atomic.Int64 // of Atlas's clock, in ns
 	began    time.Time
-	ca       testutil.Authority
+	ca       testcert.Authority
 	tls      server.TLS
 	policy   *auth.Policy
 	replicas []*chaosReplica
@@ -104,10 +105,13 @@ func newChaosWorld(t *testing.T, s chaosSetup, life time.Duration, random *rand.
 // makeProfiles makes a profile for each org, and admits the certificate with its name.
 func (w *chaosWorld) makeProfiles() {
 	w.t.Helper()
-	years := time.Now().Add(10 * 365 * 24 * time.Hour)
-	w.ca = testutil.NewAuthorityUntil(w.t, years)
-	leaf, clients := w.ca.IssueUntil(w.t, "localhost", years), x509.NewCertPool()
-	clients.AddCert(w.ca.Cert)
+	years := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(10 * 365 * 24 * time.Hour) }
+	w.ca = testcert.NewAuthority(w.t, years)
+	leaf, clients := w.ca.IssueAs(w.t, func(c *x509.Certificate) {
+		c.DNSNames = []string{"localhost"}
+		c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+		years(c)
+	}), w.ca.Pool()
 	w.tls = server.TLS{Certificate: func() tls.Certificate { return leaf }, ClientCAs: func() *x509.CertPool { return clients }}
 	var profiles, callers strings.Builder
 	for i := range w.atlas.Orgs() {
@@ -283,7 +287,6 @@ func (w *chaosWorld) clientTLS(org int) *tls.Config {
 	if !w.profiles {
 		return nil
 	}
-	c := testutil.Certificates{Pool: x509.NewCertPool(), Client: w.ca.IssueUntil(w.t, fmt.Sprintf("p%d.test", org), time.Now().Add(time.Hour))}
-	c.Pool.AddCert(w.ca.Cert)
+	c := testutil.Certificates{Pool: w.ca.Pool(), Client: w.ca.Issue(w.t, fmt.Sprintf("p%d.test", org))}
 	return c.ClientConfig(testutil.MutualTLS)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 	"github.com/ForstaLabs/ephemeral-token-service/server"
 )
 
@@ -37,7 +38,7 @@ type framedConn struct {
 
 func startFramedAtlas(t *testing.T, listener net.Listener, handle func(c *framedConn, request int32, stream uint32)) *framedAtlas {
 	t.Helper()
-	ca := testutil.NewAuthority(t)
+	ca := testcert.NewAuthority(t)
 	a := &framedAtlas{url: "https://" + listener.Addr().String(), roots: x509.NewCertPool(), handle: handle}
 	a.roots.AddCert(ca.Cert)
 	cert := ca.Issue(t, "localhost")

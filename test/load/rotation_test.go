@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // Log messages about replaced files.
@@ -38,8 +39,8 @@ func replaceFile(t *testing.T, path string, content []byte) {
 func replaceServer(t *testing.T, s *testutil.Service, cert tls.Certificate) {
 	t.Helper()
 	awaitLog(t, s, logReplaced, func() {
-		replaceFile(t, s.Certs.CertFile, testutil.EncodePEM("CERTIFICATE", cert.Certificate[0]))
-		replaceFile(t, s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, cert)))
+		replaceFile(t, s.Certs.CertFile, testcert.EncodePEM("CERTIFICATE", cert.Certificate[0]))
+		replaceFile(t, s.Certs.KeyFile, testcert.EncodePEM("PRIVATE KEY", testcert.MarshalKey(t, cert.PrivateKey)))
 	})
 }
 
@@ -51,10 +52,10 @@ func awaitLog(t *testing.T, s *testutil.Service, what string, do func()) {
 	testutil.Eventually(t, func() bool { return strings.Contains(s.Log.Since(before), what) }, "the log does not say: "+what)
 }
 
-func bundle(authorities ...testutil.Authority) []byte {
+func bundle(authorities ...testcert.Authority) []byte {
 	var b []byte
 	for _, a := range authorities {
-		b = append(b, testutil.EncodePEM("CERTIFICATE", a.Cert.Raw)...)
+		b = append(b, testcert.EncodePEM("CERTIFICATE", a.Cert.Raw)...)
 	}
 	return b
 }
@@ -164,7 +165,7 @@ func (l *load) awaitCalls(t *testing.T, n int64) {
 func TestFault64Rotation(t *testing.T) {
 	testutil.RunVirtual(t, func(t *testing.T, v *testutil.Virtual) {
 		s := v.Start(t, testutil.MutualTLS)
-		next := testutil.NewAuthority(t)
+		next := testcert.NewAuthority(t)
 		roots := x509.NewCertPool()
 		roots.AddCert(s.Certs.CA.Cert)
 		roots.AddCert(next.Cert)
@@ -210,7 +211,7 @@ func TestFault64Rotation(t *testing.T) {
 
 // testBadFiles replaces each kind of file by a bad one under load. Package reload tests what makes
 // a file bad.
-func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l *load, untrusted *tls.Config) {
+func testBadFiles(t *testing.T, s *testutil.Service, next testcert.Authority, l *load, untrusted *tls.Config) {
 	t.Helper()
 	content := func(path string) []byte {
 		data, err := os.ReadFile(path)
@@ -220,13 +221,13 @@ func testBadFiles(t *testing.T, s *testutil.Service, next testutil.Authority, l 
 		return data
 	}
 	cert, other := content(s.Certs.CertFile), next.Issue(t, "localhost")
-	intermediate := testutil.EncodePEM("CERTIFICATE", next.Cert.Raw)
+	intermediate := testcert.EncodePEM("CERTIFICATE", next.Cert.Raw)
 	for _, tc := range []struct {
 		name, file string
 		bad        []byte
 	}{
 		{"half a certificate", s.Certs.CertFile, cert[:len(cert)/2]},
-		{"another certificate's key", s.Certs.KeyFile, testutil.EncodePEM("PRIVATE KEY", testutil.MarshalKey(t, other))},
+		{"another certificate's key", s.Certs.KeyFile, testcert.EncodePEM("PRIVATE KEY", testcert.MarshalKey(t, other.PrivateKey))},
 		{"half a client CA", s.Certs.CAFile, intermediate[:len(intermediate)/2]},
 	} {
 		good := content(tc.file)
