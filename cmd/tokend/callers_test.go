@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -133,14 +132,4 @@ func rpcToken(t *testing.T, addr string, config *tls.Config, headers ...string) 
 	defer cancel()
 	resp, err := ephemeraltokenv1.NewEphemeralTokenServiceClient(conn).CreateToken(ctx, &ephemeraltokenv1.CreateTokenRequest{})
 	return resp.GetToken(), err
-}
-
-// accepts reports whether addr accepts connections.
-func accepts(network, addr string) bool {
-	conn, err := net.Dial(network, addr)
-	if err != nil {
-		return false
-	}
-	_ = conn.Close()
-	return true
 }
