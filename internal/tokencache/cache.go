@@ -1,8 +1,8 @@
 // Package tokencache shares and caches calls for an org's ephemeral token, so that many callers
 // cost Atlas few calls. It never returns a token that has been deleted.
 //
-// A call passes through layers with the same interface, each of which knows only the next: group
-// (share.go), caching (caching.go) and upstream (upstream.go), which calls Atlas.
+// A call passes through layers: group (share.go) shares it, cacheLayer (caching.go) looks for a
+// cached token, and upstream (upstream.go) calls Atlas.
 //
 // Sharing is always on. For each credential there is a next CreateToken, which callers join until
 // it is sent. So the call to Atlas begins after every caller that shares its answer has arrived,
@@ -43,7 +43,7 @@ type Cache struct {
 	claims  *recent[atlas.Claims] // of callers' own JWTs
 	calls   *group
 	memory  *memoryStore // for hits, which need no sharing; nil with Redis or without a cache
-	caching *caching     // nil without a cache
+	caching *cacheLayer  // nil without a cache
 	creates *prometheus.CounterVec
 }
 
@@ -66,26 +66,20 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	calls := newUpstream(client)
-	c := &Cache{claims: newRecent[atlas.Claims](maxClaims), calls: newGroup(calls, cfg.CallTimeout)}
+	upstream := newUpstream(client)
+	c := &Cache{claims: newRecent[atlas.Claims](maxClaims), calls: newGroup(upstream, cfg.CallTimeout)}
 	_, _ = rand.Read(c.secret[:]) // never fails
 	c.calls.tracer = cfg.Tracer
 	c.creates = newMetrics(cfg.Registerer, c.calls.waiting.Load)
-	var s store
-	switch {
-	case cfg.Redis != nil:
-		inRedis, err := newRedisStore(cfg)
-		if err != nil {
-			return nil, err
-		}
-		s = inRedis
-	case cfg.TTL > 0:
-		c.memory = newMemoryStore(cfg)
-		s = c.memory
-	default:
+	if cfg.TTL == 0 {
 		return c, nil
 	}
-	c.caching = newCaching(s, calls, cfg.StaleIfError > 0)
+	store, err := newStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.memory, _ = store.(*memoryStore)
+	c.caching = &cacheLayer{store: store, next: upstream, stale: cfg.StaleIfError > 0, refusals: newRefusals()}
 	c.calls.next, c.calls.caches = c.caching, true
 	if c.caching.stale {
 		c.calls.stale = c.caching.cached
@@ -125,21 +119,28 @@ type Result struct {
 //
 // The error comes from the credential, from Atlas or from ctx.
 func (c *Cache) Create(ctx context.Context, cred atlas.Credential, noCache bool) (Result, error) {
-	result, err := c.create(ctx, cred, noCache)
-	if errors.Is(err, atlas.ErrOrgChanged) {
-		if cred, err = cred.Renewed(ctx); err == nil {
-			result, err = c.create(ctx, cred, noCache)
-		}
-	}
+	result, err := renewed(ctx, cred, func(cred atlas.Credential) (Result, error) { return c.create(ctx, cred, noCache) })
 	result.Status.NoCache = noCache && !result.Status.Hit
 	c.creates.WithLabelValues(result.Status.answered()).Inc()
 	return result, err
 }
 
-func (c *Cache) create(ctx context.Context, cred atlas.Credential, noCache bool) (Result, error) {
-	if !isComplete(cred) {
-		return Result{}, errNoCredential
+// renewed runs call, and once more with the current credential if the profile's org has changed.
+func renewed[T any](ctx context.Context, cred atlas.Credential, call func(atlas.Credential) (T, error)) (T, error) {
+	if cred.JWT == "" || cred.Profile != "" && cred.Secret == "" { // all such would share one key
+		var none T
+		return none, errNoCredential
 	}
+	result, err := call(cred)
+	if errors.Is(err, atlas.ErrOrgChanged) {
+		if cred, err = cred.Renewed(ctx); err == nil {
+			result, err = call(cred)
+		}
+	}
+	return result, err
+}
+
+func (c *Cache) create(ctx context.Context, cred atlas.Credential, noCache bool) (Result, error) {
 	r := request{cred: cred, key: c.key(cred), noCache: noCache}
 	if c.memory != nil && !noCache {
 		if found := c.memory.peek(r.key); found.Status.fresh() {
@@ -163,22 +164,11 @@ func (c *Cache) create(ctx context.Context, cred atlas.Credential, noCache bool)
 //
 // The error comes from the credential or from Atlas, or is an *UnsettledError.
 func (c *Cache) Delete(ctx context.Context, cred atlas.Credential) (org string, err error) {
-	org, err = c.delete(ctx, cred)
-	if errors.Is(err, atlas.ErrOrgChanged) {
-		if cred, err = cred.Renewed(ctx); err == nil {
-			org, err = c.delete(ctx, cred)
-		}
-	}
-	return org, err
-}
-
-func (c *Cache) delete(ctx context.Context, cred atlas.Credential) (org string, err error) {
-	if !isComplete(cred) {
-		return "", errNoCredential
-	}
-	r := request{cred: cred, key: c.key(cred)}
-	r.claims = c.claimsOf(r)
-	return c.calls.delete(ctx, r)
+	return renewed(ctx, cred, func(cred atlas.Credential) (string, error) {
+		r := request{cred: cred, key: c.key(cred)}
+		r.claims = c.claimsOf(r)
+		return c.calls.delete(ctx, r)
+	})
 }
 
 // maxClaims bounds the claims that are kept, because they are expensive to parse.
@@ -192,11 +182,6 @@ func (c *Cache) claimsOf(r request) atlas.Claims {
 }
 
 var errNoCredential = errors.New("the credential has no JWT, or is of a profile and has no secret")
-
-// isComplete reports whether a credential is one: all that are empty would share one key.
-func isComplete(cred atlas.Credential) bool {
-	return cred.JWT != "" && (cred.Profile == "" || cred.Secret != "")
-}
 
 // UnsettledError says that Delete stopped waiting before the delete was complete, because the
 // caller left or the cache was closed: Atlas had not answered, or cached copies in a Redis that

@@ -9,23 +9,19 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas"
 )
 
-// caching is the layer that caches the answers of the next one.
-type caching struct {
+// cacheLayer is the layer that caches the answers of the next one.
+type cacheLayer struct {
 	store    store
 	next     *upstream
 	stale    bool // a stale token may be returned if Atlas failed
 	refusals *refusals
 }
 
-func newCaching(s store, next *upstream, stale bool) *caching {
-	return &caching{store: s, next: next, stale: stale, refusals: newRefusals()}
-}
-
 // create returns a cached token, or else the next layer's answer. If Atlas failed, a cached
 // token comes with the error: group decides which waiter may have it.
-func (c *caching) create(ctx context.Context, r request) (Result, error) {
-	found, v := c.store.Get(ctx, r)
-	defer c.store.Release(v)
+func (c *cacheLayer) create(ctx context.Context, r request) (Result, error) {
+	found, before := c.store.Get(ctx, r)
+	defer c.store.Release(before)
 	if found.Status.fresh() && !r.noCache {
 		return found, nil
 	}
@@ -41,48 +37,49 @@ func (c *caching) create(ctx context.Context, r request) (Result, error) {
 			return found, err
 		}
 	case err == nil && result.Org != "": // no org, no fence
-		c.put(ctx, call, v, r, result.Token)
+		c.put(ctx, call, before, r, result.Token)
 	}
 	return result, err
 }
 
 // put stores the answer to a call. A refusal of the credential waits meanwhile, so that it removes
 // what is stored.
-func (c *caching) put(ctx context.Context, call *round, v view, r request, token atlas.Token) {
+func (c *cacheLayer) put(ctx context.Context, call *round, before snapshot, r request, token atlas.Token) {
 	call.storing.RLock()
 	defer call.storing.RUnlock()
 	life := unlimited
 	switch expiry := r.claims.Expiry; {
 	case call.refused:
-		life = noLife
+		life = expired
 	case !expiry.IsZero():
 		life = time.Until(expiry)
 	}
-	c.store.Put(ctx, v, r, token, life)
+	c.store.Put(ctx, before, r, token, life)
 }
 
 const (
 	// unlimited is the life of a JWT without an exp.
 	unlimited = 100 * 365 * 24 * time.Hour
-	// noLife is over, however far two clocks drift apart during a call.
-	noLife = -time.Minute
+	// expired is the life of a token that must not be cached. It is over however far two clocks drift
+	// apart during a call.
+	expired = -time.Minute
 )
 
 // forget removes the credential's token from the cache, and keeps the answers of calls in flight
 // out of it.
-func (c *caching) forget(ctx context.Context, r request) {
+func (c *cacheLayer) forget(ctx context.Context, r request) {
 	c.refusals.refuse(r.key)
 	c.store.Drop(ctx, r)
 }
 
 // cached returns a cached token, fresh or stale, or the zero Result.
-func (c *caching) cached(ctx context.Context, r request) Result {
-	found, v := c.store.Get(ctx, r)
-	c.store.Release(v)
+func (c *cacheLayer) cached(ctx context.Context, r request) Result {
+	found, before := c.store.Get(ctx, r)
+	c.store.Release(before)
 	return found
 }
 
-func (c *caching) delete(ctx context.Context, r request) (org string, err error) {
+func (c *cacheLayer) delete(ctx context.Context, r request) (org string, err error) {
 	hold := ""
 	if r.claims.OrgID != "" && c.next.verified(r) { // a forged one must not affect other callers
 		hold = rand.Text()

@@ -26,7 +26,7 @@ type memoryStore struct {
 type generation struct{ cleared, moved uint64 }
 
 // fence is the fence of one org. It is kept while a call for the org is in flight, a delete holds
-// it, or a token is cached behind it: without any of these, no view can be compared with it.
+// it, or a token is cached behind it: without any of these, no snapshot can be compared with it.
 type fence struct {
 	org   string
 	uses  int         // calls, holds and tokens
@@ -53,7 +53,7 @@ func newMemoryStore(cfg Config) *memoryStore {
 	}
 }
 
-// peek is Get without a view.
+// peek is Get without a snapshot.
 func (m *memoryStore) peek(k key) Result {
 	now := time.Now()
 	m.mu.Lock()
@@ -83,18 +83,18 @@ func elapsed(since, now time.Time) time.Duration {
 // generation returns the current generation of a fence. The caller holds mu.
 func (m *memoryStore) generation(f *fence) generation { return generation{m.cleared, f.moved} }
 
-func (m *memoryStore) Get(_ context.Context, r request) (Result, view) {
+func (m *memoryStore) Get(_ context.Context, r request) (Result, snapshot) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.use(r.claims.OrgID)
-	return m.find(r.key, now), view{at: now, generation: m.generation(f), fence: f}
+	return m.find(r.key, now), snapshot{at: now, generation: m.generation(f), fence: f}
 }
 
-func (m *memoryStore) Release(v view) {
+func (m *memoryStore) Release(before snapshot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.disuse(v.fence)
+	m.disuse(before.fence)
 }
 
 // use returns the fence of an org, made if there is none. The caller holds mu.
@@ -116,26 +116,26 @@ func (m *memoryStore) disuse(f *fence) {
 	}
 }
 
-func (m *memoryStore) Put(_ context.Context, v view, r request, token atlas.Token, life time.Duration) {
+func (m *memoryStore) Put(_ context.Context, before snapshot, r request, token atlas.Token, life time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := v.fence
+	f := before.fence
 	if f.token != token && f.token != "" {
 		f.moved++
 	}
 	f.token = token
-	age := elapsed(v.at, time.Now())
+	age := elapsed(before.at, time.Now())
 	life = min(m.ttl+m.stale, age+life)
-	if age >= life || v.generation != m.generation(f) {
+	if age >= life || before.generation != m.generation(f) {
 		return
 	}
 	old := m.tokens[r.key]
-	if old != nil && old.generation == v.generation && old.since.After(v.at) {
+	if old != nil && old.generation == before.generation && old.since.After(before.at) {
 		return
 	}
 	m.remove(old)
 	f.uses++
-	e := &entry{key: r.key, fence: f, generation: v.generation, token: token, since: v.at, life: life}
+	e := &entry{key: r.key, fence: f, generation: before.generation, token: token, since: before.at, life: life}
 	e.order = m.oldest.PushBack(e)
 	m.tokens[r.key] = e
 	for len(m.tokens) > m.maxTokens {

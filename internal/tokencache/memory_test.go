@@ -406,7 +406,7 @@ func TestExpiredAnswersAreNotStored(t *testing.T) {
 	m := newMemoryStore(Config{TTL: time.Hour})
 	defer m.Close()
 	r := request{claims: atlas.Claims{OrgID: orgA}, key: key{1}}
-	for _, life := range []time.Duration{noLife, 0} {
+	for _, life := range []time.Duration{expired, 0} {
 		_, v := m.Get(t.Context(), r)
 		if m.Put(t.Context(), v, r, "token", life); len(m.tokens) != 0 {
 			t.Errorf("a token that has %v is kept", life)

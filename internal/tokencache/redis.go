@@ -35,21 +35,21 @@ func (s *redisStore) item(r request) *redis.Item {
 	})
 }
 
-func (s *redisStore) Get(ctx context.Context, r request) (Result, view) {
+func (s *redisStore) Get(ctx context.Context, r request) (Result, snapshot) {
 	if r.claims.OrgID == "" {
-		return Result{}, view{} // no org, no fence
+		return Result{}, snapshot{} // no org, no fence
 	}
-	f, v := s.Store.Get(ctx, s.item(r))
-	if f.Token == "" {
-		return Result{}, view{redis: v}
+	found, before := s.Store.Get(ctx, s.item(r))
+	if found.Token == "" {
+		return Result{}, snapshot{redis: before}
 	}
-	return cached(atlas.Token(f.Token), r.claims.OrgID, f.Age, f.TTL), view{redis: v}
+	return cached(atlas.Token(found.Token), r.claims.OrgID, found.Age, found.TTL), snapshot{redis: before}
 }
 
-func (*redisStore) Release(view) {}
+func (*redisStore) Release(snapshot) {}
 
-func (s *redisStore) Put(ctx context.Context, v view, r request, token atlas.Token, life time.Duration) {
-	s.Store.Put(ctx, v.redis, s.item(r), string(token), life)
+func (s *redisStore) Put(ctx context.Context, before snapshot, r request, token atlas.Token, life time.Duration) {
+	s.Store.Put(ctx, before.redis, s.item(r), string(token), life)
 }
 
 func (s *redisStore) Drop(ctx context.Context, r request) { s.Store.Drop(ctx, s.item(r)) }

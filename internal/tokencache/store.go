@@ -11,7 +11,7 @@ import (
 // store caches tokens, each guarded by the fence of its org.
 //
 // A fence holds the generation of its org. A caller notes the generation before it asks Atlas
-// (view). The answer is cached under that generation, and is read only while that is the current
+// (snapshot). The answer is cached under that generation, and is read only while that is the current
 // one. So a token that was requested before a delete is never read after it.
 //
 // Two events start a new generation. One is a delete that Atlas has carried out, or may have: while
@@ -29,14 +29,14 @@ import (
 // delete. But no caller gets the old token after another caller got the new one, because the answer
 // with the new one started a new generation before it was returned.
 type store interface {
-	// Get returns the cached token, and the view for Put. If there is none or the store fails, the
-	// Result is zero. The view must be released.
-	Get(context.Context, request) (Result, view)
-	Release(view)
-	// Put caches Atlas's answer to a call that began after the view was taken, for at most life; if
-	// that is over, not at all. Calls overlap: if the answer to one that began later is cached
+	// Get returns the cached token, and the snapshot for Put. If there is none or the store fails,
+	// the Result is zero. The snapshot must be released.
+	Get(context.Context, request) (Result, snapshot)
+	Release(snapshot)
+	// Put caches Atlas's answer to a call that began after the snapshot was taken, for at most
+	// life; if that is over, not at all. Calls overlap: if the answer to one that began later is cached
 	// already, that stays. After Put has returned, no other token of the org is read in any case.
-	Put(ctx context.Context, v view, r request, token atlas.Token, life time.Duration)
+	Put(ctx context.Context, before snapshot, r request, token atlas.Token, life time.Duration)
 	// Drop removes the token that is cached for one credential.
 	Drop(context.Context, request)
 	// Hold begins a delete in an org: nothing is read there until Settle. The name is unique.
@@ -50,6 +50,14 @@ type store interface {
 	Close()
 }
 
+// newStore returns a store in Redis, or in memory if no Redis is configured.
+func newStore(cfg Config) (store, error) {
+	if cfg.Redis != nil {
+		return newRedisStore(cfg)
+	}
+	return newMemoryStore(cfg), nil
+}
+
 // outcome is the outcome of a delete at Atlas.
 type outcome = redis.Outcome
 
@@ -59,12 +67,12 @@ const (
 	outcomeUnknown = redis.Unknown
 )
 
-// view is the state of the fences before the call to Atlas.
-type view struct {
+// snapshot is the state of the fences before the call to Atlas.
+type snapshot struct {
 	at         time.Time
 	generation generation
-	fence      *fence     // of the store in memory
-	redis      redis.View // zero: Redis has not answered, and caches nothing
+	fence      *fence         // of the store in memory
+	redis      redis.Snapshot // zero: Redis has not answered, and caches nothing
 }
 
 // cached returns the Result of a cached token, which is fresh for as long as ttl says.

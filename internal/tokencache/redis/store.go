@@ -88,9 +88,9 @@ func orgKey(org string) string {
 	return keyOrgPrefix + hex.EncodeToString(sum[:16])
 }
 
-// View has the epochs of the fences, and when they were read. The zero View is of a Redis that has
+// Snapshot has the epochs of the fences, and when they were read. The zero Snapshot is of a Redis that has
 // not answered.
-type View struct {
+type Snapshot struct {
 	at       time.Time
 	now      int64 // ms, Redis's clock
 	all, org string
@@ -103,17 +103,17 @@ type Found struct {
 	TTL   time.Duration // left; zero or less: stale
 }
 
-// Get returns the token that is cached for an item, and the View for Put.
-func (s *Store) Get(ctx context.Context, item *Item) (Found, View) {
+// Get returns the token that is cached for an item, and the Snapshot for Put.
+func (s *Store) Get(ctx context.Context, item *Item) (Found, Snapshot) {
 	answer, err := s.client.read(ctx, item.keys(), newEpoch(), milliseconds(s.keepFences()))
 	if err != nil {
-		return Found{}, View{}
+		return Found{}, Snapshot{}
 	}
 	at := time.Now() // after Redis read its clock, so that values expire early rather than late
 	v, value, err := parseRead(answer)
 	if err != nil {
 		s.client.health.report(at, err)
-		return Found{}, View{}
+		return Found{}, Snapshot{}
 	}
 	v.at = at
 	if value == nil {
@@ -135,10 +135,10 @@ func (s *Store) Get(ctx context.Context, item *Item) (Found, View) {
 func sinceThen(then, now int64) time.Duration { return time.Duration(now-then) * time.Millisecond }
 
 // parseRead parses the answer of scriptRead. The value is nil if there is none.
-func parseRead(answer any) (v View, value *string, err error) {
+func parseRead(answer any) (v Snapshot, value *string, err error) {
 	fields, _ := answer.([]any)
 	if len(fields) != 4 {
-		return View{}, nil, errMalformed
+		return Snapshot{}, nil, errMalformed
 	}
 	var ok1, ok2, ok3 bool
 	v.now, ok1 = fields[0].(int64)
@@ -146,7 +146,7 @@ func parseRead(answer any) (v View, value *string, err error) {
 	v.org, ok3 = fields[2].(string)
 	stored, there := fields[3].(string)
 	if !ok1 || !ok2 || !ok3 || !there && fields[3] != nil || len(v.all) != epochLen || v.org != "" && len(v.org) != epochLen {
-		return View{}, nil, errMalformed
+		return Snapshot{}, nil, errMalformed
 	}
 	if there {
 		value = &stored
@@ -154,8 +154,8 @@ func parseRead(answer any) (v View, value *string, err error) {
 	return v, value, nil
 }
 
-// Put caches Atlas's answer to a call that began after the View was taken, for at most life.
-func (s *Store) Put(ctx context.Context, v View, item *Item, token string, life time.Duration) {
+// Put caches Atlas's answer to a call that began after the Snapshot was taken, for at most life.
+func (s *Store) Put(ctx context.Context, v Snapshot, item *Item, token string, life time.Duration) {
 	if v.now == 0 {
 		return // Redis did not answer
 	}
