@@ -82,9 +82,9 @@ type Config struct {
 func NewHandler(cfg Config) (http.Handler, error) {
 	h := &handler{Config: cfg, routes: newRoutes(cfg.Pages)}
 	h.gateway = runtime.NewServeMux(
-		runtime.WithIncomingHeaderMatcher(none),
-		runtime.WithOutgoingHeaderMatcher(none),
-		runtime.WithOutgoingTrailerMatcher(none),
+		runtime.WithIncomingHeaderMatcher(noHeaders),
+		runtime.WithOutgoingHeaderMatcher(noHeaders),
+		runtime.WithOutgoingTrailerMatcher(noHeaders),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newMarshaler()),
 		runtime.WithForwardResponseOption(successStatus),
 		runtime.WithErrorHandler(h.failCall),
@@ -124,8 +124,8 @@ func invoke[Req, Resp any](ctx context.Context, intercept grpc.UnaryServerInterc
 	return resp.(Resp), nil
 }
 
-// none makes the gateway pass no headers on; handler.go does that.
-func none(string) (string, bool) { return "", false }
+// noHeaders makes the gateway pass no headers on; handler.go does that.
+func noHeaders(string) (string, bool) { return "", false }
 
 // successStatus sets the same statuses as Atlas: 201, and 204 without a body.
 func successStatus(_ context.Context, w http.ResponseWriter, resp proto.Message) error {

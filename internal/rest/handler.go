@@ -52,8 +52,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header()["Cache-Control"] = noStore
 	w.Header()["X-Content-Type-Options"] = noSniff
 	overloaded, brief := h.Overloaded(ctx)
-	err := error(&apierror.Error{Reason: apierror.Overloaded})
-	if !overloaded {
+	var err error
+	if overloaded {
+		err = &apierror.Error{Reason: apierror.Overloaded}
+	} else {
 		err = h.serve(w, r, timeoutErr)
 	}
 	if err != nil {

@@ -32,6 +32,7 @@ type Sink struct {
 	Lost prometheus.Counter
 
 	to      io.Writer
+	file    *File             // to, if it is a file
 	losing  func(cause error) // called when lines begin to be lost; may be nil
 	resumed func(lost int)    // called when lines are written again, with how many were lost
 
@@ -74,6 +75,7 @@ func ForAudit(to io.Writer, log *slog.Logger) *Sink {
 func newSink(to io.Writer, lost prometheus.CounterOpts) *Sink {
 	s := &Sink{Lost: prometheus.NewCounter(lost), to: to, done: make(chan struct{})}
 	s.wake = sync.NewCond(&s.mu)
+	s.file, _ = to.(*File)
 	return s
 }
 
@@ -116,8 +118,8 @@ func (s *Sink) Close() {
 // run writes lines until Close.
 func (s *Sink) run() {
 	defer close(s.done)
-	if f, ok := s.to.(*File); ok {
-		defer f.close()
+	if s.file != nil {
+		defer s.file.close()
 	}
 	var batch []byte
 	for {
@@ -145,8 +147,8 @@ var newline = []byte("\n")
 
 // write writes one line, on a line of its own even if the one before was torn, as on a full disk.
 func (s *Sink) write(line []byte) {
-	if f, ok := s.to.(*File); ok && f.advance() {
-		s.torn = f.endsTorn()
+	if s.file != nil && s.file.advance() {
+		s.torn = s.file.endsTorn()
 	}
 	if s.torn {
 		if _, err := s.to.Write(newline); err != nil {
