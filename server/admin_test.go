@@ -101,6 +101,26 @@ func TestProfiling(t *testing.T) {
 	}
 }
 
+// TestAdminHeaders checks that the admin listener refuses oversized headers without reading all of
+// them.
+func TestAdminHeaders(t *testing.T) {
+	t.Parallel()
+	s := testutil.Start(t, testutil.Plaintext)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminAddr().String()+"/healthz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Large", strings.Repeat("x", 32<<10))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("status %d, want 431", resp.StatusCode)
+	}
+}
+
 // TestStatusPage checks that a browser gets the status page, with the server's checks and metrics,
 // and that the page loads nothing else.
 func TestStatusPage(t *testing.T) {

@@ -100,6 +100,7 @@ func New(cfg Config) (*Server, error) {
 		Version: cfg.Version, Settings: cfg.Settings, State: s.ready.get, Checks: s.ready.checks.get, Metrics: cfg.Metrics,
 	})
 	s.adminServer = newHTTPServer(newAdminHandler(s.ready, s.status, cfg.Metrics, cfg.Debug), cfg.CallCeiling, cfg.Logger)
+	s.adminServer.MaxHeaderBytes = call.MaxHeaderBytes // it has HTTP/1 only, and no limit of requests
 	s.registerGauges(guard)
 	if err := s.listen(connectionLimits(cfg, requests), newFailedHandshakes(cfg.Metrics, cfg.Logger)); err != nil {
 		s.Close()
