@@ -1,10 +1,10 @@
 package resilient
 
 import (
-	"container/heap"
-	"container/list"
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,7 +34,7 @@ type limiter struct {
 
 	mu        sync.Mutex
 	tenants   map[atlas.Tenant]*tenant // guarded by mu; those with calls in flight or waiting
-	queue     tenantQueue              // guarded by mu; those with waiting calls
+	queued    []*tenant                // guarded by mu; those with calls waiting
 	inFlight  int                      // guarded by mu
 	waiting   int                      // guarded by mu
 	abandoned int                      // guarded by mu; calls that were in flight when the breaker opened
@@ -47,14 +47,12 @@ type tenant struct {
 	name     atlas.Tenant // zero: of all JWTs that Atlas has not accepted yet
 	inFlight int
 	reserved int       // this many calls in flight do not count
-	waiters  list.List // of *waiter, in the order in which they came
-	index    int       // in tenantQueue
+	waiters  []*waiter // in the order in which they came
 }
 
 // waiter is a call that waits for a slot.
 type waiter struct {
 	tenant *tenant
-	place  *list.Element // in the tenant's queue
 	since  time.Time
 	done   chan struct{} // closed when it has a slot or gets none
 	slot   *slot         // valid after done; nil: it gets none
@@ -121,19 +119,19 @@ func (l *limiter) enter(name atlas.Tenant, mayWait bool) (*slot, *waiter) {
 		}
 		l.tenants[name] = t
 	}
-	if t.waiters.Len() == 0 && t.load() < l.free() {
+	if len(t.waiters) == 0 && t.load() < l.free() {
 		return l.take(t), nil
 	}
-	if !mayWait || t.waiters.Len() >= placesPerSlot*l.slots-l.waiting {
+	if !mayWait || len(t.waiters) >= placesPerSlot*l.slots-l.waiting {
 		l.refused++
 		l.forget(t)
 		return nil, nil
 	}
 	w := &waiter{tenant: t, since: time.Now(), done: make(chan struct{})}
-	w.place = t.waiters.PushBack(w)
+	t.waiters = append(t.waiters, w)
 	l.waiting++
-	if t.waiters.Len() == 1 {
-		heap.Push(&l.queue, t)
+	if len(t.waiters) == 1 {
+		l.queued = append(l.queued, t)
 	}
 	return nil, w
 }
@@ -166,7 +164,6 @@ func (s *slot) release() {
 	} else {
 		l.inFlight--
 		s.tenant.inFlight--
-		l.moved(s.tenant)
 		l.forget(s.tenant)
 	}
 	l.advance()
@@ -182,12 +179,12 @@ func (l *limiter) abandon() {
 	l.abandoned += l.inFlight
 	l.inFlight = 0
 	for _, t := range l.tenants {
-		for place := t.waiters.Front(); place != nil; place = place.Next() {
-			close(place.Value.(*waiter).done)
+		for _, w := range t.waiters {
+			close(w.done)
 		}
 	}
 	clear(l.tenants)
-	l.queue, l.waiting = nil, 0
+	l.queued, l.waiting = nil, 0
 }
 
 // counts returns how many calls are at Atlas, how many wait to be, and how many were refused so
@@ -204,16 +201,18 @@ func (l *limiter) free() int { return min(l.slots-l.inFlight, 2*l.slots-l.inFlig
 func (l *limiter) take(t *tenant) *slot {
 	l.inFlight++
 	t.inFlight++
-	l.moved(t)
 	return &slot{limiter: l, tenant: t, epoch: l.epoch}
 }
 
 // advance gives the free slots to waiting calls. Where the tenant with the fewest calls in flight
 // may not have one, no other may.
 func (l *limiter) advance() {
-	for len(l.queue) > 0 && l.queue[0].load() < l.free() {
-		t := l.queue[0]
-		w := t.waiters.Front().Value.(*waiter)
+	for len(l.queued) > 0 {
+		t := slices.MinFunc(l.queued, (*tenant).compare)
+		if t.load() >= l.free() {
+			return
+		}
+		w := t.waiters[0]
 		l.remove(w)
 		w.slot = l.take(t)
 		close(w.done)
@@ -223,61 +222,24 @@ func (l *limiter) advance() {
 // remove takes a call out of its tenant's queue.
 func (l *limiter) remove(w *waiter) {
 	t := w.tenant
-	t.waiters.Remove(w.place)
+	t.waiters = slices.DeleteFunc(t.waiters, func(other *waiter) bool { return other == w })
 	l.waiting--
-	if t.waiters.Len() == 0 {
-		heap.Remove(&l.queue, t.index)
-	} else {
-		heap.Fix(&l.queue, t.index)
-	}
-}
-
-// moved puts a waiting tenant in its place in the queue after its number of calls in flight has
-// changed.
-func (l *limiter) moved(t *tenant) {
-	if t.waiters.Len() > 0 {
-		heap.Fix(&l.queue, t.index)
+	if len(t.waiters) == 0 {
+		l.queued = slices.DeleteFunc(l.queued, func(other *tenant) bool { return other == t })
 	}
 }
 
 // forget drops a tenant that has no calls.
 func (l *limiter) forget(t *tenant) {
-	if t.inFlight == 0 && t.waiters.Len() == 0 {
+	if t.inFlight == 0 && len(t.waiters) == 0 {
 		delete(l.tenants, t.name)
 	}
 }
 
-// tenantQueue is a heap of tenants: the one with the fewest calls in flight first; of several, the
-// one whose first call has waited longest.
-type tenantQueue []*tenant
-
-func (q tenantQueue) Len() int { return len(q) }
-
-func (q tenantQueue) Less(i, j int) bool {
-	if a, b := q[i].load(), q[j].load(); a != b {
-		return a < b
-	}
-	return q[i].first().Before(q[j].first())
-}
-
-func (q tenantQueue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-
-// Push implements heap.Interface.
-func (q *tenantQueue) Push(t any) {
-	t.(*tenant).index = len(*q)
-	*q = append(*q, t.(*tenant))
-}
-
-// Pop implements heap.Interface.
-func (q *tenantQueue) Pop() any {
-	last := len(*q) - 1
-	t := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	return t
+// compare orders waiting tenants: the one with the fewest calls in flight first; of several, the one
+// whose first call has waited longest.
+func (t *tenant) compare(other *tenant) int {
+	return cmp.Or(cmp.Compare(t.load(), other.load()), t.waiters[0].since.Compare(other.waiters[0].since))
 }
 
 // load returns the calls in flight that count when slots are shared.
@@ -287,6 +249,3 @@ func (t *tenant) load() int {
 	}
 	return t.inFlight
 }
-
-// first returns since when the tenant's first call has waited.
-func (t *tenant) first() time.Time { return t.waiters.Front().Value.(*waiter).since }
