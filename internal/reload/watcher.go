@@ -61,9 +61,9 @@ func Watch[T any](w *Watcher, files Files[T]) (get func() T, err error) {
 	return value.Get, nil
 }
 
-// Add shows a value in the metrics and in Check until remove is called. Run and Look read the files
-// of a [Value]. It replaces another of the same kind and name. Both come from the configuration,
-// never from a caller.
+// Add shows a value in the metrics and in Check until remove is called. If it is a [Value], Run and
+// Look read its files. A value replaces another of the same kind and name, which come from the
+// configuration, never from a caller.
 func (w *Watcher) Add(value Shown) (remove func()) {
 	status := value.Status()
 	key := shownKey{status.What, status.Name}
