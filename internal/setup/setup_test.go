@@ -138,7 +138,7 @@ func TestProxy(t *testing.T) {
 	t.Parallel()
 	for value, ok := range map[string]bool{
 		"": true, "http://proxy.internal:3128": true, "http://user:planted@proxy:3128": true, "proxy.internal:3128": true,
-		"http://user:planted%zz@proxy": false, "http://": false,
+		"socks5://proxy.internal:1080": true, "http://user:planted%zz@proxy": false, "ftp://user:planted@proxy": false, "http://": false,
 	} {
 		for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
 			s := &Setup{opts: Options{Environ: []string{"A=b", name + "=" + value}}}
