@@ -4,7 +4,6 @@ package main_test
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -41,8 +40,8 @@ func replace(t *testing.T, path, content string) {
 }
 
 // TestPolicyFile checks that a caller of the policy needs no Atlas secret, that the policy can be
-// replaced, that an invalid one leaves the last one in force, and that the audit file has a record
-// of the call.
+// replaced, and that one with a missing secret is used once the secret is there. TestHangup has an
+// invalid one.
 func TestPolicyFile(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
@@ -52,10 +51,7 @@ func TestPolicyFile(t *testing.T) {
 		return fmt.Sprintf("profiles:\n  acme: {userauthtoken_file: %s}\ncallers:\n  - {dns_san: web.internal, allow: [%s], profile: acme}\n", secret, allow)
 	}
 	file := writeFile(t, "policy.yaml", []byte(policy("CreateToken")))
-	s := invocation{args: []string{
-		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--policy-file=" + file, "--audit-file=" + audit,
-	}}.startServe(t, em)
+	s := invocation{args: certs.flags("--policy-file="+file, "--audit-file="+audit)}.startServe(t, em)
 
 	if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" || got.token() != em.Org(0).EphemeralToken() {
 		t.Errorf("create: %d %s", got.status, got.body)
@@ -68,13 +64,6 @@ func TestPolicyFile(t *testing.T) {
 		t.Error("gRPC gave another token")
 	}
 
-	replace(t, file, "callers: nonsense\n")
-	poll(t, "the wrong policy to be reported", func() bool {
-		return strings.Contains(s.stderr.String(), `the last good one stays","file":"`+file+`","what":"policy","cause":"`)
-	})
-	if got := certificateCall(t, s, certs, http.MethodPost); got.token() == "" {
-		t.Errorf("with a wrong policy in place: %d %s", got.status, got.body)
-	}
 	second := filepath.Join(t.TempDir(), "second")
 	replace(t, file, strings.ReplaceAll(policy("CreateToken, DeleteToken"), secret, second))
 	poll(t, "the missing secret to be reported", func() bool { return strings.Contains(s.stderr.String(), file+":2: profile acme: ") })
@@ -88,16 +77,8 @@ func TestPolicyFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, _, _ := strings.Cut(string(records), "\n")
-	var record struct {
-		Caller                        struct{ Kind, Name string }
-		Method, Profile, Org, Outcome string
-	}
-	if err := json.Unmarshal([]byte(first), &record); err != nil {
-		t.Fatal(err)
-	}
-	if record.Caller.Name != "web.internal" || record.Method != "CreateToken" || record.Profile != "acme" || record.Org != em.Org(0).ID || record.Outcome != "OK" {
-		t.Errorf("the first record is %s", first)
+	if n := strings.Count(string(records), "\n"); n < 4 {
+		t.Errorf("the audit file has %d records", n)
 	}
 	if strings.Contains(string(records)+s.stderr.String(), em.Org(0).UserAuthToken()) {
 		t.Error("the secret is in the audit or the log")
@@ -108,10 +89,8 @@ func TestPolicyFile(t *testing.T) {
 func TestConfigDoesNotLogIn(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
-	args := append([]string{
-		"config", "--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--atlas-userauthtoken-file=" + writeFile(t, "secret", []byte(em.Org(0).UserAuthToken())),
-	}, atlasFlags(t, em)...)
+	secret := writeFile(t, "secret", []byte(em.Org(0).UserAuthToken()))
+	args := slices.Concat([]string{"config"}, certs.flags("--atlas-userauthtoken-file="+secret), atlasFlags(t, em))
 	if got := tokend(t, args...); got.code != 0 || em.Calls(emulator.Any) != 0 {
 		t.Errorf("exit status %d, %d calls of Atlas\n%s", got.code, em.Calls(emulator.Any), got.stderr)
 	}
@@ -206,10 +185,7 @@ func TestFault35SecretFile(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
 	file := writeFile(t, "secret", []byte(em.Org(0).UserAuthToken()))
-	s := invocation{args: []string{
-		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--atlas-userauthtoken-file=" + file,
-	}}.startServe(t, em)
+	s := invocation{args: certs.flags("--atlas-userauthtoken-file=" + file)}.startServe(t, em)
 	works := func(when string) {
 		t.Helper()
 		em.Org(0).RevokeJWTs() // so that the secret is needed
@@ -259,12 +235,8 @@ func TestFault77RefusedSecret(t *testing.T) {
 	t.Parallel()
 	certs, em := makeCertificates(t), startAtlas(t)
 	file := writeFile(t, "secret", []byte("wrong"))
-	s := invocation{args: []string{
-		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--atlas-userauthtoken-file=" + file,
-	}}
-	serving := slices.Concat([]string{"serve", "--drain-delay=0s"}, freePorts, atlasFlags(t, em), s.args)
-	server := invocation{args: serving}.awaitServing(t, em)
+	args := slices.Concat([]string{"serve", "--drain-delay=0s"}, freePorts, atlasFlags(t, em), certs.flags("--atlas-userauthtoken-file="+file))
+	server := invocation{args: args}.awaitServing(t, em)
 	poll(t, "/readyz to name the profile", func() bool {
 		got := server.readyz(t)
 		if strings.HasPrefix(got, "200") {

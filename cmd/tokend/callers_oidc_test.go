@@ -5,7 +5,6 @@ package main_test
 import (
 	"crypto"
 	"crypto/tls"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"slices"
@@ -32,14 +31,11 @@ callers:
   - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken], profile: acme}
 `, writeFile(t, "secret", []byte(em.Org(0).UserAuthToken())), issuer.URL))
 	ca := writeFile(t, "oidc-ca.pem", testcert.EncodePEM("CERTIFICATE", certs.ca.Cert.Raw)) // another's
-	flags := []string{
-		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--policy-file=" + policy, "--oidc-ca-file=" + ca,
-	}
+	flags := certs.flags("--policy-file="+policy, "--oidc-ca-file="+ca)
 	if got := tokend(t, append([]string{"config"}, flags...)...); got.code != 1 || !strings.Contains(got.stderr, "issuer "+issuer.URL+": ") || !strings.Contains(got.stderr, "certificate signed by unknown authority") {
 		t.Errorf("config, with another's authority: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	trusted := writeFile(t, "issuer-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
+	trusted := writeFile(t, "issuer-ca.pem", testcert.EncodePEM("CERTIFICATE", issuer.Certificate().Raw))
 	if got := tokend(t, append([]string{"config", "--oidc-ca-file=" + trusted}, flags[:len(flags)-1]...)...); got.code != 0 || !strings.Contains(got.stdout, "\nClient certificates are verified and not required: the policy has rules for callers without one.\n") {
 		t.Errorf("config: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
@@ -58,7 +54,7 @@ callers:
 	if got := call(http.MethodPost); got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "CALLER_CHECK_UNAVAILABLE") {
 		t.Errorf("with another's authority: %d %s", got.status, got.body)
 	}
-	replace(t, ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw})))
+	replace(t, ca, string(testcert.EncodePEM("CERTIFICATE", issuer.Certificate().Raw)))
 	poll(t, "the issuer to be trusted", func() bool { return call(http.MethodPost).token() != "" })
 	if got := call(http.MethodDelete); got.status != http.StatusForbidden {
 		t.Errorf("a delete that the policy does not allow: %d %s", got.status, got.body)

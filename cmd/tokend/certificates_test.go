@@ -8,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -47,6 +46,11 @@ func makeCertificates(t *testing.T) certificates {
 	return c
 }
 
+// flags are those of mutual TLS, and more.
+func (c certificates) flags(more ...string) []string {
+	return append([]string{"--tls-cert-file=" + c.serverCert, "--tls-key-file=" + c.serverKey, "--tls-client-ca-file=" + c.caFile}, more...)
+}
+
 // issue signs a certificate after change, and writes it and its key to files.
 func (c certificates) issue(t *testing.T, certFile, keyFile string, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
@@ -54,17 +58,6 @@ func (c certificates) issue(t *testing.T, certFile, keyFile string, change func(
 	replace(t, keyFile, string(testcert.EncodePEM("PRIVATE KEY", testcert.MarshalKey(t, cert.PrivateKey))))
 	replace(t, certFile, string(testcert.EncodePEM("CERTIFICATE", cert.Certificate[0])))
 	return cert
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	content, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestAtlasCertificateExpiry checks that /metrics has the expiry of the certificates for Atlas.

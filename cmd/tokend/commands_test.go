@@ -4,7 +4,6 @@ package main_test
 
 import (
 	"crypto"
-	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/spiffe/spiffetest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 )
 
 // setting is a line of tokend config.
@@ -49,7 +49,7 @@ func TestConfig(t *testing.T) {
 	agent := spiffetest.StartAgent(t, spiffetest.NewTrustDomain(t, "prod.internal").Issue("/tokend"))
 	issuer := authtest.NewIssuer(t) // which config asks, as it does the agent
 	issuer.Publish(map[string]crypto.Signer{"k": authtest.NewKey(t)})
-	issuerCA := writeFile(t, "issuer-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
+	issuerCA := writeFile(t, "issuer-ca.pem", testcert.EncodePEM("CERTIFICATE", issuer.Certificate().Raw))
 	other := map[string]string{ // than the default, for each setting
 		"--grpc-socket-mode": "0660",
 		"--max-connections":  "7", "--caller-rate": "7", "--atlas-max-calls": "7", "--cache-ttl": "30s", "--cache-stale-if-error": "10m0s", "--cache-redis-url": "rediss://127.0.0.1:1",

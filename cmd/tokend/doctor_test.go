@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"crypto"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"maps"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
@@ -52,7 +52,7 @@ func newPatient(t *testing.T, cfg emulator.Config) *patient {
 		"grpc-addr": "127.0.0.1:0", "http-addr": "127.0.0.1:0", "admin-addr": "127.0.0.1:0", "timeout": "20s",
 		"tls-cert-file": p.certs.serverCert, "tls-key-file": p.certs.serverKey, "tls-client-ca-file": p.certs.caFile,
 		"atlas-url": em.URL(), "atlas-ca-file": writeFile(t, "atlas-ca.pem", em.CAPEM()),
-		"oidc-ca-file": writeFile(t, "oidc-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.issuer.Certificate().Raw})),
+		"oidc-ca-file": writeFile(t, "oidc-ca.pem", testcert.EncodePEM("CERTIFICATE", p.issuer.Certificate().Raw)),
 	}
 	p.usePolicy(t, p.secretFile(t, em.Org(0).UserAuthToken()), p.secretFile(t, em.Org(1).UserAuthToken()))
 	return p
@@ -299,15 +299,5 @@ func TestDoctorTellsNoSecret(t *testing.T) {
 	}
 	if got.code != 1 || t.Failed() {
 		t.Errorf("exit status %d\n%s%s", got.code, got.stdout, got.stderr)
-	}
-}
-
-// What cannot be understood is not examined.
-func TestDoctorUsage(t *testing.T) {
-	t.Parallel()
-	for _, args := range [][]string{{"--no-such-flag"}, {"--timeout=0"}, {"--json=perhaps"}, {"--atlas-timeout=x"}, {"stray"}} {
-		if got := tokend(t, append([]string{"doctor"}, args...)...); got.code != 64 || got.stdout != "" {
-			t.Errorf("%q: %+v", args, got)
-		}
 	}
 }

@@ -38,10 +38,7 @@ func TestHangup(t *testing.T) {
 		return fmt.Sprintf("profiles:\n  acme: {userauthtoken_file: %s}\ncallers:\n  - {dns_san: web.internal, allow: [%s], profile: acme}\n", secret, allow)
 	}
 	policyFile, audit := writeFile(t, "policy.yaml", []byte(policy("CreateToken"))), filepath.Join(t.TempDir(), "audit.json")
-	s := invocation{built: true, args: []string{
-		"--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--policy-file=" + policyFile, "--audit-file=" + audit,
-	}}.startServe(t, em)
+	s := invocation{built: true, args: certs.flags("--policy-file="+policyFile, "--audit-file="+audit)}.startServe(t, em)
 	line := s.hangup(t)
 	for _, file := range []string{certs.serverCert, certs.serverKey, certs.caFile, policyFile, secret, audit} {
 		if !strings.Contains(line, file) {

@@ -8,7 +8,6 @@ import (
 	"crypto"
 	"crypto/tls"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -30,6 +29,7 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/atlas/emulator"
 	ephemeraltokenv1 "github.com/ForstaLabs/ephemeral-token-service/gen/forsta/ephemeraltoken/v1"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/auth/authtest"
+	"github.com/ForstaLabs/ephemeral-token-service/internal/testutil/testcert"
 	"github.com/ForstaLabs/ephemeral-token-service/internal/tokencache/redistest"
 )
 
@@ -345,13 +345,12 @@ callers:
   - {oidc: {issuer: %q, audience: tokend, subject: "ci-*"}, allow: [CreateToken], profile: acme}
   - {atlas_jwt: true, allow: [CreateToken, DeleteToken], profile: passthrough}
 `, writeFile(t, "secret", []byte(em.Org(0).UserAuthToken())), issuer.URL))
-	s := invocation{args: slices.Concat([]string{
-		"serve", "--drain-delay=0s", "--tls-cert-file=" + certs.serverCert, "--tls-key-file=" + certs.serverKey, "--tls-client-ca-file=" + certs.caFile,
-		"--policy-file=" + policy, "--audit-file=" + filepath.Join(t.TempDir(), "audit.json"), "--cache-ttl=1s", "--cache-redis-url=" + redis.URL(),
-		"--oidc-ca-file=" + writeFile(t, "oidc-ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw})),
-		"--atlas-cert-file=" + certs.clientCert, "--atlas-key-file=" + certs.clientKey,
+	s := invocation{args: certs.flags(
+		"--policy-file="+policy, "--audit-file="+filepath.Join(t.TempDir(), "audit.json"), "--cache-ttl=1s", "--cache-redis-url="+redis.URL(),
+		"--oidc-ca-file="+writeFile(t, "oidc-ca.pem", testcert.EncodePEM("CERTIFICATE", issuer.Certificate().Raw)),
+		"--atlas-cert-file="+certs.clientCert, "--atlas-key-file="+certs.clientKey,
 		"--caller-rate=1000", "--max-connections=100", "--debug-pprof",
-	}, freePorts, atlasFlags(t, em))}.await(t, em)
+	)}.startServe(t, em)
 	config := &tls.Config{RootCAs: certs.pool, Certificates: []tls.Certificate{certs.client}}
 	conn, err := grpc.NewClient("passthrough:///"+s.grpc, grpc.WithTransportCredentials(credentials.NewTLS(config.Clone())))
 	if err != nil {

@@ -28,14 +28,10 @@ var mayPass = map[string]bool{
 func TestValidation(t *testing.T) {
 	t.Parallel()
 	certs := makeCertificates(t)
-	otherCerts := makeCertificates(t)
 	noCertificate := writeFile(t, "ca.pem", []byte("nothing\n"))
 	empty := writeFile(t, "empty.pem", nil)
-	mixed := t.TempDir() // one server's certificate, another's key
-	copyFile(t, certs.serverCert, filepath.Join(mixed, "cert.pem"))
-	copyFile(t, otherCerts.serverKey, filepath.Join(mixed, "key.pem"))
 	bad := makeBadCertificates(t, certs)
-	pipe := filepath.Join(mixed, "pipe")
+	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +54,7 @@ func TestValidation(t *testing.T) {
 		"empty Atlas CA":       {[]string{"serve", "--atlas-ca-file=" + noCertificate}, nil, []string{"--atlas-ca-file: "}},
 		"no certificate":       {[]string{"serve", "--tls-cert-file=/does/not/cert.pem", "--tls-key-file=/does/not/key.pem"}, nil, []string{"/does/not/cert.pem: no such file", "/does/not/key.pem: no such file"}},
 		"no key":               {[]string{"serve", serverTLS[0]}, nil, []string{"--tls-key-file"}},
-		"another's key":        {[]string{"serve", "--tls-cert-file=" + filepath.Join(mixed, "cert.pem"), "--tls-key-file=" + filepath.Join(mixed, "key.pem")}, nil, []string{"key.pem: tls: private key does not match"}},
+		"another's key":        {[]string{"serve", serverTLS[0], "--tls-key-file=" + makeCertificates(t).serverKey}, nil, []string{"key.pem: tls: private key does not match"}},
 		"empty key":            {[]string{"serve", serverTLS[0], "--tls-key-file=" + empty}, nil, []string{"empty.pem: the file is empty"}},
 		"encrypted key":        {[]string{"serve", serverTLS[0], "--tls-key-file=" + writeFile(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("x")}))}, nil, []string{"key.pem: the key is encrypted: store it without a passphrase"}},
 		"old encrypted key":    {[]string{"serve", serverTLS[0], "--tls-key-file=" + writeFile(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}, Bytes: []byte("x")}))}, nil, []string{"key.pem: the key is encrypted"}},
