@@ -17,22 +17,41 @@ import (
 	"github.com/ForstaLabs/ephemeral-token-service/internal/reload"
 )
 
+// TestReplacedInPlace checks that contents are used once two readings have found the same, so that
+// neither a part that a slow writer leaves, which would parse, nor a mixture of two files is.
 func TestReplacedInPlace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "secret")
-		write(t, file, "good 1")
-		w := watch(t, file)
-		w.looks(3)
-		w.want("good 1")
-		write(t, file, "good 2")
-		w.looks(1)
-		w.want("good 1") // seen once only
-		w.looks(1)
-		w.want("good 2", "good 2")
-		w.looks(3)
-		w.want("good 2", "good 2")
-		w.wantErrors()
-	})
+	type step struct {
+		cert, key string // what is written before the next reading, if anything
+		want      string
+	}
+	for name, steps := range map[string][]step{
+		"at once":         {{"", "", "c1+good k1"}, {"good c2", "", "c1+good k1"}, {"", "", "c2+good k1"}, {"", "", "c2+good k1"}},
+		"by a slow write": {{"good", "", "c1+good k1"}, {"good c", "", "c1+good k1"}, {"good c2", "", "c1+good k1"}, {"", "", "c2+good k1"}},
+		"one by one":      {{"good c2", "", "c1+good k1"}, {"", "good k2", "c1+good k1"}, {"", "", "c2+good k2"}, {"", "", "c2+good k2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cert, key := filepath.Join(t.TempDir(), "cert"), filepath.Join(t.TempDir(), "key")
+				write(t, cert, "good c1")
+				write(t, key, "good k1")
+				w := watch(t, cert, key)
+				var changes []string
+				for i, step := range steps {
+					for path, content := range map[string]string{cert: step.cert, key: step.key} {
+						if content != "" {
+							write(t, path, content)
+						}
+					}
+					w.looks(1)
+					if want := "good " + step.want; i > 0 && steps[i-1].want != step.want {
+						changes = append(changes, want)
+					}
+					w.want("good "+step.want, changes...)
+				}
+				w.wantErrors()
+			})
+		})
+	}
 }
 
 // TestReplacedByKubernetes swaps a mounted volume as the kubelet does: the file is a link to
@@ -70,43 +89,6 @@ func TestReplacedByKubernetes(t *testing.T) {
 		w.looks(2)
 		w.want("good cert 2+good key 2", "good cert 2+good key 2")
 		w.wantErrors()
-	})
-}
-
-// TestHalfWritten checks that a file which a slow writer extends is not used before it is whole.
-// Each part would parse.
-func TestHalfWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "secret")
-		write(t, file, "good 1")
-		w := watch(t, file)
-		for _, part := range []string{"good", "good 2", "good 22", "good 222"} {
-			write(t, file, part)
-			w.looks(1)
-			w.want("good 1")
-		}
-		w.looks(1)
-		w.want("good 222", "good 222")
-		w.wantErrors()
-	})
-}
-
-// TestPairIsConsistent replaces one file of two later than the other, and checks that the mixture
-// is never used.
-func TestPairIsConsistent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
-		write(t, cert, "good c1")
-		write(t, key, "good k1")
-		w := watch(t, cert, key)
-		write(t, cert, "good c2")
-		w.looks(1)
-		write(t, key, "good k2")
-		w.looks(1)
-		w.want("good c1+good k1")
-		w.looks(1)
-		w.want("good c2+good k2", "good c2+good k2")
 	})
 }
 
