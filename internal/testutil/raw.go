@@ -155,12 +155,23 @@ func (s *Service) RawHTTP2(t *testing.T, l Listener, reads bool, settings ...htt
 
 // Headers returns the header block of a create.
 func (h *RawHTTP2) Headers(jwt string, extra ...string) []byte {
-	h.Block.Reset()
-	fields := []string{":method", "POST", ":scheme", "http", ":authority", "localhost", ":path", CreateMethod, "content-type", "application/grpc", "te", "trailers"}
+	path := CreateMethod
 	if h.rest {
-		fields = []string{":method", "POST", ":scheme", "https", ":authority", "localhost", ":path", "/v1/ephemeral-token"}
+		path = ServicePath
 	}
-	fields = append(append(fields, "authorization", "JWT "+jwt), extra...)
+	return h.headersOf(path, append([]string{"authorization", "JWT " + jwt}, extra...)...)
+}
+
+// headersOf returns the header block of a request for exactly this :path.
+func (h *RawHTTP2) headersOf(path string, headers ...string) []byte {
+	h.Block.Reset()
+	fields := []string{":method", "POST", ":scheme", "http", ":authority", "localhost", ":path", path}
+	if h.rest {
+		fields[3] = "https"
+	} else {
+		fields = append(fields, "content-type", "application/grpc", "te", "trailers")
+	}
+	fields = append(fields, headers...)
 	for i := 0; i < len(fields); i += 2 {
 		_ = h.encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1], Sensitive: true})
 	}
@@ -213,15 +224,14 @@ func RawGRPC(t *testing.T, s *Service, path string, headers ...string) string {
 // RawGRPCMessage is RawGRPC with or without the message.
 func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers ...string) string {
 	t.Helper()
-	framer := rawGRPCConn(t, s)
-	writeRawHeaders(t, framer, 1, path, headers...)
+	h := rawGRPC(t, s)
+	h.begin(1, path, headers...)
 	if message {
-		if err := framer.WriteData(1, true, make([]byte, 5)); err != nil { // an empty one
-			t.Fatal(err)
-		}
+		_ = h.Framer.WriteData(1, true, make([]byte, 5)) // an empty one
 	}
+	h.flush(t)
 	for {
-		frame, err := framer.ReadFrame()
+		frame, err := h.Framer.ReadFrame()
 		if err != nil {
 			return "closed"
 		}
@@ -234,7 +244,8 @@ func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers
 			}
 		case *http2.PingFrame: // keepalive
 			if !f.IsAck() {
-				_ = framer.WritePing(true, f.Data)
+				_ = h.Framer.WritePing(true, f.Data)
+				h.flush(t)
 			}
 		case *http2.RSTStreamFrame:
 			return "RST_STREAM " + f.ErrCode.String()
@@ -248,16 +259,15 @@ func RawGRPCMessage(t *testing.T, s *Service, path string, message bool, headers
 // headers when it returns, and the connection stays open until the test ends.
 func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...string) {
 	t.Helper()
-	framer := rawGRPCConn(t, s)
+	h := rawGRPC(t, s)
 	for i := range n {
-		writeRawHeaders(t, framer, uint32(2*i+1), path, headers...)
+		h.begin(uint32(2*i+1), path, headers...)
 	}
 	last := [8]byte{'l', 'a', 's', 't'}
-	if err := framer.WritePing(false, last); err != nil {
-		t.Fatal(err)
-	}
+	_ = h.Framer.WritePing(false, last)
+	h.flush(t)
 	for {
-		frame, err := framer.ReadFrame()
+		frame, err := h.Framer.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -267,38 +277,23 @@ func OpenRawStreams(t *testing.T, s *Service, n int, path string, headers ...str
 	}
 }
 
-// rawGRPCConn opens a plaintext HTTP/2 connection to the gRPC listener until the test ends.
-func rawGRPCConn(t *testing.T, s *Service) *http2.Framer {
+// rawGRPC opens a plaintext HTTP/2 connection to the gRPC listener until the test ends.
+func rawGRPC(t *testing.T, s *Service) *RawHTTP2 {
 	t.Helper()
-	conn, err := s.DialContext(t.Context(), "tcp", s.GRPCAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := conn.Write([]byte(http2.ClientPreface)); err != nil {
-		t.Fatal(err)
-	}
-	framer := http2.NewFramer(conn, conn)
-	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	if err := framer.WriteSettings(); err != nil {
-		t.Fatal(err)
-	}
-	return framer
+	h := s.RawHTTP2(t, GRPC, false)
+	_ = h.SetDeadline(time.Now().Add(20 * time.Second))
+	h.Framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	return h
 }
 
-func writeRawHeaders(t *testing.T, framer *http2.Framer, stream uint32, path string, headers ...string) {
+// begin writes the headers of a request. The connection reports errors when it is flushed.
+func (h *RawHTTP2) begin(stream uint32, path string, headers ...string) {
+	_ = h.Framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.headersOf(path, headers...), EndHeaders: true})
+}
+
+func (h *RawHTTP2) flush(t *testing.T) {
 	t.Helper()
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	fields := append([]string{":method", "POST", ":scheme", "http", ":authority", "x", ":path", path, "content-type", "application/grpc", "te", "trailers"}, headers...)
-	for i := 0; i < len(fields); i += 2 {
-		// Sensitive fields are not indexed, so each block can have its own encoder.
-		if err := encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1], Sensitive: true}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
+	if err := h.out.Flush(); err != nil {
 		t.Fatal(err)
 	}
 }
