@@ -222,7 +222,8 @@ func (l *limiter) advance() {
 // remove takes a call out of its tenant's queue.
 func (l *limiter) remove(w *waiter) {
 	t := w.tenant
-	t.waiters = slices.DeleteFunc(t.waiters, func(other *waiter) bool { return other == w })
+	i := slices.Index(t.waiters, w) // 0, unless w leaves
+	t.waiters = slices.Delete(t.waiters, i, i+1)
 	l.waiting--
 	if len(t.waiters) == 0 {
 		l.queued = slices.DeleteFunc(l.queued, func(other *tenant) bool { return other == t })

@@ -92,7 +92,7 @@ func TestFault59WritesLostDuringADelete(t *testing.T) {
 // lasts no longer than the TTL and is counted.
 func TestFault59OlderStateRestored(t *testing.T) {
 	t.Parallel()
-	const ttl = 500 * time.Millisecond
+	const ttl = 2 * time.Second // enough to copy the keys before they expire
 	server, w := redistest.Start(t), newFakeAtlas()
 	r := newReplica(t, w, server.URL(), Config{TTL: ttl}).connected()
 	u := user{orgA, "u"}

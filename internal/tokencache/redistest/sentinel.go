@@ -26,7 +26,8 @@ const primaryName = "main"
 // of its configuration file, for the sentinel, which does not run before Watch.
 func StartSentinel(t testing.TB, args []string, config ...string) *Sentinel {
 	t.Helper()
-	args = append([]string{"--repl-diskless-sync-delay", "0"}, args...)
+	// A replica whose first attempt to follow the primary got stuck tries again after repl-timeout.
+	args = append([]string{"--repl-diskless-sync-delay", "0", "--repl-timeout", "10", "--repl-ping-replica-period", "1"}, args...)
 	s := &Sentinel{t: t, Primary: newServer(t, args), Server: newServer(t, nil)}
 	s.Link = s.Primary.NewProxy()
 	s.Replica = newServer(t, append([]string{"--replicaof", "127.0.0.1 " + portOf(s.Link.listener.Addr().String())}, args...))
