@@ -71,3 +71,21 @@ func TestHandshakeCause(t *testing.T) {
 		t.Errorf("without a certificate: %v", attrs)
 	}
 }
+
+func TestWhereREST(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		addr   net.Addr
+		secure bool
+		want   string
+	}{
+		{nil, true, "off"},
+		{&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080}, false, "on http://127.0.0.1:8080"},
+		{&net.TCPAddr{IP: net.IPv6zero, Port: 8080}, true, "on https://HOST:8080"},
+		{&net.TCPAddr{IP: net.IPv4zero, Port: 80}, false, "on http://HOST:80"},
+	} {
+		if got := whereREST(tc.addr, tc.secure); got != tc.want {
+			t.Errorf("%v: %q, want %q", tc.addr, got, tc.want)
+		}
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -195,15 +196,22 @@ func (s *Server) listen(limits func(listener string) listen.Limits, handshakes f
 
 // grpcOnly returns the answer to a request of HTTP/1 on the gRPC address.
 func (s *Server) grpcOnly() string {
-	const text = "This port speaks gRPC (HTTP/2); REST is "
-	switch addr := s.HTTPAddr(); {
-	case addr == nil:
-		return text + "off.\n"
-	case s.cfg.TLS.Certificate != nil:
-		return text + "on https://" + addr.String() + ".\n"
-	default:
-		return text + "on http://" + addr.String() + ".\n"
+	return "This port speaks gRPC (HTTP/2); REST is " + whereREST(s.HTTPAddr(), s.cfg.TLS.Certificate != nil) + ".\n"
+}
+
+// whereREST says where REST is served. addr is nil if it is not.
+func whereREST(addr net.Addr, secure bool) string {
+	if addr == nil {
+		return "off"
 	}
+	scheme, where := "http", addr.String()
+	if secure {
+		scheme = "https"
+	}
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() { // which no client can call
+		where = "HOST:" + strconv.Itoa(tcp.Port)
+	}
+	return "on " + scheme + "://" + where
 }
 
 // alpn has the ALPN protocols of the listeners that serve TLS.
