@@ -3,7 +3,6 @@ package listen
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -392,62 +391,4 @@ func (o *openRequests) before(t time.Time) int {
 	defer o.mu.Unlock()
 	return slices.IndexFunc(append(o.streams[:len(o.streams):len(o.streams)], openStream{since: t}),
 		func(s openStream) bool { return !s.since.Before(t) })
-}
-
-// preface begins what a client sends on an HTTP/2 connection (RFC 9113, section 3.4).
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-// The types and flags of HTTP/2 frames that begin and end streams (RFC 9113, section 6).
-const (
-	frameData         = 0x0
-	frameHeaders      = 0x1
-	frameRSTStream    = 0x3
-	frameContinuation = 0x9
-
-	flagEndStream = 0x1
-	flagPadded    = 0x8
-	flagPriority  = 0x20
-)
-
-// frame is the header of an HTTP/2 frame.
-type frame struct {
-	length int
-	kind   byte
-	flags  byte
-	stream uint32
-}
-
-// frames parses the frames in one direction of an HTTP/2 connection.
-type frames struct {
-	header [9]byte
-	have   int   // bytes of header
-	now    frame // the frame that header began last
-	skip   int   // bytes left of its payload
-}
-
-// each calls f for each frame whose header ends in p, the next bytes of the connection, and payload
-// for each piece of a payload.
-func (s *frames) each(p []byte, f func(frame), payload func(frame, []byte)) {
-	for len(p) > 0 {
-		if s.skip > 0 {
-			n := min(s.skip, len(p))
-			payload(s.now, p[:n])
-			s.skip -= n
-			p = p[n:]
-			continue
-		}
-		n := copy(s.header[s.have:], p)
-		s.have += n
-		p = p[n:]
-		if s.have < len(s.header) {
-			return
-		}
-		s.have = 0
-		s.skip = int(binary.BigEndian.Uint32(s.header[:4]) >> 8)
-		s.now = frame{
-			length: s.skip, kind: s.header[3], flags: s.header[4],
-			stream: binary.BigEndian.Uint32(s.header[5:]) & (1<<31 - 1),
-		}
-		f(s.now)
-	}
 }
