@@ -105,6 +105,7 @@ type Client struct {
 	endpoints  map[Operation]*endpoint
 	userAgent  []string
 	timeout    time.Duration
+	drainTime  time.Duration // see drain
 	maxConns   int
 	dial       func(ctx context.Context, network, addr string) (net.Conn, error)
 	transport  atomic.Pointer[http.Transport]
@@ -138,6 +139,7 @@ func New(config Config) (*Client, error) {
 		endpoints: map[Operation]*endpoint{},
 		userAgent: []string{cmp.Or(config.UserAgent, defaultUserAgent)},
 		timeout:   cmp.Or(config.Timeout, defaultTimeout),
+		drainTime: drainTime,
 		maxConns:  cmp.Or(config.MaxConns, defaultMaxConns),
 		dial:      config.DialContext,
 		now:       time.Now,

@@ -250,7 +250,7 @@ func (a *attempt) drain(resp *http.Response) {
 	if resp.StatusCode < 200 || resp.ContentLength > drainBytes {
 		return // 101 Switching Protocols has a body that never ends
 	}
-	timer := time.AfterFunc(drainTime, a.cancel)
+	timer := time.AfterFunc(a.client.drainTime, a.cancel)
 	defer timer.Stop()
 	_, _ = io.CopyN(io.Discard, resp.Body, drainBytes)
 }
