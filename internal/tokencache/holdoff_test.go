@@ -128,8 +128,8 @@ func (a *tenantAtlas) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) e
 	return a.fakeAtlas.DeleteEphemeralToken(ctx, jwt)
 }
 
-// TestTenant checks that a call is of the org of its JWT only while Atlas accepts that, whatever
-// JWTs it refuses meanwhile.
+// TestTenant checks that a call is of the org of its JWT once Atlas has accepted that, whatever JWTs
+// it refuses.
 func TestTenant(t *testing.T) {
 	for _, ttl := range []time.Duration{0, time.Nanosecond} {
 		a := &tenantAtlas{fakeAtlas: newFakeAtlas()}
@@ -169,7 +169,7 @@ func TestTenant(t *testing.T) {
 		create(jwt)
 		a.failing(nil)
 		create(none)
-		want := []atlas.Tenant{{Org: orgA}, {Org: orgA}, {Org: orgA}, {}}
+		want := []atlas.Tenant{{Org: orgA}, {Org: orgA}, {Org: orgA}, {Org: orgA}}
 		if n := len(a.tenants) - 1; !slices.Equal(a.tenants[:n], want) || a.tenants[n].Org == "" || a.tenants[n].Org == orgA {
 			t.Errorf("the calls were of %q, want %q and a tenant of its own", a.tenants, want)
 		}

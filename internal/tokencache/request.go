@@ -96,13 +96,6 @@ func (r *recent[V]) get(k key) (v V, ok bool) {
 	return v, ok
 }
 
-func (r *recent[V]) remove(k key) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.young, k)
-	delete(r.aged, k)
-}
-
 // of returns the value for k, and computes it if there is none.
 func (r *recent[V]) of(k key, compute func() V) V {
 	v, ok := r.get(k)

@@ -16,7 +16,7 @@ import (
 // profile stays the same credential when its JWT is renewed.
 type upstream struct {
 	atlas    Atlas
-	accepted *recent[struct{}]  // credentials that Atlas has accepted, and not refused since
+	accepted *recent[struct{}]  // credentials that Atlas has accepted once: their claims are true
 	until    *recent[time.Time] // when Atlas may be called again, by throttled credential
 }
 
@@ -106,8 +106,6 @@ func (u *upstream) note(k key, err error) {
 	switch atlas.Classify(err) {
 	case atlas.ClassOK:
 		u.accepted.add(k, struct{}{})
-	case atlas.ClassUnauthorized:
-		u.accepted.remove(k)
 	case atlas.ClassThrottled:
 		e, ok := errors.AsType[*atlas.Error](err)
 		if !ok || e.Op != atlas.OpCreate && e.Op != atlas.OpDelete {
