@@ -178,10 +178,12 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// abort resets the connection. The server that uses it sees an error and closes it.
-func (c *Conn) abort() {
-	c.requests.release()
+// abort resets the connection, and reports whether it was open. The server that uses it sees an
+// error and closes it.
+func (c *Conn) abort() (first bool) {
+	first = c.requests.release()
 	refuse(c.socket.Conn)
+	return first
 }
 
 func (c *Conn) peerAddr() net.Addr { return c.socket.RemoteAddr() }

@@ -112,10 +112,11 @@ func (r *Requests) EndOlder(t time.Time) {
 	}
 }
 
-// end closes a connection because of its requests.
+// end closes a connection because of its requests. Two checks may choose the same one.
 func (c *Conn) end() {
-	c.abort()
-	c.listener.limits.refused(RequestsLimit, c.peerAddr())
+	if c.abort() {
+		c.listener.limits.refused(RequestsLimit, c.peerAddr())
+	}
 }
 
 // Few is how many requests of a connection may always wait, however many wait in all.
@@ -346,10 +347,11 @@ func (o *openRequests) close(id uint32) {
 // on them, and a client could otherwise start more by reconnecting.
 const lingering = time.Second
 
-// release removes all streams of a closed connection. It may be called twice.
-func (o *openRequests) release() {
+// release removes all streams of a closed connection, and reports whether it is the first call of
+// release.
+func (o *openRequests) release() (first bool) {
 	if o.all == nil {
-		return
+		return true
 	}
 	o.all.mu.Lock()
 	delete(o.all.conns, o.conn)
@@ -367,7 +369,9 @@ func (o *openRequests) release() {
 			o.all.leaving.Add(-left)
 		})
 	}
+	first = !o.released
 	o.streams, o.released = nil, true
+	return first
 }
 
 // find returns the index of an open stream. The caller holds mu.

@@ -281,7 +281,9 @@ func TestMakeRoomForAnswers(t *testing.T) {
 func TestEndOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := NewRequests(20)
-		old, held, young := connect(t, Limits{Requests: all}), connect(t, Limits{Requests: all}), connect(t, Limits{Requests: all})
+		ended := 0
+		old := connect(t, Limits{Requests: all, Refused: func(string, net.Addr) { ended++ }})
+		held, young := connect(t, Limits{Requests: all}), connect(t, Limits{Requests: all})
 		old.open(1)
 		held.open(1)
 		release, ok := held.conn.Hold(1)
@@ -297,6 +299,10 @@ func TestEndOlder(t *testing.T) {
 		all.EndOlder(time.Now().Add(-30 * time.Second))
 		if !old.closed() || held.closed() || young.closed() {
 			t.Errorf("ended: the old %v, the held %v, the young %v", old.closed(), held.closed(), young.closed())
+		}
+		old.conn.end() // a second check that has chosen it
+		if ended != 1 {
+			t.Errorf("one connection counts %d times", ended)
 		}
 		release()
 		all.EndOlder(time.Now().Add(-30 * time.Second))
