@@ -82,8 +82,8 @@ func WithReLogin[T any](ctx context.Context, cred Credential, call func(context.
 // with the identity's current Credential is for the new org.
 var ErrOrgChanged = errors.New("the service's own credential is now one of another org")
 
-// Tenant is the party that an operation is for: a profile, or the org of a caller's own JWT. Set Org
-// only for a JWT that Atlas has accepted, since an unverified claim identifies no org.
+// Tenant is the party that an operation is for: a profile, or the org of a caller's own JWT. Set
+// Org only for a JWT that Atlas has accepted, since an unverified claim identifies no org.
 type Tenant struct{ Profile, Org string }
 
 type tenantKey struct{}

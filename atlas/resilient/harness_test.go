@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testClient is a Client for users of orgs, whose JWTs Atlas has accepted before, but for madeUp.
+// testClient is a Client for users of orgs. Atlas has accepted their JWTs before, except madeUp.
 type testClient struct{ *resilient.Client }
 
 // madeUp is the org of JWTs that Atlas has not accepted.

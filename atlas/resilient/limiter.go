@@ -237,8 +237,8 @@ func (l *limiter) forget(t *tenant) {
 	}
 }
 
-// compare orders waiting tenants: the one with the fewest calls in flight first; of several, the one
-// whose first call has waited longest.
+// compare orders waiting tenants: the one with the fewest calls in flight first; of several, the
+// one whose first call has waited longest.
 func (t *tenant) compare(other *tenant) int {
 	return cmp.Or(cmp.Compare(t.load(), other.load()), t.waiters[0].since.Compare(other.waiters[0].since))
 }

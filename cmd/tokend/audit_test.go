@@ -36,7 +36,7 @@ func TestAuditRecordsLost(t *testing.T) {
 	}
 }
 
-// To check the settings leaves no audit file behind, and one that is there as it is.
+// TestConfigMakesNoAuditFile checks that config neither makes an audit file nor changes one.
 func TestConfigMakesNoAuditFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "audit.json")

@@ -157,8 +157,8 @@ func TestDevLines(t *testing.T) {
 		{"curl -i -X DELETE", deleted},
 		{grpcurl, rpcToken},
 	}
-	// With --service-identity, a client with a certificate needs no Atlas secret, and one without is
-	// refused.
+	// With --service-identity, a client with a certificate needs no Atlas secret, and one without
+	// is refused.
 	files := []pasted{{"export DEV_FILES=", `^$`}}
 	client := []pasted{{"go run ./cmd/tokend create --ca-file", `^\S+\n$`}, {"go run ./cmd/tokend delete --ca-file", `^deleted\n$`}}
 	rest := []pasted{{"curl -i -X POST --cacert", created}, {"curl -i -X DELETE --cacert", deleted}}

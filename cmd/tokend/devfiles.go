@@ -75,8 +75,8 @@ callers:
 		client:  `--ca-file ` + files + `ca.pem" --cert-file ` + files + `client.pem" --key-file ` + files + `client-key.pem"`,
 		curl:    `--cacert ` + files + `ca.pem" --cert ` + files + `client.pem" --key ` + files + `client-key.pem" `,
 		grpcurl: `-cacert ` + files + `ca.pem" -cert ` + files + `client.pem" -key ` + files + `client-key.pem" `,
-		// Over HTTP/2 curl often writes before it reads, and then reports a reset rather than the reason
-		// for it.
+		// Over HTTP/2 curl often writes before it reads, and then reports a reset rather than the
+		// reason for it.
 		refused: &devAccess{scheme: "https", curl: `--http1.1 --cacert ` + files + `ca.pem" `, grpcurl: `-cacert ` + files + `ca.pem" `},
 	}, err
 }

@@ -31,8 +31,8 @@ var version, commit, date string
 func build() setup.Build { return setup.Build{Version: version, Commit: commit, Date: date} }
 
 func main() {
-	// net/http logs unsolicited data of a broken server or proxy, which may be a token, through this
-	// logger, and has no other way to turn that off. Nothing else uses it.
+	// net/http logs unsolicited data of a broken server or proxy, which may be a token, through
+	// this logger, and has no other way to turn that off. Nothing else uses it.
 	log.SetOutput(io.Discard)
 	cobra.EnableCommandSorting = false // the help begins with what matters
 	limitMemory()

@@ -331,7 +331,7 @@ func (g *leakTest) credentialsInFraming(t *testing.T, fill func(string) string) 
 	}
 }
 
-// raw sends request as it is, and keeps the answer.
+// raw sends request unchanged, and keeps the answer.
 func (g *leakTest) raw(t *testing.T, addr, request string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)

@@ -218,8 +218,8 @@ func TestTraceOfFailure(t *testing.T) {
 	}
 }
 
-// TestTraceCollectorGone checks that a collector that does not answer delays no call, delays the stop
-// only briefly, and is logged.
+// TestTraceCollectorGone checks that a collector that does not answer delays no call, delays the
+// stop only briefly, and is logged.
 func TestTraceCollectorGone(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

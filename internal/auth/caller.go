@@ -23,8 +23,8 @@ const (
 	kindOIDC   = "oidc"   // by a verified OIDC token
 	kindAtlas  = "atlas"  // has an Atlas JWT, which only Atlas can verify: the caller is unknown
 
-	// kindCertificate is a verified client certificate that names no caller, by its serial number and
-	// fingerprint.
+	// kindCertificate is a verified client certificate that names no caller, by its serial number
+	// and fingerprint.
 	kindCertificate = "certificate"
 )
 
@@ -32,8 +32,8 @@ const (
 type Caller struct {
 	// Kind is spiffe, dns, oidc, atlas, certificate or, for the zero Caller, empty.
 	Kind string
-	// Name is the SPIFFE ID, the DNS name in lower case, issuer#subject, or serial:HEX,sha256:HEX. It
-	// is empty for the kind atlas.
+	// Name is the SPIFFE ID, the DNS name in lower case, issuer#subject, or serial:HEX,sha256:HEX.
+	// It is empty for the kind atlas.
 	Name string
 }
 
@@ -121,8 +121,8 @@ func namesIn(leaf *x509.Certificate) []Caller {
 		if !strings.EqualFold(uri.Scheme, "spiffe") {
 			continue
 		}
-		// An X.509-SVID must have exactly one URI, with a path (X509-SVID sections 2 and 4.1). With an
-		// invalid one, the DNS names do not count either.
+		// An X.509-SVID must have exactly one URI, with a path (X509-SVID sections 2 and 4.1). With
+		// an invalid one, the DNS names do not count either.
 		id, err := x509svid.IDFromCert(leaf)
 		if err != nil || id.Path() == "" {
 			return nil

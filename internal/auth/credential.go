@@ -33,8 +33,8 @@ var (
 	ErrMissing = errors.New("the call has no authorization value")
 	// ErrMalformed: the authorization value cannot be parsed.
 	ErrMalformed = errors.New("the authorization value is not `JWT <jwt>` or `Bearer <jwt>`")
-	// ErrAmbiguous: the call has several authorization values, or an Atlas JWT although the caller is
-	// mapped to a profile.
+	// ErrAmbiguous: the call has several authorization values, or an Atlas JWT although the caller
+	// is mapped to a profile.
 	ErrAmbiguous = errors.New("the call has more than one credential")
 )
 

@@ -14,8 +14,8 @@ import (
 
 // Exit statuses. A Go program that crashes exits with 2.
 const (
-	// Failed: something went wrong that may pass, such as a file that is not there yet or an address
-	// in use.
+	// Failed: something went wrong that may pass, such as a file that is not there yet or an
+	// address in use.
 	Failed = 1
 	// Misused: the command line or a setting is wrong, and trying again would not help (EX_USAGE of
 	// sysexits).

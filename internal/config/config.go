@@ -15,8 +15,8 @@ type Error struct {
 	Field string
 	// Err says what is wrong with its value, and what to do. It does not repeat a secret.
 	Err error
-	// MayPass reports that the setting may be right, and what it names, such as a file, is not there
-	// yet.
+	// MayPass reports that the setting may be right, and what it names, such as a file, is not
+	// there yet.
 	MayPass bool
 }
 

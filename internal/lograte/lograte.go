@@ -54,8 +54,8 @@ type handler struct {
 	kind *kind // of all lines; nil: they all pass
 }
 
-// Limit returns a logger whose lines Kind can limit, and the metric of those left out. It returns a
-// logger that has limits already as it is.
+// Limit returns a logger whose lines Kind can limit, and the metric of those left out. A logger
+// that has limits already is returned unchanged.
 func Limit(log *slog.Logger) (*slog.Logger, prometheus.Collector) {
 	if h, ok := log.Handler().(*handler); ok {
 		return log, h.suppressed

@@ -37,7 +37,8 @@ type Files[T any] struct {
 	// quote them in its error. It is called again and again while it fails, because an error may
 	// depend on the time or on another file.
 	Parse func(contents [][]byte) (T, error)
-	// OnChange, if set, is called with each new value after the first. A Watcher calls one at a time.
+	// OnChange, if set, is called with each new value after the first. A Watcher calls one at a
+	// time.
 	OnChange func(T)
 	// Logger gets one line for each different reason why new files cannot be used, and one when
 	// they can be used again. Its attributes name the files.
@@ -87,8 +88,8 @@ func (f *Failures) Clear() (recovered bool) {
 	return recovered
 }
 
-// Value holds what its files said when they were last usable. A [Watcher] reads them. Get and Status
-// may be called from any goroutine.
+// Value holds what its files said when they were last usable. A [Watcher] reads them. Get and
+// Status may be called from any goroutine.
 type Value[T any] struct {
 	files    Files[T]
 	current  atomic.Pointer[version[T]]

@@ -287,8 +287,8 @@ func TestWatcherLooks(t *testing.T) {
 	}
 }
 
-// TestReloadMetrics checks the metrics of a file that cannot be used, and that removing a value does
-// not remove another of the same name that has replaced it.
+// TestReloadMetrics checks the metrics of a file that cannot be used, and that removing a value
+// does not remove another of the same name that has replaced it.
 func TestReloadMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "secret")

@@ -30,8 +30,8 @@ type Options struct {
 	Logger  *slog.Logger
 	Metrics []prometheus.Collector // in addition
 	Shown   []status.Setting       // on the status page
-	// Trial checks the settings without serving: an expired certificate is an error then, and no file
-	// or exporter is left behind.
+	// Trial checks the settings without serving: an expired certificate is an error then, and no
+	// file or exporter is left behind.
 	Trial bool
 }
 
@@ -44,8 +44,8 @@ type Setup struct {
 	Errors []error
 	// Warnings are about settings that are allowed but risky. They have been logged as well.
 	Warnings []Warning
-	// Atlas makes one attempt per call, and the Atlas of Config goes through it. Nil if its settings
-	// are wrong.
+	// Atlas makes one attempt per call, and the Atlas of Config goes through it. Nil if its
+	// settings are wrong.
 	Atlas *atlas.Client
 	// Policy is the one at the start, nil without one.
 	Policy *auth.Policy

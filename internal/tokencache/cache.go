@@ -87,8 +87,8 @@ func New(client Atlas, cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-// Close waits for the calls in progress. It cancels those that callers share; cancel the contexts of
-// the callers before, for the others.
+// Close waits for the calls in progress. It cancels those that callers share; cancel the contexts
+// of the callers before, for the others.
 func (c *Cache) Close() {
 	c.calls.close()
 	if c.caching != nil {
@@ -149,8 +149,8 @@ func (c *Cache) create(ctx context.Context, cred atlas.Credential, noCache bool)
 	}
 	r.claims = c.claimsOf(r)
 	result, err := c.calls.create(ctx, r)
-	// The third check of the package comment. Callers with a JWT of their own need none: callers that
-	// share a call have the same JWT.
+	// The third check of the package comment. Callers with a JWT of their own need none: callers
+	// that share a call have the same JWT.
 	if err == nil && cred.Profile != "" && result.Org != r.claims.OrgID {
 		return Result{}, atlas.ErrOrgChanged
 	}

@@ -60,8 +60,8 @@ func (c *cacheLayer) put(ctx context.Context, call *round, before snapshot, r re
 const (
 	// unlimited is the life of a JWT without an exp.
 	unlimited = 100 * 365 * 24 * time.Hour
-	// expired is the life of a token that must not be cached. It is over however far two clocks drift
-	// apart during a call.
+	// expired is the life of a token that must not be cached. It is over however far two clocks
+	// drift apart during a call.
 	expired = -time.Minute
 )
 

@@ -18,14 +18,15 @@ type RedisConfig = redis.Config
 
 // Config configures sharing and caching. The zero value shares calls and caches nothing.
 type Config struct {
-	// TTL is how long a token is cached after Atlas was asked for it, and never beyond the exp of the
-	// JWT that Atlas accepted. 0: nothing is cached.
+	// TTL is how long a token is cached after Atlas was asked for it, and never beyond the exp of
+	// the JWT that Atlas accepted. 0: nothing is cached.
 	TTL time.Duration
-	// StaleIfError is how much longer a token is kept, to be served only when Atlas fails: never after
-	// a delete, nor after Atlas has answered 401 or 403. 0: it is not kept.
+	// StaleIfError is how much longer a token is kept, to be served only when Atlas fails: never
+	// after a delete, nor after Atlas has answered 401 or 403. 0: it is not kept.
 	StaleIfError time.Duration
-	// Redis is the cache that replicas share. If nil, the cache is in this process, which is correct
-	// for one replica only: another replica would go on returning a token that was deleted here.
+	// Redis is the cache that replicas share. If nil, the cache is in this process, which is
+	// correct for one replica only: another replica would go on returning a token that was deleted
+	// here.
 	Redis *RedisConfig
 	// CallTimeout bounds a shared call, and a delete. Default 30 s. It should not be less than the
 	// time that a caller may take.

@@ -261,7 +261,8 @@ func TestUnknownOutcomeHoldsOrg(t *testing.T) {
 			bubble(t, Config{TTL: time.Hour, SettleTime: 20 * time.Second}, func(t *testing.T, d *testCache) {
 				jwt := newJWT(orgA, "u", time.Time{})
 				d.accept(jwt)
-				// What Atlas refuses now, it may accept again: a JWT that it accepted once is not forged.
+				// What Atlas refuses now, it may accept again: a JWT that it accepted once is not
+				// forged.
 				_, _ = d.Create(t.Context(), own(jwt), true, func(context.Context) (Answer, error) {
 					return Answer{}, statusError(atlas.OpCreate, 401)
 				})

@@ -128,8 +128,8 @@ func (a *tenantAtlas) DeleteEphemeralToken(ctx context.Context, jwt atlas.JWT) e
 	return a.fakeAtlas.DeleteEphemeralToken(ctx, jwt)
 }
 
-// TestTenant checks that a call is of the org of its JWT once Atlas has accepted that, whatever JWTs
-// it refuses.
+// TestTenant checks that a call is of the org of its JWT once Atlas has accepted that, whatever
+// JWTs it refuses.
 func TestTenant(t *testing.T) {
 	for _, ttl := range []time.Duration{0, time.Nanosecond} {
 		a := &tenantAtlas{fakeAtlas: newFakeAtlas()}

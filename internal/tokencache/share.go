@@ -95,8 +95,8 @@ func (g *group) share(ctx context.Context, r request) (Result, error) {
 	defer g.waiting.Add(-1)
 	lastMoment := g.lastMoment(ctx, r)
 	if sent && !collapsed && lastMoment == nil {
-		// No other caller waits for the call, so it needs no goroutine of its own, which would cost an
-		// eighth of its CPU.
+		// No other caller waits for the call, so it needs no goroutine of its own, which would cost
+		// an eighth of its CPU.
 		g.run(ctx, c)
 		if err := ctx.Err(); err != nil && c.err != nil {
 			return Result{}, err
@@ -267,8 +267,8 @@ func (g *group) wake(q *queue) {
 	}
 }
 
-// run makes one call within ctx. It finishes the call whatever the layers below do, even if they end
-// the goroutine.
+// run makes one call within ctx. It finishes the call whatever the layers below do, even if they
+// end the goroutine.
 func (g *group) run(ctx context.Context, c *call) {
 	defer g.finish(c)
 	r := g.begin(ctx, c)

@@ -11,8 +11,8 @@ import (
 // store caches tokens, each guarded by the fence of its org.
 //
 // A fence holds the generation of its org. A caller notes the generation before it asks Atlas
-// (snapshot). The answer is cached under that generation, and is read only while that is the current
-// one. So a token that was requested before a delete is never read after it.
+// (snapshot). The answer is cached under that generation, and is read only while that is the
+// current one. So a token that was requested before a delete is never read after it.
 //
 // Two events start a new generation. One is a delete that Atlas has carried out, or may have: while
 // it is in progress the org is held, so nothing is read that may be deleted already, and when it
@@ -34,17 +34,18 @@ type store interface {
 	Get(context.Context, request) (Result, snapshot)
 	Release(snapshot)
 	// Put caches Atlas's answer to a call that began after the snapshot was taken, for at most
-	// life; if that is over, not at all. Calls overlap: if the answer to one that began later is cached
-	// already, that stays. After Put has returned, no other token of the org is read in any case.
+	// life; if that is over, not at all. Calls overlap: if the answer to one that began later is
+	// cached already, that stays. After Put has returned, no other token of the org is read in any
+	// case.
 	Put(ctx context.Context, before snapshot, r request, token atlas.Token, life time.Duration)
 	// Drop removes the token that is cached for one credential.
 	Drop(context.Context, request)
 	// Hold begins a delete in an org: nothing is read there until Settle. The name is unique.
 	Hold(org, name string)
-	// Settle ends a delete in an org; "" means every org. It starts a new generation, unless Atlas has
-	// not carried the delete out, and ends the hold, if it has a name: at once, or after the settle
-	// time if Atlas may still carry it out. It returns nil when the deleted token cannot be read any
-	// more, or an error if ctx ended before that.
+	// Settle ends a delete in an org; "" means every org. It starts a new generation, unless Atlas
+	// has not carried the delete out, and ends the hold, if it has a name: at once, or after the
+	// settle time if Atlas may still carry it out. It returns nil when the deleted token cannot be
+	// read any more, or an error if ctx ended before that.
 	Settle(ctx context.Context, org, hold string, how outcome) error
 	Check() error
 	Close()

@@ -144,8 +144,8 @@ func set(o *goredis.UniversalOptions, c Config, user string, secure *tls.Config)
 	o.MaxRetries, o.MaxRedirects, o.DialerRetries = -1, -1, 1
 	o.PipelinePoolSize = -1 // pipelines use the same connections
 	// Commands that an older server or a narrow ACL may refuse are turned off. HELLO, which no ACL
-	// refuses, sets the name of the connection. It also sends the password, because the library does
-	// not support a changing password for sentinels.
+	// refuses, sets the name of the connection. It also sends the password, because the library
+	// does not support a changing password for sentinels.
 	o.Protocol, o.DisableIdentity = 2, true
 	o.OnConnect = func(ctx context.Context, conn *goredis.Conn) error {
 		user, password := credentials()

@@ -25,8 +25,8 @@ import (
 
 // Store is a cache in Redis. It must be closed.
 type Store struct {
-	// client is not embedded: its promoted methods have types of the library, which would be compiled
-	// into each importer, two seconds for each.
+	// client is not embedded: its promoted methods have types of the library, which would be
+	// compiled into each importer, two seconds for each.
 	client *client
 
 	cfg                  Config
@@ -88,8 +88,8 @@ func orgKey(org string) string {
 	return keyOrgPrefix + hex.EncodeToString(sum[:16])
 }
 
-// Snapshot has the epochs of the fences, and when they were read. The zero Snapshot is of a Redis that has
-// not answered.
+// Snapshot has the epochs of the fences, and when they were read. The zero Snapshot is of a Redis
+// that has not answered.
 type Snapshot struct {
 	at       time.Time
 	now      int64 // ms, Redis's clock

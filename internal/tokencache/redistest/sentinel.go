@@ -14,8 +14,8 @@ type Sentinel struct {
 	*Server
 	t                testing.TB
 	Primary, Replica *Server
-	// Link is how the replica hears of what is written to the primary. The sentinel replaces it after
-	// some eight seconds.
+	// Link is how the replica hears of what is written to the primary. The sentinel replaces it
+	// after some eight seconds.
 	Link *Proxy
 }
 
